@@ -1,0 +1,32 @@
+"""Notebooks that outlive their hosts.
+
+    import qcity_nb as qcity
+
+    city = qcity.up()
+    for epoch in city.loop(range(100), state={"model": model, "optimizer": optimizer}):
+        city.log(loss=train(model, optimizer))
+
+The import is lazy: nothing below is loaded before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qcity_nb.city import City as City
+    from qcity_nb.city import up as up
+
+__version__ = "0.1.0"
+
+__all__ = ["City", "__version__", "up"]
+
+_WHERE = {"up": "qcity_nb.city", "City": "qcity_nb.city"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'qcity_nb' has no attribute {name!r}")

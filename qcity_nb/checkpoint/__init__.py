@@ -1,0 +1,1 @@
+"""State to named buffers to packs, and back."""

@@ -1,0 +1,165 @@
+"""Records to JSON and back: versioned, strict about types, unknown keys survive."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+__all__ = ["FORMAT", "DecodeError", "decode", "dumps", "encode", "loads"]
+
+FORMAT = 1
+"""The newest on-disk format that this version writes; it reads 1..FORMAT."""
+
+T = TypeVar("T")
+
+
+class DecodeError(ValueError):
+    """The text is not such a record; the message names the field."""
+
+
+@functools.cache
+def _fields(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def encode(value: object) -> Any:
+    """A record (or a tree of records, tuples, mappings and scalars) as plain JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        out: dict[str, Any] = {}
+        extra: Mapping[str, Any] = {}
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if field.name == "extra":
+                extra = item
+            else:
+                out[field.name] = encode(item)
+        return {**extra, **out}
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}  # strict JSON has no NaN; other readers must not choke on ours
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a record cannot hold {type(value).__name__}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"float"}:
+            return float(value["float"])
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        for option in options:
+            if option is type(None):
+                continue
+            try:
+                return _decode(option, value, where)
+            except DecodeError:
+                continue
+        raise DecodeError(f"{where}: {value!r} is none of {kind}")
+    if origin is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise DecodeError(f"{where}: {value!r} is not one of {typing.get_args(kind)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise DecodeError(f"{where}: a list was expected")
+        args = typing.get_args(kind)
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_decode(args[0], item, f"{where}[{n}]") for n, item in enumerate(value))
+        if len(args) != len(value):
+            raise DecodeError(f"{where}: {len(args)} items were expected")
+        return tuple(
+            _decode(arg, item, f"{where}[{n}]") for n, (arg, item) in enumerate(zip(args, value, strict=True))
+        )
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise DecodeError(f"{where}: an object was expected")
+        item_kind = typing.get_args(kind)[1]
+        return {key: _decode(item_kind, item, f"{where}.{key}") for key, item in value.items()}
+    if kind is Any or kind is object:
+        return _plain(value)
+    if dataclasses.is_dataclass(kind):
+        return decode(typing.cast(type, kind), value, where=where)
+    if kind is float:
+        value = _plain(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+    if kind in (str, int, float, bool):
+        if type(value) is not kind:
+            raise DecodeError(f"{where}: {kind.__name__} was expected, not {type(value).__name__}")
+        return value
+    raise DecodeError(f"{where}: no rule for {kind}")
+
+
+def decode(cls: type[T], value: Any, *, where: str = "") -> T:
+    """Build a ``cls`` from plain JSON values.
+
+    Keys that the class does not know go into its ``extra`` field, where it has one, so that an older
+    version does not drop what a newer one wrote.
+
+    Raises:
+        DecodeError: a key is missing or has the wrong type; the message names it.
+    """
+    where = where or cls.__name__
+    if not isinstance(value, dict):
+        raise DecodeError(f"{where}: an object was expected, not {type(value).__name__}")
+    hints = _fields(cls)
+    known: dict[str, Any] = {}
+    names = set()
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # checked by every caller's type
+        names.add(field.name)
+        if field.name == "extra":
+            continue
+        if field.name in value:
+            known[field.name] = _decode(hints[field.name], value[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise DecodeError(f"{where}.{field.name} is missing")
+    if "extra" in names:
+        known["extra"] = {key: item for key, item in value.items() if key not in names}
+    return cls(**known)
+
+
+def dumps(record: object) -> bytes:
+    """One record as canonical JSON bytes, with the format's version."""
+    return json.dumps(
+        {"format": FORMAT, **encode(record)}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
+
+
+def loads(cls: type[T], data: bytes) -> T:
+    """Read what ``dumps`` wrote.
+
+    Raises:
+        DecodeError: not JSON, a newer format than this version reads, or not such a record.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DecodeError("an object was expected")
+    found = value.pop("format", None)
+    if type(found) is not int or found < 1:
+        raise DecodeError(f"format {found!r} is not a version")
+    if found > FORMAT:
+        raise DecodeError(f"format {found} is newer than this version reads ({FORMAT}): upgrade qcity-nb")
+    return decode(cls, value)

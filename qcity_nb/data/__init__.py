@@ -1,0 +1,1 @@
+"""DVC-tracked data: read, fetch, verify."""

@@ -1,0 +1,158 @@
+"""The error tree: every error names a fact and says what the user can do.
+
+    QcityError
+    ├── UsageError              exit 2   the command, a parameter or a setting is wrong
+    │   ├── NotebookInvalid              the notebook is missing or cannot be read
+    │   ├── UnknownHost                  no launcher of that name
+    │   └── UnknownRun                   no run of that name in this store
+    ├── NotebookFailed          exit 3   a cell of the notebook raised
+    ├── RunStopped              exit 4   somebody asked the run to stop
+    ├── RunHeld                 exit 5   another attempt holds the run
+    ├── LeaseLost               exit 5   another attempt took the run over
+    ├── StoreError              exit 6
+    │   ├── Conflict                     another writer was first
+    │   ├── Missing                      an object that was named is gone
+    │   ├── StoreUnavailable             outcome unknown: re-read before deciding
+    │   ├── StoreRefused                 this place cannot be a store
+    │   └── HeadCorrupt                  the head cannot be read
+    ├── CheckpointError         exit 7
+    │   ├── CheckpointCorrupt            bytes do not match their digest
+    │   └── StateRefused                 a variable that cannot be saved
+    ├── DataError               exit 8   a data file is missing or has the wrong md5
+    ├── TrackerUnavailable      exit 9   the tracker did not answer
+    └── GaveUp                  exit 10  the relaunch budget is spent
+
+Exit code 0 is success, 1 an error nobody foresaw (a bug: please report it), 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointCorrupt",
+    "CheckpointError",
+    "Conflict",
+    "DataError",
+    "GaveUp",
+    "HeadCorrupt",
+    "LeaseLost",
+    "Missing",
+    "NotebookFailed",
+    "NotebookInvalid",
+    "QcityError",
+    "RunHeld",
+    "RunStopped",
+    "StateRefused",
+    "StoreError",
+    "StoreRefused",
+    "StoreUnavailable",
+    "TrackerUnavailable",
+    "UnknownHost",
+    "UnknownRun",
+    "UsageError",
+]
+
+
+class QcityError(Exception):
+    """Anything that qcity_nb raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(QcityError):
+    """The command, a parameter or a setting is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class NotebookInvalid(UsageError):
+    """The notebook is missing or is not a notebook."""
+
+
+class UnknownHost(UsageError):
+    """No launcher of that name is installed."""
+
+
+class UnknownRun(UsageError):
+    """No run of that name lives in this store."""
+
+
+class NotebookFailed(QcityError):
+    """A cell of the notebook raised: the notebook's own error, not the host's."""
+
+    exit_code = 3
+
+
+class RunStopped(QcityError):
+    """Somebody asked the run to stop; what was finished is saved."""
+
+    exit_code = 4
+
+
+class RunHeld(QcityError):
+    """Another attempt holds the run; its lease has not expired."""
+
+    exit_code = 5
+
+
+class LeaseLost(QcityError):
+    """Another attempt took the run over; nothing of this one is published any more."""
+
+    exit_code = 5
+
+
+class StoreError(QcityError):
+    """The store failed or refused."""
+
+    exit_code = 6
+
+
+class Conflict(StoreError):
+    """The head is not the version that the writer expected: another writer was first."""
+
+
+class Missing(StoreError):
+    """A stored object is gone; re-read the head, it no longer names it."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer: whether the write landed is unknown."""
+
+
+class StoreRefused(StoreError):
+    """This place cannot keep the store's promises (no atomic create, read-only, full)."""
+
+
+class HeadCorrupt(StoreError):
+    """The run's head is not readable as a head."""
+
+
+class CheckpointError(QcityError):
+    """A checkpoint cannot be written or read."""
+
+    exit_code = 7
+
+
+class CheckpointCorrupt(CheckpointError):
+    """Stored bytes do not match their digest."""
+
+
+class StateRefused(CheckpointError):
+    """A variable in ``state`` cannot be saved; the message names it and says why."""
+
+
+class DataError(QcityError):
+    """A tracked data file is missing or differs from its recorded md5."""
+
+    exit_code = 8
+
+
+class TrackerUnavailable(QcityError):
+    """The tracker did not answer; rows wait in the outbox."""
+
+    exit_code = 9
+
+
+class GaveUp(QcityError):
+    """The run was relaunched as often as its budget allows, without success."""
+
+    exit_code = 10

@@ -1,0 +1,1 @@
+"""Where we are, and how to launch elsewhere: one module a host."""

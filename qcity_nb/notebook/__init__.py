@@ -1,0 +1,1 @@
+"""Inside the notebook: loop, panel, outputs; around it: the papermill engine."""

@@ -1,0 +1,144 @@
+"""The ports: what the protocol asks of stores, trackers, launchers and clocks.
+
+Each is a small protocol; adapters live in ``stores/``, ``tracking/`` and ``hosts/`` and are found by the entry
+point groups ``qcity_nb.stores`` (by address scheme), ``qcity_nb.trackers`` and ``qcity_nb.hosts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from qcity_nb.records import AttemptSpec, Row
+
+__all__ = ["Launcher", "Observation", "Source", "Stamped", "Store", "Tracker", "Version"]
+
+Version = str
+"""A store's own name for one version of a head; compared only for equality."""
+
+Source = bytes | Path
+"""Content to store: the bytes themselves, or a file that holds them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamped:
+    """A head as the store gives it, with two times of the store's *own* clock."""
+
+    data: bytes
+    version: Version
+    written_s: float
+    """When the store took this version, seconds on the store's clock."""
+    now_s: float
+    """The store's clock at this read."""
+
+
+class Store(Protocol):
+    """Where runs live: heads, checkpoints, journals, executed notebooks.
+
+    Run ids and object names are relative POSIX paths of ``[A-Za-z0-9._-]`` segments, at most 200 characters;
+    no segment starts with a dot. Every method may raise ``StoreUnavailable``.
+
+    Does not promise: that a listing is newer than the last read, that two runs share anything, or that a
+    superseded writer is stopped before its files (never its head) arrive.
+    """
+
+    @property
+    def address(self) -> str:
+        """What ``stores.open`` takes to open this store again, here or on another machine."""
+
+    def runs(self) -> list[str]:
+        """The ids of the runs that have a head, sorted."""
+
+    def read(self, run: str) -> Stamped | None:
+        """The run's newest head, or ``None`` where there is none. Does not parse it."""
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+    ) -> Version:
+        """Store ``files``, then make ``head`` the run's head, in one compare-and-set.
+
+        Args:
+            expect: the version that this writer last saw, or ``None`` for a run that must not exist yet.
+            files: content by name; a name that is already stored is not sent again.
+        Returns: the new head's version.
+        Raises:
+            Conflict: the head is not ``expect``; it is unchanged by this call.
+            StoreUnavailable: outcome unknown; re-read and look for the write id first.
+        Does not: remove files of a publish that conflicted; no head names them.
+        """
+
+    def get(self, run: str, name: str) -> bytes:
+        """The object's content.
+
+        Raises:
+            Missing: no such object; re-read the head.
+        """
+
+    def names(self, run: str) -> list[str]:
+        """The names of the run's stored objects, sorted; heads are not among them."""
+
+    def delete(self, run: str, names: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+
+    def forget(self, run: str) -> None:
+        """Remove the run, head and all. For people and tests; no protocol step calls it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a launcher knows of one attempt."""
+
+    state: Literal["pending", "running", "gone", "unknown"]
+    """``gone`` only when the launcher *knows*; a failed status call is ``unknown``, never a death."""
+    reason: str = ""
+    exit_code: int | None = None
+
+
+class Launcher(Protocol):
+    """Starts, observes and stops attempts on one kind of host."""
+
+    @property
+    def name(self) -> str:
+        """The name that ``--on`` takes."""
+
+    def launch(self, spec: AttemptSpec) -> None:
+        """Start the attempt, labelled with its id; returns once the host has taken it.
+
+        Raises:
+            UsageError: this host can never run it (the message says why).
+            StoreUnavailable: the host did not answer: look for the label before trying again.
+        """
+
+    def find(self, attempt: str) -> Observation | None:
+        """What became of the attempt with that label; ``None`` if this host never saw it."""
+
+    def stop(self, attempt: str, *, grace_s: float) -> None:
+        """Ask the attempt to end, and after ``grace_s`` seconds end it, with all its processes."""
+
+    def logs(self, attempt: str) -> Path | None:
+        """The attempt's log file, where this machine has it."""
+
+
+class Tracker(Protocol):
+    """Where metrics go. Every method may raise ``TrackerUnavailable``."""
+
+    @property
+    def uri(self) -> str:
+        """Address without credentials."""
+
+    def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+        """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
+
+        Returns: the tracker's id for it.
+        """
+
+    def send(self, run_id: str, rows: Sequence[Row]) -> None:
+        """Store rows. Sending a row again, exactly the same, stores nothing more."""
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+
+    def end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Set the final status."""

@@ -1,0 +1,1 @@
+"""The protocol of a run: lease, journal, policies. Standard library only."""

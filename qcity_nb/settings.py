@@ -1,0 +1,181 @@
+"""Settings: defaults < ``[tool.qcity]`` in pyproject.toml < ``QCITY_*`` in the environment < arguments.
+
+Only this module (and the host probes) reads the environment. Every value remembers where it came from, for
+``qcity doctor``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.errors import UsageError
+
+__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds"]
+
+ENV = "QCITY_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """The directory that a run belongs to."""
+
+    root: Path
+    name: str
+    table: Mapping[str, Any]
+    """``[tool.qcity]``; empty where there is no pyproject.toml."""
+    evidence: str
+    """What made this directory the project."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that a user may set; ``origin`` says where each value came from."""
+
+    project: Project
+    store: str
+    """Where runs live: a directory, or an address such as ``file:///…``."""
+    local: Path
+    """The local tier: this host's own disk."""
+    tracking: str
+    """MLflow tracking address; empty: metrics stay in the outbox."""
+    hosts: tuple[str, ...] = ("local",)
+    ttl_s: float = 10.0
+    """A holder silent for so long may be superseded."""
+    beat_s: float = 2.0
+    publish_s: float = 2.0
+    """At most one checkpoint is published in so many seconds (the end and a stop excepted)."""
+    attempts: int = 50
+    without_progress: int = 5
+    stop_grace_s: float = 30.0
+    """How long a stop waits for the next loop boundary before it interrupts."""
+    stall_timeout_s: float | None = None
+    chaos: str = ""
+    """Crash points to arm; for tests (``qcity_nb.testing.chaos``)."""
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def find_project(start: Path) -> Project:
+    """The nearest directory upwards with [tool.qcity] in a pyproject.toml, else a git root, else ``start``.
+
+    Raises:
+        UsageError: a pyproject.toml on the way is not TOML.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        file = folder / "pyproject.toml"
+        if file.is_file():
+            try:
+                document = tomllib.loads(file.read_text(encoding="utf-8"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise UsageError(f"{file} is not valid TOML: {error}") from None
+            table = document.get("tool", {}).get("qcity")
+            if isinstance(table, dict):
+                name = str(table.get("project") or document.get("project", {}).get("name") or folder.name)
+                return Project(root=folder, name=_clean(name), table=table, evidence=f"[tool.qcity] in {file}")
+        if (folder / ".git").exists():
+            return Project(root=folder, name=_clean(folder.name), table={}, evidence=f"git repository {folder}")
+    return Project(root=start, name=_clean(start.name), table={}, evidence="the working directory")
+
+
+def _clean(name: str) -> str:
+    return _NAME.sub("-", name).strip("-.") or "project"
+
+
+def seconds(value: object, *, name: str) -> float:
+    """Seconds from a number or a text such as ``"90"``, ``"90s"``, ``"2m"``, ``"1.5h"``.
+
+    Raises:
+        UsageError: neither; the message names the setting.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", str(value))
+    if match is None:
+        raise UsageError(f"{name} = {value!r}: write seconds, as 90, '90s', '2m' or '1.5h'")
+    return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s"}
+_ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
+_INTEGERS = {"attempts", "without_progress"}
+
+
+def _value(name: str, value: object) -> Any:
+    if name in _SECONDS:
+        return seconds(value, name=name)
+    if name in _INTEGERS:
+        try:
+            return int(str(value))
+        except ValueError:
+            raise UsageError(f"{name} = {value!r}: a whole number is needed") from None
+    if name == "hosts":
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not items:
+            raise UsageError(f"hosts = {value!r}: a list of host names is needed")
+        return tuple(str(item).strip() for item in items)
+    if name == "local":
+        return Path(str(value)).expanduser()
+    return str(value)
+
+
+def load(
+    start: Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings for the project around ``start`` (the working directory by default).
+
+    Args:
+        overrides: arguments; ``None`` values count as not given.
+        environ: the environment, for tests.
+    Raises:
+        UsageError: a value of the wrong kind, or an unknown key in [tool.qcity]; the message names it.
+    """
+    environ = os.environ if environ is None else environ
+    project = find_project(start or Path.cwd())
+    state_dir = project.root / ".qcity"
+    known = {f.name for f in fields(Settings)} - {"project", "origin"}
+    values: dict[str, Any] = {
+        "store": str(state_dir / "store"),
+        "local": state_dir / "local",
+        "tracking": f"sqlite:///{state_dir / 'mlflow.db'}",
+    }
+    origin = dict.fromkeys(known, "default")
+
+    def put(name: str, value: object, source: str) -> None:
+        values[name] = _value(name, value)
+        origin[name] = source
+
+    if uri := environ.get("MLFLOW_TRACKING_URI"):
+        put("tracking", uri, "environment MLFLOW_TRACKING_URI")
+    for key, value in project.table.items():
+        name = _ALIASES.get(key, key)
+        if key in ("project", "params", "data"):
+            continue
+        if name not in known or name == "chaos":
+            raise UsageError(f"[tool.qcity] in {project.root / 'pyproject.toml'}: unknown key {key!r}")
+        put(name, value, "pyproject.toml")
+    for name in sorted(known):
+        for spelled in {name, name.removesuffix("_s")}:
+            if value := environ.get(ENV + spelled.upper()):
+                put(name, value, f"environment {ENV}{spelled.upper()}")
+    for name, given in (overrides or {}).items():
+        if given is not None:
+            put(_ALIASES.get(name, name), given, "argument")
+    for name in ("store", "local"):
+        text = str(values[name])
+        if "://" not in text and not Path(text).expanduser().is_absolute():
+            values[name] = _value(name, str(project.root / Path(text).expanduser()))
+    settings = Settings(project=project, origin=origin, **values)
+    if settings.ttl_s < 3 * settings.beat_s:
+        raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.beat_s:g} s: raise it")
+    return settings

@@ -1,0 +1,1 @@
+"""Where runs live: one module a kind of store."""

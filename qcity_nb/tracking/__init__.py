@@ -1,0 +1,1 @@
+"""Where metrics go: the outbox and MLflow."""
