@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 from qcity_nb.errors import TrackerUnavailable
+from qcity_nb.tracking.patience import patience
 
 __all__ = ["prepare"]
 
@@ -45,7 +46,8 @@ def prepare(path: Path) -> None:
         fresh = path.parent / f".{path.name}.new-{uuid.uuid4().hex[:12]}"
         fresh.touch(exist_ok=False)  # a directory that refuses us says so here, not after ten tries of mlflow's
         try:
-            _create(fresh)
+            with patience():
+                _create(fresh)
             # A link never replaces a file that another process put there first, as a rename would.
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, path)

@@ -16,14 +16,9 @@ Source: https://mlflow.org/docs/latest/rest-api.html
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -31,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from qcity_nb.errors import TrackerUnavailable, UsageError
 from qcity_nb.records import Row
 from qcity_nb.tracking import database
+from qcity_nb.tracking.patience import patience
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,19 +49,6 @@ _KEY_CHARS = 250
 _TAG_CHARS = 5000
 _PARAM_CHARS = (6000, 500, 250)
 """Newest servers first; each was the limit of some release."""
-
-_PATIENCE = {
-    # One repeat at once, then the caller's own back-off: together under 10 s for a server that hangs. The
-    # defaults block the caller for minutes.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-_environment = threading.RLock()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,34 +74,6 @@ def open_tracker(uri: str) -> MlflowTracker:
     return MlflowTracker(uri)
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Our timeouts, and silence, for the calls inside; the process's own settings afterwards.
-
-    mlflow reads its settings from the environment at each request and takes them nowhere else. A call that the
-    user's own threads make to mlflow meanwhile sees ours; the next one sees theirs.
-    """
-    with _environment:
-        before = {name: os.environ.get(name) for name in _PATIENCE}
-        levels: dict[logging.Logger, int] = {}
-        os.environ.update(_PATIENCE)
-        try:
-            with contextlib.suppress(ImportError):  # the call itself says it better
-                import mlflow  # noqa: F401  # it sets its loggers' levels when first imported
-            for logger in (logging.getLogger("mlflow"), logging.getLogger("alembic")):
-                levels[logger] = logger.level
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in levels.items():
-                logger.setLevel(level)
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-
-
 def _translated(
     method: Callable[Concatenate[MlflowTracker, P], T],
 ) -> Callable[Concatenate[MlflowTracker, P], T]:
@@ -126,7 +81,7 @@ def _translated(
 
     @wraps(method)
     def call(self: MlflowTracker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with _patience():
+        with patience():
             try:
                 return method(self, *args, **kwargs)
             except TrackerUnavailable:
@@ -178,8 +133,8 @@ class MlflowTracker:
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
 
-        Two clients that make it at the same moment agree afterwards on the older one, and each removes its own
-        other one.
+        Where two clients made it at the same moment, the next call of either settles on one of them and removes
+        the other, if that is empty; ``send`` to the removed one fails, and ``start`` again gives the right one.
 
         Args:
             experiment: its name; made if it is not there. Empty: MLflow's ``Default``.
@@ -198,15 +153,14 @@ class MlflowTracker:
                 tags={_key(name): str(value)[:_TAG_CHARS] for name, value in named.items()},
                 run_name=named["mlflow.runName"],
             ).info.run_id
+            # Another client may have made one too, and so may a repeat of this request whose reply was lost.
             run_id = self._find(client, experiment_id, run) or made
-            if run_id != made:
-                client.delete_run(made)
         known = client.get_run(run_id)
         if known.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
         self._set_tags(client, run_id, {k: v for k, v in named.items() if known.data.tags.get(k) != v})
         self._log_params(client, run_id, params, known.data.params)
-        return str(run_id)
+        return run_id
 
     @_translated
     def send(self, run_id: str, rows: Sequence[Row]) -> None:
@@ -277,8 +231,12 @@ class MlflowTracker:
         found = client.search_runs(
             [experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=100
         )
-        # The oldest, so that any two clients choose the same one.
-        return min(((r.info.start_time, r.info.run_id) for r in found), default=(0, None))[1]
+        # All clients choose the same one, a used one first, then the oldest; empty others are nobody's.
+        ranked = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
+        for other in ranked[1:]:
+            if not other.data.metrics:
+                client.delete_run(other.info.run_id)  # MLflow can restore it
+        return str(ranked[0].info.run_id) if ranked else None
 
     def _set_tags(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
