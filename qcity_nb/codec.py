@@ -122,7 +122,7 @@ def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise DecodeError(f"{where}: an object was expected, not {type(value).__name__}")
-    hints = _fields(cls)
+    hints = _fields(typing.cast(Any, cls))
     known: dict[str, Any] = {}
     names = set()
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # checked by every caller's type

@@ -27,11 +27,11 @@ from dataclasses import dataclass, replace
 
 from qcity_nb import codec, points
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, StoreUnavailable, UnknownRun
+from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Source, Store, Version
 from qcity_nb.records import Beat, Head, Holder
 
-__all__ = ["MARGIN", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read"]
+__all__ = ["MARGIN", "Change", "Edit", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read"]
 
 KEEP_WRITES = 16
 MARGIN = 0.2
@@ -39,7 +39,17 @@ MARGIN = 0.2
 _TRIES = 60
 """Bound on read-change-publish rounds; with every rival making progress a writer needs far fewer."""
 
-Change = Callable[[Head], Head]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A changed head together with the files that it names for the first time."""
+
+    head: Head
+    files: Mapping[str, Source]
+
+
+Change = Callable[[Head], Head | Edit]
+"""From the head as just read to the head as it should be; called again after every conflict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +122,7 @@ def _write(
     write = uuid.uuid4().hex[:12]
     sent: list[tuple[Head, float]] = []
     last: StoreUnavailable | None = None
+    files = files or {}
     for turn in range(_TRIES):
         try:
             snapshot = read(store, run)
@@ -129,13 +140,18 @@ def _write(
             # It landed, whatever the reply said; which of the tries is unknown, and the first is safe.
             return head, sent[0][1]
         guard(head)
-        new = change(head)
-        new = replace(new, writes=(*head.writes, write)[-KEEP_WRITES:])
+        try:
+            edit = change(head)
+        except Missing:
+            continue  # the change reads what the head names, and that was replaced meanwhile
+        if isinstance(edit, Head):
+            edit = Edit(head=edit, files={})
+        new = replace(edit.head, writes=(*head.writes, write)[-KEEP_WRITES:])
         now = clock.now_s()
         sent.append((new, now))
         try:
             points.hit("publish.head.before")
-            store.publish(run, codec.dumps(new), expect=snapshot.version, files=files)
+            store.publish(run, codec.dumps(new), expect=snapshot.version, files={**files, **edit.files})
             points.hit("publish.head.after")
         except Conflict:
             continue
@@ -162,11 +178,12 @@ def amend(
     holder alone; this is checked.
     """
 
-    def checked(head: Head) -> Head:
-        new = change(head)
+    def checked(head: Head) -> Head | Edit:
+        edit = change(head)
+        new = edit if isinstance(edit, Head) else edit.head
         if (new.epoch, new.beat, new.holder) != (head.epoch, head.beat, head.holder):
             raise AssertionError("only the holder changes epoch, beat and holder")
-        return new
+        return edit
 
     head, _ = _write(store, run, checked, files=files, guard=lambda _: None, clock=clock or SystemClock())
     return head
@@ -270,9 +287,11 @@ class Lease:
             StoreUnavailable: outcome unknown; the next call re-reads first.
         """
 
-        def beat(head: Head) -> Head:
-            new = change(head)
-            return replace(new, beat=head.beat + 1)
+        def beat(head: Head) -> Edit:
+            edit = change(head)
+            if isinstance(edit, Head):
+                edit = Edit(head=edit, files={})
+            return replace(edit, head=replace(edit.head, beat=head.beat + 1))
 
         head, sent_s = _write(self.store, self.run, beat, files=files, guard=self._guard, clock=self._clock)
         if head.epoch != self.epoch:
@@ -291,8 +310,11 @@ class Lease:
     def release(self, change: Change = lambda head: head) -> Head:
         """Let go: the last write of this holder; a successor need not wait."""
 
-        def let_go(head: Head) -> Head:
-            return replace(change(head), holder=None, beat=head.beat + 1)
+        def let_go(head: Head) -> Edit:
+            edit = change(head)
+            if isinstance(edit, Head):
+                edit = Edit(head=edit, files={})
+            return replace(edit, head=replace(edit.head, holder=None, beat=head.beat + 1))
 
         head, _ = _write(self.store, self.run, let_go, files=None, guard=self._guard, clock=self._clock)
         self._lost = f"run {self.run!r} was let go by this attempt"
