@@ -45,7 +45,7 @@ def _command(spec: Path) -> Sequence[str]:
 
 
 def _is_agent(found: Process) -> bool:
-    return "qcity_nb.agent" in found.command
+    return " qcity_nb.agent " in f" {found.command} "
 
 
 def _reason(code: int) -> str:
@@ -149,11 +149,21 @@ class LocalLauncher:
             del _children[pid]
         return code
 
-    def _main(self, attempt: str) -> Process | None:
-        """The attempt's main process where there is no record of it."""
+    def _unrecorded(self, attempt: str) -> tuple[Process | None, list[Process]]:
+        """The attempt's main process where there is no record of it, and all that have its label."""
         spec = str(self._path(attempt, "spec.json"))
         found = process.labelled(attempt)
-        return next((each for each in found if each.command.endswith(spec) and not _is_agent(each)), None)
+        return next((each for each in found if spec in each.command and not _is_agent(each)), None), found
+
+    def _main(self, attempt: str) -> Process | None:
+        facts = self._recorded(attempt)
+        if facts is None:
+            return self._unrecorded(attempt)[0]
+        here = process.machine()
+        if "ended" in facts or any(facts.get(key) != here[key] for key in here):
+            return None
+        found = process.look_up(int(facts.get("pid", 0)))
+        return found if found is not None and found.started == facts.get("started") else None
 
     def find(self, attempt: str) -> Observation | None:
         """What became of the attempt.
@@ -163,10 +173,13 @@ class LocalLauncher:
         """
         facts = self._recorded(attempt)
         if facts is None:
-            main = self._main(attempt)
+            main, others = self._unrecorded(attempt)
+            if main is None and others:
+                # Between fork and exec a process has its label but not yet its command line: look again.
+                main, others = self._unrecorded(attempt)
             if main is None:
                 # Leftovers without a main process: it ended before anybody recorded it.
-                return self._gone(attempt, {}, None) if process.labelled(attempt) else None
+                return self._gone(attempt, {}, None) if others else None
             facts = {"pid": main.pid, "started": main.started}
             self._record(attempt, facts)
             return Observation(state="running")
@@ -198,12 +211,7 @@ class LocalLauncher:
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
         """SIGTERM to the attempt's main process; after ``grace_s`` SIGKILL to all that is left of it."""
-        facts = self._recorded(attempt)
-        main = (
-            process.look_up(int(facts["pid"])) if facts and "ended" not in facts and facts.get("pid") else None
-        )
-        if main is None or (facts and main.started != facts.get("started")):
-            main = self._main(attempt)
+        main = self._main(attempt)
         if main is not None and grace_s > 0:
             process.send(main, signal.SIGTERM)
             until = time.monotonic() + grace_s

@@ -37,6 +37,7 @@ __all__ = [
     "backoff_s",
     "decide",
     "failed_launches",
+    "judge_dead",
 ]
 
 _USAGE = 2
@@ -148,9 +149,10 @@ def backoff_s(head: Head) -> float:
     return full * (0.5 + 0.5 * jitter)
 
 
-def _death(head: Head, evidence: Evidence) -> tuple[Beat, str] | None:
-    """The beat judged dead and why; ``None`` while the holder must be taken for alive."""
-    assert head.holder is not None
+def judge_dead(head: Head, evidence: Evidence) -> tuple[Beat, str] | None:
+    """The beat judged dead and why; ``None`` without a holder, or while it must be taken for alive."""
+    if head.holder is None:
+        return None
     if evidence.holder is not None and evidence.holder.state == "gone":
         return head.seen, evidence.holder.reason or "its process is gone"
     if evidence.silent is not None and evidence.silent == head.seen:
@@ -194,11 +196,9 @@ def decide(head: Head, evidence: Evidence, *, hosts: Sequence[str]) -> Action:
     if head.state == "stopped":
         return Nothing(reason="stopped")
 
-    death: tuple[Beat, str] | None = None
-    if head.holder is not None:
-        death = _death(head, evidence)
-        if death is None:
-            return _alive(head, evidence)
+    death = judge_dead(head, evidence)
+    if head.holder is not None and death is None:
+        return _alive(head, evidence)
     if head.intent is not None:
         action = _intent(head, head.intent, evidence, hosts)
         if action is not None:
