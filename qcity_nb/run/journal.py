@@ -16,7 +16,7 @@ from qcity_nb.clock import iso_now
 from qcity_nb.errors import Missing
 from qcity_nb.records import Event
 
-__all__ = ["SEGMENT_BYTES", "Segment", "append", "decode_events", "encode_event", "event", "walk"]
+__all__ = ["SEGMENT_BYTES", "Segment", "append", "decode_events", "encode_event", "event", "predecessor", "walk"]
 
 SEGMENT_BYTES = 64 * 1024
 
@@ -42,6 +42,11 @@ def _split(data: bytes) -> tuple[str, bytes]:
     if not isinstance(prev, str):
         raise codec.DecodeError("the first line of a segment names no predecessor")
     return prev, rest
+
+
+def predecessor(data: bytes) -> str:
+    """The name of the segment before this one; empty for the first."""
+    return _split(data)[0]
 
 
 def append(tip: str, lines: bytes, *, folder: str, epoch: int, read: Read) -> Segment:

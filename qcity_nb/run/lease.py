@@ -31,7 +31,7 @@ from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, 
 from qcity_nb.ports import Source, Store, Version
 from qcity_nb.records import Beat, Head, Holder
 
-__all__ = ["MARGIN", "Change", "Edit", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read"]
+__all__ = ["MARGIN", "Change", "Edit", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read", "rejoin"]
 
 KEEP_WRITES = 16
 MARGIN = 0.2
@@ -230,6 +230,21 @@ def acquire(
     return Lease(store, head, me, confirmed_s=sent_s, clock=clock)
 
 
+def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) -> Lease:
+    """Go on as the holder that ``me`` already is: a second agent of the same attempt.
+
+    Raises:
+        LeaseLost: ``me`` no longer holds the run.
+        StoreUnavailable: the store did not answer.
+    """
+    head = read(store, run).head
+    if head.holder is None or head.holder.attempt != me.attempt:
+        raise LeaseLost(_lost(run, head))
+    lease = Lease(store, head, me, confirmed_s=float("-inf"), clock=clock or SystemClock())
+    lease.renew()
+    return lease
+
+
 def _lost(run: str, head: Head) -> str:
     now = f"{describe(head.holder)} holds it" if head.holder else "it was taken over and let go"
     return f"run {run!r} is no longer this attempt's: {now}, epoch {head.epoch}"
@@ -257,6 +272,11 @@ class Lease:
     def run(self) -> str:
         """The run's id."""
         return self._head.run
+
+    @property
+    def confirmed_s(self) -> float:
+        """The lease clock's time just before the newest confirmed write was sent."""
+        return self._confirmed_s
 
     @property
     def until_s(self) -> float:
