@@ -174,9 +174,7 @@ class Keeper:
                 epoch=head.epoch,
                 read=lambda name: self._store.get(head.run, name),
             )
-            return lease.Edit(
-                head=replace(change(head), journal=segment.name), files={segment.name: segment.data}
-            )
+            return lease.Edit(head=replace(change(head), journal=segment.name), files={segment.name: segment.data})
 
         head = lease.amend(self._store, judged.run, guarded, clock=self._clock)
         if segment is not None and segment.replaced and head.journal == segment.name:

@@ -224,9 +224,7 @@ class LocalTier:
         try:
             if new:
                 refs |= pack.write_pack(path, new, epoch=self.epoch)
-            saved = replace(
-                manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows)
-            )
+            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
         except BaseException:
             if new:
@@ -293,9 +291,7 @@ class LocalTier:
                 with contextlib.suppress(OSError):
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
 
-    def import_from(
-        self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]
-    ) -> Manifest:
+    def import_from(self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]) -> Manifest:
         """Take over a checkpoint of the store, or of the epoch before, as this tier's own first one.
 
         It keeps its ``seq``; its objects go into a pack of this epoch.

@@ -158,9 +158,7 @@ class _Reducers:
             if _is_importable(value):
                 return NotImplemented
             return self._otherwise(value)
-        if isinstance(value, io.TextIOWrapper | io.BufferedIOBase | io.RawIOBase) and not isinstance(
-            value, io.BytesIO
-        ):
+        if isinstance(value, io.TextIOWrapper | io.BufferedIOBase | io.RawIOBase) and not isinstance(value, io.BytesIO):
             raise Refused("an open file lives only in this process; keep its path and position")
         torch, numpy = self.torch, self.numpy
         if torch is not None:

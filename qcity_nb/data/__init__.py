@@ -4,3 +4,9 @@
 ``objects`` copies content out of caches and directory remotes, ``verified`` remembers what was hashed,
 and ``fetch`` asks DVC itself for what lies elsewhere.
 """
+
+from __future__ import annotations
+
+from qcity_nb.data.dvc import Data
+
+__all__ = ["Data"]

@@ -235,15 +235,8 @@ def _alive(head: Head, evidence: Evidence) -> Action:
 def _relaunch(head: Head, evidence: Evidence, death: tuple[Beat, str] | None, hosts: Sequence[str]) -> Action:
     why = death[1] if death else ""
     failure = head.failure
-    if (
-        failure is not None
-        and failure.cause == "notebook"
-        and failure.times >= 2
-        and failure.epoch == head.epoch
-    ):
-        return MarkFailed(
-            reason=f"the notebook failed {failure.times} times in the same way: {failure.message}"
-        )
+    if failure is not None and failure.cause == "notebook" and failure.times >= 2 and failure.epoch == head.epoch:
+        return MarkFailed(reason=f"the notebook failed {failure.times} times in the same way: {failure.message}")
     last = why or head.launches.reason or (failure.message if failure else "") or "no reason known"
     if attempts_made(head) >= head.relaunch.attempts:
         return MarkFailed(reason=f"{attempts_made(head)} attempts, the budget is spent; the last: {last}")

@@ -326,8 +326,7 @@ tracker.start(sys.argv[1], experiment="e", params={{}}, tags={{}})
 """
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     started = [
-        subprocess.Popen([sys.executable, "-c", code, f"run-{n}"], env=env, stdin=subprocess.PIPE)
-        for n in range(2)
+        subprocess.Popen([sys.executable, "-c", code, f"run-{n}"], env=env, stdin=subprocess.PIPE) for n in range(2)
     ]
     for process in started:
         process.communicate(b"\n")
@@ -375,9 +374,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
         begin(mlflow(f"sqlite:///{tmp_path}/file/mlflow.db"), "r")
 
 
-@pytest.mark.parametrize(
-    "uri", ["file:///tmp/mlruns", "mlruns", "/tmp/mlruns", "ftp://u:s3cret@x", "sqlite:x.db"]
-)
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "/tmp/mlruns", "ftp://u:s3cret@x", "sqlite:x.db"])
 def test_addresses_that_cannot_keep_the_promise_are_refused(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_tracker(uri)

@@ -121,9 +121,7 @@ def test_all_marks_at_once_are_asked_in_order() -> None:
         ({"COLAB_RELEASE_TAG": "r"}, kernel(stdin=True), False, True),
     ],
 )
-def test_is_interactive(
-    environ: dict[str, str], modules: dict[str, object], terminal: bool, expected: bool
-) -> None:
+def test_is_interactive(environ: dict[str, str], modules: dict[str, object], terminal: bool, expected: bool) -> None:
     assert look(environ, modules, terminal=terminal).is_interactive is expected
 
 
@@ -169,9 +167,7 @@ def test_detecting_for_real_imports_nothing() -> None:
         ({}, {}, None),
     ],
 )
-def test_notebook_path(
-    namespace: dict[str, object], environ: dict[str, str], expected: tuple[str, str] | None
-) -> None:
+def test_notebook_path(namespace: dict[str, object], environ: dict[str, str], expected: tuple[str, str] | None) -> None:
     found = notebook_path(namespace, environ)
     assert found == (None if expected is None else (Path(expected[0]), expected[1]))
 
