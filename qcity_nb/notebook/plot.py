@@ -43,13 +43,17 @@ def save_loss_plot(
         marker = "o" if len(ordered) == 1 else ""
         axes.plot([p[0] for p in ordered], [p[1] for p in ordered], label=name, linewidth=1.8, marker=marker)
     labels = deaths if isinstance(deaths, Mapping) else dict.fromkeys(deaths, "killed")
-    # Steps of labels that would overlap take turns in height.
-    top = axes.get_xaxis_transform()
-    for n, (step, label) in enumerate(sorted(labels.items())):
+    steps = [step for points in series.values() for step, _ in points] + list(labels)
+    near = 0.03 * (max(steps) - min(steps)) if steps else 0.0
+    top, row, before = axes.get_xaxis_transform(), 0, None
+    for step, label in sorted(labels.items()):
+        # A label beside another one starts lower, so that both can be read.
+        row = (row + 1) % 3 if before is not None and step - before < near else 0
+        before = step
         axes.axvline(step, color="#d1242f", linestyle="--", linewidth=1.2)
         axes.text(
             step,
-            0.97 - 0.2 * (n % 4),
+            0.98 - 0.3 * row,
             f" {label} at {step}",
             transform=top,
             rotation=90,
@@ -57,6 +61,7 @@ def save_loss_plot(
             ha="right",
             fontsize=8,
             color="#d1242f",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )
     axes.set_xlabel("step")
     axes.set_title(title, loc="left")

@@ -85,7 +85,8 @@ def panel_html(view: PanelView) -> str:
     parts = [_header(view), *(_loop(loop) for loop in view.loops), _curves(view), _facts(view), _messages(view)]
     return (
         f'<div class="qcity-panel" style="box-sizing:border-box;max-width:46rem;border:{_RULE};'
-        "border-radius:8px;padding:10px 14px 8px;margin:2px 0;font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
+        "border-radius:8px;padding:10px 14px 8px;margin:2px 0;"
+        "font-family:var(--jp-ui-font-family, system-ui, sans-serif);"
         f'font-size:13px;line-height:1.45;font-variant-numeric:tabular-nums">{"".join(parts)}</div>'
     )
 
@@ -144,7 +145,8 @@ def _loop(loop: LoopView) -> str:
         colour = _STATES["succeeded"] if share >= 1 else _STATES["running"]
         bar = (
             '<div style="height:5px;border-radius:3px;background:rgba(128,128,128,.22);margin-top:3px">'
-            f'<div style="height:5px;border-radius:3px;background:{colour};width:{100 * share:.1f}%"></div></div>'
+            f'<div style="height:5px;border-radius:3px;background:{colour};width:{100 * share:.1f}%"></div>'
+            "</div>"
         )
     return (
         '<div style="margin-top:8px">'
