@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qcity_nb.errors import UsageError
 from qcity_nb.notebook.plot import save_loss_plot
@@ -16,7 +17,7 @@ LOSS = {"loss": [(n, 1 / (n + 1)) for n in range(50)]}
 
 def red(path: Path) -> int:
     """How many columns of pixels have the colour of a death's line."""
-    image = pytest.importorskip("PIL.Image").open(path).convert("RGB")
+    image = Image.open(path).convert("RGB")
     columns = {
         x
         for x in range(image.width)
