@@ -4,3 +4,8 @@
 ``objects`` copies content out of caches and directory remotes, ``verified`` remembers what was hashed,
 and ``fetch`` asks DVC itself for what lies elsewhere.
 """
+
+from qcity_nb.data.dvc import Data as Data
+from qcity_nb.data.dvc import Status as Status
+
+__all__ = ["Data", "Status"]

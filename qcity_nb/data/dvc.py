@@ -128,9 +128,7 @@ class Data:
     def _bring(self, output: Output, name: str) -> None:
         """Make ``name``, which ``output`` is or contains, be here with the right md5."""
         if output.is_legacy:
-            raise DataError(
-                f"{output.source}: recorded by DVC 2; rewrite it with `dvc cache migrate --dvc-files`"
-            )
+            raise DataError(f"{output.source}: recorded by DVC 2; rewrite it with `dvc cache migrate --dvc-files`")
         places = tracked.places(self.root)
         directories = self._directories(places, output)
         wanted = self._files(output, name, directories)
@@ -208,9 +206,7 @@ class Data:
         _sweep(parts)
         sources = {path: objects.locate(directories, md5) for path, md5 in missing.items()}
         total = sum(places[0].stat().st_size for places in sources.values() if places)
-        with _progress(
-            total, next(iter(missing)) if len(missing) == 1 else f"{len(missing)} files"
-        ) as on_bytes:
+        with _progress(total, next(iter(missing)) if len(missing) == 1 else f"{len(missing)} files") as on_bytes:
 
             def one(path: str) -> None:
                 _copy_one(path, self.root / path, missing[path], sources[path], parts, on_bytes)
@@ -238,9 +234,7 @@ class Data:
             where = f"the remote {remote!r} ({_scheme(places, remote)})" if remote else "a remote DVC must find"
             raise DataError(f"{name}: {where} needs DVC: pip install 'qcity-nb[dvc]'")
         if not places.config.is_dir():
-            raise DataError(
-                f"{name}: tracked in {output.source}, but there is no .dvc/config that names a remote"
-            )
+            raise DataError(f"{name}: tracked in {output.source}, but there is no .dvc/config that names a remote")
         fetch.fetch(self.root, name, dvc=dvc)
 
     def _absent(self, output: Output, path: str, places: Places) -> DataError:

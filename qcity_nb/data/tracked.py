@@ -85,9 +85,7 @@ def _read(root: Path, file: Path) -> list[Output]:
         return []
     if file.name != "dvc.lock":
         return list(
-            _outputs(
-                document.get("outs"), folder=posixpath.join(folder, document.get("wdir") or ""), source=source
-            )
+            _outputs(document.get("outs"), folder=posixpath.join(folder, document.get("wdir") or ""), source=source)
         )
     definition = file.with_name("dvc.yaml")
     definitions = (_yaml(definition) or {}).get("stages", {}) if definition.is_file() else {}

@@ -132,9 +132,7 @@ def test_the_working_directory_does_not_matter(clone: Path, monkeypatch: pytest.
 
 def test_a_directory_is_fetched_whole(clone: Path) -> None:
     path = Data(clone)[FOLDER]
-    found = {
-        file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()
-    }
+    found = {file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert found == MEMBERS
     assert not leftovers(clone)
 
@@ -198,9 +196,7 @@ def test_a_missing_path_names_its_neighbours(clone: Path) -> None:
 
 def test_flipped_bits_in_the_remote_place_nothing(clone: Path) -> None:
     damage(stored(clone, CONTENT))
-    with pytest.raises(
-        DataError, match=f"digits.csv: the stored copy .* has md5 .* expected {md5(CONTENT)}"
-    ) as e:
+    with pytest.raises(DataError, match=f"digits.csv: the stored copy .* has md5 .* expected {md5(CONTENT)}") as e:
         Data(clone)[FILE]
     assert "\n" not in str(e.value)
     assert not (clone / FILE).exists()
@@ -351,9 +347,7 @@ def test_warm_calls_hash_nothing(clone: Path, monkeypatch: pytest.MonkeyPatch) -
     assert hashed == [clone / FILE]
 
 
-@pytest.mark.parametrize(
-    "wreck", ["", "{", '{"format": 1}', '{"format": 1, "files": {"data/digits.csv": 3}}', "[]"]
-)
+@pytest.mark.parametrize("wreck", ["", "{", '{"format": 1}', '{"format": 1, "files": {"data/digits.csv": 3}}', "[]"])
 def test_a_wrecked_memory_costs_only_time(clone: Path, wreck: str) -> None:
     data = Data(clone)
     data[FILE]
@@ -365,9 +359,7 @@ def test_a_wrecked_memory_costs_only_time(clone: Path, wreck: str) -> None:
 
 
 @pytest.mark.parametrize("mtime_ns", [10**18 + 7, 10**18], ids=["kernel tick", "whole seconds"])
-def test_an_edit_in_the_same_clock_tick_is_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mtime_ns: int
-) -> None:
+def test_an_edit_in_the_same_clock_tick_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mtime_ns: int) -> None:
     """The second write keeps size, inode and modification time, as it may within one tick."""
     file = tmp_path / "f"
     memory = verified.Verified(tmp_path / "memory.json")
@@ -409,18 +401,14 @@ def test_an_interrupted_copy_leaves_no_file(clone: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        objects.copy(
-            stored(clone, CONTENT), clone / FILE, md5=md5(CONTENT), parts=clone / ".qcity/part", on_bytes=stop
-        )
+        objects.copy(stored(clone, CONTENT), clone / FILE, md5=md5(CONTENT), parts=clone / ".qcity/part", on_bytes=stop)
     assert not (clone / FILE).exists()
     assert not leftovers(clone)
 
 
 def test_configuration_layers_and_nested_projects(clone: Path) -> None:
     (clone / ".dvc/config.local").write_text(
-        "[core]\n    remote = web\n"
-        "['remote \"web\"']\n    url = https://example.org/data\n"
-        "[cache]\n    dir = ../c\n"
+        "[core]\n    remote = web\n['remote \"web\"']\n    url = https://example.org/data\n[cache]\n    dir = ../c\n"
     )
     places = tracked.places(clone)
     assert places.default == "web"

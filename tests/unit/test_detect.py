@@ -121,9 +121,7 @@ def test_all_marks_at_once_are_asked_in_order() -> None:
         ({"COLAB_RELEASE_TAG": "r"}, kernel(stdin=True), False, True),
     ],
 )
-def test_is_interactive(
-    environ: dict[str, str], modules: dict[str, object], terminal: bool, expected: bool
-) -> None:
+def test_is_interactive(environ: dict[str, str], modules: dict[str, object], terminal: bool, expected: bool) -> None:
     assert look(environ, modules, terminal=terminal).is_interactive is expected
 
 
@@ -148,6 +146,17 @@ def test_limits_and_labels() -> None:
     assert look({}).session_limit_s is None
 
 
+def test_the_environment_is_carried_but_not_shown() -> None:
+    facts = look({"HF_TOKEN": "hf_secret"})
+    assert facts.environ["HF_TOKEN"] == "hf_secret"
+    assert "hf_secret" not in repr(facts)
+
+
+def test_a_namespace_that_is_passed_counts() -> None:
+    facts = detect({}, exists=lambda path: False, modules=kernel(), namespace={"__vsc_ipynb_file__": "/a.ipynb"})
+    assert facts.name == "vscode"
+
+
 def test_detecting_for_real_imports_nothing() -> None:
     before = set(sys.modules)
     assert detect().name in NAMES
@@ -169,9 +178,7 @@ def test_detecting_for_real_imports_nothing() -> None:
         ({}, {}, None),
     ],
 )
-def test_notebook_path(
-    namespace: dict[str, object], environ: dict[str, str], expected: tuple[str, str] | None
-) -> None:
+def test_notebook_path(namespace: dict[str, object], environ: dict[str, str], expected: tuple[str, str] | None) -> None:
     found = notebook_path(namespace, environ)
     assert found == (None if expected is None else (Path(expected[0]), expected[1]))
 
