@@ -5,8 +5,7 @@
 and ``fetch`` asks DVC itself for what lies elsewhere.
 """
 
-from __future__ import annotations
+from qcity_nb.data.dvc import Data as Data
+from qcity_nb.data.dvc import Status as Status
 
-from qcity_nb.data.dvc import Data
-
-__all__ = ["Data"]
+__all__ = ["Data", "Status"]

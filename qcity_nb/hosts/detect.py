@@ -35,6 +35,8 @@ class HostFacts:
     """Somebody may be looking and can answer: a front end that takes input, or a terminal."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """A few facts that are worth showing; never a secret (only the variables that are named here)."""
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """The environment that was looked at, secrets and all: for other probes of this process. Never encode it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ class _Here:
     exists: Callable[[Path], bool]
     shell: object | None
     """The running IPython shell that belongs to a Jupyter kernel."""
+    namespace: Mapping[str, object]
+    """The main module's variables."""
 
     def first(self, *names: str) -> str | None:
         """The evidence, if one of these variables is set to something."""
@@ -96,7 +100,7 @@ def _vscode(here: _Here) -> str | None:
     if here.shell is None:
         # VSCODE_PID reaches every program started from VS Code's terminal too; only a kernel is a notebook.
         return None
-    if "__vsc_ipynb_file__" in getattr(here.shell, "user_ns", {}):
+    if "__vsc_ipynb_file__" in here.namespace:
         return "a kernel in which __vsc_ipynb_file__ is defined"
     return f"a kernel for which {found}" if (found := here.first("VSCODE_PID")) else None
 
@@ -158,6 +162,7 @@ def detect(
     *,
     exists: Callable[[Path], bool] = Path.exists,
     modules: Mapping[str, object] | None = None,
+    namespace: Mapping[str, object] | None = None,
     has_terminal: Callable[[], bool] | None = None,
 ) -> HostFacts:
     """Say which host runs this process.
@@ -166,16 +171,19 @@ def detect(
         environ: the environment; the process's own by default.
         exists: whether a file exists.
         modules: the loaded modules (``sys.modules``); a running kernel is found there, so nothing is imported.
+        namespace: the main module's variables; the kernel's own by default.
         has_terminal: whether standard input is a terminal.
     Returns: the first host in ``NAMES`` that left a mark; ``plain`` when none did.
     Does not: reach the network, import anything, or tell a host that imitates another from the real one.
     Source: the hosts' own documentation of their variables; docs/design.md, "How a run flows".
     """
     environ = os.environ if environ is None else environ
+    shell = _kernel_shell(sys.modules if modules is None else modules)
     here = _Here(
         environ=environ,
         exists=exists,
-        shell=_kernel_shell(sys.modules if modules is None else modules),
+        shell=shell,
+        namespace=getattr(shell, "user_ns", {}) if namespace is None else namespace,
     )
     for kind in _KINDS:
         if evidence := kind.probe(here):
@@ -195,6 +203,7 @@ def detect(
         session_limit_s=kind.limit_s,
         is_interactive=is_interactive,
         labels=labels,
+        environ=environ,
     )
 
 

@@ -146,6 +146,17 @@ def test_limits_and_labels() -> None:
     assert look({}).session_limit_s is None
 
 
+def test_the_environment_is_carried_but_not_shown() -> None:
+    facts = look({"HF_TOKEN": "hf_secret"})
+    assert facts.environ["HF_TOKEN"] == "hf_secret"
+    assert "hf_secret" not in repr(facts)
+
+
+def test_a_namespace_that_is_passed_counts() -> None:
+    facts = detect({}, exists=lambda path: False, modules=kernel(), namespace={"__vsc_ipynb_file__": "/a.ipynb"})
+    assert facts.name == "vscode"
+
+
 def test_detecting_for_real_imports_nothing() -> None:
     before = set(sys.modules)
     assert detect().name in NAMES
