@@ -87,9 +87,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             return tuple(_decode(args[0], item, f"{where}[{n}]") for n, item in enumerate(value))
         if len(args) != len(value):
             raise DecodeError(f"{where}: {len(args)} items were expected")
-        return tuple(
-            _decode(arg, item, f"{where}[{n}]") for n, (arg, item) in enumerate(zip(args, value, strict=True))
-        )
+        return tuple(_decode(arg, item, f"{where}[{n}]") for n, (arg, item) in enumerate(zip(args, value, strict=True)))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise DecodeError(f"{where}: an object was expected")
@@ -122,7 +120,7 @@ def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise DecodeError(f"{where}: an object was expected, not {type(value).__name__}")
-    hints = _fields(cls)
+    hints = _fields(typing.cast(Any, cls))
     known: dict[str, Any] = {}
     names = set()
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # checked by every caller's type

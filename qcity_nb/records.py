@@ -18,6 +18,7 @@ __all__ = [
     "Head",
     "Holder",
     "Intent",
+    "Launches",
     "Relaunch",
     "Row",
     "RunState",
@@ -124,6 +125,18 @@ class Relaunch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """What the relaunch budget needs to know and the epoch does not tell. Keepers write it."""
+
+    failed: int = 0
+    """Attempts since ``epoch`` that ended, or never began, without taking the lease."""
+    epoch: int = 0
+    reason: str = ""
+    since_epoch: int = 0
+    """The budget counts from here: a person resumed the run at this epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """The one small record per run, changed only by compare-and-set."""
 
@@ -157,6 +170,9 @@ class Head:
     needs: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
     relaunch: Relaunch = Relaunch()
+    launches: Launches = Launches()
+    output: str = ""
+    """Where the executed notebook goes on a host with the project's files; relative to the project."""
 
     writes: tuple[str, ...] = ()
     """The last 16 write ids: how a writer with a lost reply finds out."""

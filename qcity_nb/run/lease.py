@@ -27,11 +27,23 @@ from dataclasses import dataclass, replace
 
 from qcity_nb import codec, points
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, StoreUnavailable, UnknownRun
+from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Source, Store, Version
 from qcity_nb.records import Beat, Head, Holder
 
-__all__ = ["MARGIN", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read"]
+__all__ = [
+    "MARGIN",
+    "Change",
+    "Edit",
+    "Lease",
+    "Observer",
+    "Snapshot",
+    "acquire",
+    "amend",
+    "create",
+    "read",
+    "rejoin",
+]
 
 KEEP_WRITES = 16
 MARGIN = 0.2
@@ -39,7 +51,17 @@ MARGIN = 0.2
 _TRIES = 60
 """Bound on read-change-publish rounds; with every rival making progress a writer needs far fewer."""
 
-Change = Callable[[Head], Head]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A changed head together with the files that it names for the first time."""
+
+    head: Head
+    files: Mapping[str, Source]
+
+
+Change = Callable[[Head], Head | Edit]
+"""From the head as just read to the head as it should be; called again after every conflict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +134,7 @@ def _write(
     write = uuid.uuid4().hex[:12]
     sent: list[tuple[Head, float]] = []
     last: StoreUnavailable | None = None
+    files = files or {}
     for turn in range(_TRIES):
         try:
             snapshot = read(store, run)
@@ -129,13 +152,18 @@ def _write(
             # It landed, whatever the reply said; which of the tries is unknown, and the first is safe.
             return head, sent[0][1]
         guard(head)
-        new = change(head)
-        new = replace(new, writes=(*head.writes, write)[-KEEP_WRITES:])
+        try:
+            edit = change(head)
+        except Missing:
+            continue  # the change reads what the head names, and that was replaced meanwhile
+        if isinstance(edit, Head):
+            edit = Edit(head=edit, files={})
+        new = replace(edit.head, writes=(*head.writes, write)[-KEEP_WRITES:])
         now = clock.now_s()
         sent.append((new, now))
         try:
             points.hit("publish.head.before")
-            store.publish(run, codec.dumps(new), expect=snapshot.version, files=files)
+            store.publish(run, codec.dumps(new), expect=snapshot.version, files={**files, **edit.files})
             points.hit("publish.head.after")
         except Conflict:
             continue
@@ -162,11 +190,12 @@ def amend(
     holder alone; this is checked.
     """
 
-    def checked(head: Head) -> Head:
-        new = change(head)
+    def checked(head: Head) -> Head | Edit:
+        edit = change(head)
+        new = edit if isinstance(edit, Head) else edit.head
         if (new.epoch, new.beat, new.holder) != (head.epoch, head.beat, head.holder):
             raise AssertionError("only the holder changes epoch, beat and holder")
-        return new
+        return edit
 
     head, _ = _write(store, run, checked, files=files, guard=lambda _: None, clock=clock or SystemClock())
     return head
@@ -213,6 +242,21 @@ def acquire(
     return Lease(store, head, me, confirmed_s=sent_s, clock=clock)
 
 
+def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) -> Lease:
+    """Go on as the holder that ``me`` already is: a second agent of the same attempt.
+
+    Raises:
+        LeaseLost: ``me`` no longer holds the run.
+        StoreUnavailable: the store did not answer.
+    """
+    head = read(store, run).head
+    if head.holder is None or head.holder.attempt != me.attempt:
+        raise LeaseLost(_lost(run, head))
+    lease = Lease(store, head, me, confirmed_s=float("-inf"), clock=clock or SystemClock())
+    lease.renew()
+    return lease
+
+
 def _lost(run: str, head: Head) -> str:
     now = f"{describe(head.holder)} holds it" if head.holder else "it was taken over and let go"
     return f"run {run!r} is no longer this attempt's: {now}, epoch {head.epoch}"
@@ -240,6 +284,11 @@ class Lease:
     def run(self) -> str:
         """The run's id."""
         return self._head.run
+
+    @property
+    def confirmed_s(self) -> float:
+        """The lease clock's time just before the newest confirmed write was sent."""
+        return self._confirmed_s
 
     @property
     def until_s(self) -> float:
@@ -270,9 +319,11 @@ class Lease:
             StoreUnavailable: outcome unknown; the next call re-reads first.
         """
 
-        def beat(head: Head) -> Head:
-            new = change(head)
-            return replace(new, beat=head.beat + 1)
+        def beat(head: Head) -> Edit:
+            edit = change(head)
+            if isinstance(edit, Head):
+                edit = Edit(head=edit, files={})
+            return replace(edit, head=replace(edit.head, beat=head.beat + 1))
 
         head, sent_s = _write(self.store, self.run, beat, files=files, guard=self._guard, clock=self._clock)
         if head.epoch != self.epoch:
@@ -291,8 +342,11 @@ class Lease:
     def release(self, change: Change = lambda head: head) -> Head:
         """Let go: the last write of this holder; a successor need not wait."""
 
-        def let_go(head: Head) -> Head:
-            return replace(change(head), holder=None, beat=head.beat + 1)
+        def let_go(head: Head) -> Edit:
+            edit = change(head)
+            if isinstance(edit, Head):
+                edit = Edit(head=edit, files={})
+            return replace(edit, head=replace(edit.head, holder=None, beat=head.beat + 1))
 
         head, _ = _write(self.store, self.run, let_go, files=None, guard=self._guard, clock=self._clock)
         self._lost = f"run {self.run!r} was let go by this attempt"

@@ -1,1 +1,53 @@
-"""Where runs live: one module a kind of store."""
+"""Where runs live: one module a kind of store.
+
+    open_store("/data/runs")        a directory (also file:///data/runs)
+    open_store("memory://name")     this process's memory, for tests
+
+Other schemes come from the entry point group ``qcity_nb.stores``: key = scheme, value = a callable that takes
+the address and returns a ``ports.Store``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from qcity_nb.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qcity_nb.ports import Store
+
+__all__ = ["GROUP", "open_store"]
+
+GROUP = "qcity_nb.stores"
+
+# The same lines stand in pyproject.toml; here too, because reading every installed distribution's entry points
+# costs tens of milliseconds, and `qcity.up()` has 500 in all.
+_BUILT_IN = {"file": "qcity_nb.stores.directory", "memory": "qcity_nb.stores.memory"}
+_LATER = {"hf": "Hugging Face stores come with a later version"}
+
+
+def open_store(address: str) -> Store:
+    """Open the store at ``address``: a path, ``file://…``, ``memory://name``, or an installed scheme.
+
+    Raises:
+        UsageError: no installed package knows the scheme; the message names the known ones.
+        StoreRefused: this place cannot be a store; the message says why and what to use.
+    """
+    scheme, found, _ = str(address).partition("://")
+    if not found:
+        scheme = "file"
+    if scheme in _BUILT_IN:
+        opener = import_module(_BUILT_IN[scheme]).open_store
+    else:
+        from importlib.metadata import entry_points
+
+        entries = {entry.name: entry for entry in entry_points(group=GROUP)}
+        if scheme not in entries:
+            known = ", ".join(f"{name}://" for name in sorted({*_BUILT_IN, *entries}))
+            why = _LATER.get(scheme, "no installed package knows this scheme")
+            raise UsageError(f"store {address!r}: {why}; use a directory's path or one of {known}")
+        opener = entries[scheme].load()
+    return cast("Callable[[str], Store]", opener)(str(address))

@@ -1,0 +1,144 @@
+"""The agent: the publisher process of one attempt.
+
+It alone talks to the store and the tracker: takes the lease, beats, publishes what the kernel wrote into the local
+tier, drains the outbox, lets go. `python -m qcity_nb.agent CONFIG` runs it; `spawn` starts one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qcity_nb import codec, errors
+from qcity_nb.errors import QcityError
+from qcity_nb.records import Beat
+from qcity_nb.run.desk import Desk, Status, is_alive, start_time
+from qcity_nb.settings import Settings
+
+__all__ = ["Config", "Watched", "again", "config_for", "node_name", "spawn", "wait_held"]
+
+START_S = 120.0
+"""How long the agent may take to get the lease and bring the newest checkpoint here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A process, named for good by its pid and start time."""
+
+    pid: int
+    started: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All that an agent needs; written to ``agent.json`` on the desk. Holds no secret."""
+
+    run: str
+    attempt: str
+    host: str
+    node: str
+    store: str
+    local: str
+    desk: str
+    tracking: str
+    experiment: str
+    ttl_s: float
+    beat_s: float
+    publish_s: float
+    owner: Watched
+    """The engine, or the kernel itself by hand: without it the agent ends."""
+    judged: Beat | None = None
+    take_over: bool = False
+    wait: bool = False
+    """Wait for a silent holder's lease to expire, rather than refuse at once."""
+    chaos: str = ""
+
+
+def node_name() -> str:
+    """This machine, as long as it is up: its name and boot id."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+    except OSError:
+        boot = ""
+    return f"{os.uname().nodename}:{boot}" if boot else os.uname().nodename
+
+
+def config_for(
+    settings: Settings,
+    *,
+    run: str,
+    attempt: str,
+    host: str,
+    store: str = "",
+    judged: Beat | None = None,
+    take_over: bool = False,
+    wait: bool = False,
+) -> Config:
+    """The agent's config for an attempt whose owner is the calling process."""
+    return Config(
+        run=run,
+        attempt=attempt,
+        host=host,
+        node=node_name(),
+        store=store or settings.store,
+        local=str(settings.local),
+        desk=str(settings.local / "attempts" / attempt),
+        tracking=settings.tracking,
+        experiment=settings.project.name,
+        ttl_s=settings.ttl_s,
+        beat_s=settings.beat_s,
+        publish_s=settings.publish_s,
+        owner=Watched(pid=os.getpid(), started=start_time(os.getpid())),
+        judged=judged,
+        take_over=take_over,
+        wait=wait,
+        chaos=settings.chaos,
+    )
+
+
+def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
+    """Start an agent in its own session, so that an interrupt of the notebook does not reach it."""
+    desk = Desk(Path(config.desk)).open()
+    file = desk.path / "agent.json"
+    file.write_bytes(codec.dumps(config))
+    environ = {**os.environ, "QCITY_ATTEMPT": config.attempt}
+    with desk.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qcity_nb.agent", str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environ,
+        )
+    return desk, process
+
+
+def again(config: Config) -> Config:
+    """The config for a second agent of the same attempt, after the first one died."""
+    return replace(config, judged=None, take_over=False, wait=False)
+
+
+def wait_held(desk: Desk) -> Status:
+    """Wait until the agent holds the lease and has the newest checkpoint here.
+
+    Raises:
+        RunHeld, StoreError, …: whatever the agent says why not.
+        QcityError: the agent died, or is not ready in two minutes; its log is named.
+    """
+    until = time.monotonic() + START_S
+    pause_s = 0.002
+    while (status := desk.status()).state == "starting" or (status.state == "held" and not status.tier):
+        gone = status.pid and not is_alive(status.pid)
+        if gone or time.monotonic() > until:
+            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {desk.log}")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, 0.02)
+    if status.state != "held":
+        kind: type[QcityError] = getattr(errors, status.error, QcityError)
+        raise kind(status.reason)
+    return status

@@ -1,0 +1,372 @@
+"""The agent's process: `python -m qcity_nb.agent CONFIG`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from qcity_nb import codec
+from qcity_nb.agent import Config
+from qcity_nb.agent.adopt import adopt, load_published, tier_path
+from qcity_nb.agent.drain import Drain
+from qcity_nb.agent.publish import Publisher
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.clock import SystemClock
+from qcity_nb.errors import CheckpointError, LeaseLost, QcityError, RunHeld, StoreError, StoreUnavailable
+from qcity_nb.records import Beat, Failure, Head, Holder, RunState
+from qcity_nb.run import journal
+from qcity_nb.run.desk import Answer, Desk, Request, Status, is_alive, process_state
+from qcity_nb.run.lease import Lease, Observer, acquire, read, rejoin
+from qcity_nb.stores import open_store
+
+__all__ = ["Agent", "main"]
+
+TICK_S = 0.1
+NOTEBOOK_S = 20.0
+"""The executed notebook travels with a checkpoint at most this often, and at the end."""
+DRAIN_S = 60.0
+"""How long the end waits for the tracker; what is left is drained by a keeper."""
+
+
+class Agent:
+    """One attempt's agent, from the lease to letting go."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.desk = Desk(Path(config.desk)).open()
+        self.clock = SystemClock()
+        self.store = open_store(config.store)
+        self.me = Holder(
+            attempt=config.attempt, host=config.host, node=config.node, pid=os.getpid(), ttl_s=config.ttl_s
+        )
+        self.status = replace(
+            self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
+        )
+        self.drain: Drain | None = None
+        self._next_try_s = 0.0
+        self._published_s = float("-inf")
+        self._notebook_s = self.clock.now_s()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._watched: list[int] = []
+        self._watch_mtime = 0.0
+
+    # -- starting -----------------------------------------------------------------------------------------
+
+    def show(self, **changes: Any) -> None:
+        """Change the status on the desk."""
+        new = replace(self.status, **changes)
+        if new != self.status:
+            self.status = new
+            self.desk.write_status(new)
+
+    def take(self) -> Lease:
+        """Get the lease.
+
+        Raises:
+            RunHeld: a live holder has it.
+        """
+        config = self.config
+        if self.status.state == "held":
+            return rejoin(self.store, config.run, self.me, clock=self.clock)
+        observer = Observer(self.clock)
+        first: Beat | None = None
+        judged = config.judged
+        while True:
+            try:
+                return acquire(self.store, config.run, self.me, judged=judged, clock=self.clock)
+            except RunHeld as held:
+                snapshot = read(self.store, config.run)
+                head = snapshot.head
+                judged = observer.judge(snapshot)
+                if judged is None and head.holder is not None:
+                    here = head.holder.node == config.node and head.holder.pid
+                    if config.take_over or (here and not is_alive(head.holder.pid)):
+                        # Its agent ran on this very machine, and is gone: no need to wait for silence.
+                        judged = head.seen
+                if judged is None and head.holder is not None:
+                    first = first or head.seen
+                    if head.seen != first or not config.wait or not is_alive(config.owner.pid):
+                        raise
+                    self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
+                    self.clock.sleep(TICK_S)
+
+    def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
+        """Bring the newest checkpoint to this host's own disk."""
+        path = tier_path(Path(self.config.local), lease.run, lease.epoch)
+        tier = LocalTier(path, epoch=lease.epoch)
+        if self.status.state != "held":
+            adopted = adopt(self.store, lease.head, Path(self.config.local), epoch=lease.epoch, tier=tier)
+            if adopted.covered:
+                (path / "covered.jsonl").write_bytes(adopted.covered)
+            for line in adopted.trouble:
+                self.note("trouble", message=line)
+            self.note(
+                "lease",
+                host=self.config.host,
+                node=self.config.node,
+                seq=adopted.manifest.seq if adopted.manifest else 0,
+                step=adopted.manifest.step if adopted.manifest else 0,
+                source=adopted.source,
+            )
+            self.show(
+                restored_seq=adopted.manifest.seq if adopted.manifest else 0,
+                restored_from=adopted.source,
+                message=adopted.trouble[-1] if adopted.trouble else "",
+            )
+            (path / "seq").write_text(str(adopted.seq), encoding="ascii")
+        published, _ = load_published(self.store, lease.head)
+        if published is not None and lease.head.checkpoint and published.seq != lease.head.checkpoint.seq:
+            published = None
+        return tier, Publisher(lease, self.desk, tier, published=published)
+
+    def note(self, kind: str, **data: object) -> None:
+        """A line for the journal."""
+        epoch = self.lease.epoch if hasattr(self, "lease") else 0
+        self.desk.note(journal.event(kind, epoch=epoch, attempt=self.config.attempt, **data))
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Everything; returns the exit code."""
+        try:
+            self.lease = self.take()
+            self.tier, self.publisher = self.restore(self.lease)
+        except QcityError as error:
+            self.show(state="refused", reason=str(error), error=type(error).__name__)
+            return error.exit_code
+        head = self.lease.head
+        self.drain = Drain(
+            self.lease,
+            uri=self.config.tracking,
+            experiment=self.config.experiment,
+            tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
+            say=lambda text: self.show(message=text),
+        )
+        self.show_held()
+        self.drain.poke()
+        try:
+            while (code := self.tick()) is None:
+                time.sleep(TICK_S)
+            return code
+        except LeaseLost as error:
+            self.show(state="lost", reason=str(error), error="LeaseLost")
+            return error.exit_code
+
+    def show_held(self) -> None:
+        """Put the confirmed head on the desk."""
+        head, drain = self.lease.head, self.drain
+        stop = self.status.stop
+        if not stop and head.wanted.state == "stopped":
+            stop = "stopped by request"
+        self.show(
+            state="held",
+            epoch=self.lease.epoch,
+            until_s=self.lease.until_s,
+            tier=str(tier_path(Path(self.config.local), head.run, self.lease.epoch)),
+            stop=stop,
+            published_seq=head.checkpoint.seq if head.checkpoint else 0,
+            published_at_s=self._published_s,
+            drained_seq=drain.tracked.drained_seq if drain else 0,
+            tracking_run=drain.tracked.run_id if drain else "",
+        )
+
+    def is_beating(self) -> bool:
+        """May this attempt show a sign of life? Only while its processes exist and none of them is stopped."""
+        file = self.desk.path / "watch"
+        with contextlib.suppress(FileNotFoundError):
+            mtime = file.stat().st_mtime
+            if mtime != self._watch_mtime:
+                self._watch_mtime = mtime
+                self._watched = [int(word) for word in file.read_text(encoding="ascii").split()]
+        states = [process_state(pid) for pid in (self.config.owner.pid, *self._watched)]
+        return all(state not in ("", "Z", "X", "T", "t") for state in states)
+
+    def is_beat_due(self) -> bool:
+        """Has a beat's time passed since the last confirmed one was sent?"""
+        return self.clock.now_s() - self.lease.confirmed_s >= self.config.beat_s
+
+    def tick(self) -> int | None:
+        """One turn: requests, checkpoint, beat. Returns an exit code when it is over."""
+        for file, request in self.desk.requests():
+            code = self.serve(file, request)
+            if code is not None:
+                return code
+        if not is_alive(self.config.owner.pid, self.config.owner.started):
+            return self.orphaned()
+        now = self.clock.now_s()
+        if now >= self._next_try_s and self.is_beating():
+            newest = self.tier.newest_seq()
+            published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
+            due = newest > published and now - self._published_s >= self.config.publish_s
+            try:
+                if due:
+                    self.publish()
+                elif self.is_beat_due():
+                    self.publish_head()
+            except StoreUnavailable as error:
+                self._next_try_s = now + min(self.config.beat_s, 5.0)
+                self.show(message=f"store: {error}")
+            except StoreError as error:
+                self._next_try_s = now + self.config.beat_s
+                self.show(message=f"store: {error}")
+        if self.drain is not None and self.status.drained_seq != self.drain.tracked.drained_seq:
+            self.show_held()
+        return None
+
+    def change(self, head: Head) -> Head:
+        """What every write of this holder says along the way."""
+        return replace(head, tracked=self.drain.tracked) if self.drain and self.config.tracking else head
+
+    def publish(self, *, executed: bool | None = None) -> Head:
+        """The newest local checkpoint, the events, now and then the notebook."""
+        now = self.clock.now_s()
+        send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
+        job = self._worker.submit(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
+        while not job.done():
+            wait([job], timeout=TICK_S)
+            if not job.done() and self.is_beat_due() and self.is_beating():
+                self.lease.renew()  # head only: a long upload must not cost the lease
+        head = job.result()
+        self._published_s = now
+        if send:
+            self._notebook_s = now
+        self.confirmed()
+        return head
+
+    def publish_head(self) -> None:
+        """A sign of life, and whatever events there are."""
+        self.publisher.publish(None, change=self.change)
+        self.confirmed()
+
+    def confirmed(self) -> None:
+        """A head of ours was confirmed."""
+        if self.status.message.startswith("store:"):
+            self.show(message="")
+        self.show_held()
+        if self.drain is not None:
+            self.drain.poke()
+
+    def orphaned(self) -> int:
+        """The engine or the kernel by hand is gone: publish what it left, let go."""
+        self.note("orphaned", message="the notebook's process is gone")
+        try:
+            self.publish(executed=True)
+            if self.drain is not None:
+                self.drain.finish(None, wait_s=2.0)
+            self.lease.release(self.change)
+        except StoreError as error:
+            self.show(message=f"store: {error}")
+        self.show(state="ended", reason="the notebook's process is gone")
+        return 0
+
+    # -- requests -----------------------------------------------------------------------------------------
+
+    def serve(self, file: Path, request: Request) -> int | None:
+        """Answer one request."""
+        try:
+            if request.op == "stop":
+                self.show(stop=str(request.data.get("reason") or "asked to stop"))
+                self.desk.answer(file, Answer(id=request.id, ok=True))
+                return None
+            if request.op == "flush":
+                head = self.publish(executed=True)
+                seq = head.checkpoint.seq if head.checkpoint else 0
+                self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
+                return None
+            self.end(request)
+            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
+            return 0
+        except LeaseLost as error:
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
+            raise
+        except StoreUnavailable as error:
+            self.show(message=f"store: {error}")
+            return None  # it stays on the desk: the store may come back
+        except (StoreError, CheckpointError) as error:
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
+            return None
+
+    def end(self, request: Request) -> None:
+        """The last publish: final checkpoint, rows drained, the run's state, the lease let go."""
+        from qcity_nb import points
+
+        data = request.data
+        state = cast(RunState, data.get("state") or "running")
+        failure = codec.decode(Failure, data["failure"]) if data.get("failure") else None
+        points.hit("end.before")
+        head = self.publish(executed=True)
+        if failure is not None and failure.cause == "notebook":
+            before = head.failure
+            same = before is not None and before.signature == failure.signature
+            failure = replace(failure, epoch=self.lease.epoch, times=(before.times + 1 if before and same else 1))
+            if same and not head.wanted.attended:
+                state = "failed"
+        if state == "running" and head.wanted.state == "stopped":
+            state = "stopped"
+        status: Literal["FINISHED", "FAILED", "KILLED"] | None = {
+            "succeeded": "FINISHED",
+            "failed": "FAILED",
+            "stopped": "KILLED",
+        }.get(state)  # type: ignore[assignment]  # the values are those three
+        if self.drain is not None:
+            deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
+            while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):
+                if self.clock.now_s() > deadline or not self.is_beating():
+                    break
+                if self.is_beat_due():
+                    self.publish_head()
+        self.note("end", state=state, failure=failure.message if failure else "")
+
+        def finish(head: Head) -> Head:
+            head = self.change(head)
+            wanted = head.wanted
+            if request.op == "release" and data.get("hand_over"):
+                wanted = replace(wanted, attended=False)
+            return replace(
+                head,
+                state=state,
+                wanted=wanted,
+                failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
+            )
+
+        self.publisher.publish(None, change=finish, release=True)
+        points.hit("end.after")
+        self.show(
+            state="ended",
+            reason=state,
+            drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
+            published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
+        )
+
+
+def main() -> int:
+    """Run the agent of one attempt."""
+    config = codec.loads(Config, Path(sys.argv[1]).read_bytes())
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        # It ends when its owner does; a signal meant for the owner's whole group must not cut a publish short.
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    if config.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(config.chaos)
+    try:
+        agent = Agent(config)
+    except QcityError as error:
+        Desk(Path(config.desk)).open().write_status(
+            Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)
+        )
+        return error.exit_code
+    return agent.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

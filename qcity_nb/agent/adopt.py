@@ -1,0 +1,148 @@
+"""Where a new attempt goes on: the newest checkpoint, from the store or from this host's own disk.
+
+The local tier of an earlier epoch may be used as long as no later epoch has published a checkpoint: then what it
+holds continues exactly what the head names. Anything else starts from the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qcity_nb import codec
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import Manifest, manifest_digest
+from qcity_nb.checkpoint.pack import read_object_bytes
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing
+from qcity_nb.ports import Store
+from qcity_nb.records import Head, Row
+from qcity_nb.run import journal
+from qcity_nb.tracking.outbox import decode_rows
+
+__all__ = ["Adopted", "adopt", "load_published", "published_rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What the attempt goes on from."""
+
+    manifest: Manifest | None
+    source: str
+    """``store``, ``local`` or empty."""
+    trouble: tuple[str, ...] = ()
+    """What could not be read, one line each, for people."""
+    seq: int = 0
+    """The newest sequence number in use; the next checkpoint is one higher."""
+    covered: bytes = b""
+    """Rows that are published though their checkpoint is damaged: they must not be logged again."""
+
+
+def tier_path(local: Path, run: str, epoch: int) -> Path:
+    """The directory of one epoch's local tier."""
+    return local / "runs" / run / str(epoch)
+
+
+def load_published(store: Store, head: Head) -> tuple[Manifest | None, list[str]]:
+    """The newest published checkpoint whose bytes all verify, falling back to older ones.
+
+    Raises:
+        StoreUnavailable: the store did not answer; that is no reason to fall back.
+    """
+    trouble = []
+    for ref in head.checkpoints:
+        try:
+            data = store.get(head.run, ref.name)
+            if manifest_digest(data) != ref.digest:
+                raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
+            manifest = codec.loads(Manifest, data)
+            read = reader(store, head.run, manifest)
+            for digest in manifest.objects:
+                read(digest)
+            return manifest, trouble
+        except (CheckpointError, Missing, codec.DecodeError) as error:
+            trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
+    return None, trouble
+
+
+def reader(store: Store, run: str, manifest: Manifest) -> Callable[[str], bytes]:
+    """Reads a published checkpoint's objects, verified. Keeps the newest pack read in memory."""
+    held: dict[str, bytes] = {}
+
+    def read(digest: str) -> bytes:
+        ref = manifest.objects[digest]
+        if ref.pack not in held:
+            held.clear()
+            held[ref.pack] = store.get(run, ref.pack)
+        return read_object_bytes(held[ref.pack], ref, digest)
+
+    return read
+
+
+def published_rows(store: Store, head: Head, after: int) -> dict[int, bytes]:
+    """The rows of published checkpoints after ``after``: encoded rows by checkpoint."""
+    blocks: dict[int, list[bytes]] = {}
+    current: list[bytes] = []
+    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name)):
+        if line.startswith(b'{"seq":'):
+            current = blocks.setdefault(int(line[7:-1]), [])
+        else:
+            current.append(line)
+    return {seq: b"".join(line + b"\n" for line in lines) for seq, lines in blocks.items() if seq > after}
+
+
+def _local(local: Path, head: Head, epoch: int) -> tuple[LocalTier, Manifest] | None:
+    newest = head.checkpoint
+    floor = newest.epoch if newest else 0
+    folder = tier_path(local, head.run, 0).parent
+    epochs = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
+    for past in epochs:
+        if past >= epoch or past < floor:
+            continue
+        try:
+            tier = LocalTier(tier_path(local, head.run, past), epoch=past)
+            manifest = tier.newest()
+        except (CheckpointError, OSError):
+            continue
+        if manifest is not None and manifest.seq > (newest.seq if newest else 0):
+            return tier, manifest
+    return None
+
+
+def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier) -> Adopted:
+    """Put the checkpoint to go on from into ``tier``, as its first.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+        CheckpointError: this host's disk cannot hold it.
+    """
+    top = head.checkpoint.seq if head.checkpoint else 0
+    if found := _local(local, head, epoch):
+        past, manifest = found
+        try:
+            rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
+            adopted = tier.import_from(manifest, lambda digest: past.read(manifest, digest), rows)
+            return Adopted(manifest=adopted, source="local", seq=manifest.seq)
+        except (CheckpointCorrupt, Missing, FileNotFoundError):
+            pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
+    published, trouble = load_published(store, head)
+    floor = published.seq if published else 0
+    rows = published_rows(store, head, floor) if floor < top else {}
+    covered = b"".join(rows[seq] for seq in sorted(rows))
+    if published is None:
+        return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)
+    adopted = tier.import_from(
+        replace(published, logged=_known(published, rows)), reader(store, head.run, published), {}
+    )
+    return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=covered)
+
+
+def _known(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
+    """Highest step and timestamp per metric, with the rows of newer, damaged checkpoints counted in."""
+    known = dict(manifest.logged)
+    for data in rows.values():
+        row: Row
+        for row in decode_rows(data):
+            step, stamp = known.get(row.key, (row.step, row.timestamp_ms))
+            known[row.key] = (max(step, row.step), max(stamp, row.timestamp_ms))
+    return known

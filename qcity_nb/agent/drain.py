@@ -1,0 +1,160 @@
+"""The drain: covered rows to the tracker, in a thread of the agent, each exactly once.
+
+A row is covered once the head names its checkpoint. Sending is at least once and rows are sent exactly as logged, so a
+tracker that drops exact repeats has each of them once. Nothing is sent while the lease is not confirmed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from qcity_nb import points
+from qcity_nb.agent.adopt import published_rows
+from qcity_nb.errors import QcityError, TrackerUnavailable
+from qcity_nb.ports import Store, Tracker
+from qcity_nb.records import Head, Tracked
+from qcity_nb.run.lease import Lease
+from qcity_nb.tracking import open_tracker
+from qcity_nb.tracking.outbox import decode_rows
+
+__all__ = ["Drain", "send_covered"]
+
+
+def send_covered(
+    store: Store, head: Head, tracker: Tracker, run_id: str, *, after: int, allowed: Callable[[], bool]
+) -> int:
+    """Send all rows of checkpoints after ``after`` that the head covers; returns the newest one sent.
+
+    Raises:
+        TrackerUnavailable: some rows may be there already; sending them again changes nothing.
+    """
+    newest = head.checkpoint.seq if head.checkpoint else 0
+    if newest <= after:
+        return after
+    blocks = published_rows(store, head, after)
+    for seq in sorted(blocks):
+        if seq > newest:
+            break
+        rows = decode_rows(blocks[seq])
+        if rows:
+            if not allowed():
+                return after
+            points.hit("drain.before")
+            tracker.send(run_id, rows)
+            points.hit("drain.after")
+        after = seq
+    return newest
+
+
+class Drain:
+    """Drains under one lease, in a thread of its own, so that a slow tracker never delays a beat."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        uri: str,
+        experiment: str,
+        tags: Mapping[str, str],
+        say: Callable[[str], None],
+    ) -> None:
+        self._lease = lease
+        self._uri = uri
+        self._experiment = experiment
+        self._tags = dict(tags)
+        self._say = say
+        self._wake = threading.Event()
+        self._done = threading.Event()
+        self._ending = threading.Event()
+        tracked = lease.head.tracked
+        self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
+        """What the next head should say."""
+        self._tracker: Tracker | None = None
+        self._started = False
+        self._thread = threading.Thread(target=self._loop, name="drain", daemon=True)
+        if uri:
+            self._thread.start()
+        else:
+            self._done.set()
+
+    def poke(self) -> None:
+        """A head was confirmed: there may be rows to send."""
+        self._wake.set()
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] | None, *, wait_s: float) -> bool:
+        """Send what is left, set the final status; False if that could not be done in time."""
+        if not self._uri:
+            return True
+        self._status = status
+        self._ending.set()
+        self._wake.set()
+        return self._done.wait(wait_s)
+
+    _status: Literal["FINISHED", "FAILED", "KILLED"] | None = None
+
+    def _loop(self) -> None:
+        pause_s = 1.0
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            ending = self._ending.is_set()
+            try:
+                self._step()
+                if ending and self._tracker is not None and self._is_empty():
+                    if self._status is not None and self._lease.is_confirmed:
+                        self._tracker.end(self.tracked.run_id, self._status)
+                        self._set(status=self._status)
+                    self._done.set()
+                    return
+                pause_s = 1.0
+            except TrackerUnavailable as error:
+                self._say(f"tracker: {error}")
+            except QcityError as error:
+                self._say(f"drain: {error}")
+            if not self._is_empty() or self._tracker is None:
+                # The tracker, or the lease's confirmation, may come back: try again, ever more rarely.
+                self._wake.wait(pause_s)
+                self._wake.set()
+                pause_s = min(pause_s * 2, 30.0)
+
+    def _set(self, **values: object) -> None:
+        old = self.tracked
+        self.tracked = Tracked(
+            uri=old.uri,
+            run_id=str(values.get("run_id", old.run_id)),
+            drained_seq=int(str(values.get("drained_seq", old.drained_seq))),
+            status=str(values.get("status", old.status)),
+        )
+
+    def _is_empty(self) -> bool:
+        newest = self._lease.head.checkpoint
+        return newest is None or self.tracked.drained_seq >= newest.seq
+
+    def _step(self) -> None:
+        lease = self._lease
+        if not lease.is_confirmed:
+            return
+        head = lease.head
+        if self._tracker is None:
+            self._tracker = open_tracker(self._uri)
+        assert self._tracker is not None
+        if not self._started:
+            run_id = self._tracker.start(
+                head.run,
+                experiment=self._experiment,
+                params=head.parameters,
+                tags={**self._tags, "qcity.attempts": str(head.epoch)},
+            )
+            self._set(run_id=run_id)
+            self._started = True
+        sent = send_covered(
+            lease.store,
+            head,
+            self._tracker,
+            self.tracked.run_id,
+            after=self.tracked.drained_seq,
+            allowed=lambda: lease.is_confirmed,
+        )
+        self._set(drained_seq=sent)

@@ -1,0 +1,212 @@
+"""From the local tier to the store: one checkpoint, its rows and the journal in one publish."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from qcity_nb import codec, points
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import Manifest, manifest_digest
+from qcity_nb.checkpoint.pack import encode_pack
+from qcity_nb.clock import iso_now
+from qcity_nb.errors import Missing, StoreError
+from qcity_nb.ports import Source
+from qcity_nb.records import CheckpointRef, Head
+from qcity_nb.run import journal
+from qcity_nb.run.desk import Desk
+from qcity_nb.run.lease import Edit, Lease
+
+__all__ = ["KEEP", "Publisher"]
+
+KEEP = 3
+"""Checkpoints that stay in the store: the newest, and two to fall back to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A local checkpoint, made ready for the store."""
+
+    manifest: Manifest
+    data: bytes
+    files: dict[str, Source]
+    rows: bytes
+    ref: CheckpointRef
+
+
+class Publisher:
+    """Publishes under one lease. One thread at a time uses it."""
+
+    def __init__(self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None) -> None:
+        self._lease = lease
+        self._desk = desk
+        self._tier = tier
+        self._manifests: dict[str, Manifest] = {}
+        """Manifests that the confirmed head names, as far as this attempt knows them."""
+        self._newest = published
+        self._links: dict[str, str] = {}
+        self._offset = desk.offset()
+        self._mine: set[str] = set()
+        """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
+        self._executed = b""
+
+    @property
+    def _read(self) -> Callable[[str], bytes]:
+        return lambda name: self._lease.store.get(self._lease.run, name)
+
+    def _draft(self, manifest: Manifest, head: Head) -> _Draft:
+        """Only what the newest published manifest does not have goes into a new pack."""
+        base = self._newest
+        epoch = self._lease.epoch
+        known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
+        needed = manifest.objects.keys()
+        new = {digest: self._tier.read(manifest, digest) for digest in needed if digest not in known}
+        refs = {digest: known[digest] for digest in needed if digest in known}
+        files: dict[str, Source] = {}
+        size = 0
+        if new:
+            pack = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+            data, placed = encode_pack(pack, new, epoch=epoch)
+            files[pack] = data
+            size += len(data)
+            refs.update(placed)
+        stored = replace(manifest, objects=refs, epoch=epoch)
+        data = codec.dumps(stored)
+        name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
+        files[name] = data
+        ref = CheckpointRef(
+            name=name,
+            digest=manifest_digest(data),
+            seq=manifest.seq,
+            epoch=epoch,
+            step=manifest.step,
+            size_bytes=size + len(data),
+            at=iso_now(),
+        )
+        top = head.checkpoint.seq if head.checkpoint else 0
+        rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
+        return _Draft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
+
+    def publish(
+        self,
+        manifest: Manifest | None,
+        *,
+        change: Callable[[Head], Head] = lambda head: head,
+        executed: bool = False,
+        release: bool = False,
+    ) -> Head:
+        """Make ``manifest`` (if it is newer than the head's) and all new events the run's newest word.
+
+        Args:
+            change: a further change to the head.
+            executed: send the executed notebook along, if it changed.
+            release: let go of the lease with it.
+        Raises:
+            LeaseLost: another attempt holds the run; nothing of this is visible.
+            StoreUnavailable: unknown whether it landed; call again.
+        """
+        head = self._lease.head
+        draft: _Draft | None = None
+        if manifest is not None and manifest.seq > (head.checkpoint.seq if head.checkpoint else 0):
+            draft = self._draft(manifest, head)
+        lines, offset = self._desk.events_since(self._offset)
+        notebook = self._notebook() if executed else b""
+        dropped: list[str] = []
+
+        def edit(head: Head) -> Edit:
+            dropped.clear()
+            files: dict[str, Source] = {}
+            if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
+                files.update(draft.files)
+                kept = (draft.ref, *head.checkpoints)[:KEEP]
+                head = replace(head, checkpoints=kept)
+                if draft.rows:
+                    head = self._chain(head, "outbox", draft.rows, files, dropped)
+            if lines:
+                head = self._chain(head, "journal", lines, files, dropped)
+            if notebook:
+                name = f"executed/e{self._lease.epoch}-{uuid.uuid4().hex[:8]}.ipynb"
+                files[name] = notebook
+                if head.executed:
+                    dropped.append(head.executed)
+                head = replace(head, executed=name)
+            self._mine.update(files)
+            return Edit(head=change(head), files=files)
+
+        if draft or lines or notebook:
+            points.hit("publish.files.before")
+        head = self._lease.release(edit) if release else self._lease.update(edit)
+        if lines:
+            self._offset = offset
+            self._desk.write_offset(offset)
+        if notebook:
+            self._executed = notebook
+        if draft is not None:
+            self._newest = draft.manifest
+            self._manifests[draft.ref.name] = draft.manifest
+            self._tier.drop_rows(draft.ref.seq)
+        self._tidy(head, dropped)
+        return head
+
+    def _notebook(self) -> bytes:
+        try:
+            data = self._desk.executed.read_bytes()
+        except FileNotFoundError:
+            return b""
+        return b"" if data == self._executed else data
+
+    def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
+        segment = journal.append(getattr(head, name), lines, folder=name, epoch=self._lease.epoch, read=self._read)
+        files[segment.name] = segment.data
+        if segment.replaced:
+            dropped.append(segment.replaced)
+        return replace(head, **{name: segment.name})  # type: ignore[arg-type]  # name is journal or outbox
+
+    def _tidy(self, head: Head, dropped: list[str]) -> None:
+        """Delete what our own confirmed head dropped, and what we stored for tries that did not win."""
+        named = {head.source, head.executed, head.journal, head.outbox}
+        try:
+            named |= self._chained(head)
+            for ref in head.checkpoints:
+                named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
+            stored = self._lease.store.names(head.run)
+            mine = {n for n in stored if n in self._mine or n in dropped or self._is_superseded(n, head)}
+            garbage = sorted(mine - named)
+            if garbage and (self._lease.is_confirmed or head.holder is None):
+                self._lease.store.delete(head.run, garbage)
+                self._mine.difference_update(garbage)
+        except (StoreError, codec.DecodeError, KeyError):
+            return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
+
+    def _chained(self, head: Head) -> set[str]:
+        """The segments of both chains; each is read once for its link."""
+        names: set[str] = set()
+        for tip in (head.journal, head.outbox):
+            name = tip
+            while name:
+                names.add(name)
+                name = self._prev(name)
+        return names
+
+    def _prev(self, name: str) -> str:
+        if name not in self._links:
+            self._links[name] = journal.predecessor(self._read(name))
+        return self._links[name]
+
+    def _is_superseded(self, name: str, head: Head) -> bool:
+        """Packs and manifests of epochs up to ours: no other attempt can ever name them in a new head."""
+        folder, _, rest = name.partition("/")
+        if folder not in ("packs", "checkpoints"):
+            return False
+        epoch = rest[1:].partition("-")[0]
+        return epoch.isdigit() and int(epoch) < head.epoch
+
+    def _manifest(self, ref: CheckpointRef) -> Manifest:
+        if ref.name not in self._manifests:
+            try:
+                self._manifests[ref.name] = codec.loads(Manifest, self._read(ref.name))
+            except Missing:
+                # A damaged store: nothing can be said about its packs, so nothing of that epoch is deleted.
+                raise KeyError(ref.name) from None
+        return self._manifests[ref.name]

@@ -1,0 +1,204 @@
+"""The desk: the directory where the processes of one attempt meet.
+
+    <local>/attempts/<attempt>/
+      status.json        written by the agent alone, replaced atomically
+      requests/<id>.json written by kernel and engine; the agent answers in answers/<id>.json
+      events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
+      executed.ipynb     the executed notebook so far
+      agent.log
+
+Any of them may die at any time; nothing that matters lives only in a process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qcity_nb import codec
+from qcity_nb.records import Event
+
+__all__ = ["Answer", "Desk", "Request", "Status", "is_alive", "process_state", "start_time"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the agent knows; kernel and engine act on it."""
+
+    state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
+    run: str = ""
+    epoch: int = 0
+    pid: int = 0
+    until_s: float = 0.0
+    """Until then (lease clock) outside effects are allowed."""
+    reason: str = ""
+    """Why it is lost or refused, in one line for people."""
+    error: str = ""
+    """The name of the error in ``errors`` that ``reason`` belongs to."""
+    stop: str = ""
+    """Not empty: end at the next boundary, for this reason."""
+    tier: str = ""
+    """The directory of this attempt's local tier."""
+    restored_seq: int = 0
+    """The checkpoint that this attempt goes on from; 0: none, it starts from the beginning."""
+    restored_from: str = ""
+    published_seq: int = 0
+    published_at_s: float = 0.0
+    drained_seq: int = 0
+    store: str = ""
+    tracking: str = ""
+    tracking_run: str = ""
+    message: str = ""
+    """The newest trouble that needs no action, such as a store that does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What kernel or engine ask of the agent."""
+
+    id: str
+    op: Literal["flush", "end", "release", "stop"]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of a request."""
+
+    id: str
+    ok: bool
+    reason: str = ""
+    error: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+class Desk:
+    """Read and write one attempt's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.executed = path / "executed.ipynb"
+        self.log = path / "agent.log"
+
+    def open(self) -> Desk:
+        """Make the directories."""
+        for folder in ("requests", "answers"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        return self
+
+    def write_status(self, status: Status) -> None:
+        """Replace the status. The agent alone calls this."""
+        _replace(self.path / "status.json", codec.dumps(status))
+
+    def status(self) -> Status:
+        """The newest status; the default one before the agent wrote any."""
+        try:
+            return codec.loads(Status, (self.path / "status.json").read_bytes())
+        except FileNotFoundError:
+            return Status()
+
+    def ask(self, op: Literal["flush", "end", "release", "stop"], **data: object) -> str:
+        """File a request; returns its id."""
+        request = Request(id=uuid.uuid4().hex[:12], op=op, data=data)
+        _replace(self.path / "requests" / f"{time.time_ns():020d}-{request.id}.json", codec.dumps(request))
+        return request.id
+
+    def requests(self) -> list[tuple[Path, Request]]:
+        """Open requests, oldest first."""
+        found = []
+        for file in sorted((self.path / "requests").glob("[0-9]*.json")):
+            try:
+                found.append((file, codec.loads(Request, file.read_bytes())))
+            except (FileNotFoundError, codec.DecodeError):
+                continue
+        return found
+
+    def answer(self, file: Path, answer: Answer) -> None:
+        """Answer a request, then take it off the desk."""
+        _replace(self.path / "answers" / f"{answer.id}.json", codec.dumps(answer))
+        file.unlink(missing_ok=True)
+
+    def answered(self, request: str) -> Answer | None:
+        """The answer to a request, once there is one."""
+        try:
+            return codec.loads(Answer, (self.path / "answers" / f"{request}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def note(self, event: Event) -> None:
+        """Append one event for the journal; one write call, so lines of two processes never mix."""
+        line = codec.dumps(event) + b"\n"
+        fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(fd, line)
+        finally:
+            os.close(fd)
+
+    def events_since(self, offset: int) -> tuple[bytes, int]:
+        """Whole lines after ``offset``, and the offset after them."""
+        try:
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return b"", offset
+        end = data.rfind(b"\n") + 1
+        return data[:end], offset + end
+
+    def offset(self) -> int:
+        """How much of the events has been published."""
+        try:
+            return int((self.path / "events.offset").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def write_offset(self, offset: int) -> None:
+        """Remember how much of the events has been published."""
+        _replace(self.path / "events.offset", str(offset).encode())
+
+
+def process_state(pid: int) -> str:
+    """The kernel's letter for a process (R, S, T, Z, …); empty if there is none.
+
+    Linux reads /proc; elsewhere a process that exists counts as running.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return text.rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "R"
+    return "R"
+
+
+def start_time(pid: int) -> int:
+    """When the process began, in the kernel's ticks: with the pid it names one process for good. 0: unknown."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return int(text.rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
+        return 0
+
+
+def is_alive(pid: int, started: int = 0) -> bool:
+    """Does that very process exist and run (a zombie does not)?"""
+    if process_state(pid) in ("", "Z", "X"):
+        return False
+    return not started or start_time(pid) in (0, started)

@@ -1,0 +1,112 @@
+"""Chains: append-only lines kept as a linked list of small stored segments; the journal and the outbox are two.
+
+The head names the newest segment; its first line names the one before it. A segment under 64 KiB is rewritten
+with the new lines added, not followed, so a chain of n bytes has about n / 64 KiB segments.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from qcity_nb import codec
+from qcity_nb.clock import iso_now
+from qcity_nb.errors import Missing
+from qcity_nb.records import Event
+
+__all__ = [
+    "SEGMENT_BYTES",
+    "Segment",
+    "append",
+    "decode_events",
+    "encode_event",
+    "event",
+    "predecessor",
+    "walk",
+]
+
+SEGMENT_BYTES = 64 * 1024
+
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """The new newest segment of a chain."""
+
+    name: str
+    data: bytes
+    replaced: str
+    """The segment that this one holds all lines of; nobody needs it once the head names this one."""
+
+
+def _split(data: bytes) -> tuple[str, bytes]:
+    first, _, rest = data.partition(b"\n")
+    try:
+        prev = json.loads(first)["prev"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise codec.DecodeError(f"the first line of a segment names no predecessor: {error}") from None
+    if not isinstance(prev, str):
+        raise codec.DecodeError("the first line of a segment names no predecessor")
+    return prev, rest
+
+
+def predecessor(data: bytes) -> str:
+    """The name of the segment before this one; empty for the first."""
+    return _split(data)[0]
+
+
+def append(tip: str, lines: bytes, *, folder: str, epoch: int, read: Read) -> Segment:
+    """A chain's next newest segment, holding ``lines`` (each ended by a newline) after all that went before.
+
+    Args:
+        tip: the newest segment's name, or empty for a new chain.
+        folder: where segments of this chain live, such as ``journal``.
+        read: content by name.
+    """
+    prev, before, replaced = tip, b"", ""
+    if tip:
+        older, rest = _split(read(tip))
+        if len(rest) < SEGMENT_BYTES:
+            prev, before, replaced = older, rest, tip
+    name = f"{folder}/e{epoch}-{uuid.uuid4().hex[:12]}.jsonl"
+    first = json.dumps({"prev": prev}).encode() + b"\n"
+    return Segment(name=name, data=first + before + lines, replaced=replaced)
+
+
+def walk(tip: str, read: Read) -> Iterator[bytes]:
+    """The lines of a chain, oldest first, without their newlines.
+
+    Raises:
+        Missing: a segment was replaced while reading; read the head again and start over.
+    """
+    parts: list[bytes] = []
+    seen: set[str] = set()
+    while tip:
+        if tip in seen:
+            raise codec.DecodeError(f"segment {tip} follows itself")
+        seen.add(tip)
+        tip, rest = _split(read(tip))
+        parts.append(rest)
+    for part in reversed(parts):
+        yield from (line for line in part.split(b"\n") if line)
+
+
+def event(kind: str, *, epoch: int, attempt: str = "", **data: object) -> Event:
+    """An event that happens now."""
+    return Event(kind=kind, at=iso_now(), epoch=epoch, attempt=attempt, data=data)
+
+
+def encode_event(record: Event) -> bytes:
+    """One line."""
+    return codec.dumps(record) + b"\n"
+
+
+def decode_events(tip: str, read: Read) -> list[Event]:
+    """The journal, oldest first; empty where there is none or its oldest segments are gone."""
+    try:
+        return [codec.loads(Event, line) for line in walk(tip, read)]
+    except Missing:
+        return []

@@ -1,0 +1,387 @@
+"""A store in a directory of a file system with hard links: a local disk, NFS.
+
+    <root>/runs/<run>/heads/<n>        version n of the head; the highest n is the head
+    <root>/runs/<run>/files/<name>     objects
+    <root>/tmp/…                       what is being written; also each process's clock file
+    <root>/probed                      see ``probe``
+
+A ``/`` in a run's id is a ``+`` in its directory's name. Every file is written to ``tmp``, fsynced, and
+hard-linked to its name: a name that can be seen has its whole content, and of two writers of one name one wins.
+There is no lock file: a stopped process would hold it for ever.
+
+On NFS a listing may be as old as the mount's attribute cache (``acdirmax``, often 60 s), so a reader may see an
+older head for that long; it cannot publish on it, since the server makes each link once. Set ``ttl`` above it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from qcity_nb import points
+from qcity_nb.errors import Conflict, Missing, StoreRefused, StoreUnavailable, UsageError
+from qcity_nb.ports import Source, Stamped, Version
+from qcity_nb.stores.naming import check_name, check_run
+from qcity_nb.stores.probe import probe, translate
+
+__all__ = ["KEEP_HEADS", "DirectoryStore", "open_store"]
+
+KEEP_HEADS = 16
+"""So many versions of a head stay on disk."""
+STALE_TMP_S = 3600.0
+"""A temporary file untouched for so long is removed, unless its writer lives on this machine."""
+_TRUST_S = 1.0
+"""A head that looks younger than this needs no look at the file system's own clock."""
+_SAME_CLOCK_S = 0.1
+"""Clocks this close are one clock: file times are stamped in ticks of up to 10 ms."""
+
+
+def open_store(address: str) -> DirectoryStore:
+    """Open (and make, if need be) the store in the directory ``address``, a path or ``file://`` address.
+
+    Raises:
+        UsageError: a ``file://`` address of another machine.
+        StoreRefused: the directory cannot be a store.
+    """
+    path = address
+    if address.startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
+        parts = urlsplit(address)
+        if parts.netloc not in ("", "localhost"):
+            raise UsageError(f"store {address!r}: a file:// address has three slashes, as in file:///data/runs")
+        path = unquote(parts.path)
+    if not path:
+        raise UsageError("the store's address is empty: name a directory")
+    root = Path(path).expanduser().absolute()
+    probe(root)
+    store = DirectoryStore(root)
+    store.clean()
+    return store
+
+
+class DirectoryStore:
+    """See the module. Made by ``open_store``, which probes the directory first."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._offset_s: float | None = None
+
+    @property
+    def address(self) -> str:
+        """The directory's absolute path."""
+        return str(self.root)
+
+    def runs(self) -> list[str]:
+        """See ``ports.Store``."""
+        try:
+            found = sorted(path.name for path in (self.root / "runs").iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise translate(error, "listing the runs", self.root) from None
+        return sorted(
+            name.replace("+", "/") for name in found if self._versions(self.root / "runs" / name / "heads")
+        )
+
+    # --- heads
+
+    def _folder(self, run: str) -> Path:
+        # One level for every run, or run `a/heads` would lie among the heads of run `a`.
+        return self.root / "runs" / check_run(run).replace("/", "+")
+
+    def _versions(self, heads: Path) -> set[int]:
+        try:
+            # Some twenty short names come in one system call, under the directory's own lock: no half listing.
+            found = os.listdir(heads)  # noqa: PTH208  # every beat comes through here; iterdir costs twice as much
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except OSError as error:
+            raise translate(error, "listing the heads", self.root) from None
+        return {int(name) for name in found if name.isascii() and name.isdigit() and name[0] != "0"}
+
+    def read(self, run: str) -> Stamped | None:
+        """See ``ports.Store``."""
+        heads = self._folder(run) / "heads"
+        for _ in range(100):
+            versions = self._versions(heads)
+            if not versions:
+                return None
+            newest = max(versions)
+            try:
+                with (heads / str(newest)).open("rb") as file:
+                    data = file.read()
+                    written_s = os.fstat(file.fileno()).st_mtime
+            except FileNotFoundError:
+                continue  # pruned since the listing: there are newer ones
+            except OSError as error:
+                raise translate(error, "reading the head", self.root) from None
+            return Stamped(data=data, version=str(newest), written_s=written_s, now_s=self._now_s(written_s))
+        raise StoreUnavailable(f"run {run!r} in {self.root}: the head changes faster than it can be read")
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+    ) -> Version:
+        """See ``ports.Store``."""
+        folder = self._folder(run)
+        heads = folder / "heads"
+        for name in files or ():
+            check_name(name)
+        newest = max(self._versions(heads), default=0)
+        if (str(newest) if newest else None) != expect:
+            raise Conflict(f"run {run!r}: the head is version {newest or None}, not {expect}")
+        try:
+            if newest == 0:
+                self._make(heads)
+            if files:
+                points.hit("publish.files.before")
+                self._put(folder / "files", files)
+                points.hit("publish.files.after")
+            with self._written(head) as tmp:
+                self._commit(run, heads, tmp, newest + 1)
+        except OSError as error:
+            raise translate(error, "writing", self.root) from None
+        return str(newest + 1)
+
+    def _commit(self, run: str, heads: Path, tmp: Path, version: int) -> None:
+        try:
+            os.link(tmp, heads / str(version))
+        except FileExistsError:
+            # An NFS client that lost the reply sends the link again, and is told that its own work exists.
+            if not _is_same_file(tmp, heads / str(version)):
+                raise Conflict(f"run {run!r}: another writer made version {version}") from None
+        except FileNotFoundError:
+            if not tmp.exists():
+                # Stopped for so long that it was taken for a dead writer's.
+                raise StoreUnavailable(
+                    f"run {run!r}: the temporary file was cleaned away; read again"
+                ) from None
+            raise Conflict(f"run {run!r} was removed") from None
+        try:
+            self._check_link(run, heads, version)
+            _sync(heads)
+        except OSError as error:
+            raise StoreUnavailable(f"run {run!r}: the outcome is unknown: {error.strerror}") from None
+
+    def _check_link(self, run: str, heads: Path, version: int) -> None:
+        """The link was made; was the name free because nobody had taken it, or because it was pruned?
+
+        Only versions that are ``KEEP_HEADS`` or more below an existing one are pruned, and the highest version
+        never falls. So:
+
+        * highest < version + KEEP_HEADS: nobody can have pruned ``version``; it was never taken, and it is ours
+          alone. Versions above it, if any, were made by writers that had read ours. Success.
+        * otherwise this process was stopped for at least KEEP_HEADS versions, either before the link (it went
+          into a pruned gap, no reader saw it) or after it (it was the head for a while). Nothing here can tell
+          the two apart, so neither "it landed" nor "it did not" may be said: the outcome is unknown, and the
+          writer looks for its write id. Our name is prunable in both cases, so it is removed.
+
+        A predecessor that is gone though no version allows its pruning means that the run was removed under us.
+        """
+        versions = self._versions(heads)
+        highest = max(versions, default=0)
+        if highest >= version + KEEP_HEADS:
+            (heads / str(version)).unlink(missing_ok=True)
+            raise StoreUnavailable(
+                f"run {run!r}: version {highest} came before {version} was confirmed: read again"
+            )
+        before = version - 1
+        if before and before not in versions and highest < before + KEEP_HEADS:
+            (heads / str(version)).unlink(missing_ok=True)
+            raise Conflict(f"run {run!r} was removed")
+        # Ascending, so that a name is never seen while the one above it is already pruned.
+        for old in sorted(versions):
+            if old <= highest - KEEP_HEADS:
+                (heads / str(old)).unlink(missing_ok=True)
+
+    # --- objects
+
+    def _put(self, files_folder: Path, files: Mapping[str, Source]) -> None:
+        folders = {files_folder}
+        for name, source in files.items():
+            target = files_folder / name
+            # Also where the name is stored already: its writer may have died before this fsync.
+            folders.add(target.parent)
+            if target.is_file():
+                continue
+            self._make(target.parent)
+            if target.is_dir():
+                raise UsageError(
+                    f"{name!r} cannot be an object's name: other objects' names begin with it and a /"
+                )
+            with self._written(source) as tmp, contextlib.suppress(FileExistsError):
+                os.link(tmp, target)
+        for folder in folders:
+            _sync(folder)
+
+    def get(self, run: str, name: str) -> bytes:
+        """See ``ports.Store``."""
+        try:
+            return (self._folder(run) / "files" / check_name(name)).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise Missing(f"run {run!r} has no object {name!r} in {self.address}") from None
+        except OSError as error:
+            raise translate(error, f"reading {name!r}", self.root) from None
+
+    def names(self, run: str) -> list[str]:
+        """See ``ports.Store``."""
+        folder = self._folder(run) / "files"
+        found = []
+        for where, _, files in os.walk(folder):
+            # NFS leaves .nfs… for a file that was removed while open; no object's name starts so.
+            kept = [Path(where, file) for file in files if not file.startswith(".")]
+            found += [path.relative_to(folder).as_posix() for path in kept]
+        return sorted(found)
+
+    def delete(self, run: str, names: Sequence[str]) -> None:
+        """See ``ports.Store``."""
+        folder = self._folder(run) / "files"
+        for name in names:
+            check_name(name)
+        for name in names:
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except (NotADirectoryError, IsADirectoryError):
+                continue
+            except OSError as error:
+                raise translate(error, f"deleting {name!r}", self.root) from None
+
+    def forget(self, run: str) -> None:
+        """See ``ports.Store``. One rename takes the run out of sight; its files go after that."""
+        folder = self._folder(run)
+        grave = self._tmp("forgotten")
+        try:
+            folder.rename(grave)
+            shutil.rmtree(grave)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise translate(error, f"removing run {run!r}", self.root) from None
+
+    # --- temporary files
+
+    def _tmp(self, kind: str) -> Path:
+        return self.root / "tmp" / f"{kind}-{platform.node()}-{os.getpid()}-{os.urandom(6).hex()}"
+
+    @contextlib.contextmanager
+    def _written(self, source: Source) -> Iterator[Path]:
+        """A temporary file with the whole content on disk; it is gone afterwards, its links stay."""
+        tmp = self._tmp("write")
+        try:
+            with tmp.open("xb") as file:
+                if isinstance(source, Path):
+                    # Copied, never linked: the source may be recycled.
+                    try:
+                        reader = source.open("rb")
+                    except OSError as error:
+                        raise UsageError(f"{source} cannot be read: {error.strerror}") from None
+                    with reader:
+                        shutil.copyfileobj(reader, file, 4 << 20)
+                else:
+                    file.write(source)
+                file.flush()
+                os.fsync(file.fileno())
+            yield tmp
+        finally:
+            with contextlib.suppress(OSError):
+                tmp.unlink(missing_ok=True)
+
+    def _make(self, folder: Path) -> None:
+        """Make ``folder`` and what is missing above it, durably."""
+        if folder.is_dir():
+            return
+        self._make(folder.parent)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UsageError(
+                f"{folder}: a name that an object has cannot begin another object's name"
+            ) from None
+        _sync(folder.parent)
+
+    def clean(self) -> None:
+        """Remove what dead writers left in ``tmp``.
+
+        A writer that lives on this machine keeps its files, however old: it may be stopped. One on another
+        machine keeps them for ``STALE_TMP_S``; should it wake later, its publish fails and stores nothing.
+        """
+        folder = self.root / "tmp"
+        with contextlib.suppress(OSError, StoreRefused):
+            now_s = self._file_clock_s()
+            for path in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    if now_s - path.lstat().st_mtime < STALE_TMP_S or _is_writer_alive(path.name):
+                        continue
+                    if path.is_dir():
+                        shutil.rmtree(path, ignore_errors=True)
+                    else:
+                        path.unlink()
+
+    # --- the store's clock
+
+    def _now_s(self, written_s: float) -> float:
+        """The store's clock, which is the one that stamps its files.
+
+        On a local disk that is this machine's wall clock; on NFS it is the server's. Asking costs a write, so
+        it is asked only when it matters: at first, when a head looks silent, and when it seems to come from the
+        future. In between, the wall clock and the offset found last will do. (Not a monotonic clock: if the
+        wall clock is set back, file times go back with it, and a monotonic one would call every holder silent.)
+        """
+        offset_s = self._offset_s
+        if offset_s is None or not 0 <= time.time() + offset_s - written_s < _TRUST_S:
+            try:
+                before_s = time.time()
+                offset_s = self._file_clock_s() - before_s
+            except OSError:
+                offset_s = offset_s or 0.0  # a reader without the right to write: the wall clock must do
+            if abs(offset_s) < _SAME_CLOCK_S:
+                offset_s = 0.0
+            self._offset_s = offset_s
+        return max(time.time() + offset_s, written_s)
+
+    def _file_clock_s(self) -> float:
+        path = self.root / "tmp" / f"clock-{platform.node()}-{os.getpid()}-0"
+        with self._lock:
+            # With no times given, the file server sets its own time (NFS: SET_TO_SERVER_TIME).
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                path.touch()
+            return path.stat().st_mtime
+
+
+def _is_writer_alive(name: str) -> bool:
+    _, _, rest = name.partition("-")
+    where, _, _ = rest.rpartition("-")
+    node, _, pid = where.rpartition("-")
+    if node != platform.node() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
