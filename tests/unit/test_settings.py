@@ -95,9 +95,7 @@ def test_hosts_from_a_list_and_from_a_text(tmp_path: Path) -> None:
 
 
 def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
-    write(
-        tmp_path, '[tool.qcity]\nproject = "digits"\n[tool.qcity.params]\nx = 1\n[tool.qcity.data]\ny = "d"\n'
-    )
+    write(tmp_path, '[tool.qcity]\nproject = "digits"\n[tool.qcity.params]\nx = 1\n[tool.qcity.data]\ny = "d"\n')
     settings = load(tmp_path, environ={})
     assert settings.project.name == "digits"
     assert set(settings.origin.values()) == {"default"}
