@@ -87,9 +87,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
             return tuple(_decode(args[0], item, f"{where}[{n}]") for n, item in enumerate(value))
         if len(args) != len(value):
             raise DecodeError(f"{where}: {len(args)} items were expected")
-        return tuple(
-            _decode(arg, item, f"{where}[{n}]") for n, (arg, item) in enumerate(zip(args, value, strict=True))
-        )
+        return tuple(_decode(arg, item, f"{where}[{n}]") for n, (arg, item) in enumerate(zip(args, value, strict=True)))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise DecodeError(f"{where}: an object was expected")

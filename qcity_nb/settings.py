@@ -55,6 +55,8 @@ class Settings:
     stop_grace_s: float = 30.0
     """How long a stop waits for the next loop boundary before it interrupts."""
     stall_timeout_s: float | None = None
+    desk: str = ""
+    """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
     chaos: str = ""
     """Crash points to arm; for tests (``qcity_nb.testing.chaos``)."""
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +163,7 @@ def load(
         name = _ALIASES.get(key, key)
         if key in ("project", "params", "data"):
             continue
-        if name not in known or name == "chaos":
+        if name not in known or name in ("chaos", "desk"):
             raise UsageError(f"[tool.qcity] in {project.root / 'pyproject.toml'}: unknown key {key!r}")
         put(name, value, "pyproject.toml")
     for name in sorted(known):

@@ -9,15 +9,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qcity_nb import codec
+from qcity_nb import codec, errors
+from qcity_nb.errors import QcityError
 from qcity_nb.records import Beat
-from qcity_nb.run.desk import Desk, start_time
+from qcity_nb.run.desk import Desk, Status, is_alive, start_time
 from qcity_nb.settings import Settings
 
-__all__ = ["Config", "Watched", "config_for", "spawn"]
+__all__ = ["Config", "Watched", "again", "config_for", "node_name", "spawn", "wait_held"]
+
+START_S = 120.0
+"""How long the agent may take to get the lease and bring the newest checkpoint here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,3 +121,24 @@ def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
 def again(config: Config) -> Config:
     """The config for a second agent of the same attempt, after the first one died."""
     return replace(config, judged=None, take_over=False, wait=False)
+
+
+def wait_held(desk: Desk) -> Status:
+    """Wait until the agent holds the lease and has the newest checkpoint here.
+
+    Raises:
+        RunHeld, StoreError, …: whatever the agent says why not.
+        QcityError: the agent died, or is not ready in two minutes; its log is named.
+    """
+    until = time.monotonic() + START_S
+    pause_s = 0.002
+    while (status := desk.status()).state == "starting" or (status.state == "held" and not status.tier):
+        gone = status.pid and not is_alive(status.pid)
+        if gone or time.monotonic() > until:
+            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {desk.log}")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, 0.02)
+    if status.state != "held":
+        kind: type[QcityError] = getattr(errors, status.error, QcityError)
+        raise kind(status.reason)
+    return status

@@ -102,9 +102,7 @@ class Agent:
         path = tier_path(Path(self.config.local), lease.run, lease.epoch)
         tier = LocalTier(path, epoch=lease.epoch)
         if self.status.state != "held":
-            adopted = adopt(
-                self.store, lease.head, Path(self.config.local), epoch=lease.epoch, tier=tier
-            )
+            adopted = adopt(self.store, lease.head, Path(self.config.local), epoch=lease.epoch, tier=tier)
             if adopted.covered:
                 (path / "covered.jsonl").write_bytes(adopted.covered)
             for line in adopted.trouble:
@@ -230,9 +228,7 @@ class Agent:
         """The newest local checkpoint, the events, now and then the notebook."""
         now = self.clock.now_s()
         send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
-        job = self._worker.submit(
-            lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send)
-        )
+        job = self._worker.submit(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
         while not job.done():
             wait([job], timeout=TICK_S)
             if not job.done() and self.is_beat_due() and self.is_beating():
@@ -294,9 +290,7 @@ class Agent:
             self.show(message=f"store: {error}")
             return None  # it stays on the desk: the store may come back
         except (StoreError, CheckpointError) as error:
-            self.desk.answer(
-                file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__)
-            )
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
             return None
 
     def end(self, request: Request) -> None:

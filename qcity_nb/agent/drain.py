@@ -69,9 +69,7 @@ class Drain:
         self._done = threading.Event()
         self._ending = threading.Event()
         tracked = lease.head.tracked
-        self.tracked = Tracked(
-            uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING"
-        )
+        self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
         """What the next head should say."""
         self._tracker: Tracker | None = None
         self._started = False

@@ -85,9 +85,7 @@ class Publisher:
             at=iso_now(),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
-        rows = b"".join(
-            b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1)
-        )
+        rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
         return _Draft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
 
     def publish(
@@ -159,9 +157,7 @@ class Publisher:
         return b"" if data == self._executed else data
 
     def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
-        segment = journal.append(
-            getattr(head, name), lines, folder=name, epoch=self._lease.epoch, read=self._read
-        )
+        segment = journal.append(getattr(head, name), lines, folder=name, epoch=self._lease.epoch, read=self._read)
         files[segment.name] = segment.data
         if segment.replaced:
             dropped.append(segment.replaced)

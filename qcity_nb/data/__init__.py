@@ -1,1 +1,6 @@
-"""DVC-tracked data: read, fetch, verify."""
+"""DVC-tracked data: read, fetch, verify.
+
+``Data`` (in ``dvc``) is what a notebook holds as ``city.data``. ``tracked`` reads what DVC recorded,
+``objects`` copies content out of caches and directory remotes, ``verified`` remembers what was hashed,
+and ``fetch`` asks DVC itself for what lies elsewhere.
+"""

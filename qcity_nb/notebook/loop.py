@@ -10,12 +10,13 @@ stop or a lost lease is raised. See docs/design.md, "Runs, loops, steps".
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from qcity_nb.checkpoint.capture import check_state, restore, restore_generators
 from qcity_nb.notebook.pace import Every, Pace, pace
-from qcity_nb.notebook.session import Loop, Scope, Session, resolve
+from qcity_nb.notebook.session import Loop, Scope, Session
 
 __all__ = ["begin"]
 
@@ -25,9 +26,7 @@ SLOW_SKIP_S = 1.0
 """Consuming finished items of an iterable for longer than this is told to the user."""
 
 
-def begin(
-    session: Session, items: Iterable[T], state: object, every: Every, name: str | None
-) -> Iterator[T]:
+def begin(session: Session, items: Iterable[T], state: object, every: Every, name: str | None) -> Iterator[T]:
     """Check the arguments at once; the iteration itself begins with the first item asked for.
 
     Raises:
@@ -36,6 +35,14 @@ def begin(
     """
     check_state(state)
     return _run(session, items, state, pace(every), name)
+
+
+def _resolve(items: Iterable[Any]) -> tuple[Any, int | None, bool]:
+    """Items, how many they are if that can be told, and whether they can be indexed."""
+    if hasattr(items, "__getitem__") and hasattr(items, "__len__") and not isinstance(items, Mapping):
+        return items, len(items), True
+    total = len(items) if hasattr(items, "__len__") else None
+    return items, total, False
 
 
 def _enter(session: Session, state: object, name: str | None, total: int | None) -> tuple[Loop, bool]:
@@ -57,15 +64,8 @@ def _enter(session: Session, state: object, name: str | None, total: int | None)
     session.loops[key] = known
     if parent is not None:
         parent.has_inner = True
+        parent.has_sequence = parent.has_sequence or session.scopes[-1].loops > 1
     return known, is_known
-
-
-def _drop_inner(session: Session, loop: Loop) -> None:
-    """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
-    prefix = loop.key + "/"
-    for key, inner in list(session.loops.items()):
-        if key.startswith(prefix):
-            session.loops[key] = Loop(key=key, name=inner.name, count=inner.count)
 
 
 def _restore(session: Session, loop: Loop) -> None:
@@ -81,15 +81,13 @@ def _restore(session: Session, loop: Loop) -> None:
 
 def _run(session: Session, items: Iterable[T], state: object, when: Pace, name: str | None) -> Iterator[T]:
     session.check()
-    source, total, is_indexed = resolve(items)
+    source, total, is_indexed = _resolve(items)
     loop, is_known = _enter(session, state, name, total)
     session.open.append(loop)
     loop.started_s = session.clock.now_s()
     if is_known:
         _restore(session, loop)
-        session.note(
-            "loop", loop=loop.name, done=loop.done, total=total, finished=loop.finished, seq=session.seq
-        )
+        session.note("loop", loop=loop.name, done=loop.done, total=total, finished=loop.finished, seq=session.seq)
         if loop.finished:
             session.open.remove(loop)
             return
@@ -114,20 +112,23 @@ def _run(session: Session, items: Iterable[T], state: object, when: Pace, name: 
                 complete = True
                 break
             yield value
-            session.settle_left()
             _drop_left(session, loop, scope)
             loop.done += 1
             loop.count += 1
             loop.is_fresh = False
             loop.snap = None
-            _drop_inner(session, loop)
+            session.drop_inner(loop)
             scope = session.scopes[-1] = session._scope(loop.key, loop.count, loop.count)
             session.check()
             stop = bool(session.look().stop)
-            due = stop or session.force or when.is_due(
-                iterations=loop.done - saved_done,
-                elapsed_s=session.clock.now_s() - session.saved_at_s,
-                cost_s=session.save_s,
+            due = (
+                stop
+                or session.force
+                or when.is_due(
+                    iterations=loop.done - saved_done,
+                    elapsed_s=session.clock.now_s() - session.saved_at_s,
+                    cost_s=session.save_s,
+                )
             )
             if total is not None and loop.done >= total and not stop:
                 continue  # it is over: the final state is saved as such
@@ -175,8 +176,6 @@ def _rest(session: Session, source: Any, done: int, *, is_indexed: bool) -> Iter
         if not told and time.monotonic() - began > SLOW_SKIP_S:
             told = True
             session.note("slow-skip", done=done, at=n)
-            import warnings
-
             warnings.warn(
                 f"city.loop goes through {done} finished items of an iterable to reach the next one; "
                 "a sequence (a list, a range) would be indexed at once",

@@ -6,12 +6,12 @@ Nothing here talks to the store: a checkpoint goes to the local tier, and the ag
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qcity_nb import codec, errors, points
+from qcity_nb import errors, points
 from qcity_nb.checkpoint.capture import Captured, capture, capture_generators
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import (
@@ -70,6 +70,9 @@ class Loop:
     """Its iterator was closed before the end: by ``break``, or by an exception."""
     parent: Loop | None = None
     has_inner: bool = False
+    """An inner loop was seen: its checkpoints need this one's state at every boundary."""
+    has_sequence: bool = False
+    """Two inner loops were seen in one iteration: the second's checkpoints need the first's final state."""
     snap: tuple[Captured | None, Captured] | None = None
     """State and generators at its present boundary, while they are not yet in the tier."""
     saved_state: Encoded | None = None
@@ -248,8 +251,7 @@ class Session:
         turn = self.passes.get(key, 0)
         self.passes[key] = turn + 1
         self.open.clear()
-        scope = self._scope(key, 0, 0) if turn == 0 else Scope(key=key, iteration=0, step=0)
-        self.scopes = [scope]
+        self.scopes = [self._scope(key, turn, 0)]
 
     def end_cell(self, *, ok: bool) -> None:
         """A cell ended: what it logged is committed, or, if it failed, forgotten back to the last checkpoint."""
@@ -259,7 +261,7 @@ class Session:
         unfinished = [loop for loop in self.open if loop.touched and not loop.finished]
         if unfinished:
             self.finish_loop(unfinished[0])
-        elif self.pending or self.scopes[0].rows != self.committed.get((self.scopes[0].key, 0), 0):
+        elif self.pending:
             self.save("cell")
         self.open.clear()
 
@@ -307,14 +309,32 @@ class Session:
         points.hit("capture.before")
         loop.snap = (capture(loop.state) if loop.state is not None else None, capture_generators())
         loop.is_fresh = True
+        if self.recorder.is_on and (piece := self.recorder.since(loop.out_from)):
+            if loop.outputs and 0 < len(loop.outputs[-1][1]) < OUTPUT_CHUNK:
+                _, last = loop.outputs.pop()
+                piece = last[:-1] + b"," + piece[1:]
+            loop.outputs.append((digest_of(piece), piece))
+            loop.out_from = self.recorder.mark()
         points.hit("capture.after")
+
+    def drop_inner(self, loop: Loop) -> None:
+        """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
+        prefix = loop.key + "/"
+        for key, inner in list(self.loops.items()):
+            if key.startswith(prefix):
+                self.loops[key] = Loop(key=key, name=inner.name, count=inner.count)
 
     def finish_loop(self, loop: Loop) -> None:
         """A top-level loop is over: its final state is worth a checkpoint of its own; inner ones go with theirs."""
         loop.finished = True
+        self.drop_inner(loop)
+        outer = loop.parent
+        if outer is not None and outer.done > outer.started_done and not outer.has_sequence:
+            loop.is_fresh, loop.snap = False, None  # as before, nothing follows it in this iteration
+            return
         self.snapshot(loop)
-        if loop.parent is None:
-            self.save("loop finished")
+        if outer is None:
+            self.save("loop finished", step=loop.count)
 
     def restored(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
         """State and generators of a loop, out of the tier."""
@@ -334,10 +354,12 @@ class Session:
     # -- saving -------------------------------------------------------------------------------------------
 
     def can_save(self) -> bool:
-        """Is every open loop's state known at its present boundary?"""
-        return all(loop.is_fresh for loop in self.open if not loop.left)
+        """Is every state that a checkpoint must hold known at the right boundary?"""
+        if not all(loop.is_fresh for loop in self.open):
+            return False
+        return all(loop.is_fresh for loop in self.loops.values() if loop.touched and loop.finished)
 
-    def _collect(self, loop: Loop, objects: dict[str, Any], *, has_moved: bool) -> LoopRecord:
+    def _collect(self, loop: Loop, objects: dict[str, Any]) -> LoopRecord:
         """The loop's record, its content put into ``objects``."""
         if loop.snap is not None:
             state, generators = loop.snap
@@ -347,14 +369,6 @@ class Session:
                 objects.update(content)
             loop.saved_generators, content = encode_state(generators)
             objects.update(content)
-        if has_moved and self.recorder.is_on:
-            piece = self.recorder.since(loop.out_from)
-            if piece:
-                if loop.outputs and 0 < len(loop.outputs[-1][1]) < OUTPUT_CHUNK:
-                    _, last = loop.outputs.pop()
-                    piece = last[:-1] + b"," + piece[1:]
-                loop.outputs.append((digest_of(piece), piece))
-            loop.out_from = self.recorder.mark()
         objects.update({digest: content for digest, content in loop.outputs if content})
         return loop.record()
 
@@ -366,11 +380,7 @@ class Session:
         """
         began_s = self.clock.now_s()
         objects: dict[str, Any] = {}
-        records = []
-        moving = {id(loop) for loop in self.open}
-        for loop in self.loops.values():
-            moved = id(loop) in moving or loop.snap is not None
-            records.append(self._collect(loop, objects, has_moved=moved and loop.touched))
+        records = [self._collect(loop, objects) for loop in self.loops.values()]
         for scope in self.scopes:
             self.committed[scope.key, scope.iteration] = max(scope.rows, scope.skip)
         live = {(scope.key, scope.iteration) for scope in self.scopes}
@@ -388,8 +398,7 @@ class Session:
             step=step if step is not None else max((loop.count for loop in self.open), default=0),
             loops=tuple(records),
             contexts=tuple(
-                Context(key=key, iteration=iteration, rows=rows)
-                for (key, iteration), rows in self.committed.items()
+                Context(key=key, iteration=iteration, rows=rows) for (key, iteration), rows in self.committed.items()
             ),
             objects={},
             logged=dict(self.logged),
@@ -451,14 +460,3 @@ class Session:
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
         self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.desk.path.name, **data))
-
-
-def resolve(items: Iterable[Any]) -> tuple[Any, int | None, bool]:
-    """Items, how many they are if that can be told, and whether they can be indexed."""
-    if hasattr(items, "__getitem__") and hasattr(items, "__len__") and not isinstance(items, Mapping):
-        return items, len(items), True
-    total = len(items) if hasattr(items, "__len__") else None
-    return items, total, False
-
-
-_ = (codec, replace)

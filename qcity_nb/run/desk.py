@@ -156,7 +156,6 @@ class Desk:
         end = data.rfind(b"\n") + 1
         return data[:end], offset + end
 
-
     def offset(self) -> int:
         """How much of the events has been published."""
         try:

@@ -16,7 +16,16 @@ from qcity_nb.clock import iso_now
 from qcity_nb.errors import Missing
 from qcity_nb.records import Event
 
-__all__ = ["SEGMENT_BYTES", "Segment", "append", "decode_events", "encode_event", "event", "predecessor", "walk"]
+__all__ = [
+    "SEGMENT_BYTES",
+    "Segment",
+    "append",
+    "decode_events",
+    "encode_event",
+    "event",
+    "predecessor",
+    "walk",
+]
 
 SEGMENT_BYTES = 64 * 1024
 

@@ -31,7 +31,19 @@ from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, 
 from qcity_nb.ports import Source, Store, Version
 from qcity_nb.records import Beat, Head, Holder
 
-__all__ = ["MARGIN", "Change", "Edit", "Lease", "Observer", "Snapshot", "acquire", "amend", "create", "read", "rejoin"]
+__all__ = [
+    "MARGIN",
+    "Change",
+    "Edit",
+    "Lease",
+    "Observer",
+    "Snapshot",
+    "acquire",
+    "amend",
+    "create",
+    "read",
+    "rejoin",
+]
 
 KEEP_WRITES = 16
 MARGIN = 0.2

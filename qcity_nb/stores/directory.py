@@ -235,7 +235,9 @@ class DirectoryStore:
         folder = self._folder(run) / "files"
         found = []
         for where, _, files in os.walk(folder):
-            found += [(Path(where) / file).relative_to(folder).as_posix() for file in files]
+            # NFS leaves .nfs… for a file that was removed while open; no object's name starts so.
+            kept = [Path(where, file) for file in files if not file.startswith(".")]
+            found += [path.relative_to(folder).as_posix() for path in kept]
         return sorted(found)
 
     def delete(self, run: str, names: Sequence[str]) -> None:

@@ -1,1 +1,41 @@
 """Where metrics go: the outbox and MLflow."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from qcity_nb.errors import UsageError
+from qcity_nb.ports import Tracker
+
+__all__ = ["GROUP", "open_tracker"]
+
+GROUP = "qcity_nb.trackers"
+"""Entry points by address scheme: each names a function from an address to a ``Tracker``."""
+
+
+def open_tracker(uri: str) -> Tracker | None:
+    """The tracker at this address; does not connect yet.
+
+    Args:
+        uri: an MLflow tracking address, ``<scheme>://…`` of an installed tracker, or empty.
+    Returns: ``None`` for an empty address: metrics stay in the outbox.
+    Raises:
+        UsageError: no tracker takes such an address.
+        TrackerUnavailable: a package that it needs is missing; the message names the install line.
+    """
+    uri = uri.strip()
+    if not uri:
+        return None
+    from qcity_nb.tracking import mlflow
+
+    scheme = uri.partition(":")[0].lower()
+    if scheme in mlflow.SCHEMES:  # the built-in one needs no look-up, which reads every installed package
+        return mlflow.open_tracker(uri)
+    for entry in entry_points(group=GROUP):
+        if entry.name == scheme and scheme != "mlflow":
+            tracker: Tracker = entry.load()(uri)
+            return tracker
+    raise UsageError(
+        f"no tracker takes the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
+        "sqlite:////absolute/path.db, or nothing"
+    )

@@ -9,9 +9,7 @@ import pytest
 from qcity_nb import codec
 from qcity_nb.records import Head, Holder, Row
 
-HEAD = Head(
-    run="train-1", key="k", project="p", notebook="train.ipynb", holder=Holder(attempt="a", host="local")
-)
+HEAD = Head(run="train-1", key="k", project="p", notebook="train.ipynb", holder=Holder(attempt="a", host="local"))
 
 
 def test_a_head_comes_back_equal() -> None:

@@ -1,0 +1,128 @@
+"""What a checkpoint consists of: the record that makes one exist (docs/design.md, "What a checkpoint holds").
+
+Objects (skeletons, buffers, outputs) are named by digest; ``Manifest.objects`` says where each lies. Fields
+that only later versions fill are here already, so that theirs and ours read each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcity_nb import codec
+from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.pack import ObjectRef
+from qcity_nb.errors import CheckpointCorrupt
+
+__all__ = ["Context", "Encoded", "LoopRecord", "Manifest", "ObjectRef", "digest", "dumps", "loads"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A captured state as the digests of its parts."""
+
+    skeleton: str
+    buffers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopRecord:
+    """One loop at its last boundary."""
+
+    key: str
+    name: str = ""
+    done: int = 0
+    """Finished iterations of this pass."""
+    count: int = 0
+    """Finished iterations over the whole run."""
+    total: int | None = None
+    finished: bool = False
+    passes: int = 0
+    state: Encoded | None = None
+    generators: Encoded | None = None
+    outputs: tuple[str, ...] = ()
+    """Digests of what the cell showed inside the loop."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """An open (cell or loop, iteration): how many rows it has logged."""
+
+    key: str
+    iteration: int = 0
+    rows: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A checkpoint."""
+
+    run: str
+    epoch: int
+    seq: int
+    at: str = ""
+    reason: str = ""
+    step: int = 0
+    loops: tuple[LoopRecord, ...] = ()
+    contexts: tuple[Context, ...] = ()
+    objects: Mapping[str, ObjectRef] = field(default_factory=dict)
+    rows_upto: int = 0
+    """Rows of checkpoints up to this seq are covered by it."""
+    rows_bytes: int = 0
+    """Size of the rows that this checkpoint added."""
+    logged: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Per metric: highest step, last timestamp in ms."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Small JSON."""
+
+    rank: int = 0
+    world_size: int = 1
+    replicas: tuple[str, ...] = ()
+    """Other places that hold the same objects."""
+    cipher: Mapping[str, Any] = field(default_factory=dict)
+    """How the objects are encrypted; empty: not."""
+    signature: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all objects."""
+        return sum(ref.size_bytes for ref in self.objects.values())
+
+    def needs(self) -> Iterator[str]:
+        """The digests that its loops name."""
+        for loop in self.loops:
+            for encoded in (loop.state, loop.generators):
+                if encoded is not None:
+                    yield encoded.skeleton
+                    yield from encoded.buffers
+            yield from loop.outputs
+
+
+def digest(data: bytes) -> str:
+    """The digest of a manifest's bytes, as the head names it."""
+    return pack.digest(data)
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """Canonical JSON."""
+    return codec.dumps(manifest)
+
+
+def loads(data: bytes, *, name: str = "manifest") -> Manifest:
+    """Read what ``dumps`` wrote.
+
+    Raises:
+        CheckpointCorrupt: it is no manifest; ``name`` is what the message calls it.
+    """
+    try:
+        manifest = codec.loads(Manifest, data)
+    except codec.DecodeError as error:
+        raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
+    missing = next((need for need in manifest.needs() if need not in manifest.objects), None)
+    if missing is not None:
+        raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
+    return manifest

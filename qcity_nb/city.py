@@ -1,0 +1,336 @@
+"""The composition root: what `qcity.up()` puts together, and the object that a notebook holds. Read this first.
+
+    up()
+      settings   defaults < pyproject.toml < environment < arguments
+      host       which machine is this, by what evidence
+      run        found by its key, or made                      run/identity.py
+      agent      a process: lease, beats, publishes, drains     agent/
+      session    this kernel: rows, loops, checkpoints          notebook/session.py
+
+Under `qcity run` the engine has done the first four already, and `up()` joins them.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from qcity_nb import agent, codec, settings
+from qcity_nb.errors import RunHeld, UsageError
+from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
+from qcity_nb.notebook import loop
+from qcity_nb.notebook.pace import Every
+from qcity_nb.notebook.session import Session
+from qcity_nb.records import Wanted
+from qcity_nb.run import identity
+from qcity_nb.run.desk import Desk, Status
+from qcity_nb.settings import Settings
+
+if TYPE_CHECKING:
+    from qcity_nb.data import Data
+    from qcity_nb.notebook.panel import Panel
+
+__all__ = ["City", "up"]
+
+T = TypeVar("T")
+
+_city: City | None = None
+
+
+def up(
+    *,
+    run: str | None = None,
+    name: str = "",
+    params: Mapping[str, Any] | None = None,
+    state: str | None = None,
+    tracking: str | None = None,
+    fresh: bool = False,
+    take_over: bool = False,
+    namespace: MutableMapping[str, Any] | None = None,
+    **overrides: Any,
+) -> City:
+    """Bring up the run that this notebook belongs to, and go on where it was.
+
+    Args:
+        run: what the run is called after, where the notebook's path cannot be told (Colab).
+        name: tells apart several runs of one notebook with the same parameters.
+        params: the parameters that make this run, when it is run by hand.
+        state: where runs live: a directory or a store's address. Default: ``.qcity/store`` in the project.
+        tracking: MLflow tracking address. Default: ``.qcity/mlflow.db`` in the project.
+        fresh: begin a new run, even if an unfinished one is there.
+        take_over: take the run from the host that holds it now.
+        overrides: any other setting by name (see ``qcity doctor``).
+    Raises:
+        RunHeld: another host holds the run and is alive; the message names it and says what you can do.
+        UsageError: a setting is wrong, or the notebook's path cannot be told and ``run`` is missing.
+        StoreError: the store refuses or does not answer.
+    Does not: ask anything, or wait for longer than the holder's ttl plus two minutes.
+    """
+    global _city
+    if _city is not None and not fresh and _city.is_up:
+        return _city
+    given = settings.load(overrides={"store": state, "tracking": tracking, **overrides})
+    shell = _shell()
+    scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
+    facts = detect(namespace=scope)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos)
+    if given.desk:
+        city = _join(given, facts)
+    else:
+        city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if shell is not None:
+        from qcity_nb.notebook import kernel
+
+        kernel.attach(city.session, shell)
+    _city = city
+    return city
+
+
+def _main() -> Mapping[str, Any]:
+    import __main__
+
+    return vars(__main__)
+
+
+def _shell() -> Any:
+    """The IPython shell with a kernel behind it, if that is where we are."""
+    import sys
+
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell if shell is not None and hasattr(shell, "kernel") else None
+
+
+def _join(given: Settings, facts: HostFacts) -> City:
+    """Under the engine: its agent holds the lease already."""
+    desk = Desk(Path(given.desk))
+    config = codec.loads(agent.Config, (desk.path / "agent.json").read_bytes())
+    return City(given, facts, config, desk, agent.wait_held(desk))
+
+
+def _begin(
+    given: Settings,
+    facts: HostFacts,
+    scope: Mapping[str, Any],
+    *,
+    run: str | None,
+    name: str,
+    params: Mapping[str, Any] | None,
+    fresh: bool,
+    take_over: bool,
+) -> City:
+    """By hand: find or make the run, start an agent."""
+    from qcity_nb.stores import open_store
+
+    notebook = run
+    if notebook is None:
+        found = notebook_path(scope, facts.environ)
+        if found is None:
+            raise UsageError(
+                f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
+                'as in qcity.up(run="train")'
+            )
+        path = Path(found[0])
+        path = path if path.is_absolute() else Path.cwd() / path
+        notebook = path.resolve().name
+        if path.resolve().is_relative_to(given.project.root):
+            notebook = path.resolve().relative_to(given.project.root).as_posix()
+    head, _ = identity.find_or_create(
+        open_store(given.store),
+        project=given.project.name,
+        notebook=notebook,
+        parameters=dict(params or {}),
+        name=name,
+        fresh=fresh,
+        wanted=Wanted(attended=True),
+    )
+    config = agent.config_for(
+        given,
+        run=head.run,
+        attempt=f"{head.run}-{uuid.uuid4().hex[:8]}",
+        host=facts.name,
+        take_over=take_over,
+        wait=True,
+    )
+    desk, process = agent.spawn(config)
+    try:
+        status = agent.wait_held(desk)
+    except RunHeld as held:
+        if facts.is_interactive:
+            raise RunHeld(
+                f"{held}. Take it over with qcity.up(take_over=True), or watch it with `qcity show {head.run}`"
+            ) from None
+        raise
+    return City(given, facts, config, desk, status, process)
+
+
+class City:
+    """What a notebook holds: one attempt at one run."""
+
+    def __init__(
+        self,
+        given: Settings,
+        facts: HostFacts,
+        config: agent.Config,
+        desk: Desk,
+        status: Status,
+        process: Any = None,
+    ) -> None:
+        self.settings = given
+        self.host = facts
+        self.run = config.run
+        self._config = config
+        self._desk = desk
+        self._process = process
+        self._panel: Panel | None = None
+        self._data: Data | None = None
+        self._began_s = time.monotonic()
+        self.session = Session(desk, status, revive=self._revive)
+
+    def __repr__(self) -> str:
+        status = self.session.look(now=True)
+        return f"<City run={self.run!r} {status.state} epoch={status.epoch} host={self.host.name}>"
+
+    @property
+    def is_up(self) -> bool:
+        """Does this attempt still hold the run?"""
+        return self.session.look(now=True).state == "held"
+
+    def _revive(self) -> None:
+        """The agent died while this attempt lives: start another one for it."""
+        self.session.note("agent-died", message="the agent died; a new one goes on")
+        agent.spawn(agent.again(self._config))
+
+    def loop(self, items: Iterable[T], state: object, *, every: Every = None, name: str | None = None) -> Iterator[T]:
+        """Iterate over ``items``, and go on where a dead host stopped.
+
+        Args:
+            items: a sequence resumes by index; any other iterable must be deterministic, and its finished items
+                are consumed again without running the body.
+            state: what one iteration hands to the next: a dict of arrays, modules, optimizers, estimators or
+                plain objects, or one such object. It is restored in place before the first item comes.
+                ``None`` declares that nothing carries over. Your own random generators belong in it; the global
+                ones of Python, numpy and torch are saved anyway.
+            every: iterations (a whole number), a time ("60s", a timedelta), or by default as often as keeps
+                saving under 1% of the loop's time.
+            name: the loop's key; by default its cell and place in it.
+        Raises:
+            StateRefused: a variable cannot be saved; the message names it and says why.
+            LeaseLost, RunStopped: at a boundary, never inside an iteration.
+        Does not: undo what the unfinished iteration did outside ``state``.
+        """
+        return loop.begin(self.session, items, state, every, name)
+
+    def log(self, *, step: int | None = None, **metrics: float) -> None:
+        """Log metrics: one row each, which reaches the tracker exactly once, after the checkpoint that covers it.
+
+        Args:
+            step: by default the innermost loop's 0-based count over the whole run; 0 outside loops.
+        """
+        self.session.log(metrics, step)
+
+    def checkpoint(self) -> int:
+        """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number."""
+        self.session.check()
+        if self.session.open:
+            self.session.force = True
+            return self.session.seq
+        self.session.save("asked for")
+        return int(self.session.ask("flush", wait_s=60)["seq"])
+
+    def restore(self, state: object = None, *, name: str | None = None) -> Any:
+        """Fill ``state`` in place from the newest checkpoint of a loop; without ``state``, return a fresh object.
+
+        Args:
+            name: the loop's name or key; may be left out if there is one loop.
+        Raises:
+            UsageError: no checkpoint yet, or no such loop; the message lists what there is.
+        """
+        from qcity_nb.checkpoint.capture import load, restore
+
+        loops = [one for one in self.session.loops.values() if one.saved_state is not None]
+        found = [one for one in loops if name is None or name in (one.name, one.key)]
+        if len(found) != 1:
+            names = ", ".join(sorted(one.name for one in loops)) or "none yet"
+            raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
+        captured, _ = self.session.restored(found[0])
+        assert captured is not None
+        if state is None:
+            return load(captured)
+        restore(state, captured)
+        return state
+
+    def finish(self) -> None:
+        """By hand: end the run as succeeded; everything is published, drained and closed.
+
+        Under `qcity run` the engine ends the run, and this does nothing.
+        """
+        if self.settings.desk:
+            return
+        if self.session.pending:
+            self.session.save("finish")
+        self.session.ask("end", wait_s=90, state="succeeded")
+        self._settle()
+
+    def hand_over(self) -> None:
+        """Publish everything and let go, so that a keeper elsewhere goes on with the run."""
+        if self.session.pending:
+            self.session.save("hand over")
+        self.session.ask("release", wait_s=90, hand_over=True)
+        self._settle()
+
+    def _settle(self) -> None:
+        self.refresh()
+        if self._process is not None:
+            self._process.wait(timeout=30)
+
+    @property
+    def data(self) -> Data:
+        """DVC-tracked data of the project: ``city.data["data/digits.csv"]`` is a verified local path."""
+        if self._data is None:
+            from qcity_nb.data import Data
+
+            self._data = Data(self.settings.project.root)
+        return self._data
+
+    def secret(self, name: str) -> str:
+        """A secret by name, from the environment, Colab's or Kaggle's store. It is never logged or saved.
+
+        Raises:
+            UsageError: nobody has it; the message says where to put it on this host.
+        """
+        from qcity_nb.hosts.secret import find
+
+        return find(name, self.host)
+
+    def panel(self) -> Panel:
+        """Show the run's panel below this cell; it updates by itself and stays in the saved notebook."""
+        if self._panel is None:
+            from qcity_nb.notebook.panel import Panel
+            from qcity_nb.notebook.progress import view_of
+
+            def refresh() -> None:
+                panel.update(view_of(self))
+
+            panel = self._panel = Panel(
+                view_of(self), on_stop=self._ask_stop, on_checkpoint=self.checkpoint, on_hand_over=self.hand_over
+            )
+            self.session.listeners.append(refresh)
+        self._panel.show()
+        return self._panel
+
+    def _ask_stop(self) -> None:
+        self._desk.ask("stop", reason="stopped from the panel")
+
+    def refresh(self) -> None:
+        """Bring the panel up to date now."""
+        if self._panel is not None:
+            from qcity_nb.notebook.progress import view_of
+
+            self._panel.update(view_of(self), force=True)

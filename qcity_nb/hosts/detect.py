@@ -1,0 +1,249 @@
+"""Where we are: which host runs this process, and what made us say so.
+
+Everything here is a pure reading of what is passed in (environment, modules, a file test), so that a table of
+cases tests it. Hosts that give a notebook server to others are asked first: Kaggle's and Colab's images carry
+each other's libraries, and all of them are Jupyter underneath.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["NAMES", "HostFacts", "detect", "notebook_path"]
+
+_HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What is known of the host that runs this process."""
+
+    name: str
+    """One of ``NAMES``."""
+    evidence: str
+    """The variable, file or object that gave the host away."""
+    session_limit_s: float | None
+    """How long the host lets a session live as a rule, seconds; ``None``: no known limit.
+
+    Does not promise that the session lives so long: hosts evict earlier, for idleness or for nothing.
+    """
+    is_interactive: bool
+    """Somebody may be looking and can answer: a front end that takes input, or a terminal."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """A few facts that are worth showing; never a secret (only the variables that are named here)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Here:
+    """What the probes may look at."""
+
+    environ: Mapping[str, str]
+    exists: Callable[[Path], bool]
+    shell: object | None
+    """The running IPython shell that belongs to a Jupyter kernel."""
+
+    def first(self, *names: str) -> str | None:
+        """The evidence, if one of these variables is set to something."""
+        return next((f"{name} is set" for name in names if self.environ.get(name)), None)
+
+
+def _kaggle(here: _Here) -> str | None:
+    return here.first("KAGGLE_KERNEL_RUN_TYPE", "KAGGLE_DATA_PROXY_URL")
+
+
+def _colab(here: _Here) -> str | None:
+    return here.first("COLAB_RELEASE_TAG", "COLAB_BACKEND_VERSION")
+
+
+def _hf_space(here: _Here) -> str | None:
+    return here.first("SPACE_ID", "SPACE_HOST")
+
+
+def _hf_job(here: _Here) -> str | None:
+    # JOB_ID alone says nothing: many schedulers set it.
+    sizes = here.first("ACCELERATOR", "CPU_CORES", "MEMORY")
+    return f"JOB_ID is set and {sizes}" if here.environ.get("JOB_ID") and sizes else None
+
+
+def _lightning(here: _Here) -> str | None:
+    return here.first("LIGHTNING_CLOUD_SPACE_ID")
+
+
+def _binder(here: _Here) -> str | None:
+    return here.first("BINDER_LAUNCH_HOST")
+
+
+_STUDIO_LAB_HOME = Path("/home/studio-lab-user")
+
+
+def _studio_lab(here: _Here) -> str | None:
+    return f"{_STUDIO_LAB_HOME} exists" if here.exists(_STUDIO_LAB_HOME) else None
+
+
+def _codespaces(here: _Here) -> str | None:
+    return here.first("CODESPACES")
+
+
+def _actions(here: _Here) -> str | None:
+    return here.first("GITHUB_ACTIONS")
+
+
+def _vscode(here: _Here) -> str | None:
+    if here.shell is None:
+        # VSCODE_PID reaches every program started from VS Code's terminal too; only a kernel is a notebook.
+        return None
+    if "__vsc_ipynb_file__" in getattr(here.shell, "user_ns", {}):
+        return "a kernel in which __vsc_ipynb_file__ is defined"
+    return f"a kernel for which {found}" if (found := here.first("VSCODE_PID")) else None
+
+
+def _jupyter(here: _Here) -> str | None:
+    if found := here.first("JPY_SESSION_NAME"):
+        return found
+    if here.shell is not None:
+        return "an IPython kernel runs this code"
+    # Programs that a kernel starts inherit this one.
+    return here.first("JPY_PARENT_PID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    name: str
+    probe: Callable[[_Here], str | None]
+    limit_s: float | None = None
+    """Kaggle and Colab: 12 h. HF Jobs: 30 min unless the job was given another timeout. Actions: 6 h a job."""
+    labels: tuple[str, ...] = ()
+    """Variables that are shown as labels."""
+    is_headless: bool = False
+    """Nobody ever watches, whatever the process thinks."""
+
+
+_KINDS = (
+    _Kind(name="kaggle", probe=_kaggle, limit_s=12 * _HOUR_S, labels=("KAGGLE_KERNEL_RUN_TYPE",)),
+    _Kind(name="colab", probe=_colab, limit_s=12 * _HOUR_S, labels=("COLAB_RELEASE_TAG",)),
+    _Kind(name="hf-space", probe=_hf_space, labels=("SPACE_ID",)),
+    _Kind(
+        name="hf-job",
+        probe=_hf_job,
+        limit_s=0.5 * _HOUR_S,
+        labels=("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY"),
+        is_headless=True,
+    ),
+    _Kind(name="lightning", probe=_lightning),
+    _Kind(name="binder", probe=_binder, labels=("BINDER_LAUNCH_HOST",)),
+    _Kind(name="studio-lab", probe=_studio_lab),
+    _Kind(name="codespaces", probe=_codespaces, labels=("CODESPACE_NAME",)),
+    _Kind(
+        name="actions",
+        probe=_actions,
+        limit_s=6 * _HOUR_S,
+        labels=("GITHUB_REPOSITORY", "GITHUB_RUN_ID"),
+        is_headless=True,
+    ),
+    _Kind(name="vscode", probe=_vscode),
+    _Kind(name="jupyter", probe=_jupyter),
+    _Kind(name="plain", probe=lambda here: "no host left a mark: a plain Python process"),
+)
+
+NAMES = tuple(kind.name for kind in _KINDS)
+"""Every host that ``detect`` can name, in the order in which it asks."""
+
+
+def detect(
+    environ: Mapping[str, str] | None = None,
+    *,
+    exists: Callable[[Path], bool] = Path.exists,
+    modules: Mapping[str, object] | None = None,
+    has_terminal: Callable[[], bool] | None = None,
+) -> HostFacts:
+    """Say which host runs this process.
+
+    Args:
+        environ: the environment; the process's own by default.
+        exists: whether a file exists.
+        modules: the loaded modules (``sys.modules``); a running kernel is found there, so nothing is imported.
+        has_terminal: whether standard input is a terminal.
+    Returns: the first host in ``NAMES`` that left a mark; ``plain`` when none did.
+    Does not: reach the network, import anything, or tell a host that imitates another from the real one.
+    Source: the hosts' own documentation of their variables; docs/design.md, "How a run flows".
+    """
+    environ = os.environ if environ is None else environ
+    here = _Here(
+        environ=environ,
+        exists=exists,
+        shell=_kernel_shell(sys.modules if modules is None else modules),
+    )
+    for kind in _KINDS:
+        if evidence := kind.probe(here):
+            break
+    else:  # the last probe always answers
+        raise AssertionError
+    if kind.is_headless or environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch":
+        is_interactive = False
+    elif here.shell is not None:
+        is_interactive = _takes_input(here.shell)
+    else:
+        is_interactive = (has_terminal or _stdin_is_terminal)()
+    labels = {name.lower(): value for name in kind.labels if (value := environ.get(name))}
+    return HostFacts(
+        name=kind.name,
+        evidence=evidence,
+        session_limit_s=kind.limit_s,
+        is_interactive=is_interactive,
+        labels=labels,
+    )
+
+
+def _kernel_shell(modules: Mapping[str, object]) -> object | None:
+    """The IPython shell, if it is a Jupyter kernel's; terminal IPython has no ``kernel``."""
+    get_ipython = getattr(modules.get("IPython"), "get_ipython", None)
+    shell = get_ipython() if callable(get_ipython) else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _takes_input(shell: object) -> bool:
+    """Whether the front end that asked for the running cell would answer ``input()``.
+
+    JupyterLab and VS Code say yes with each request, papermill and nbclient no. ipykernel keeps the answer in a
+    private attribute; where that is gone, the safe answer is that nobody is there to ask.
+    """
+    return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))
+
+
+def _stdin_is_terminal() -> bool:
+    try:
+        return sys.stdin is not None and sys.stdin.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def notebook_path(
+    namespace: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> tuple[Path, str] | None:
+    """The notebook (or script) that is running, and what named it.
+
+    Args:
+        namespace: the main module's variables.
+        environ: the environment; the process's own by default.
+    Returns: an absolute path and the evidence, or ``None`` where it cannot be told, as in Colab, Kaggle and
+        under programs that execute notebooks.
+    Does not promise: that the file still has this name. Jupyter sets it when the kernel starts.
+    """
+    environ = os.environ if environ is None else environ
+    vscode = namespace.get("__vsc_ipynb_file__")
+    if isinstance(vscode, str) and vscode:
+        return Path(vscode).absolute(), "__vsc_ipynb_file__"
+    # Before JPY_SESSION_NAME: a script that a notebook starts inherits that variable.
+    script = namespace.get("__file__")
+    if isinstance(script, str) and script and Path(script).name != "ipykernel_launcher.py":
+        return Path(script).absolute(), "__main__.__file__"
+    session = environ.get("JPY_SESSION_NAME", "")
+    # Consoles have a session too, named after no file; a relative name starts at a folder that only the server
+    # knows.
+    if session.endswith(".ipynb") and Path(session).is_absolute():
+        return Path(session), "JPY_SESSION_NAME"
+    return None

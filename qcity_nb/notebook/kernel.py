@@ -1,0 +1,61 @@
+"""The session inside an IPython kernel: which cell runs, what it shows, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from qcity_nb.notebook.session import Session
+
+__all__ = ["attach", "cell_key"]
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A cell id as nbformat defines it; front ends send other things too."""
+
+_attached: list[tuple[Any, Session, Any, Any]] = []
+
+
+def cell_key(cell_id: str | None, source: str) -> str:
+    """A cell's key: its id and its source's hash; the hash alone where it has no id."""
+    digest = hashlib.blake2b(source.strip().encode(), digest_size=6).hexdigest()
+    return f"cell:{cell_id}#{digest}" if cell_id and _ID.fullmatch(cell_id) else f"cell:{digest}"
+
+
+def _running(session: Session, shell: Any, info: Any) -> str:
+    """The key of the cell that runs now."""
+    told = session.desk.path / "cell.json"
+    if told.exists():  # the engine knows best: front ends differ in what they send
+        cell = json.loads(told.read_text(encoding="utf-8"))
+        return cell_key(cell["id"], cell["source"])
+    source = getattr(info, "raw_cell", None)
+    cell_id = getattr(info, "cell_id", None)
+    if source is None:
+        history = shell.history_manager.input_hist_raw
+        source = history[-1] if history else ""
+    if cell_id is None:
+        parent = shell.kernel.get_parent() if hasattr(shell.kernel, "get_parent") else {}
+        cell_id = (parent.get("metadata") or {}).get("cellId")
+    return cell_key(cell_id, source)
+
+
+def attach(session: Session, shell: Any) -> None:
+    """Follow the shell's cells from now on, the running one included."""
+    while _attached:
+        old, previous, before, after = _attached.pop()
+        old.events.unregister("pre_run_cell", before)
+        old.events.unregister("post_run_cell", after)
+        previous.recorder.detach()
+
+    def before(info: Any = None) -> None:
+        session.start_cell(_running(session, shell, info))
+
+    def after(result: Any = None) -> None:
+        session.end_cell(ok=bool(getattr(result, "success", True)))
+
+    shell.events.register("pre_run_cell", before)
+    shell.events.register("post_run_cell", after)
+    _attached.append((shell, session, before, after))
+    session.recorder.attach(shell)
+    session.start_cell(_running(session, shell, None))

@@ -1,0 +1,80 @@
+"""A new embedded MLflow database: made beside its place and put there in one step.
+
+mlflow makes one by running every migration it ever had, for seconds, in place: two processes that start at once
+break each other's, and one that dies half way leaves a file that no mlflow opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+import uuid
+from pathlib import Path
+
+from qcity_nb.errors import TrackerUnavailable
+from qcity_nb.tracking.patience import patience
+
+__all__ = ["prepare"]
+
+_LEFTOVER_S = 3600.0
+"""Age at which somebody's unfinished database is removed; a migration takes seconds."""
+
+
+def prepare(path: Path) -> None:
+    """Make the SQLite file at ``path`` a database that mlflow opens, unless one is there.
+
+    Any number of processes may call this at once: one of their databases becomes the file, whole.
+
+    Raises:
+        ImportError: only mlflow-skinny is installed.
+        TrackerUnavailable: the directory cannot be written, or the file is no database.
+    """
+    import alembic  # noqa: F401  # what mlflow-skinny lacks; said here, before anything is written
+    import sqlalchemy  # noqa: F401
+
+    try:
+        if path.exists():
+            _check(path)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f".{path.name}.new-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > _LEFTOVER_S:
+                    old.unlink()
+        fresh = path.parent / f".{path.name}.new-{uuid.uuid4().hex[:12]}"
+        fresh.touch(exist_ok=False)  # a directory that refuses us says so here, not after ten tries of mlflow's
+        try:
+            with patience():
+                _create(fresh)
+            # A link never replaces a file that another process put there first, as a rename would.
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise TrackerUnavailable(f"{path}: {error.strerror or error}") from None
+
+
+def _check(path: Path) -> None:
+    # mlflow would try ten times, for minutes, before it told.
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise TrackerUnavailable(f"{path}: {error}") from None
+
+
+def _create(path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{path}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.get_experiment_by_name("Default")
+    # Pooled connections would keep the file open under a name that is about to go.
+    engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)
+    if engine is not None:
+        engine.dispose()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

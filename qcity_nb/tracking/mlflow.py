@@ -1,0 +1,303 @@
+"""MLflow as the tracker: a server (DagsHub's too) or the embedded SQLite store.
+
+Only calls of the MLflow 2.0 REST API are used, because servers may be old: experiments get-by-name and create;
+runs search, get, create, update, delete and log-batch.
+
+What makes a replay exactly-once: MLflow's SQL store drops an exact repeat of (key, value, timestamp, step). Its
+directory store does not, so a directory is refused here.
+
+What is stored differs from what was logged in three ways: an infinity becomes ±1.7976931348623157e308 (SQL has
+none, and every server would do the same); a character that MLflow does not allow in a key becomes ``_``; long
+keys, tags and parameters are cut at the server's limits.
+
+Does not promise: a bound below about 10 s for a request that fails, or 20 s for one to a locked SQLite file.
+Source: https://mlflow.org/docs/latest/rest-api.html
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+
+from qcity_nb.errors import TrackerUnavailable, UsageError
+from qcity_nb.records import Row
+from qcity_nb.tracking import database
+from qcity_nb.tracking.patience import patience
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
+
+RUN_TAG = "qcity.run"
+"""The tag by which a run is found again."""
+
+SCHEMES = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql"})
+"""Addresses that this tracker takes; a ``+driver`` may follow."""
+
+LARGEST = 1.7976931348623157e308
+"""What stands for an infinity."""
+
+_METRICS, _PARAMS, _TAGS, _BYTES = 1000, 100, 100, 900_000
+"""Limits of one log-batch request (MLflow REST API, "Log Batch"); it refuses more than 1 MB."""
+_SMALLEST_BATCH = 50
+_KEY_CHARS = 250
+_TAG_CHARS = 5000
+_PARAM_CHARS = (6000, 500, 250)
+"""Newest servers first; each was the limit of some release."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def without_userinfo(uri: str) -> str:
+    """The address (or any text that holds addresses) without ``user:password@``."""
+    return re.sub(r"(?<=://)[^/\s@]*(?:@[^/\s@]*)*@", "", uri)
+
+
+def open_tracker(uri: str) -> MlflowTracker:
+    """MLflow at this tracking address; neither imports mlflow nor connects before the first call.
+
+    Raises:
+        UsageError: the address is of a kind that this tracker does not take.
+    """
+    scheme = uri.partition(":")[0].lower().partition("+")[0]
+    if scheme not in SCHEMES or "://" not in uri:
+        raise UsageError(
+            f"tracking = {without_userinfo(uri)!r}: MLflow is taken at http(s)://… or "
+            "sqlite:////absolute/path.db; its directory store would keep repeated rows twice"
+        )
+    return MlflowTracker(uri)
+
+
+def _translated(
+    method: Callable[Concatenate[MlflowTracker, P], T],
+) -> Callable[Concatenate[MlflowTracker, P], T]:
+    """Every failure of the method as ``TrackerUnavailable``: one line, no credentials."""
+
+    @wraps(method)
+    def call(self: MlflowTracker, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with patience():
+            try:
+                return method(self, *args, **kwargs)
+            except TrackerUnavailable:
+                raise
+            except ImportError as error:
+                if self._address.startswith("http"):
+                    raise TrackerUnavailable(
+                        f"mlflow cannot be imported ({error}): reinstall qcity-nb"
+                    ) from None
+                raise TrackerUnavailable(
+                    f"the MLflow database {self.uri} needs the whole of mlflow ({error}): "
+                    'pip install "qcity-nb[local]"'
+                ) from None
+            except Exception as error:  # noqa: BLE001  # mlflow lets those of requests, SQLAlchemy, protobuf through
+                raise TrackerUnavailable(f"{self.uri}: {_line(error)}") from None
+
+    return call
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(without_userinfo(str(error)).split()) or type(error).__name__
+    if "Connection refused" in text or "NewConnectionError" in text:
+        return "connection refused or name unknown: is the server running?"
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        return "no answer in time"
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+class MlflowTracker:
+    """The ``Tracker`` port over an MLflow client. Safe to call from several threads, one at a time."""
+
+    def __init__(self, uri: str) -> None:
+        self._address = uri
+        self._client: MlflowClient | None = None
+        self._batch = _METRICS
+        self._file: Path | None = None
+        if uri.startswith("sqlite:///"):
+            name, mark, query = uri.removeprefix("sqlite:///").partition("?")
+            self._file = Path(name).absolute()
+            # Absolute, so that a later chdir does not change which file is meant.
+            self._address = f"sqlite:///{self._file}{mark}{query}"
+
+    @property
+    def uri(self) -> str:
+        """Address without credentials."""
+        return without_userinfo(self._address)
+
+    @_translated
+    def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+        """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
+
+        Where two clients made it at the same moment, the next call of either settles on one of them and removes
+        the other, if that is empty; ``send`` to the removed one fails, and ``start`` again gives the right one.
+
+        Args:
+            experiment: its name; made if it is not there. Empty: MLflow's ``Default``.
+            params: those that the tracker does not have yet are logged; MLflow lets none be changed.
+            tags: set, over older values; ``mlflow.runName`` is the run's name there (else ``run``).
+        Returns: the tracker's id for it.
+        """
+        client = self._connect()
+        experiment_id = self._experiment(client, experiment or "Default")
+        named = {"mlflow.runName": run, **tags, RUN_TAG: run}
+        run_id = self._find(client, experiment_id, run)
+        if run_id is None:
+            made = client.create_run(
+                experiment_id,
+                start_time=time.time_ns() // 1_000_000,
+                tags={_key(name): str(value)[:_TAG_CHARS] for name, value in named.items()},
+                run_name=named["mlflow.runName"],
+            ).info.run_id
+            # Another client may have made one too, and so may a repeat of this request whose reply was lost.
+            run_id = self._find(client, experiment_id, run) or made
+        known = client.get_run(run_id)
+        if known.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        self._set_tags(client, run_id, {k: v for k, v in named.items() if known.data.tags.get(k) != v})
+        self._log_params(client, run_id, params, known.data.params)
+        return run_id
+
+    @_translated
+    def send(self, run_id: str, rows: Sequence[Row]) -> None:
+        """Store rows. Sending a row again, exactly the same, stores nothing more.
+
+        Requests hold at most 1,000 rows, fewer after a server was too slow for that many. When one fails, those
+        before it have been stored; send them all again.
+        """
+        client = self._connect()
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_key(r.key), _finite(r.value), max(r.timestamp_ms, 0), r.step) for r in rows]
+        start = 0
+        while start < len(metrics):
+            batch = next(_split(metrics[start : start + self._batch], _METRICS, _metric_bytes))
+            try:
+                client.log_batch(run_id, metrics=batch, synchronous=True)
+            except Exception:
+                self._batch = max(_SMALLEST_BATCH, self._batch // 2)
+                raise
+            self._batch = min(_METRICS, self._batch * 2)
+            start += len(batch)
+
+    @_translated
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._set_tags(self._connect(), run_id, tags)
+
+    @_translated
+    def end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Set the final status, and the end time where it had another status."""
+        client = self._connect()
+        if client.get_run(run_id).info.status != status:
+            client.set_terminated(run_id, status)
+
+    def _connect(self) -> MlflowClient:
+        if self._client is None:
+            if self._file is not None:
+                database.prepare(self._file)
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(tracking_uri=self._address, registry_uri=self._address)
+        return self._client
+
+    def _experiment(self, client: MlflowClient, name: str) -> str:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            # By default mlflow puts the artifacts of an SQLite store into ./mlruns, wherever this process runs.
+            place = None
+            if self._file is not None:
+                place = (self._file.parent / "mlartifacts" / re.sub(r"[^\w.-]+", "-", name)).as_uri()
+            try:
+                return str(client.create_experiment(name, artifact_location=place))
+            except Exception:
+                found = client.get_experiment_by_name(name)  # another client may have been first
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise TrackerUnavailable(
+                f"{self.uri}: the experiment {name!r} is deleted there: restore it "
+                "(mlflow experiments restore) or give the project another name"
+            )
+        return str(found.experiment_id)
+
+    def _find(self, client: MlflowClient, experiment_id: str, run: str) -> str | None:
+        if "'" in run or '"' in run:
+            raise TrackerUnavailable(f"{run!r} is no run id")
+        found = client.search_runs(
+            [experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=100
+        )
+        # All clients choose the same one, a used one first, then the oldest; empty others are nobody's.
+        ranked = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
+        for other in ranked[1:]:
+            if not other.data.metrics:
+                client.delete_run(other.info.run_id)  # MLflow can restore it
+        return str(ranked[0].info.run_id) if ranked else None
+
+    def _set_tags(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        items = [RunTag(_key(name), str(value)[:_TAG_CHARS]) for name, value in tags.items()]
+        for batch in _split(items, _TAGS, _text_bytes):
+            client.log_batch(run_id, tags=batch, synchronous=True)
+
+    def _log_params(
+        self, client: MlflowClient, run_id: str, params: Mapping[str, object], known: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        missing = {_key(name): str(value) for name, value in params.items() if _key(name) not in known}
+        for limit in _PARAM_CHARS:
+            items = [Param(name, value[:limit]) for name, value in missing.items()]
+            try:
+                for batch in _split(items, _PARAMS, _text_bytes):
+                    client.log_batch(run_id, params=batch, synchronous=True)
+                return
+            except MlflowException as error:
+                if limit == _PARAM_CHARS[-1] or error.error_code not in (
+                    "INVALID_PARAMETER_VALUE",
+                    "BAD_REQUEST",
+                ):
+                    raise
+                # Too long for this server, or another client was first with some of them.
+                there = client.get_run(run_id).data.params
+                missing = {name: value for name, value in missing.items() if name not in there}
+
+
+def _finite(value: float) -> float:
+    return max(-LARGEST, min(LARGEST, value)) if value == value else value
+
+
+def _key(name: str) -> str:
+    """The name as MLflow takes it: letters, digits and ``_-. /``, no path that leads upwards."""
+    clean = re.sub(r"[^\w\-. /]", "_", name)
+    clean = "/".join(part if part.strip(".") else "_" * max(1, len(part)) for part in clean.split("/"))
+    return clean[:_KEY_CHARS].rstrip("/")
+
+
+def _metric_bytes(item: Any) -> int:
+    return 150 + len(item.key) * (1 if item.key.isascii() else 6)
+
+
+def _text_bytes(item: Any) -> int:
+    # JSON writes a character outside ASCII in up to 12 bytes, a control character in 6.
+    return 50 + sum(len(text) if text.isascii() else 12 * len(text) for text in (item.key, item.value))
+
+
+def _split(items: Sequence[T], limit: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Batches in order, each within the limits of one request."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        if batch and (len(batch) == limit or total + size(item) > _BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
+        yield batch

@@ -1,0 +1,55 @@
+"""How mlflow is called: it gives up in seconds, and says nothing to the user's screen."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["patience"]
+
+_PATIENCE = {
+    # One repeat at once, then the caller's own back-off: together under 10 s for a server that hangs. The
+    # defaults block the caller for minutes.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_environment = threading.RLock()
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Our timeouts, and silence, for the calls inside; the process's own settings afterwards.
+
+    mlflow reads its settings from the environment at each request and takes them nowhere else. A call that the
+    user's own threads make to mlflow meanwhile sees ours, and a warning that they give meanwhile is not shown.
+    """
+    with _environment, warnings.catch_warnings():
+        before = {name: os.environ.get(name) for name in _PATIENCE}
+        levels: dict[logging.Logger, int] = {}
+        os.environ.update(_PATIENCE)
+        try:
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(ImportError):  # the call itself says it better
+                import mlflow  # noqa: F401  # it sets its loggers' levels when first imported
+            for logger in (logging.getLogger("mlflow"), logging.getLogger("alembic")):
+                levels[logger] = logger.level
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

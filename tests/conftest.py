@@ -1,0 +1,89 @@
+"""Fixtures for all tests: a real MLflow server and MLflow databases that cost no migrations."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+START_S = 110.0
+
+
+def _test_run() -> tuple[Path, int]:
+    """One directory and one process for a test run, whatever the number of its xdist workers."""
+    pid = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    return Path(tempfile.gettempdir()) / f"qcity-tests-{getpass.getuser()}-{pid}", pid
+
+
+def _start_server() -> Path:
+    """Start the server unless this test run has done so; does not wait for it."""
+    folder, pid = _test_run()
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return folder
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, str(HERE / "mlflow_server.py"), str(folder), str(pid)], env=env, check=True)
+    return folder
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the server early where a test will ask for it: it takes its time."""
+    if session.config.option.collectonly:
+        return
+    if any("mlflow_uri" in getattr(item, "fixturenames", ()) for item in session.items):
+        _start_server()
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri() -> str:
+    """The address of a real ``mlflow server``; one for the whole test run, which it outlives by a moment."""
+    folder = _start_server()
+    deadline = time.monotonic() + START_S
+    while not (folder / "uri").exists():
+        if (folder / "failed").exists() or time.monotonic() > deadline:
+            log = (folder / "log").read_text() if (folder / "log").exists() else ""
+            pytest.fail(f"mlflow server did not start: {log[-2000:]}")
+        time.sleep(0.1)
+    return (folder / "uri").read_text()
+
+
+@pytest.fixture(scope="session")
+def mlflow_folder(mlflow_uri: str) -> Path:
+    """Where that server keeps its things: ``server.db`` is its database."""
+    return _test_run()[0]
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database, migrated; copy it, do not open it."""
+    from qcity_nb.tracking.database import prepare
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    path = shared / "mlflow-template.db"
+    prepare(path)  # any number of processes at once
+    return path
+
+
+@pytest.fixture
+def mlflow_database(mlflow_template: Path, tmp_path: Path) -> Callable[..., str]:
+    """``mlflow_database(path)`` makes an empty MLflow database in no time; returns its address."""
+
+    def make(path: Path | None = None) -> str:
+        path = path or tmp_path / "mlflow.db"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(mlflow_template, path)
+        return f"sqlite:///{path}"
+
+    return make
