@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -23,6 +23,17 @@ BASE: dict[str, Any] = {"project": "p", "notebook": "a/train.ipynb", "parameters
 def head(**changes: Any) -> Head:
     facts = {**BASE, **changes}
     return Head(run="", key=key(**facts), **facts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    head: Head
+    is_new: bool
+
+
+def ask(store: MemoryStore, *, fresh: bool = False, source: bytes = b"", **changes: Any) -> Found:
+    head, is_new = find_or_create(store, **{**BASE, **changes}, fresh=fresh, source=source, output="out/{run}.ipynb")
+    return Found(head=head, is_new=is_new)
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:
@@ -66,43 +77,44 @@ def test_slugs_are_fit_for_ids(notebook: str, name: str, expected: str) -> None:
 
 def test_an_unfinished_run_is_found_again_and_a_finished_one_is_not() -> None:
     store = MemoryStore()
-    first = find_or_create(store, head(), files={"source": b"x"})
+    first = ask(store, source=b"x")
     assert first.is_new
     assert re.fullmatch(r"train-[0-9a-f]{6}-1", first.head.run)
-    assert store.get(first.head.run, "source") == b"x"
+    assert store.get(first.head.run, first.head.source) == b"x"
+    assert first.head.output == f"out/{first.head.run}.ipynb"
     states: list[RunState] = ["running", "stopped"]
     for state in states:
         lease.amend(store, first.head.run, lambda now, state=state: replace(now, state=state))  # type: ignore[misc]  # bound now
-        again = find_or_create(store, head())
+        again = ask(store)
         assert (again.is_new, again.head.run) == (False, first.head.run)
     lease.amend(store, first.head.run, lambda now: replace(now, state="failed"))
-    second = find_or_create(store, head())
+    second = ask(store)
     assert second.is_new
     assert second.head.run.endswith("-2")
 
 
 def test_fresh_makes_a_new_one_in_any_case() -> None:
     store = MemoryStore()
-    runs = [find_or_create(store, head(), fresh=True).head.run for _ in range(3)]
+    runs = [ask(store, fresh=True).head.run for _ in range(3)]
     assert [run[-2:] for run in runs] == ["-1", "-2", "-3"]
-    assert find_or_create(store, head()).head.run == runs[-1]
+    assert ask(store).head.run == runs[-1]
 
 
 def test_other_parameters_are_another_run() -> None:
     store = MemoryStore()
-    one = find_or_create(store, head())
-    two = find_or_create(store, head(parameters={"x": 2}))
+    one = ask(store)
+    two = ask(store, parameters={"x": 2})
     assert two.is_new
     assert one.head.run != two.head.run
 
 
 def test_keys_that_share_six_digits_do_not_share_runs() -> None:
     store = MemoryStore()
-    one = find_or_create(store, head())
-    other = replace(head(), key=one.head.key[:6] + "0" * 58)
-    two = find_or_create(store, other)
-    assert two.is_new
-    assert two.head.run == one.head.run[:-1] + "2"
+    wanted = key(**BASE)
+    lease.create(store, replace(head(), run=f"train-{wanted[:6]}-1", key=wanted[:6] + "0" * 58))
+    found = ask(store)
+    assert found.is_new
+    assert found.head.run == f"train-{wanted[:6]}-2"
 
 
 class Lagging(MemoryStore):
@@ -127,34 +139,34 @@ class Lagging(MemoryStore):
 def test_two_who_ask_at_once_get_the_same_run() -> None:
     store = Lagging()
     store.rival = replace(head(), name="")
-    found = find_or_create(store, head())
+    found = ask(store)
     assert not found.is_new
 
 
 def test_fresh_goes_past_what_the_listing_did_not_show() -> None:
     store = Lagging()
     store.rival = head()
-    found = find_or_create(store, head(), fresh=True)
+    found = ask(store, fresh=True)
     assert found.is_new
     assert found.head.run.endswith("-2")
 
 
 def test_a_run_that_cannot_be_read_is_not_overlooked() -> None:
     store = MemoryStore()
-    run = find_or_create(store, head()).head.run
+    run = ask(store).head.run
     stamped = store.read(run)
     assert stamped is not None
     store.publish(run, b"rubbish", expect=stamped.version)
     with pytest.raises(HeadCorrupt, match="--fresh"):
-        find_or_create(store, head())
-    assert find_or_create(store, head(), fresh=True).is_new
+        ask(store)
+    assert ask(store, fresh=True).is_new
 
 
 def test_a_run_may_be_named_by_its_beginning() -> None:
     store = MemoryStore()
-    one = find_or_create(store, head()).head.run
+    one = ask(store).head.run
     assert match(store, one) == match(store, one[:8]) == one
-    two = find_or_create(store, head(), fresh=True).head.run
+    two = ask(store, fresh=True).head.run
     with pytest.raises(UnknownRun, match="may be any of"):
         match(store, one[:8])
     assert match(store, two) == two
