@@ -27,13 +27,13 @@ from qcity_nb.run import identity, lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 
-__all__ = ["demo", "init", "keep", "resume", "run", "stop"]
+__all__ = ["address_of", "ask_stop", "demo", "follow", "init", "keep", "resume", "run", "short", "stop"]
 
 _SETTLE_S = 15.0
 """How long the foreground waits for the tracker's part of a run that has ended."""
 
 
-def _relative(path: Path) -> str:
+def short(path: Path) -> str:
     """As short as it stays true from the working directory."""
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
@@ -42,13 +42,13 @@ def _relative(path: Path) -> str:
 
 def _settings_for(notebook: Path, state: str | None) -> Settings:
     """The working directory's project where the notebook lies in it, else the notebook's own."""
-    given = settings.load(overrides={"store": _address(state)})
+    given = settings.load(overrides={"store": address_of(state)})
     if notebook.is_relative_to(given.project.root):
         return given
-    return settings.load(notebook.parent, {"store": _address(state)})
+    return settings.load(notebook.parent, {"store": address_of(state)})
 
 
-def _address(state: str | None) -> str | None:
+def address_of(state: str | None) -> str | None:
     """What was typed as a path means the working directory's, not the project's."""
     return str(Path(state).expanduser().absolute()) if state and "://" not in state else state
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         out = Path(args.output).expanduser().absolute()
         if not out.parent.is_dir():
-            raise UsageError(f"-o {args.output}: there is no directory {_relative(out.parent)}")
+            raise UsageError(f"-o {args.output}: there is no directory {short(out.parent)}")
         output = out.relative_to(root).as_posix() if out.is_relative_to(root) else str(out)
     store = open_store(given.store)
     head, is_new = identity.find_or_create(
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     )
     note = Progress(sys.stderr)
     if is_new:
-        note.say(f"{head.run}: new run of {_relative(path)}")
+        note.say(f"{head.run}: new run of {short(path)}")
     else:
         step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
@@ -112,7 +112,7 @@ def _renew_source(store: Store, head: Head, content: bytes, note: Progress) -> H
 
 def resume(args: argparse.Namespace) -> int:
     """``qcity resume``."""
-    given = settings.load(overrides={"store": _address(args.state)})
+    given = settings.load(overrides={"store": address_of(args.state)})
     store = open_store(given.store)
     name = identity.match(store, args.run)
     if args.on:
@@ -128,7 +128,7 @@ def _go_on(store: Store, given: Settings, run: str, args: argparse.Namespace, no
     if not args.detach:
         return follow(store, given, run, note, as_json=args.json)
     log = _detach(store, given, run)
-    note.say(f"{run}: a keeper works in the background; its log is {_relative(log)}")
+    note.say(f"{run}: a keeper works in the background; its log is {short(log)}")
     print(json.dumps({"run": run, "keeper_log": str(log)}) if args.json else run)
     return 0
 
@@ -259,7 +259,7 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
     else:
         print(f"{head.run}: {state_of(head)} after {head.epoch} attempt{'s' if head.epoch != 1 else ''}")
         if executed and executed.exists():
-            print(f"executed notebook: {_relative(executed)}")
+            print(f"executed notebook: {short(executed)}")
     if head.state == "failed" and failure is not None:
         print(failure.traceback.rstrip() or failure.message, file=sys.stderr)
     if head.state == "stopped" and not as_json:
@@ -269,7 +269,7 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
 
 def keep(args: argparse.Namespace) -> int:
     """``qcity keep``."""
-    given = settings.load(overrides={"store": _address(args.state)})
+    given = settings.load(overrides={"store": address_of(args.state)})
     store = open_store(given.store)
     runs = [identity.match(store, name) for name in args.run] if args.run else None
     note = Progress(sys.stdout, live=False)
@@ -293,7 +293,7 @@ def keep(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """``qcity stop``."""
-    given = settings.load(overrides={"store": _address(args.state)})
+    given = settings.load(overrides={"store": address_of(args.state)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
     before = lease.read(store, run).head
@@ -319,4 +319,4 @@ def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
     from importlib import import_module
 
-    return int(import_module("qcity_nb.demo").main(_address(args.state)) or 0)
+    return int(import_module("qcity_nb.demo").main(address_of(args.state)) or 0)

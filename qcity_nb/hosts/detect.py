@@ -221,9 +221,7 @@ def _stdin_is_terminal() -> bool:
         return False
 
 
-def notebook_path(
-    namespace: Mapping[str, object], environ: Mapping[str, str] | None = None
-) -> tuple[Path, str] | None:
+def notebook_path(namespace: Mapping[str, object], environ: Mapping[str, str] | None = None) -> tuple[Path, str] | None:
     """The notebook (or script) that is running, and what named it.
 
     Args:
