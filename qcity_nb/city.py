@@ -144,18 +144,15 @@ def _begin(
         if path.resolve().is_relative_to(given.project.root):
             notebook = path.resolve().relative_to(given.project.root).as_posix()
     store = open_store(given.store)
-    parameters = dict(params or {})
-    key = identity.key(project=given.project.name, notebook=notebook, parameters=parameters, name=name)
-    draft = Head(
-        run="",
-        key=key,
+    head, _ = identity.find_or_create(
+        store,
         project=given.project.name,
         notebook=notebook,
+        parameters=dict(params or {}),
         name=name,
-        parameters=parameters,
+        fresh=fresh,
         wanted=Wanted(attended=True),
     )
-    head = identity.find_or_create(store, draft, fresh=fresh).head
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
     config = agent.config_for(

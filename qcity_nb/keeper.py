@@ -209,14 +209,15 @@ class Keeper:
         if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:
             # The write was so slow that another keeper may be about to take it for abandoned: leave it to that.
             return head, events
+        root = self._settings.project.root if head.project == self._settings.project.name else None
         spec = AttemptSpec(
             run=head.run,
             attempt=attempt,
             host=action.host,
             store=self._store.address,
             judged=action.judged,
-            project=str(self._settings.project.root) if head.project == self._settings.project.name else "",
-            output=head.output,
+            project=str(root) if root else "",
+            output=str(root / head.output) if root and head.output else "",
             needs=head.needs,
         )
         try:

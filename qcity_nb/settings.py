@@ -17,7 +17,7 @@ from typing import Any
 
 from qcity_nb.errors import UsageError
 
-__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds"]
+__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds", "wants_traceback"]
 
 ENV = "QCITY_"
 
@@ -132,6 +132,12 @@ def _value(name: str, value: object) -> Any:
     if name == "local":
         return Path(str(value)).expanduser()
     return str(value)
+
+
+def wants_traceback(environ: Mapping[str, str] | None = None) -> bool:
+    """Does ``QCITY_TRACEBACK`` ask the command line for tracebacks?"""
+    environ = os.environ if environ is None else environ
+    return environ.get(ENV + "TRACEBACK", "") not in ("", "0")
 
 
 def load(

@@ -32,8 +32,7 @@ from papermill.utils import merge_kwargs, remove_args
 from qcity_nb import agent, codec, points, settings
 from qcity_nb.agent import Config
 from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
-from qcity_nb.ports import Source
-from qcity_nb.records import Failure, Head, Wanted
+from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
 from qcity_nb.run.desk import Answer, Desk, is_alive
 
@@ -336,24 +335,14 @@ def _own_seat(nb: Any, input_path: str) -> Seat:
     root = given.project.root
     parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
     name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
-    key = identity.key(project=given.project.name, notebook=name, parameters=parameters)
-    content = full.read_bytes() if full.is_file() else b""
-    files: dict[str, Source] = {}
-    source = ""
-    if content:
-        source = f"source/{hashlib.blake2b(content, digest_size=8).hexdigest()}.ipynb"
-        files[source] = content
-    draft = Head(
-        run="",
-        key=key,
+    head, _ = identity.find_or_create(
+        open_store(given.store),
         project=given.project.name,
         notebook=name,
         parameters=parameters,
-        source=source,
+        source=full.read_bytes() if full.is_file() else b"",
         wanted=Wanted(attended=True),  # somebody else's scheduler started it, and starts it again
     )
-    store = open_store(given.store)
-    head = identity.find_or_create(store, draft, files=files).head
     config = agent.config_for(
         given,
         run=head.run,

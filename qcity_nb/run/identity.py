@@ -1,6 +1,6 @@
 """Which run is meant: a run's key is (project, notebook, parameters, name).
 
-    find_or_create(store, head)  ->  Found      an unfinished run with that key, else a new one
+    find_or_create(store, project=…, notebook=…)  ->  head, is_new      an unfinished run, else a new one
 
 A run's id is ``<slug>-<key6>-<n>``: what people recognise, what tells keys apart, and a count. A new one is
 made by compare-and-set, so two who ask at once get the same run.
@@ -12,26 +12,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from qcity_nb import codec
 from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
-from qcity_nb.ports import Source, Store
-from qcity_nb.records import Head, Launches, Wanted
+from qcity_nb.ports import Store
+from qcity_nb.records import Head, Launches, Relaunch, Wanted
 from qcity_nb.run import lease
 
-__all__ = ["Found", "find_or_create", "key", "match", "reopen", "slug"]
+__all__ = ["find_or_create", "key", "match", "reopen", "slug", "source_name"]
 
 _TRIES = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """The run that was meant."""
-
-    head: Head
-    is_new: bool
 
 
 def key(*, project: str, notebook: str, parameters: Mapping[str, Any], name: str = "") -> str:
@@ -61,39 +53,70 @@ def _numbered(store: Store, prefix: str) -> list[int]:
     return sorted(found, reverse=True)
 
 
+def source_name(source: bytes) -> str:
+    """The stored name of a notebook as it was."""
+    return f"source.ipynb-{hashlib.sha256(source).hexdigest()[:16]}"
+
+
 def find_or_create(
-    store: Store, head: Head, *, files: Mapping[str, Source] | None = None, fresh: bool = False
-) -> Found:
-    """The newest unfinished run with ``head.key``, or ``head`` as a new run.
+    store: Store,
+    *,
+    project: str,
+    notebook: str,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "",
+    fresh: bool = False,
+    source: bytes = b"",
+    output: str = "",
+    wanted: Wanted | None = None,
+    relaunch: Relaunch | None = None,
+) -> tuple[Head, bool]:
+    """The newest unfinished run of these, or a new one.
 
     Args:
-        head: what a new run would be; its ``run`` is chosen here, and put for ``{run}`` in ``output``.
-        files: what a new run's head names.
+        project, notebook, parameters, name: see ``key``.
         fresh: make a new one in any case.
+        source: the notebook's content, stored with a new run for hosts without the project's files.
+        output: where a new run's executed notebook goes; ``{run}`` in it becomes the run's id.
+        wanted, relaunch: what a new run begins with.
+    Returns: the head, and whether it is new; an old one is as it was found.
     Raises:
         HeadCorrupt: a run of this id's family cannot be read, so whether it is unfinished is unknown;
             ``fresh`` goes on without it.
         StoreUnavailable: the store did not answer.
     """
-    prefix = f"{slug(head.notebook, head.name)}-{head.key[:6]}-"
+    parameters = dict(parameters or {})
+    wanted_key = key(project=project, notebook=notebook, parameters=parameters, name=name)
+    prefix = f"{slug(notebook, name)}-{wanted_key[:6]}-"
     numbers = _numbered(store, prefix)
     if not fresh:
         for n in numbers:
-            found = _unfinished(store, f"{prefix}{n}", head.key)
+            found = _unfinished(store, f"{prefix}{n}", wanted_key)
             if found is not None:
-                return Found(head=found, is_new=False)
+                return found, False
     n = numbers[0] if numbers else 0
     for _ in range(_TRIES):
         n += 1
+        run = f"{prefix}{n}"
+        head = Head(
+            run=run,
+            key=wanted_key,
+            project=project,
+            notebook=notebook,
+            name=name,
+            parameters=parameters,
+            source=source_name(source) if source else "",
+            output=output.replace("{run}", run),
+            wanted=wanted or Wanted(),
+            relaunch=relaunch or Relaunch(),
+        )
         try:
-            run = f"{prefix}{n}"
-            new = replace(head, run=run, output=head.output.replace("{run}", run))
-            return Found(head=lease.create(store, new, files=files), is_new=True)
+            return lease.create(store, head, files={head.source: source} if source else None), True
         except Conflict:
             # A listing may lag behind: somebody made it before us, perhaps just now and for the same key.
-            found = None if fresh else _unfinished(store, f"{prefix}{n}", head.key)
+            found = None if fresh else _unfinished(store, run, wanted_key)
             if found is not None:
-                return Found(head=found, is_new=False)
+                return found, False
     raise Conflict(f"{_TRIES} runs {prefix}… were made while this one was: try again")
 
 
