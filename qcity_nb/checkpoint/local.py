@@ -230,9 +230,7 @@ class LocalTier:
         try:
             if new:
                 refs |= pack.write_pack(path, new, epoch=self.epoch, sync_name=False)
-            saved = replace(
-                manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows)
-            )
+            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
         except BaseException:
             if new:
@@ -304,9 +302,7 @@ class LocalTier:
                 with contextlib.suppress(OSError):
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
 
-    def import_from(
-        self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]
-    ) -> Manifest:
+    def import_from(self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]) -> Manifest:
         """Take over a checkpoint of the store, or of the epoch before, as this tier's own first one.
 
         It keeps its ``seq``; its objects go into a pack of this epoch.
@@ -332,9 +328,7 @@ class LocalTier:
                 _Lazy(manifest.objects, read),
                 epoch=self.epoch,
             )
-            saved = replace(
-                manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b""))
-            )
+            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -94,9 +94,7 @@ class Panel:
             self.flush()
             box, self._buttons = self._buttons, None
             if box is not None:
-                self._send(
-                    self._bundle(html="", plain=""), display_id=f"{self._display_id}-buttons", update=True
-                )
+                self._send(self._bundle(html="", plain=""), display_id=f"{self._display_id}-buttons", update=True)
                 box.close()
 
     def __str__(self) -> str:

@@ -109,9 +109,7 @@ class HeadWorld:
             self.seen[f"acquire: {type(error).__name__}"] += 1
             return
         # A lost reply may hide that a rival was faster still; the epoch itself was this attempt's.
-        owners = [
-            h["holder"]["attempt"] for h in self.oracle.heads if h["epoch"] == taken.epoch and h["holder"]
-        ]
+        owners = [h["holder"]["attempt"] for h in self.oracle.heads if h["epoch"] == taken.epoch and h["holder"]]
         assert owners[0] == attempt, f"{attempt} holds epoch {taken.epoch} of {owners[0]}: {self!r}"
         self.leases[attempt] = taken
         self.seen["acquired"] += 1

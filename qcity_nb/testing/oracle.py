@@ -69,9 +69,7 @@ class Oracle:
             assert new["epoch"] == old["epoch"] + 1, f"epochs grow by one: {where}"
             assert (holds, new["beat"]) == (sender, 0), f"the new holder wrote for another: {where}"
             judged = new["judged"]
-            assert held in (None, sender) or judged == [old["epoch"], old["beat"]], (
-                f"taken from the living: {where}"
-            )
+            assert held in (None, sender) or judged == [old["epoch"], old["beat"]], f"taken from the living: {where}"
             assert new["checkpoints"] == old["checkpoints"], f"taking over changes no checkpoint: {where}"
         elif (new["beat"], holds) != (old["beat"], held) or new["checkpoints"] != old["checkpoints"]:
             assert held == sender, f"{sender} published without holding: {where}"
@@ -82,9 +80,7 @@ class Oracle:
             assert all(ref["epoch"] == new["epoch"] for ref in new["checkpoints"][:added]), where
         if sender != "foreigner":
             assert new["wanted"] == old["wanted"], f"a foreign wish was lost: {where}"
-            assert new["intent"] == old["intent"] or new["intent"] is None, (
-                f"a foreign intent was lost: {where}"
-            )
+            assert new["intent"] == old["intent"] or new["intent"] is None, f"a foreign intent was lost: {where}"
             assert new["notes"] == old["notes"], f"a foreign note was lost: {where}"
         else:
             assert (new["epoch"], new["beat"], holds) == (old["epoch"], old["beat"], held), where

@@ -146,9 +146,7 @@ class Faulty:
         ("single precision", "test_rows_arrive_and_an_exact_replay_adds_none"),
     ],
 )
-def test_a_broken_tracker_fails_the_contract(
-    mlflow_database: Callable[..., str], fault: str, test: str
-) -> None:
+def test_a_broken_tracker_fails_the_contract(mlflow_database: Callable[..., str], fault: str, test: str) -> None:
     uri = mlflow_database()
     suite = TestDatabase()
     suite.open = lambda uri: Faulty(uri, fault)  # type: ignore[method-assign]  # the fault is planted here

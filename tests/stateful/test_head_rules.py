@@ -55,7 +55,7 @@ TestDirectoryRules.settings = settings(
 def test_seeded_schedules_of_rivals() -> None:
     seen: Counter[str] = Counter()
     log: Counter[str] = Counter()
-    for seed in range(300):
+    for seed in range(240):
         world = HeadWorld(lambda clock: MemoryStore(clock=clock), seed=seed)
         play(world, seed)
         seen += world.seen

@@ -58,9 +58,7 @@ def test_a_front_end_that_answers_gets_buttons_until_the_panel_closes() -> None:
     shown = [message["content"] for message in seen if "display" in message["msg_type"]]
     assert kinds == ["display_data", "display_data", *["update_display_data"] * 5]
     assert all(is_panel(content) for content in shown)
-    assert [content["transient"]["display_id"] for content in shown[2:6]] == [
-        shown[0]["transient"]["display_id"]
-    ] * 4
+    assert [content["transient"]["display_id"] for content in shown[2:6]] == [shown[0]["transient"]["display_id"]] * 4
     assert WIDGET in shown[1]["data"]
     assert shown[-1]["transient"] == shown[1]["transient"]
     assert shown[-1]["data"]["text/html"] == ""

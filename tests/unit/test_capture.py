@@ -118,9 +118,7 @@ layouts: list[Callable[[Any], Any]] = [
 tensors = st.builds(
     lambda n, dtype: torch.arange(n).to(dtype),
     st.integers(0, 2000),
-    st.sampled_from(
-        [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float8_e4m3fn]
-    ),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float8_e4m3fn]),
 )
 leaves = st.one_of(
     st.none(),
@@ -154,9 +152,7 @@ def ruin(value: Any) -> None:
         if value.flags.writeable and value.size:
             value.view(np.ndarray).fill(np.zeros((), value.dtype))
             value.flat[0] = (
-                np.ones(1, "u1").astype("?").astype(value.dtype)[0]
-                if value.dtype.names is None
-                else value.flat[0]
+                np.ones(1, "u1").astype("?").astype(value.dtype)[0] if value.dtype.names is None else value.flat[0]
             )
     elif isinstance(value, torch.Tensor):
         if value.numel():
@@ -225,9 +221,7 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 16)
-        self.body = nn.Sequential(
-            nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 16)
-        )
+        self.body = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.3), nn.Linear(64, 16))
         self.head = nn.Linear(16, 20, bias=False)
         self.head.weight = self.embed.weight
 
@@ -692,9 +686,7 @@ def test_a_module_that_does_not_fit_is_named() -> None:
         restore({"nets": [nn.Linear(2, 4)]}, captured)
     others: list[dict[str, Any]] = [{}, {"nets": []}, {"nets": [3]}]
     for state in others:
-        with pytest.raises(
-            CheckpointError, match=r"^state\['nets'\]\[0\] was saved as the state_dict .*Linear"
-        ):
+        with pytest.raises(CheckpointError, match=r"^state\['nets'\]\[0\] was saved as the state_dict .*Linear"):
             restore(state, captured)
 
 

@@ -129,9 +129,7 @@ def test_one_of_two_rivals_takes_over(store: FaultyStore, clock: ManualClock) ->
     assert won[0].renew().epoch == 2
 
 
-def test_taking_over_ends_the_own_intent_and_keeps_a_foreign_one(
-    store: FaultyStore, clock: ManualClock
-) -> None:
+def test_taking_over_ends_the_own_intent_and_keeps_a_foreign_one(store: FaultyStore, clock: ManualClock) -> None:
     def intend(attempt: str) -> None:
         intent = Intent(attempt=attempt, host="local", keeper="k", judged=Beat(epoch=0, beat=0))
         lease.amend(store, "r", lambda head: replace(head, intent=intent), clock=clock)
@@ -145,9 +143,7 @@ def test_taking_over_ends_the_own_intent_and_keeps_a_foreign_one(
 
 
 @pytest.mark.parametrize("fault", ["lost", "refused", "delayed"])
-def test_taking_the_lease_whatever_becomes_of_the_reply(
-    store: FaultyStore, clock: ManualClock, fault: Fault
-) -> None:
+def test_taking_the_lease_whatever_becomes_of_the_reply(store: FaultyStore, clock: ManualClock, fault: Fault) -> None:
     store.inject(fault)
     mine = take(store, "a", clock)
     store.settle()
@@ -251,9 +247,7 @@ def test_a_foreign_writer_may_not_touch_the_lease(store: FaultyStore, clock: Man
     assert now(store) == before
 
 
-def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(
-    store: FaultyStore, clock: ManualClock
-) -> None:
+def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(store: FaultyStore, clock: ManualClock) -> None:
     old = take(store, "a", clock)
     new = take(store, "b", clock, old.head.seen)
     before = now(store)

@@ -79,9 +79,7 @@ def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Pa
         written = (tmp_path / "packs" / f"e3-{seq}.pack").stat().st_size
         assert written < 100_000
     assert tier.seqs() == [4, 5]
-    assert {name for name in files(tier) if name.startswith("packs")} == {
-        f"packs/e3-{seq}.pack" for seq in (1, 4, 5)
-    }
+    assert {name for name in files(tier) if name.startswith("packs")} == {f"packs/e3-{seq}.pack" for seq in (1, 4, 5)}
     assert len(list((tmp_path / "rows").iterdir())) == 5
     check(tier, tier.newest(deep=True), 5)
 

@@ -19,10 +19,7 @@ def red(path: Path) -> int:
     """How many columns of pixels have the colour of a death's line."""
     image = Image.open(path).convert("RGB")
     columns = {
-        x
-        for x in range(image.width)
-        for y in range(0, image.height, 2)
-        if image.getpixel((x, y)) == (0xD1, 0x24, 0x2F)
+        x for x in range(image.width) for y in range(0, image.height, 2) if image.getpixel((x, y)) == (0xD1, 0x24, 0x2F)
     }
     return len(columns)
 
@@ -47,9 +44,7 @@ def test_each_death_is_drawn(tmp_path: Path) -> None:
 
 def test_empty_and_odd_series_are_drawn(tmp_path: Path) -> None:
     assert save_loss_plot(tmp_path / "a.png", {}).exists()
-    assert save_loss_plot(
-        tmp_path / "b.png", {"x": [], "y": [(0, float("nan"))], "z": [(5, 1.0)]}, [5]
-    ).exists()
+    assert save_loss_plot(tmp_path / "b.png", {"x": [], "y": [(0, float("nan"))], "z": [(5, 1.0)]}, [5]).exists()
 
 
 def test_pyplot_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

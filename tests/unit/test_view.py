@@ -192,9 +192,7 @@ def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     panel.close()
     assert [update for _, _, update in front.sent] == [False, True, True]
     assert len({display_id for _, display_id, _ in front.sent}) == 1
-    assert [
-        f"epoch {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)
-    ]
+    assert [f"epoch {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
     assert front.sent[-1][0][MIME] == {"run": "r"}
     assert "epoch 13" in str(panel)
 
