@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qcity_nb.checkpoint import pickling, placing, refusal
+from qcity_nb.checkpoint import kind, pickling, placing, refusal
 from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.errors import CheckpointError, StateRefused
 
@@ -42,7 +42,7 @@ def check_state(state: object) -> None:
     Raises:
         StateRefused: it is immutable, or is built in a way that only a fresh object can be.
     """
-    if state is not None and not placing.is_fillable(state):
+    if state is not None and not kind.is_fillable(state):
         raise StateRefused(
             f"state is a {type(state).__qualname__}, which cannot be restored in place:"
             " use a dict that holds what the loop changes"

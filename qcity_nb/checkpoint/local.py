@@ -16,7 +16,6 @@ over. That halves the cost of a small save.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from qcity_nb import points
 from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint import pack, rowfile
 from qcity_nb.checkpoint.manifest import Manifest, ObjectRef
 from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
@@ -161,18 +160,7 @@ class LocalTier:
         Raises:
             CheckpointCorrupt: the file is damaged.
         """
-        path = self._rows / f"{seq}.jsonl"
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise CheckpointCorrupt(f"rows {path} cannot be read: {error.strerror or error}") from error
-        body, _, _ = data.removesuffix(b"\n").rpartition(b"\n")
-        body = body + b"\n" if body else b""
-        if data != body + _seal(body):
-            raise CheckpointCorrupt(f"rows {path} do not match their digest")
-        return body
+        return rowfile.read(self._rows / f"{seq}.jsonl")
 
     # -- write
 
@@ -246,7 +234,7 @@ class LocalTier:
 
     def _write_rows(self, seq: int, rows: bytes) -> None:
         if rows:
-            pack.write_file(self._rows / f"{seq}.jsonl", rows + _seal(rows), sync_name=False)
+            rowfile.write(self._rows / f"{seq}.jsonl", rows)
 
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
         """The objects in packs that are mostly dead."""
@@ -364,10 +352,6 @@ def _ref(found: Manifest, name: str) -> ObjectRef:
         return found.objects[name]
     except KeyError:
         raise CheckpointCorrupt(f"checkpoint {found.seq} has no object {name}") from None
-
-
-def _seal(rows: bytes) -> bytes:
-    return json.dumps({"digest": pack.digest(rows)}).encode() + b"\n"
 
 
 def _numbers(folder: Path, suffix: str) -> list[int]:

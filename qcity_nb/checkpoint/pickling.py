@@ -24,6 +24,10 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from qcity_nb.checkpoint import rebuild
+from qcity_nb.checkpoint.overlap import memory_bounds, overlaps, owner
+from qcity_nb.checkpoint.rebuild import Buffer
+
 __all__ = [
     "INLINE_BYTES",
     "Buffer",
@@ -37,8 +41,6 @@ __all__ = [
 
 INLINE_BYTES = 4096
 """Smaller buffers stay in the stream: as objects of their own they would cost more than they save."""
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Refused(Exception):
@@ -62,79 +64,6 @@ def has_state_dict(value: object) -> bool:
     """Is ``value`` saved by ``state_dict`` and restored by ``load_state_dict``?"""
     cls = type(value)
     return callable(getattr(cls, "state_dict", None)) and callable(getattr(cls, "load_state_dict", None))
-
-
-def stored_storage(index: int, device: str, size: int) -> Any:
-    """A torch storage whose bytes are buffer ``index``; the unpickler puts its own method in this place."""
-    raise pickle.UnpicklingError("a stored buffer was met outside a checkpoint")
-
-
-def _storage(data: Buffer, device: str) -> Any:
-    torch = importlib.import_module("torch")
-    size = len(data)
-    # Torch's own allocation, not the buffer's: BLAS may give other last bits for another alignment.
-    storage = torch.UntypedStorage(size)
-    if size:
-        memoryview((ctypes.c_char * size).from_address(storage.data_ptr())).cast("B")[:] = data
-    where = torch.device(device)
-    if where.type == "cpu" or not _is_there(torch, where):
-        return storage
-    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return flat.to(where).untyped_storage()
-
-
-def _is_there(torch: Any, device: Any) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_available()) and (device.index or 0) < torch.cuda.device_count()
-    return bool(getattr(getattr(torch, device.type, None), "is_available", lambda: False)())
-
-
-def inline_storage(data: bytes, device: str) -> Any:
-    """A small torch storage, its bytes in the stream."""
-    return _storage(data, device)
-
-
-def typed_storage(storage: Any, dtype: Any) -> Any:
-    """The typed wrapper that torch's own tensor reduction asks for."""
-    torch = importlib.import_module("torch")
-    return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-
-
-def tensor(
-    storage: Any,
-    dtype: Any,
-    offset: int,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-    is_parameter: bool,
-) -> Any:
-    """A tensor over ``storage``."""
-    torch = importlib.import_module("torch")
-    made = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
-    if is_parameter:
-        return torch.nn.Parameter(made, requires_grad=requires_grad)
-    return made.requires_grad_() if requires_grad else made
-
-
-def torch_generator(device: str, state: bytes) -> Any:
-    """A torch.Generator in that state."""
-    torch = importlib.import_module("torch")
-    where = torch.device(device)
-    generator = torch.Generator(device=where if where.type == "cpu" or _is_there(torch, where) else "cpu")
-    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
-    return generator
-
-
-def array_view(
-    flat: Any, dtype: Any, shape: tuple[int, ...], offset: int, strides: tuple[int, ...], writable: int
-) -> Any:
-    """A numpy array over ``flat``, which other arrays of the state lie over too."""
-    numpy = importlib.import_module("numpy")
-    array = numpy.ndarray(shape, dtype, flat, offset, strides)
-    if not writable:
-        array.flags.writeable = False
-    return array
 
 
 def _is_importable(value: Any) -> bool:
@@ -184,10 +113,10 @@ class _Reducers:
             if isinstance(value, torch.UntypedStorage):
                 return self._untyped(value)
             if isinstance(value, torch.storage.TypedStorage):
-                return typed_storage, (self._canonical(value._untyped_storage), value.dtype)
+                return rebuild.typed_storage, (self._canonical(value._untyped_storage), value.dtype)
             if isinstance(value, torch.Generator):
                 state = value.get_state()
-                return torch_generator, (str(value.device), self._bytes(state.untyped_storage()))
+                return rebuild.torch_generator, (str(value.device), self._bytes(state.untyped_storage()))
         if numpy is not None and isinstance(value, numpy.ndarray):
             return self._array(value)
         if has_state_dict(value):
@@ -218,7 +147,7 @@ class _Reducers:
             return NotImplemented
         storage = self._canonical(value.untyped_storage())
         where = value.storage_offset(), tuple(value.shape), value.stride()
-        return tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
+        return rebuild.tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
 
     def _canonical(self, storage: Any) -> Any:
         # Torch may hand out a new Python object for the same memory; one object per memory keeps sharing.
@@ -232,12 +161,12 @@ class _Reducers:
     def _untyped(self, storage: Any) -> Any:
         first = self._canonical(storage)
         if first is not storage:
-            return _same, (first,)
+            return rebuild.same, (first,)
         device, data = str(storage.device), self._bytes(storage)
         if len(data) < INLINE_BYTES:
-            return inline_storage, (data, device)
+            return rebuild.inline_storage, (data, device)
         self.buffers.append(data)
-        return stored_storage, (len(self.buffers) - 1, device, len(data))
+        return rebuild.stored_storage, (len(self.buffers) - 1, device, len(data))
 
     def _array(self, value: Any) -> Any:
         numpy = self.numpy
@@ -247,7 +176,7 @@ class _Reducers:
         flat, start, known = self.shared.get(id(value), (None, 0, None))
         if known is value:
             first = plain.__array_interface__["data"][0] - start
-            return array_view, (
+            return rebuild.array_view, (
                 flat,
                 plain.dtype,
                 plain.shape,
@@ -255,60 +184,12 @@ class _Reducers:
                 plain.strides,
                 int(plain.flags.writeable),
             )
-        owner = _owner(numpy, plain)
-        if plain.size and owner is not None:
-            self.arrays[id(value)] = (*memory_bounds(plain), owner, value)
+        root = owner(numpy, plain)
+        if plain.size and root is not None:
+            self.arrays[id(value)] = (*memory_bounds(plain), root, value)
         if not (plain.flags.c_contiguous or plain.flags.f_contiguous):
             plain = plain.copy(order="C")
         return plain.__reduce_ex__(5)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _owner(numpy: Any, array: Any) -> Any:
-    """The array that owns the memory, where numpy does."""
-    while not array.flags.owndata:
-        array = array.base
-        if not isinstance(array, numpy.ndarray):
-            return None
-    return array
-
-
-def memory_bounds(array: Any) -> tuple[int, int]:
-    """First address of a numpy array, and the one past the last."""
-    low = high = array.__array_interface__["data"][0]
-    for count, stride in zip(array.shape, array.strides, strict=True):
-        if stride < 0:
-            low += (count - 1) * stride
-        else:
-            high += (count - 1) * stride
-    return low, high + array.itemsize
-
-
-def _overlaps(numpy: Any, arrays: dict[int, tuple[int, int, Any, Any]]) -> dict[int, tuple[Any, int, Any]]:
-    """For arrays of the state that lie over the same memory: common bytes, their address, the array."""
-    shared: dict[int, tuple[Any, int, Any]] = {}
-    cluster: list[tuple[int, int, int]] = []
-
-    def close() -> None:
-        if len(cluster) > 1:
-            low, high = cluster[0][0], max(item[1] for item in cluster)
-            memory = (ctypes.c_char * (high - low)).from_address(low)
-            flat = numpy.frombuffer(memory, dtype=numpy.uint8)
-            for _, _, key in cluster:
-                shared[key] = (flat, low, arrays[key][3])
-        cluster.clear()
-
-    end = 0
-    for low, high, key in sorted((low, high, key) for key, (low, high, _, _) in arrays.items()):
-        if low >= end:
-            close()
-        cluster.append((low, high, key))
-        end = max(end, high)
-    close()
-    return shared
 
 
 class _Plain(_Reducers, pickle.Pickler):
@@ -337,7 +218,7 @@ def dump(value: object, *, by_value: bool = False) -> tuple[bytes, list[Buffer]]
         cls: Any = _cloud() if by_value else _Plain
         pickler = cls(out, shared)
         pickler.dump(value)
-        if not shared and (shared := _overlaps(pickler.numpy, pickler.arrays)):
+        if not shared and (shared := overlaps(pickler.numpy, pickler.arrays)):
             continue  # overlapping arrays were met: write them once more, as views of common bytes
         return out.getvalue(), pickler.buffers
 
@@ -359,11 +240,10 @@ class StateUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function of that name; two of ours are this loader's own methods."""
-        if module == __name__:
-            if name == "stored_storage":
-                return self._stored_storage
-            if name == "StateDict":
-                return self._record
+        if (module, name) == (rebuild.__name__, "stored_storage"):
+            return self._stored_storage
+        if (module, name) == (__name__, "StateDict"):
+            return self._record
         return super().find_class(module, name)
 
     def _stored_storage(self, index: int, device: str, size: int) -> Any:
@@ -372,7 +252,7 @@ class StateUnpickler(pickle.Unpickler):
         data = self._buffers[index]
         if len(data) != size:
             raise pickle.UnpicklingError(f"buffer {index} has {len(data)} bytes, not {size}")
-        return _storage(data, device)
+        return rebuild.storage(data, device)
 
     def _record(self, kind: str) -> StateDict:
         record = StateDict(kind)

@@ -8,88 +8,22 @@ partner. So the result has the aliases of the saved state and the identities of 
 
 from __future__ import annotations
 
-import array
 import contextlib
-import copyreg
-import random
 import sys
-import types
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 from qcity_nb.checkpoint import refusal
-from qcity_nb.checkpoint.pickling import StateDict, has_state_dict, memory_bounds
+from qcity_nb.checkpoint.kind import is_plain, kind_of
+from qcity_nb.checkpoint.overlap import memory_bounds
+from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["is_fillable", "place"]
+__all__ = ["place"]
 
-_DICTS = (dict, OrderedDict, defaultdict, Counter)
 _MISSING = object()
-_FIXED = (int, float, complex, str, bytes, tuple, frozenset, range, type, BaseException)
 _DEPTH = 100_000
-
-
-def _is_plain(value: object) -> bool:
-    """Does pickle rebuild it from its attributes alone, so that another object can take them over?"""
-    cls: Any = type(value)
-    if isinstance(value, (*_FIXED, types.FunctionType, types.ModuleType)) or cls in copyreg.dispatch_table:
-        return False
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return False
-    parameters = getattr(cls, "__dataclass_params__", None)
-    if parameters is not None and parameters.frozen:
-        return False
-    return bool(cls.__flags__ & 1 << 9)  # Py_TPFLAGS_HEAPTYPE: a class statement made it
-
-
-def _kind(value: Any) -> str:
-    """How it is filled; ``""`` for what is taken as it is."""
-    cls = type(value)
-    if value is None or cls in (int, float, str, bool, bytes):
-        return ""
-    if isinstance(value, StateDict):
-        return "record"
-    if cls in _DICTS or (isinstance(value, dict) and _is_plain(value)):
-        return "dict"
-    if cls is list or (isinstance(value, list) and _is_plain(value)):
-        return "list"
-    if isinstance(value, tuple) and _is_tuple(cls):
-        return "tuple"
-    if cls in (deque, set, bytearray, array.array):
-        return cls.__name__
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "Generator"):
-        if isinstance(value, torch.Tensor):
-            return "tensor"
-        if isinstance(value, torch.Generator):
-            return "torch generator"
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "ndarray"):
-        if isinstance(value, numpy.ndarray):
-            return "ndarray" if cls in (numpy.ndarray, numpy.memmap) else ""
-        if "numpy.random" in sys.modules:
-            if isinstance(value, numpy.random.Generator):
-                return "numpy generator"
-            if isinstance(value, numpy.random.RandomState):
-                return "numpy randomstate"
-    if cls is random.Random:
-        return "random"
-    return "object" if _is_plain(value) else ""
-
-
-def _is_tuple(cls: type) -> bool:
-    return cls is tuple or hasattr(cls, "_fields")
-
-
-def is_fillable(value: Any) -> bool:
-    """Can ``value`` be restored in place, as the top of a state?"""
-    if has_state_dict(value):
-        return True
-    kind = _kind(value)
-    if kind == "ndarray":
-        return bool(value.flags.writeable)
-    return kind not in ("", "tuple", "record")
 
 
 def place(target: Any, saved: Any, records: list[StateDict]) -> None:
@@ -144,7 +78,7 @@ class _Placing:
             if live is _MISSING or (id(live), id(old)) in seen:
                 continue
             seen.add((id(live), id(old)))
-            kind = _kind(old)
+            kind = kind_of(old)
             if not kind or not self._fits(live, old, kind):
                 continue
             if kind != "tuple":
@@ -258,7 +192,7 @@ class _Placing:
     def _state(self, value: Any) -> Any:
         """Its attributes, as pickle would take them; computed once, as a custom one may be new each time."""
         if id(value) not in self._states:
-            reduced = object.__reduce_ex__(value, 4) if _is_plain(value) else ()
+            reduced = object.__reduce_ex__(value, 4) if is_plain(value) else ()
             self._states[id(value)] = (value, reduced[2] if len(reduced) > 2 else None)
         return self._states[id(value)][1]
 
@@ -269,7 +203,7 @@ class _Placing:
         key = id(saved)
         if key in self.done:
             return self.done[key]
-        kind = _kind(saved)
+        kind = kind_of(saved)
         if not kind:
             return saved
         if kind == "tuple":
@@ -358,7 +292,7 @@ class _Placing:
         target.set_state(saved.get_state(legacy=False))
 
     def _fill_object(self, target: Any, saved: Any) -> None:
-        if not _is_plain(saved):
+        if not is_plain(saved):
             return
         state = self._state(saved)
         new = self._rewired(state)
