@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,9 +25,10 @@ from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
 from qcity_nb.notebook import loop
 from qcity_nb.notebook.pace import Every
 from qcity_nb.notebook.session import Session
-from qcity_nb.records import Wanted
+from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import Desk, Status
+from qcity_nb.run.lease import amend
 from qcity_nb.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def up(
     given = settings.load(overrides={"store": state, "tracking": tracking, **overrides})
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
-    facts = detect(namespace=scope)
+    facts = detect()
     if given.chaos:
         from qcity_nb.testing import chaos
 
@@ -104,7 +106,7 @@ def _shell() -> Any:
 
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
-    return shell if shell is not None and hasattr(shell, "kernel") else None
+    return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def _join(given: Settings, facts: HostFacts) -> City:
@@ -130,7 +132,7 @@ def _begin(
 
     notebook = run
     if notebook is None:
-        found = notebook_path(scope, facts.environ)
+        found = notebook_path(scope)
         if found is None:
             raise UsageError(
                 f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
@@ -141,8 +143,9 @@ def _begin(
         notebook = path.resolve().name
         if path.resolve().is_relative_to(given.project.root):
             notebook = path.resolve().relative_to(given.project.root).as_posix()
+    store = open_store(given.store)
     head, _ = identity.find_or_create(
-        open_store(given.store),
+        store,
         project=given.project.name,
         notebook=notebook,
         parameters=dict(params or {}),
@@ -150,6 +153,8 @@ def _begin(
         fresh=fresh,
         wanted=Wanted(attended=True),
     )
+    if head.state == "stopped" or head.wanted.state == "stopped":
+        head = amend(store, head.run, _go_on)
     config = agent.config_for(
         given,
         run=head.run,
@@ -168,6 +173,12 @@ def _begin(
             ) from None
         raise
     return City(given, facts, config, desk, status, process)
+
+
+def _go_on(head: Head) -> Head:
+    """Somebody runs a stopped run again, by hand."""
+    wanted = replace(head.wanted, state="running", attended=True)
+    return head if head.is_over else replace(head, state="running", wanted=wanted)
 
 
 class City:

@@ -174,9 +174,7 @@ class Keeper:
                 epoch=head.epoch,
                 read=lambda name: self._store.get(head.run, name),
             )
-            return lease.Edit(
-                head=replace(change(head), journal=segment.name), files={segment.name: segment.data}
-            )
+            return lease.Edit(head=replace(change(head), journal=segment.name), files={segment.name: segment.data})
 
         head = lease.amend(self._store, judged.run, guarded, clock=self._clock)
         if segment is not None and segment.replaced and head.journal == segment.name:
@@ -211,14 +209,15 @@ class Keeper:
         if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:
             # The write was so slow that another keeper may be about to take it for abandoned: leave it to that.
             return head, events
+        root = self._settings.project.root if head.project == self._settings.project.name else None
         spec = AttemptSpec(
             run=head.run,
             attempt=attempt,
             host=action.host,
             store=self._store.address,
             judged=action.judged,
-            project=str(self._settings.project.root) if head.project == self._settings.project.name else "",
-            output=head.output,
+            project=str(root) if root else "",
+            output=str(root / head.output) if root and head.output else "",
             needs=head.needs,
         )
         try:

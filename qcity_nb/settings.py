@@ -6,6 +6,7 @@ Only this module (and the host probes) reads the environment. Every value rememb
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -16,7 +17,7 @@ from typing import Any
 
 from qcity_nb.errors import UsageError
 
-__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds"]
+__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds", "wants_traceback"]
 
 ENV = "QCITY_"
 
@@ -96,9 +97,9 @@ def seconds(value: object, *, name: str) -> float:
     """Seconds from a number or a text such as ``"90"``, ``"90s"``, ``"2m"``, ``"1.5h"``.
 
     Raises:
-        UsageError: neither; the message names the setting.
+        UsageError: neither, negative, or not finite; the message names the setting.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", str(value))
     if match is None:
@@ -108,25 +109,35 @@ def seconds(value: object, *, name: str) -> float:
 
 _SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
+_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s"}
 _INTEGERS = {"attempts", "without_progress"}
 
 
 def _value(name: str, value: object) -> Any:
     if name in _SECONDS:
-        return seconds(value, name=name)
+        given = seconds(value, name=name)
+        if given == 0 and name in _POSITIVE:
+            raise UsageError(f"{name} = {value!r}: more than 0 s is needed")
+        return given
     if name in _INTEGERS:
-        try:
-            return int(str(value))
-        except ValueError:
-            raise UsageError(f"{name} = {value!r}: a whole number is needed") from None
+        if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
+            raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
+        return int(str(value))
     if name == "hosts":
         items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not items:
+        names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ()
+        if not all(names) or not names:
             raise UsageError(f"hosts = {value!r}: a list of host names is needed")
-        return tuple(str(item).strip() for item in items)
+        return names
     if name == "local":
         return Path(str(value)).expanduser()
     return str(value)
+
+
+def wants_traceback(environ: Mapping[str, str] | None = None) -> bool:
+    """Does ``QCITY_TRACEBACK`` ask the command line for tracebacks?"""
+    environ = os.environ if environ is None else environ
+    return environ.get(ENV + "TRACEBACK", "") not in ("", "0")
 
 
 def load(
@@ -167,10 +178,12 @@ def load(
             raise UsageError(f"[tool.qcity] in {project.root / 'pyproject.toml'}: unknown key {key!r}")
         put(name, value, "pyproject.toml")
     for name in sorted(known):
-        for spelled in {name, name.removesuffix("_s")}:
+        for spelled in sorted({name, name.removesuffix("_s")}):
             if value := environ.get(ENV + spelled.upper()):
                 put(name, value, f"environment {ENV}{spelled.upper()}")
     for name, given in (overrides or {}).items():
+        if _ALIASES.get(name, name) not in known:
+            raise UsageError(f"no setting is named {name!r}")
         if given is not None:
             put(_ALIASES.get(name, name), given, "argument")
     for name in ("store", "local"):

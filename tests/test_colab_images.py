@@ -21,9 +21,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
     for outcome in outcomes:
         moved = ", ".join(f"{name} {old} → {new}" for name, (old, new) in outcome.changed.items()) or "none"
         names = ", ".join(outcome.added)
-        lines.append(
-            f"| {outcome.image} | {len(outcome.added)} | {BUDGET[outcome.image]} | {moved} | {names} |"
-        )
+        lines.append(f"| {outcome.image} | {len(outcome.added)} | {BUDGET[outcome.image]} | {moved} | {names} |")
     return "\n".join(lines)
 
 

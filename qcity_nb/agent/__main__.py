@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from qcity_nb import codec
+from qcity_nb import codec, points
 from qcity_nb.agent import Config
-from qcity_nb.agent.adopt import adopt, load_published, tier_path
+from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import Drain
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
-from qcity_nb.errors import CheckpointError, LeaseLost, QcityError, RunHeld, StoreError, StoreUnavailable
+from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
 from qcity_nb.records import Beat, Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Answer, Desk, Request, Status, is_alive, process_state
@@ -100,6 +100,7 @@ class Agent:
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
         path = tier_path(Path(self.config.local), lease.run, lease.epoch)
+        path.mkdir(parents=True, exist_ok=True)
         tier = LocalTier(path, epoch=lease.epoch)
         if self.status.state != "held":
             adopted = adopt(self.store, lease.head, Path(self.config.local), epoch=lease.epoch, tier=tier)
@@ -121,10 +122,12 @@ class Agent:
                 message=adopted.trouble[-1] if adopted.trouble else "",
             )
             (path / "seq").write_text(str(adopted.seq), encoding="ascii")
-        published, _ = load_published(self.store, lease.head)
-        if published is not None and lease.head.checkpoint and published.seq != lease.head.checkpoint.seq:
-            published = None
-        return tier, Publisher(lease, self.desk, tier, published=published)
+        base = None
+        if lease.head.checkpoint is not None and not self.status.message.startswith("checkpoint"):
+            # What the newest published checkpoint has need not be sent again, unless some of it is damaged.
+            with contextlib.suppress(CheckpointError, Missing):
+                base = manifest_of(self.store, lease.run, lease.head.checkpoint)
+        return tier, Publisher(lease, self.desk, tier, published=base)
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
@@ -135,12 +138,17 @@ class Agent:
 
     def run(self) -> int:
         """Everything; returns the exit code."""
+        self.desk.write_status(self.status)
         try:
             self.lease = self.take()
             self.tier, self.publisher = self.restore(self.lease)
         except QcityError as error:
             self.show(state="refused", reason=str(error), error=type(error).__name__)
             return error.exit_code
+        except OSError as error:
+            reason = f"cannot write to {self.config.local}: {error.strerror or error}; set another `local` directory"
+            self.show(state="refused", reason=reason, error="CheckpointError")
+            return CheckpointError.exit_code
         head = self.lease.head
         self.drain = Drain(
             self.lease,
@@ -202,7 +210,7 @@ class Agent:
             return self.orphaned()
         now = self.clock.now_s()
         if now >= self._next_try_s and self.is_beating():
-            newest = self.tier.newest_seq()
+            newest = (self.tier.seqs() or [0])[-1]
             published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
             due = newest > published and now - self._published_s >= self.config.publish_s
             try:
@@ -258,9 +266,7 @@ class Agent:
         self.note("orphaned", message="the notebook's process is gone")
         try:
             self.publish(executed=True)
-            if self.drain is not None:
-                self.drain.finish(None, wait_s=2.0)
-            self.lease.release(self.change)
+            self.lease.release(self.change)  # what is not drained yet, the successor drains
         except StoreError as error:
             self.show(message=f"store: {error}")
         self.show(state="ended", reason="the notebook's process is gone")
@@ -295,8 +301,6 @@ class Agent:
 
     def end(self, request: Request) -> None:
         """The last publish: final checkpoint, rows drained, the run's state, the lease let go."""
-        from qcity_nb import points
-
         data = request.data
         state = cast(RunState, data.get("state") or "running")
         failure = codec.decode(Failure, data["failure"]) if data.get("failure") else None

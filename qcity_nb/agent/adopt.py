@@ -6,21 +6,23 @@ holds continues exactly what the head names. Anything else starts from the head.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec
+from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import Manifest, manifest_digest
-from qcity_nb.checkpoint.pack import read_object_bytes
+from qcity_nb.checkpoint.manifest import Manifest
+from qcity_nb.checkpoint.pack import read_object
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing
 from qcity_nb.ports import Store
-from qcity_nb.records import Head, Row
+from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.run import journal
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Adopted", "adopt", "load_published", "published_rows"]
+__all__ = ["Adopted", "adopt", "load_published", "manifest_of", "published_rows", "tier_path"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,38 +45,52 @@ def tier_path(local: Path, run: str, epoch: int) -> Path:
     return local / "runs" / run / str(epoch)
 
 
-def load_published(store: Store, head: Head) -> tuple[Manifest | None, list[str]]:
+def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
+    """A published checkpoint's manifest, its digest checked; its objects are not looked at.
+
+    Raises:
+        CheckpointCorrupt, Missing: it is damaged or gone.
+    """
+    data = store.get(run, ref.name)
+    if manifests.digest(data) != ref.digest:
+        raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
+    return manifests.loads(data, name=ref.name)
+
+
+def load_published(
+    store: Store, head: Head, incoming: Path
+) -> tuple[Manifest | None, Callable[[str], bytes] | None, list[str]]:
     """The newest published checkpoint whose bytes all verify, falling back to older ones.
 
+    Args:
+        incoming: where its packs are kept while they are read.
+    Returns: the manifest, its verified ``read(digest)``, and what was wrong with newer ones.
     Raises:
         StoreUnavailable: the store did not answer; that is no reason to fall back.
     """
-    trouble = []
+    trouble: list[str] = []
     for ref in head.checkpoints:
         try:
-            data = store.get(head.run, ref.name)
-            if manifest_digest(data) != ref.digest:
-                raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
-            manifest = codec.loads(Manifest, data)
-            read = reader(store, head.run, manifest)
+            manifest = manifest_of(store, head.run, ref)
+            read = reader(store, head.run, manifest, incoming)
             for digest in manifest.objects:
                 read(digest)
-            return manifest, trouble
+            return manifest, read, trouble
         except (CheckpointError, Missing, codec.DecodeError) as error:
             trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
-    return None, trouble
+    return None, None, trouble
 
 
-def reader(store: Store, run: str, manifest: Manifest) -> Callable[[str], bytes]:
-    """Reads a published checkpoint's objects, verified. Keeps the newest pack read in memory."""
-    held: dict[str, bytes] = {}
+def reader(store: Store, run: str, manifest: Manifest, incoming: Path) -> Callable[[str], bytes]:
+    """Reads a published checkpoint's objects, verified; each pack is fetched once."""
+    incoming.mkdir(parents=True, exist_ok=True)
 
     def read(digest: str) -> bytes:
         ref = manifest.objects[digest]
-        if ref.pack not in held:
-            held.clear()
-            held[ref.pack] = store.get(run, ref.pack)
-        return read_object_bytes(held[ref.pack], ref, digest)
+        file = incoming / ref.pack.replace("/", "_")
+        if not file.exists():
+            file.write_bytes(store.get(run, ref.pack))
+        return read_object(file, ref, digest)
 
     return read
 
@@ -121,19 +137,22 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
         past, manifest = found
         try:
             rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
-            adopted = tier.import_from(manifest, lambda digest: past.read(manifest, digest), rows)
+            with past.opened(manifest) as read_local:
+                adopted = tier.import_from(manifest, read_local, rows)
             return Adopted(manifest=adopted, source="local", seq=manifest.seq)
-        except (CheckpointCorrupt, Missing, FileNotFoundError):
+        except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
-    published, trouble = load_published(store, head)
-    floor = published.seq if published else 0
-    rows = published_rows(store, head, floor) if floor < top else {}
-    covered = b"".join(rows[seq] for seq in sorted(rows))
-    if published is None:
-        return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)
-    adopted = tier.import_from(
-        replace(published, logged=_known(published, rows)), reader(store, head.run, published), {}
-    )
+    incoming = tier.path / "incoming"
+    try:
+        published, read, trouble = load_published(store, head, incoming)
+        floor = published.seq if published else 0
+        missing = published_rows(store, head, floor) if floor < top else {}
+        covered = b"".join(missing[seq] for seq in sorted(missing))
+        if published is None or read is None:
+            return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)
+        adopted = tier.import_from(replace(published, logged=_known(published, missing)), read, {})
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
     return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=covered)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from qcity_nb import codec, points
+from qcity_nb import codec
+from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import Manifest, manifest_digest
-from qcity_nb.checkpoint.pack import encode_pack
+from qcity_nb.checkpoint.manifest import Manifest
+from qcity_nb.checkpoint.pack import ObjectRef, write_pack
+from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.clock import iso_now
 from qcity_nb.errors import Missing, StoreError
 from qcity_nb.ports import Source
@@ -50,6 +54,10 @@ class Publisher:
         self._mine: set[str] = set()
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
         self._executed = b""
+        self._outgoing = tier.path / "outgoing"
+        """Packs on their way to the store."""
+        shutil.rmtree(self._outgoing, ignore_errors=True)
+        self._outgoing.mkdir(parents=True)
 
     @property
     def _read(self) -> Callable[[str], bytes]:
@@ -61,23 +69,26 @@ class Publisher:
         epoch = self._lease.epoch
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        new = {digest: self._tier.read(manifest, digest) for digest in needed if digest not in known}
-        refs = {digest: known[digest] for digest in needed if digest in known}
+        new = [digest for digest in needed if digest not in known]
+        refs: dict[str, ObjectRef] = {digest: known[digest] for digest in needed if digest in known}
         files: dict[str, Source] = {}
         size = 0
         if new:
-            pack = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
-            data, placed = encode_pack(pack, new, epoch=epoch)
-            files[pack] = data
-            size += len(data)
-            refs.update(placed)
+            name = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+            path = self._outgoing / Path(name).name
+            with self._tier.opened(manifest) as read:
+                content: dict[str, Buffer] = {digest: read(digest) for digest in new}
+                placed = write_pack(path, content, epoch=epoch)
+            files[name] = path
+            size += path.stat().st_size
+            refs.update({digest: replace(ref, pack=name) for digest, ref in placed.items()})
         stored = replace(manifest, objects=refs, epoch=epoch)
-        data = codec.dumps(stored)
+        data = manifests.dumps(stored)
         name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
         files[name] = data
         ref = CheckpointRef(
             name=name,
-            digest=manifest_digest(data),
+            digest=manifests.digest(data),
             seq=manifest.seq,
             epoch=epoch,
             step=manifest.step,
@@ -109,6 +120,8 @@ class Publisher:
         head = self._lease.head
         draft: _Draft | None = None
         if manifest is not None and manifest.seq > (head.checkpoint.seq if head.checkpoint else 0):
+            for stale in self._outgoing.iterdir():
+                stale.unlink(missing_ok=True)  # of a publish that was never confirmed
             draft = self._draft(manifest, head)
         lines, offset = self._desk.events_since(self._offset)
         notebook = self._notebook() if executed else b""
@@ -134,8 +147,6 @@ class Publisher:
             self._mine.update(files)
             return Edit(head=change(head), files=files)
 
-        if draft or lines or notebook:
-            points.hit("publish.files.before")
         head = self._lease.release(edit) if release else self._lease.update(edit)
         if lines:
             self._offset = offset
@@ -143,6 +154,9 @@ class Publisher:
         if notebook:
             self._executed = notebook
         if draft is not None:
+            for file in draft.files.values():
+                if isinstance(file, Path):
+                    file.unlink(missing_ok=True)
             self._newest = draft.manifest
             self._manifests[draft.ref.name] = draft.manifest
             self._tier.drop_rows(draft.ref.seq)
@@ -205,7 +219,7 @@ class Publisher:
     def _manifest(self, ref: CheckpointRef) -> Manifest:
         if ref.name not in self._manifests:
             try:
-                self._manifests[ref.name] = codec.loads(Manifest, self._read(ref.name))
+                self._manifests[ref.name] = manifests.loads(self._read(ref.name), name=ref.name)
             except Missing:
                 # A damaged store: nothing can be said about its packs, so nothing of that epoch is deleted.
                 raise KeyError(ref.name) from None

@@ -7,6 +7,10 @@
 Opening one has no effect on the disk: readers and the owner use the same class. The first write makes the
 caller the owner, who removes what a killed one left behind. A kill at any instant leaves the checkpoint before
 or the new one, complete. Does not protect against two writers: the epoch in the directory's name does.
+
+Names of packs and rows are not synced one by one: syncing the manifest's name commits them with it on file
+systems with one ordered journal (ext4, xfs), and elsewhere a checkpoint whose files a power cut took is passed
+over. That halves the cost of a small save.
 """
 
 from __future__ import annotations
@@ -103,6 +107,8 @@ class LocalTier:
                 raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
             if there < size:
                 raise CheckpointCorrupt(f"pack {name} has {there} bytes; {size} are needed")
+        if found.rows_bytes and not (self._rows / f"{found.seq}.jsonl").exists():
+            raise CheckpointCorrupt(f"its rows ({self._rows / f'{found.seq}.jsonl'}) are gone")
         if deep:
             with self.opened(found) as read:
                 for name in found.objects:
@@ -223,7 +229,7 @@ class LocalTier:
         path = self._packs / f"e{self.epoch}-{manifest.seq}.pack"
         try:
             if new:
-                refs |= pack.write_pack(path, new, epoch=self.epoch)
+                refs |= pack.write_pack(path, new, epoch=self.epoch, sync_name=False)
             saved = replace(
                 manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows)
             )
@@ -242,7 +248,7 @@ class LocalTier:
 
     def _write_rows(self, seq: int, rows: bytes) -> None:
         if rows:
-            pack.write_file(self._rows / f"{seq}.jsonl", rows + _seal(rows))
+            pack.write_file(self._rows / f"{seq}.jsonl", rows + _seal(rows), sync_name=False)
 
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
         """The objects in packs that are mostly dead."""
@@ -269,7 +275,8 @@ class LocalTier:
             raise CheckpointError(
                 f"cannot write to {self.path}: {error.strerror or error}; set another `local` directory"
             ) from error
-        self._previous = self.newest()
+        # Deep: what follows reuses its objects, and must not build on damage.
+        self._previous = self.newest(deep=True)
         self._is_owner = True
 
     def _prune(self, saved: Manifest, previous: Manifest | None) -> None:
@@ -287,9 +294,13 @@ class LocalTier:
                     file.unlink(missing_ok=True)
 
     def drop_rows(self, upto: int) -> None:
-        """Remove the rows of checkpoints up to ``upto``: the tracker has them, or the store does."""
+        """Remove the rows of checkpoints up to ``upto``: the tracker has them, or the store does.
+
+        Those of checkpoints that are still there stay, as part of what makes them whole.
+        """
+        kept = set(self.seqs())
         for seq in _numbers(self._rows, ".jsonl"):
-            if seq <= upto:
+            if seq <= upto and seq not in kept:
                 with contextlib.suppress(OSError):
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
 
@@ -321,7 +332,9 @@ class LocalTier:
                 _Lazy(manifest.objects, read),
                 epoch=self.epoch,
             )
-            saved = replace(manifest, objects=refs, epoch=self.epoch)
+            saved = replace(
+                manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b""))
+            )
             self._write_manifest(saved)
         except BaseException:
             with contextlib.suppress(OSError):

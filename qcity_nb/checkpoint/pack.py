@@ -75,7 +75,7 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[int]:
+def _replacing(path: Path, *, sync_name: bool) -> Iterator[int]:
     """A temporary file that becomes ``path`` when it is complete and on disk, or is removed."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -86,7 +86,8 @@ def _replacing(path: Path) -> Iterator[int]:
         finally:
             os.close(descriptor)
         temporary.rename(path)
-        sync_directory(path.parent)
+        if sync_name:
+            sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -99,27 +100,32 @@ def _replacing(path: Path) -> Iterator[int]:
         raise
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes, *, sync_name: bool = True) -> None:
     """Write ``path`` whole or not at all, durably.
 
+    Args:
+        sync_name: make the name durable too, at once.
     Raises:
         CheckpointError: the disk is full or refuses; there is no trace of the file.
     """
-    with _replacing(path) as descriptor:
+    with _replacing(path, sync_name=sync_name) as descriptor:
         _write_all(descriptor, data)
 
 
-def write_pack(path: Path, objects: Mapping[str, Buffer], *, epoch: int) -> dict[str, ObjectRef]:
+def write_pack(
+    path: Path, objects: Mapping[str, Buffer], *, epoch: int, sync_name: bool = True
+) -> dict[str, ObjectRef]:
     """Write ``objects`` (content by digest) as the pack ``path``: temporary file, fsync, rename, fsync.
 
-    ``objects`` is read one at a time, so that a lazy mapping needs memory for one only.
-
+    Args:
+        objects: read one at a time, so that a lazy mapping needs memory for one only.
+        sync_name: without it, a power cut may lose the name (never leave a part of the pack under it).
     Raises:
         CheckpointError: the disk is full or refuses; there is no trace of the pack.
     """
     refs: dict[str, ObjectRef] = {}
     header = _HEADER.pack(_MAGIC, _VERSION, epoch)
-    with _replacing(path) as descriptor:
+    with _replacing(path, sync_name=sync_name) as descriptor:
         pending = bytearray(header)  # small objects are gathered: one write for many
         offset = len(header)
         for name in objects:

@@ -100,6 +100,23 @@ def typed_storage(storage: Any, dtype: Any) -> Any:
     return torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
 
 
+def tensor(
+    storage: Any,
+    dtype: Any,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    is_parameter: bool,
+) -> Any:
+    """A tensor over ``storage``."""
+    torch = importlib.import_module("torch")
+    made = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, offset, shape, stride)
+    if is_parameter:
+        return torch.nn.Parameter(made, requires_grad=requires_grad)
+    return made.requires_grad_() if requires_grad else made
+
+
 def torch_generator(device: str, state: bytes) -> Any:
     """A torch.Generator in that state."""
     torch = importlib.import_module("torch")
@@ -158,9 +175,7 @@ class _Reducers:
             if _is_importable(value):
                 return NotImplemented
             return self._otherwise(value)
-        if isinstance(value, io.TextIOWrapper | io.BufferedIOBase | io.RawIOBase) and not isinstance(
-            value, io.BytesIO
-        ):
+        if isinstance(value, io.TextIOWrapper | io.BufferedIOBase | io.RawIOBase) and not isinstance(value, io.BytesIO):
             raise Refused("an open file lives only in this process; keep its path and position")
         torch, numpy = self.torch, self.numpy
         if torch is not None:
@@ -189,7 +204,21 @@ class _Reducers:
             raise Refused("the tensor hangs on an autograd graph, which would be lost: save value.detach()")
         if value.is_meta:
             raise Refused("the tensor is on the meta device and has no data")
-        return NotImplemented  # torch's own reduction (the format of torch.save) comes back here for storages
+        kind = type(value)
+        is_parameter = kind is self.torch.nn.Parameter
+        if (
+            (kind is not self.torch.Tensor and not is_parameter)
+            or value.layout is not self.torch.strided
+            or value.is_quantized
+            or value.is_conj()
+            or value.is_neg()
+            or value.__dict__
+        ):
+            # Rare kinds go through torch's own reduction, which comes back here for their storages.
+            return NotImplemented
+        storage = self._canonical(value.untyped_storage())
+        where = value.storage_offset(), tuple(value.shape), value.stride()
+        return tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
 
     def _canonical(self, storage: Any) -> Any:
         # Torch may hand out a new Python object for the same memory; one object per memory keeps sharing.

@@ -120,9 +120,7 @@ def _describe(value: Any) -> str:
     if isinstance(value, StateDict):
         return f"the state_dict of a {value.kind}"
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__qualname__}" + (
-        f" of shape {tuple(shape)}, {value.dtype}" if shape is not None else ""
-    )
+    return f"a {type(value).__qualname__}" + (f" of shape {tuple(shape)}, {value.dtype}" if shape is not None else "")
 
 
 class _Placing:
@@ -213,9 +211,7 @@ class _Placing:
         if kind == "numpy generator":
             return type(live.bit_generator) is type(old.bit_generator)
         if kind == "numpy randomstate":
-            return bool(
-                live.get_state(legacy=False)["bit_generator"] == old.get_state(legacy=False)["bit_generator"]
-            )
+            return bool(live.get_state(legacy=False)["bit_generator"] == old.get_state(legacy=False)["bit_generator"])
         return True
 
     def _array_fits(self, live: Any, old: Any) -> bool:
@@ -311,9 +307,7 @@ class _Placing:
         ):
             target.clear()
             for key, item in items:
-                dict.__setitem__(target, key, item) if type(target) is Counter else target.__setitem__(
-                    key, item
-                )
+                dict.__setitem__(target, key, item) if type(target) is Counter else target.__setitem__(key, item)
         if isinstance(target, defaultdict) and isinstance(saved, defaultdict):
             target.default_factory = saved.default_factory
         self._fill_object(target, saved)

@@ -79,9 +79,9 @@ class LocalLauncher:
         command: what to start for a spec file, which must be its last argument; tests inject their own.
     """
 
-    def __init__(self, settings: Settings, *, command: Callable[[Path], Sequence[str]] = _command) -> None:
+    def __init__(self, settings: Settings, *, command: Callable[[Path], Sequence[str]] | None = None) -> None:
         self._folder = settings.local / "attempts"
-        self._command = command
+        self._command = command or _command
 
     @property
     def name(self) -> str:

@@ -51,9 +51,7 @@ def machine() -> dict[str, str]:
 def _parse_stat(pid: int, stat: str, command: str) -> Process:
     # The name in brackets may itself hold spaces and brackets: count from the last one. Fields: proc(5).
     fields = stat[stat.rindex(")") + 2 :].split()
-    return Process(
-        pid=pid, parent=int(fields[1]), started=fields[19], is_zombie=fields[0] in "ZX", command=command
-    )
+    return Process(pid=pid, parent=int(fields[1]), started=fields[19], is_zombie=fields[0] in "ZX", command=command)
 
 
 def _read(pid: int) -> Process | None:
@@ -174,9 +172,7 @@ def wait_gone(processes: Iterable[Process], *, timeout_s: float) -> list[Process
         time.sleep(0.01)
 
 
-def end(
-    label: str, *, spare: Callable[[Process], bool], spare_s: float, timeout_s: float = 5.0
-) -> list[Process]:
+def end(label: str, *, spare: Callable[[Process], bool], spare_s: float, timeout_s: float = 5.0) -> list[Process]:
     """Kill every process with the label.
 
     Args:

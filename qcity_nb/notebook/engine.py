@@ -7,6 +7,7 @@ says what happened.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -21,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nbclient.exceptions import DeadKernelError
+import nbformat
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
@@ -30,7 +32,7 @@ from papermill.utils import merge_kwargs, remove_args
 from qcity_nb import agent, codec, points, settings
 from qcity_nb.agent import Config
 from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
-from qcity_nb.records import Failure
+from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
 from qcity_nb.run.desk import Answer, Desk, is_alive
 
@@ -111,11 +113,9 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill publ
 
     def save(self, **kwargs: Any) -> None:
         """Write the notebook to the desk, and to the output where that is a local file."""
-        import nbformat
-
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
-        data = nbformat.writes(_merged(self.nb)).encode()
+        data = str(nbformat.writes(_merged(self.nb))).encode()
         write_atomically(self.seat.desk.executed, data)
         output = self.output_path
         if output and "://" not in str(output) and str(output) != "-":
@@ -165,8 +165,6 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
     """papermill's client: notices a dead kernel at once, and tells who fell."""
 
     async def _async_poll_kernel_alive(self) -> None:
-        import asyncio
-
         while True:
             await asyncio.sleep(POLL_S)
             try:
@@ -178,8 +176,6 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
 
     def papermill_execute_cells(self) -> None:
         """All cells in order, up to the first that fails."""
-        from nbclient.exceptions import CellExecutionError
-
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
         (seat.desk.path / "watch").write_text(str(provisioner.pid), encoding="ascii")
@@ -337,13 +333,15 @@ def _own_seat(nb: Any, input_path: str) -> Seat:
     given = settings.load(path.parent if path.parent.is_dir() else None)
     full = path.resolve()
     root = given.project.root
-    parameters: Mapping[str, Any] = nb.metadata.get("papermill", {}).get("parameters", {})
+    parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
+    name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
     head, _ = identity.find_or_create(
         open_store(given.store),
         project=given.project.name,
-        notebook=full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name,
-        parameters=dict(parameters),
+        notebook=name,
+        parameters=parameters,
         source=full.read_bytes() if full.is_file() else b"",
+        wanted=Wanted(attended=True),  # somebody else's scheduler started it, and starts it again
     )
     config = agent.config_for(
         given,

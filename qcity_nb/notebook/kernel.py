@@ -43,9 +43,9 @@ def _running(session: Session, shell: Any, info: Any) -> str:
 def attach(session: Session, shell: Any) -> None:
     """Follow the shell's cells from now on, the running one included."""
     while _attached:
-        old, previous, before, after = _attached.pop()
-        old.events.unregister("pre_run_cell", before)
-        old.events.unregister("post_run_cell", after)
+        old, previous, begun, ended = _attached.pop()
+        old.events.unregister("pre_run_cell", begun)
+        old.events.unregister("post_run_cell", ended)
         previous.recorder.detach()
 
     def before(info: Any = None) -> None:

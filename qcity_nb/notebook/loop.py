@@ -37,7 +37,7 @@ def begin(session: Session, items: Iterable[T], state: object, every: Every, nam
     return _run(session, items, state, pace(every), name)
 
 
-def _resolve(items: Iterable[Any]) -> tuple[Any, int | None, bool]:
+def _resolve(items: Any) -> tuple[Any, int | None, bool]:
     """Items, how many they are if that can be told, and whether they can be indexed."""
     if hasattr(items, "__getitem__") and hasattr(items, "__len__") and not isinstance(items, Mapping):
         return items, len(items), True

@@ -13,16 +13,10 @@ from typing import Any
 
 from qcity_nb import errors, points
 from qcity_nb.checkpoint.capture import Captured, capture, capture_generators
+from qcity_nb.checkpoint.encode import decode_state, encode_state
 from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import (
-    Context,
-    Encoded,
-    LoopRecord,
-    Manifest,
-    decode_state,
-    digest_of,
-    encode_state,
-)
+from qcity_nb.checkpoint.manifest import Context, Encoded, LoopRecord, Manifest
+from qcity_nb.checkpoint.pack import digest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
 from qcity_nb.notebook.outputs import Recorder
@@ -97,7 +91,7 @@ class Loop:
             passes=self.passes,
             state=self.saved_state,
             generators=self.saved_generators,
-            outputs=tuple(digest for digest, _ in self.outputs),
+            outputs=tuple(name for name, _ in self.outputs),
         )
 
 
@@ -113,7 +107,7 @@ def _loop_of(record: LoopRecord) -> Loop:
         saved_state=record.state,
         saved_generators=record.generators,
         is_fresh=record.generators is not None,
-        outputs=[(digest, b"") for digest in record.outputs],
+        outputs=[(name, b"") for name in record.outputs],
     )
 
 
@@ -313,7 +307,7 @@ class Session:
             if loop.outputs and 0 < len(loop.outputs[-1][1]) < OUTPUT_CHUNK:
                 _, last = loop.outputs.pop()
                 piece = last[:-1] + b"," + piece[1:]
-            loop.outputs.append((digest_of(piece), piece))
+            loop.outputs.append((digest(piece), piece))
             loop.out_from = self.recorder.mark()
         points.hit("capture.after")
 
@@ -340,7 +334,7 @@ class Session:
         """State and generators of a loop, out of the tier."""
         assert self.manifest is not None
         manifest = self.manifest
-        read = lambda digest: self.tier.read(manifest, digest)  # noqa: E731  # two uses, one line
+        read = lambda name: self.tier.read(manifest, name)  # noqa: E731  # two uses, one line
         state = decode_state(loop.saved_state, read) if loop.saved_state else None
         generators = decode_state(loop.saved_generators, read) if loop.saved_generators else None
         return state, generators
@@ -348,8 +342,8 @@ class Session:
     def replay(self, loop: Loop) -> None:
         """Show again what the loop had shown up to its boundary."""
         assert self.manifest is not None
-        for digest, content in loop.outputs:
-            self.recorder.replay(content or self.tier.read(self.manifest, digest))
+        for name, content in loop.outputs:
+            self.recorder.replay(content or self.tier.read(self.manifest, name))
 
     # -- saving -------------------------------------------------------------------------------------------
 
@@ -369,7 +363,7 @@ class Session:
                 objects.update(content)
             loop.saved_generators, content = encode_state(generators)
             objects.update(content)
-        objects.update({digest: content for digest, content in loop.outputs if content})
+        objects.update({name: content for name, content in loop.outputs if content})
         return loop.record()
 
     def save(self, reason: str, *, step: int | None = None) -> int:
@@ -410,8 +404,7 @@ class Session:
             loop.snap = None
             # Only the newest piece of output may still grow; the others live in the tier.
             loop.outputs = [
-                (digest, content if n == len(loop.outputs) - 1 else b"")
-                for n, (digest, content) in enumerate(loop.outputs)
+                (name, content if n == len(loop.outputs) - 1 else b"") for n, (name, content) in enumerate(loop.outputs)
             ]
         self.saved_at_s = self.clock.now_s()
         self.save_s = self.saved_at_s - began_s

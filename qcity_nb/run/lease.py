@@ -64,6 +64,10 @@ Change = Callable[[Head], Head | Edit]
 """From the head as just read to the head as it should be; called again after every conflict."""
 
 
+class _Stale(StoreUnavailable):
+    """The store answered with a head that is older than one it confirmed to this writer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A head as read, with the store's version and times."""
@@ -134,6 +138,7 @@ def _write(
     write = uuid.uuid4().hex[:12]
     sent: list[tuple[Head, float]] = []
     last: StoreUnavailable | None = None
+    refused: Version | None = None
     files = files or {}
     for turn in range(_TRIES):
         try:
@@ -145,13 +150,23 @@ def _write(
             last = error
             if turn >= 8:
                 raise
-            clock.sleep(min(0.05 * 2**turn, 1.0))
+            clock.sleep(_pause_s(turn))
             continue
         head = snapshot.head
         if write in head.writes:
             # It landed, whatever the reply said; which of the tries is unknown, and the first is safe.
             return head, sent[0][1]
-        guard(head)
+        try:
+            guard(head)
+        except _Stale as error:
+            last = error
+            if turn >= 8:
+                raise
+            clock.sleep(_pause_s(turn))
+            continue
+        if snapshot.version == refused:
+            # The version that was just refused as old: a read that lags (NFS caches listings). Let it catch up.
+            clock.sleep(_pause_s(turn))
         try:
             edit = change(head)
         except Missing:
@@ -166,6 +181,7 @@ def _write(
             store.publish(run, codec.dumps(new), expect=snapshot.version, files={**files, **edit.files})
             points.hit("publish.head.after")
         except Conflict:
+            refused = snapshot.version
             continue
         except StoreUnavailable as error:
             last = error
@@ -174,6 +190,10 @@ def _write(
             continue
         return new, now
     raise last or StoreUnavailable(f"run {run!r}: {_TRIES} writers in a row were faster")
+
+
+def _pause_s(turn: int) -> float:
+    return min(0.05 * 2.0**turn, 1.0)
 
 
 def amend(
@@ -227,17 +247,22 @@ def acquire(
     """
     clock = clock or SystemClock()
     me = replace(me, since=me.since or iso_now())
+    taken = 0
 
     def guard(head: Head) -> None:
         if head.holder is not None and head.holder.attempt != me.attempt and head.seen != judged:
             raise RunHeld(f"run {run!r} is held by {describe(head.holder)}, epoch {head.epoch}")
 
     def take(head: Head) -> Head:
+        nonlocal taken
+        taken = head.epoch + 1
         intent = head.intent if head.intent and head.intent.attempt != me.attempt else None
-        return replace(head, epoch=head.epoch + 1, beat=0, holder=me, intent=intent)
+        return replace(head, epoch=taken, beat=0, holder=me, intent=intent)
 
     head, sent_s = _write(store, run, take, files=None, guard=guard, clock=clock)
-    if head.holder is None or head.holder.attempt != me.attempt:
+    # The reply may have been lost, and the head be a later one. A later epoch is another process's, even where
+    # it has this attempt's name: two processes with one epoch would both believe that they may publish.
+    if head.holder is None or head.holder.attempt != me.attempt or head.epoch != taken:
         raise LeaseLost(_lost(run, head))
     return Lease(store, head, me, confirmed_s=sent_s, clock=clock)
 
@@ -306,6 +331,9 @@ class Lease:
         return self._lost
 
     def _guard(self, head: Head) -> None:
+        if head.epoch < self.epoch:
+            # Epochs only grow: a read that lags says nothing about who holds the run now.
+            raise _Stale(f"run {self.run!r}: the store answers with epoch {head.epoch}, before {self.epoch}")
         if head.epoch == self.epoch and head.holder is not None and head.holder.attempt == self.me.attempt:
             return
         self._lost = _lost(self.run, head)
@@ -315,7 +343,8 @@ class Lease:
         """Publish ``files`` and the changed head, with the next beat.
 
         Raises:
-            LeaseLost: a higher epoch; nothing of this call is visible to any reader.
+            LeaseLost: a higher epoch. Nothing of this call is visible, unless its reply was lost: it may then
+                have landed before the successor took over, which has it.
             StoreUnavailable: outcome unknown; the next call re-reads first.
         """
 

@@ -42,8 +42,8 @@ __all__ = [
 
 _USAGE = 2
 """Exit code of an attempt that can never work (``errors.UsageError``)."""
-_HELD = 5
-"""Exit code of an attempt that found the run held: its launch did not fail, it was superfluous."""
+_SUPERFLUOUS = (4, 5)
+"""Exit codes of an attempt that found the run stopped, ended or held: its launch did not fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,7 @@ def _intent(head: Head, intent: Intent, evidence: Evidence, hosts: Sequence[str]
         reason = f"attempt {intent.attempt} ended before it held the run: {seen.reason or 'no reason given'}"
         if seen.exit_code == _USAGE and len(set(hosts)) <= 1:
             return MarkFailed(reason=reason)
-        return ClearIntent(reason=reason, is_failure=seen.exit_code != _HELD)
+        return ClearIntent(reason=reason, is_failure=seen.exit_code not in _SUPERFLUOUS)
     left_s = intent.grace_s - evidence.unchanged_s
     if left_s > 0:
         return Nothing(reason=f"{intent.keeper} is launching attempt {intent.attempt}", wait_s=left_s)
@@ -235,15 +235,8 @@ def _alive(head: Head, evidence: Evidence) -> Action:
 def _relaunch(head: Head, evidence: Evidence, death: tuple[Beat, str] | None, hosts: Sequence[str]) -> Action:
     why = death[1] if death else ""
     failure = head.failure
-    if (
-        failure is not None
-        and failure.cause == "notebook"
-        and failure.times >= 2
-        and failure.epoch == head.epoch
-    ):
-        return MarkFailed(
-            reason=f"the notebook failed {failure.times} times in the same way: {failure.message}"
-        )
+    if failure is not None and failure.cause == "notebook" and failure.times >= 2 and failure.epoch == head.epoch:
+        return MarkFailed(reason=f"the notebook failed {failure.times} times in the same way: {failure.message}")
     last = why or head.launches.reason or (failure.message if failure else "") or "no reason known"
     if attempts_made(head) >= head.relaunch.attempts:
         return MarkFailed(reason=f"{attempts_made(head)} attempts, the budget is spent; the last: {last}")

@@ -87,9 +87,7 @@ class DirectoryStore:
             return []
         except OSError as error:
             raise translate(error, "listing the runs", self.root) from None
-        return sorted(
-            name.replace("+", "/") for name in found if self._versions(self.root / "runs" / name / "heads")
-        )
+        return sorted(name.replace("+", "/") for name in found if self._versions(self.root / "runs" / name / "heads"))
 
     # --- heads
 
@@ -160,9 +158,7 @@ class DirectoryStore:
         except FileNotFoundError:
             if not tmp.exists():
                 # Stopped for so long that it was taken for a dead writer's.
-                raise StoreUnavailable(
-                    f"run {run!r}: the temporary file was cleaned away; read again"
-                ) from None
+                raise StoreUnavailable(f"run {run!r}: the temporary file was cleaned away; read again") from None
             raise Conflict(f"run {run!r} was removed") from None
         try:
             self._check_link(run, heads, version)
@@ -189,9 +185,7 @@ class DirectoryStore:
         highest = max(versions, default=0)
         if highest >= version + KEEP_HEADS:
             (heads / str(version)).unlink(missing_ok=True)
-            raise StoreUnavailable(
-                f"run {run!r}: version {highest} came before {version} was confirmed: read again"
-            )
+            raise StoreUnavailable(f"run {run!r}: version {highest} came before {version} was confirmed: read again")
         before = version - 1
         if before and before not in versions and highest < before + KEEP_HEADS:
             (heads / str(version)).unlink(missing_ok=True)
@@ -213,9 +207,7 @@ class DirectoryStore:
                 continue
             self._make(target.parent)
             if target.is_dir():
-                raise UsageError(
-                    f"{name!r} cannot be an object's name: other objects' names begin with it and a /"
-                )
+                raise UsageError(f"{name!r} cannot be an object's name: other objects' names begin with it and a /")
             with self._written(source) as tmp, contextlib.suppress(FileExistsError):
                 os.link(tmp, target)
         for folder in folders:
@@ -301,9 +293,7 @@ class DirectoryStore:
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
-            raise UsageError(
-                f"{folder}: a name that an object has cannot begin another object's name"
-            ) from None
+            raise UsageError(f"{folder}: a name that an object has cannot begin another object's name") from None
         _sync(folder.parent)
 
     def clean(self) -> None:

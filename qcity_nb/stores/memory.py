@@ -69,9 +69,7 @@ class MemoryStore:
             kept = self._runs.get(run)
             if kept is None or kept.head is None:
                 return None
-            return Stamped(
-                data=kept.head, version=kept.version, written_s=kept.written_s, now_s=self._clock.now_s()
-            )
+            return Stamped(data=kept.head, version=kept.version, written_s=kept.written_s, now_s=self._clock.now_s())
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None

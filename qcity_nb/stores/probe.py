@@ -35,9 +35,7 @@ def translate(error: OSError, doing: str, root: Path) -> StoreError:
     """
     reason = _REFUSALS.get(error.errno or 0)
     if reason is not None:
-        return StoreRefused(
-            f"store {root}: {doing} failed: {reason}; make room or rights there, or name another store"
-        )
+        return StoreRefused(f"store {root}: {doing} failed: {reason}; make room or rights there, or name another store")
     return StoreUnavailable(f"store {root}: {doing} failed: {error.strerror or error}")
 
 

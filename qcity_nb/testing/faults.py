@@ -35,6 +35,7 @@ class FaultyStore:
         seed: spoil calls at random, reproducibly; ``None``: only what is scheduled or injected.
         schedule: faults in order, each for the next call that it can happen to.
         rate: share of calls spoiled at random.
+        delay: a delayed write lands so many calls later; with a seed, at most so many.
 
     Attributes:
         log: what happened to each publish and each spoiled read, in order; ``repr`` shows it with the seed.
@@ -42,11 +43,18 @@ class FaultyStore:
     """
 
     def __init__(
-        self, store: Store, *, seed: int | None = None, schedule: Iterable[Fault] = (), rate: float = 0.2
+        self,
+        store: Store,
+        *,
+        seed: int | None = None,
+        schedule: Iterable[Fault] = (),
+        rate: float = 0.2,
+        delay: int = 4,
     ) -> None:
         self.store = store
         self.seed = seed
         self.rate = rate
+        self.delay = delay
         self.log: list[str] = []
         self.before_publish: Callable[[], None] | None = None
         self._random = None if seed is None else random.Random(seed)
@@ -153,7 +161,7 @@ class FaultyStore:
             land()
         elif fault == "delayed":
             with self._lock:
-                self._late.append((self._random.randint(1, 6) if self._random else 3, land))
+                self._late.append((self._random.randint(1, self.delay) if self._random else self.delay, land))
         raise StoreUnavailable(f"injected: {fault}")
 
     def get(self, run: str, name: str) -> bytes:

@@ -88,12 +88,9 @@ def _translated(
                 raise
             except ImportError as error:
                 if self._address.startswith("http"):
-                    raise TrackerUnavailable(
-                        f"mlflow cannot be imported ({error}): reinstall qcity-nb"
-                    ) from None
+                    raise TrackerUnavailable(f"mlflow cannot be imported ({error}): reinstall qcity-nb") from None
                 raise TrackerUnavailable(
-                    f"the MLflow database {self.uri} needs the whole of mlflow ({error}): "
-                    'pip install "qcity-nb[local]"'
+                    f'the MLflow database {self.uri} needs the whole of mlflow ({error}): pip install "qcity-nb[local]"'
                 ) from None
             except Exception as error:  # noqa: BLE001  # mlflow lets those of requests, SQLAlchemy, protobuf through
                 raise TrackerUnavailable(f"{self.uri}: {_line(error)}") from None
@@ -228,9 +225,7 @@ class MlflowTracker:
     def _find(self, client: MlflowClient, experiment_id: str, run: str) -> str | None:
         if "'" in run or '"' in run:
             raise TrackerUnavailable(f"{run!r} is no run id")
-        found = client.search_runs(
-            [experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=100
-        )
+        found = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=100)
         # All clients choose the same one, a used one first, then the oldest; empty others are nobody's.
         ranked = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
         for other in ranked[1:]:

@@ -6,18 +6,22 @@ import http.client
 import os
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
 
 from qcity_nb.errors import TrackerUnavailable, UsageError
+from qcity_nb.records import Row
 from qcity_nb.testing.tracker_contract import Stored, TrackerContract, make_rows
 from qcity_nb.tracking import open_tracker
 from qcity_nb.tracking.mlflow import MlflowTracker
@@ -94,6 +98,71 @@ class TestServer(MlflowContract):
 
     def database(self, uri: str) -> Path:
         return self.folder / "server.db"
+
+
+class Faulty:
+    """MLflow behind one planted fault."""
+
+    def __init__(self, uri: str, fault: str) -> None:
+        self.inner, self.fault, self.calls = mlflow(uri), fault, 0
+
+    @property
+    def uri(self) -> str:
+        return self.inner.uri
+
+    def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+        if self.fault == "always a new run":
+            self.calls += 1
+            run = f"{run}-{self.calls}"
+        return self.inner.start(run, experiment=experiment, params=params, tags=tags)
+
+    def send(self, run_id: str, rows: Sequence[Row]) -> None:
+        self.calls += 1
+        if self.fault == "new timestamps":
+            rows = [replace(row, timestamp_ms=row.timestamp_ms + self.calls) for row in rows]
+        elif self.fault == "the last row lost":
+            rows = rows[:-1]
+        elif self.fault == "one value a step":
+            rows = list({(row.key, row.step): row for row in rows}.values())
+        elif self.fault == "single precision":
+            rows = [replace(row, value=struct.unpack("f", struct.pack("f", row.value))[0]) for row in rows]
+        self.inner.send(run_id, rows)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.inner.tag(run_id, tags)
+
+    def end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        if self.fault != "the end not told":
+            self.inner.end(run_id, status)
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("always a new run", "test_two_clients_find_the_same_run"),
+        ("new timestamps", "test_rows_arrive_and_an_exact_replay_adds_none"),
+        ("the last row lost", "test_any_split_and_overlap_of_the_rows_stores_each_once"),
+        ("one value a step", "test_one_step_may_have_several_values"),
+        ("single precision", "test_rows_arrive_and_an_exact_replay_adds_none"),
+    ],
+)
+def test_a_broken_tracker_fails_the_contract(
+    mlflow_database: Callable[..., str], fault: str, test: str
+) -> None:
+    uri = mlflow_database()
+    suite = TestDatabase()
+    suite.open = lambda uri: Faulty(uri, fault)  # type: ignore[method-assign]  # the fault is planted here
+    with pytest.raises(AssertionError):
+        getattr(suite, test)(uri, "broken")
+    del suite.open
+    getattr(suite, test)(uri, "sound")
+
+
+def test_a_tracker_that_does_not_tell_the_end_fails_the_contract(mlflow_database: Callable[..., str]) -> None:
+    suite = TestDatabase()
+    suite.open = lambda uri: Faulty(uri, "the end not told")  # type: ignore[method-assign]  # as above
+    with pytest.raises(AssertionError):
+        suite.test_the_end_is_told_and_a_later_start_reopens(mlflow_database(), "broken", "FAILED")
 
 
 def mlflow(uri: str) -> MlflowTracker:
@@ -326,8 +395,7 @@ tracker.start(sys.argv[1], experiment="e", params={{}}, tags={{}})
 """
     env = {**os.environ, "PYTHONPATH": str(HERE)}
     started = [
-        subprocess.Popen([sys.executable, "-c", code, f"run-{n}"], env=env, stdin=subprocess.PIPE)
-        for n in range(2)
+        subprocess.Popen([sys.executable, "-c", code, f"run-{n}"], env=env, stdin=subprocess.PIPE) for n in range(2)
     ]
     for process in started:
         process.communicate(b"\n")
@@ -375,9 +443,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
         begin(mlflow(f"sqlite:///{tmp_path}/file/mlflow.db"), "r")
 
 
-@pytest.mark.parametrize(
-    "uri", ["file:///tmp/mlruns", "mlruns", "/tmp/mlruns", "ftp://u:s3cret@x", "sqlite:x.db"]
-)
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "/tmp/mlruns", "ftp://u:s3cret@x", "sqlite:x.db"])
 def test_addresses_that_cannot_keep_the_promise_are_refused(uri: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_tracker(uri)

@@ -151,9 +151,7 @@ class _Provider(AbstractProvider[_Need, _Pick, str]):
             marker = requirement.marker
             plain = marker is None or marker.evaluate({**self._environment, "extra": ""})
             if extra:
-                wanted = (
-                    not plain and marker is not None and marker.evaluate({**self._environment, "extra": extra})
-                )
+                wanted = not plain and marker is not None and marker.evaluate({**self._environment, "extra": extra})
             else:
                 wanted = plain
             if wanted:
@@ -194,9 +192,7 @@ class _Provider(AbstractProvider[_Need, _Pick, str]):
         needs = list(requirements[identifier])
         name, extra = needs[0].name, needs[0].extra
         # The base distribution's requirements bind its extras too.
-        specifier = SpecifierSet(
-            ",".join(str(need.specifier) for need in [*needs, *requirements.get(name, ())])
-        )
+        specifier = SpecifierSet(",".join(str(need.specifier) for need in [*needs, *requirements.get(name, ())]))
         refused = {pick.version for pick in incompatibilities[identifier]}
         return lambda: (
             _Pick(name, extra, version) for version in self._offers(name, specifier) if version not in refused

@@ -251,9 +251,7 @@ def test_another_machine_knows_nothing_and_a_restarted_one_knows_all(
 
 
 def test_the_log_holds_what_the_attempt_said(bench: Bench) -> None:
-    launcher = LocalLauncher(
-        bench.settings, command=lambda spec: ["/bin/sh", "-c", "echo hello >&2", str(spec)]
-    )
+    launcher = LocalLauncher(bench.settings, command=lambda spec: ["/bin/sh", "-c", "echo hello >&2", str(spec)])
     assert launcher.logs(bench.id) is None
     launcher.launch(bench.spec)
     assert bench.seen(launcher).exit_code == 0

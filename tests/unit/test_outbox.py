@@ -4,6 +4,7 @@ import math
 import struct
 import time
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,7 +94,6 @@ def test_a_whole_number_is_a_value_too() -> None:
 
 
 def test_a_numpy_scalar_is_a_value_too() -> None:
-    numpy = pytest.importorskip("numpy")
     data = encode_rows([row(value=numpy.float64(0.1)), row(value=numpy.float64("nan"))])
     assert [bits(r) for r in decode_rows(data)] == [bits(row(value=0.1)), bits(row(value=math.nan))]
 

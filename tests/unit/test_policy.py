@@ -48,9 +48,7 @@ def test_a_run_that_ended_is_left_alone(state: str, holder: Holder | None) -> No
 
 
 def test_a_new_run_is_launched_at_once() -> None:
-    assert run(NEW) == Launch(
-        judged=Beat(epoch=0, beat=0), host="local", delay_s=0.0, reason="first attempt", death=""
-    )
+    assert run(NEW) == Launch(judged=Beat(epoch=0, beat=0), host="local", delay_s=0.0, reason="first attempt", death="")
 
 
 @pytest.mark.parametrize("seen", [None, RUNNING, UNKNOWN, Observation(state="pending")])

@@ -86,9 +86,7 @@ class Recorder:
         self.document["recorded_on"] = datetime.now(UTC).date().isoformat()
         text = json.dumps({key: self.document[key] for key in ("recorded_on",)})[:-1]
         for table in ("versions", "requires"):
-            rows = (
-                f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(self.document[table].items())
-            )
+            rows = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(self.document[table].items()))
             text += f',\n"{table}": {{\n' + ",\n".join(rows) + "\n}"
         self.file.write_text(text + "}\n", encoding="utf-8")
 

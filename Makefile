@@ -1,0 +1,25 @@
+# Thin aliases. PYTHON is the environment's interpreter: python -m venv .venv && . .venv/bin/activate && make …
+PYTHON ?= python
+
+.PHONY: check test demo docs bench ci
+
+check:          ## ruff, mypy and the fast tests
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/unit tests/test_layers.py tests/test_exported.py tests/test_import_light.py
+
+test:           ## everything, notebooks included
+	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+demo:           ## train, be killed, resume, compare
+	qcity demo
+
+docs:           ## every block and link of README and docs
+	$(PYTHON) -m pytest tests/docs
+
+bench:          ## the budget table (needs the bench extra)
+	for file in benchmarks/bench_*.py; do $(PYTHON) "$$file" || exit 1; done
+
+ci:             ## what the CI runs, in a fresh environment
+	.ci/run

@@ -1,0 +1,204 @@
+"""The command ``qcity``: calls on the keeper, and views of the store.
+
+Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, ``cli_view`` looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from qcity_nb import __version__
+from qcity_nb.errors import QcityError
+from qcity_nb.settings import wants_traceback
+
+__all__ = ["main", "parser"]
+
+EXIT_CODES = """exit codes:
+   0  done; `run`: the run succeeded
+   1  an error nobody foresaw: please report it
+   2  the command, a parameter or a setting is wrong; `doctor`: something is wrong
+   3  a cell of the notebook raised
+   4  the run was stopped; `qcity resume` goes on
+   5  another attempt holds the run
+   6  the store failed or refused
+   7  a checkpoint cannot be written or read
+   8  a data file is missing or has the wrong md5
+   9  the tracker did not answer
+  10  the relaunch budget is spent
+ 130  Ctrl-C
+"""
+
+
+def _lazy(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    def call(args: argparse.Namespace) -> int:
+        function: Callable[[argparse.Namespace], int] = getattr(import_module(f"qcity_nb.{module}"), name)
+        return function(args)
+
+    return call
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("name at least one host")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands, their options and examples."""
+    top = argparse.ArgumentParser(
+        prog="qcity",
+        description="Notebooks that outlive their hosts.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"qcity {__version__}")
+    top.add_argument("--traceback", action="store_true", help="show where in qcity an error arose")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, help_: str, examples: str, call: tuple[str, str]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=help_,
+            description=f"{help_[0].upper()}{help_[1:]}.",
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        # Given after the command too; unset there, it must not undo what stood before it.
+        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.set_defaults(call=_lazy(*call))
+        return sub
+
+    def with_store(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--state", metavar="STORE", help="where runs live: a directory or an address")
+
+    def with_json(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+    def with_run(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("run", metavar="RUN", help="a run's id, or its beginning")
+
+    run = command(
+        "run",
+        "run a notebook until it has ended, whatever dies on the way",
+        "  qcity run train.ipynb\n  qcity run train.ipynb -p epochs 20 -p lr 0.1 -o trained.ipynb\n"
+        "  qcity run train.ipynb --detach      # then: qcity ps, qcity logs -f RUN",
+        ("cli_run", "run"),
+    )
+    run.add_argument("notebook", metavar="NOTEBOOK")
+    run.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    run.add_argument("-o", "--output", metavar="OUT", help="the executed notebook; default: under .qcity/executed")
+    run.add_argument("--on", type=_hosts, metavar="HOST[,HOST]", help="where to run, in order of preference")
+    run.add_argument("--name", default="", help="tells apart runs of one notebook with the same parameters")
+    run.add_argument("--fresh", action="store_true", help="begin a new run even if one is unfinished")
+    run.add_argument("--detach", action="store_true", help="return at once; a keeper stays in the background")
+    with_store(run)
+    with_json(run)
+
+    keep = command(
+        "keep",
+        "keep runs running: relaunch what died",
+        "  qcity keep                  # all runs of the store, until Ctrl-C\n"
+        "  qcity keep --once           # one look at each, as from cron\n  qcity keep --run RUN",
+        ("cli_run", "keep"),
+    )
+    keep.add_argument("--once", action="store_true", help="look at each run once")
+    keep.add_argument("--run", action="append", metavar="RUN", help="only this run; ends when it has ended")
+    with_store(keep)
+
+    ps = command("ps", "list the runs", "  qcity ps\n  qcity ps --json", ("cli_view", "ps"))
+    with_store(ps)
+    with_json(ps)
+
+    show = command("show", "show all about one run", "  qcity show train-1a2b3c-1", ("cli_view", "show"))
+    with_run(show)
+    with_store(show)
+    with_json(show)
+
+    logs = command(
+        "logs",
+        "print what a run's attempts wrote on this machine",
+        "  qcity logs train-1a2b3c-1\n  qcity logs -f train     # until the run has ended",
+        ("cli_view", "logs"),
+    )
+    with_run(logs)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
+    with_store(logs)
+
+    stop = command(
+        "stop",
+        "stop a run at its next loop boundary, its work saved",
+        "  qcity stop train-1a2b3c-1",
+        ("cli_run", "stop"),
+    )
+    with_run(stop)
+    with_store(stop)
+
+    resume = command(
+        "resume",
+        "let a stopped, attended or given up run go on",
+        "  qcity resume train-1a2b3c-1\n  qcity resume train --on local --detach",
+        ("cli_run", "resume"),
+    )
+    with_run(resume)
+    resume.add_argument("--on", type=_hosts, metavar="HOST[,HOST]", help="where to go on")
+    resume.add_argument("--detach", action="store_true", help="return at once; a keeper stays in the background")
+    with_store(resume)
+    with_json(resume)
+
+    doctor = command(
+        "doctor",
+        "say every setting, where it came from, and what is wrong",
+        "  qcity doctor\n  qcity doctor --json",
+        ("cli_doctor", "doctor"),
+    )
+    with_store(doctor)
+    with_json(doctor)
+
+    init = command(
+        "init",
+        "lay a template into a new project directory",
+        "  qcity init my-project\n  qcity init digits my-project",
+        ("cli_run", "init"),
+    )
+    init.add_argument("template", nargs="?", metavar="TEMPLATE", help="which template; the first one by default")
+    init.add_argument("directory", metavar="DIR")
+
+    demo = command(
+        "demo",
+        "train on the digits, kill the host again and again, and compare with an undisturbed run",
+        "  qcity demo",
+        ("cli_run", "demo"),
+    )
+    with_store(demo)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
+    """
+    args = parser().parse_args(argv)
+    try:
+        return int(args.call(args))
+    except QcityError as error:
+        if args.traceback or wants_traceback():
+            raise
+        print(f"qcity: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `qcity ps | head`: the reader has had enough. Keep the interpreter from trying again at exit.
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

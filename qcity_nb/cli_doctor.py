@@ -1,0 +1,181 @@
+"""``qcity doctor``: every setting, its value, where it came from, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Literal
+
+from qcity_nb import hosts, settings
+from qcity_nb.cli_run import address_of
+from qcity_nb.cli_view import table
+from qcity_nb.errors import QcityError
+from qcity_nb.run import lease
+from qcity_nb.settings import Settings
+from qcity_nb.stores import open_store
+
+__all__ = ["Finding", "doctor", "masked"]
+
+_FREE_BYTES = 1_000_000_000
+_WRONG = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Literal["ok", "wrong", "note"]
+    detail: str
+
+
+def masked(text: str) -> str:
+    """The text without what may be a secret in an address: a password, or a token in its query."""
+    text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
+    return re.sub(r"(?i)([?&;][^=&]*(?:token|key|secret|password|sig|signature)[^=&]*=)[^&;\s]+", r"\1***", text)
+
+
+def _store(given: Settings) -> Iterator[Finding]:
+    try:
+        store = open_store(given.store)
+        runs = store.runs()
+    except QcityError as error:
+        yield Finding(what="store", verdict="wrong", detail=str(error))
+        return
+    yield Finding(what="store", verdict="ok", detail=f"{masked(store.address)}, {len(runs)} runs")
+    for run in runs:
+        try:
+            lease.read(store, run)
+        except QcityError as error:
+            yield Finding(what=f"run {run}", verdict="wrong", detail=str(error))
+
+
+def _local(given: Settings) -> Iterator[Finding]:
+    folder = given.local
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+    except OSError as error:
+        yield Finding(what="local", verdict="wrong", detail=f"{folder} cannot be written: {error.strerror}")
+        return
+    free = shutil.disk_usage(folder).free
+    yield Finding(
+        what="local",
+        verdict="ok" if free >= _FREE_BYTES else "wrong",
+        detail=f"{folder}, {free / 1e9:.1f} GB free" + ("" if free >= _FREE_BYTES else ": under 1 GB"),
+    )
+
+
+def _has(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _tracking(given: Settings) -> Iterator[Finding]:
+    address = masked(given.tracking)
+    if not given.tracking:
+        yield Finding(what="tracking", verdict="note", detail="none: metrics stay in the outbox")
+        return
+    if find_spec("mlflow") is None:
+        yield Finding(what="tracking", verdict="wrong", detail="mlflow-skinny is missing: reinstall qcity-nb")
+        return
+    if not re.match(r"https?://", given.tracking) and (_has("mlflow") is None or find_spec("sqlalchemy") is None):
+        yield Finding(
+            what="tracking",
+            verdict="note",
+            detail=f'{address} needs `pip install "qcity-nb[local]"`; until then metrics wait in the outbox',
+        )
+        return
+    yield Finding(what="tracking", verdict="ok", detail=address)
+
+
+def _kernel(_given: Settings) -> Iterator[Finding]:
+    if find_spec("ipykernel") is None or find_spec("jupyter_client") is None:
+        yield Finding(what="kernel", verdict="wrong", detail="ipykernel is missing: pip install ipykernel")
+        return
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    found = sorted(KernelSpecManager().find_kernel_specs())
+    if not found:
+        yield Finding(what="kernel", verdict="wrong", detail="no kernel: python -m ipykernel install --user")
+        return
+    yield Finding(what="kernel", verdict="ok", detail=", ".join(found))
+
+
+def _hosts(given: Settings) -> Iterator[Finding]:
+    for name in given.hosts:
+        try:
+            hosts.launcher(name, given)
+        except QcityError as error:
+            yield Finding(what=f"host {name}", verdict="wrong", detail=str(error))
+        else:
+            yield Finding(what=f"host {name}", verdict="ok", detail="installed")
+
+
+def _extras(_given: Settings) -> Iterator[Finding]:
+    for extra, distribution in (("panel", "ipywidgets"), ("dvc", "dvc"), ("dagshub", "dagshub"), ("local", "mlflow")):
+        found = _has(distribution)
+        yield Finding(
+            what=f"extra {extra}",
+            verdict="ok" if found else "note",
+            detail=f"{distribution} {found}" if found else f'not installed: pip install "qcity-nb[{extra}]"',
+        )
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_store, _local, _tracking, _kernel, _hosts, _extras)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """``qcity doctor``."""
+    given = settings.load(overrides={"store": address_of(args.state)})
+    values = {
+        field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
+        for field in fields(given)
+        if field.name not in ("origin", "project")
+    }
+    findings = [
+        Finding(
+            what="python",
+            verdict="ok" if sys.version_info >= (3, 11) else "wrong",
+            detail=f"{sys.version.split()[0]} in {sys.executable}",
+        )
+    ]
+    for check in _CHECKS:
+        findings += check(given)
+    wrong = [finding for finding in findings if finding.verdict == "wrong"]
+    if args.json:
+        report = {
+            "project": {"name": given.project.name, "root": str(given.project.root)},
+            "settings": {name: {"value": value, "origin": origin} for name, (value, origin) in values.items()},
+            "findings": [{"what": each.what, "verdict": each.verdict, "detail": each.detail} for each in findings],
+        }
+        print(json.dumps(report))
+        return _WRONG if wrong else 0
+    print(f"project {given.project.name}: {given.project.root} ({given.project.evidence})\n")
+    print(table([("SETTING", "VALUE", "FROM"), *((name, *pair) for name, pair in values.items())]))
+    print()
+    print(table([(each.verdict.upper(), each.what, each.detail) for each in findings]))
+    print()
+    print(f"{len(wrong)} wrong" if wrong else "nothing is wrong")
+    return _WRONG if wrong else 0
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return str(value)

@@ -1,0 +1,175 @@
+"""Which run is meant: a run's key is (project, notebook, parameters, name).
+
+    find_or_create(store, project=…, notebook=…)  ->  head, is_new      an unfinished run, else a new one
+
+A run's id is ``<slug>-<key6>-<n>``: what people recognise, what tells keys apart, and a count. A new one is
+made by compare-and-set, so two who ask at once get the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from qcity_nb import codec
+from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
+from qcity_nb.ports import Store
+from qcity_nb.records import Head, Launches, Relaunch, Wanted
+from qcity_nb.run import lease
+
+__all__ = ["find_or_create", "key", "match", "reopen", "slug", "source_name"]
+
+_TRIES = 20
+
+
+def key(*, project: str, notebook: str, parameters: Mapping[str, Any], name: str = "") -> str:
+    """The run's key: the same for the same four things, whatever the order of the parameters.
+
+    Args:
+        notebook: its path in the project, with forward slashes.
+        parameters: plain JSON values; 1, 1.0 and ``True`` differ.
+    """
+    text = json.dumps(codec.encode([project, notebook, dict(parameters), name]), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def slug(notebook: str, name: str = "") -> str:
+    """What people recognise a run by, fit for an id: its name, or the notebook's."""
+    text = name or notebook.rsplit("/", 1)[-1].removesuffix(".ipynb")
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:40].strip("-_") or "run"
+
+
+def _numbered(store: Store, prefix: str) -> list[int]:
+    """The counts of the runs whose id begins so, newest first."""
+    found = []
+    for run in store.runs():
+        rest = run.removeprefix(prefix)
+        if rest != run and rest.isdecimal():
+            found.append(int(rest))
+    return sorted(found, reverse=True)
+
+
+def source_name(source: bytes) -> str:
+    """The stored name of a notebook as it was."""
+    return f"source.ipynb-{hashlib.sha256(source).hexdigest()[:16]}"
+
+
+def find_or_create(
+    store: Store,
+    *,
+    project: str,
+    notebook: str,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "",
+    fresh: bool = False,
+    source: bytes = b"",
+    output: str = "",
+    wanted: Wanted | None = None,
+    relaunch: Relaunch | None = None,
+) -> tuple[Head, bool]:
+    """The newest unfinished run of these, or a new one.
+
+    Args:
+        project, notebook, parameters, name: see ``key``.
+        fresh: make a new one in any case.
+        source: the notebook's content, stored with a new run for hosts without the project's files.
+        output: where a new run's executed notebook goes; ``{run}`` in it becomes the run's id.
+        wanted, relaunch: what a new run begins with.
+    Returns: the head, and whether it is new; an old one is as it was found.
+    Raises:
+        HeadCorrupt: a run of this id's family cannot be read, so whether it is unfinished is unknown;
+            ``fresh`` goes on without it.
+        StoreUnavailable: the store did not answer.
+    """
+    parameters = dict(parameters or {})
+    wanted_key = key(project=project, notebook=notebook, parameters=parameters, name=name)
+    prefix = f"{slug(notebook, name)}-{wanted_key[:6]}-"
+    numbers = _numbered(store, prefix)
+    if not fresh:
+        for n in numbers:
+            found = _unfinished(store, f"{prefix}{n}", wanted_key)
+            if found is not None:
+                return found, False
+    n = numbers[0] if numbers else 0
+    for _ in range(_TRIES):
+        n += 1
+        run = f"{prefix}{n}"
+        head = Head(
+            run=run,
+            key=wanted_key,
+            project=project,
+            notebook=notebook,
+            name=name,
+            parameters=parameters,
+            source=source_name(source) if source else "",
+            output=output.replace("{run}", run),
+            wanted=wanted or Wanted(),
+            relaunch=relaunch or Relaunch(),
+        )
+        try:
+            return lease.create(store, head, files={head.source: source} if source else None), True
+        except Conflict:
+            # A listing may lag behind: somebody made it before us, perhaps just now and for the same key.
+            found = None if fresh else _unfinished(store, run, wanted_key)
+            if found is not None:
+                return found, False
+    raise Conflict(f"{_TRIES} runs {prefix}… were made while this one was: try again")
+
+
+def _unfinished(store: Store, run: str, wanted: str) -> Head | None:
+    try:
+        head = lease.read(store, run).head
+    except UnknownRun:
+        return None
+    except HeadCorrupt as error:
+        raise HeadCorrupt(f"{error}; --fresh begins a new run beside it") from None
+    return head if head.key == wanted and not head.is_over else None
+
+
+def match(store: Store, text: str) -> str:
+    """The run that ``text`` names: its id, or the beginning of exactly one.
+
+    Raises:
+        UnknownRun: none, or more than one.
+    """
+    runs = store.runs()
+    if text in runs:
+        return text
+    found = [run for run in runs if run.startswith(text)] if text else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UnknownRun(f"{text!r} may be any of {', '.join(found[:5])}{' …' if len(found) > 5 else ''}")
+    raise UnknownRun(f"no run {text!r} in {store.address}: `qcity ps` lists what is there")
+
+
+def reopen(store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str = "") -> Head:
+    """A person wants the run to go on: from a stop, from attended, or after its budget was spent.
+
+    Grants a new relaunch budget; keeps the hosts unless some are named.
+
+    Raises:
+        UsageError: it succeeded, or its notebook failed: that is final.
+    """
+
+    def change(head: Head) -> Head:
+        if head.state == "succeeded":
+            raise UsageError(f"run {run} has succeeded; `qcity run --fresh` begins a new one")
+        if head.state == "failed" and (head.failure is None or head.failure.cause == "notebook"):
+            why = f": {head.failure.message}" if head.failure else ""
+            raise UsageError(f"run {run} failed for a reason of its own{why}; `qcity run` begins a new one")
+        is_parked = head.state != "running" or head.wanted.state == "stopped" or head.wanted.attended
+        return replace(
+            head,
+            state="running",
+            wanted=Wanted(state="running", hosts=hosts or head.wanted.hosts, attended=False),
+            failure=None if head.state == "failed" else head.failure,
+            launches=Launches(epoch=head.epoch, since_epoch=head.epoch) if is_parked else head.launches,
+            output=output or head.output,
+        )
+
+    return lease.amend(store, run, change)

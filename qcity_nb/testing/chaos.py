@@ -1,0 +1,117 @@
+"""Chaos: kill or stop real processes at named crash points, in a way that replays.
+
+A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every process of an attempt arms itself:
+
+    {"log": "/tmp/x/hits", "kills": {"17": "host"}}                    the run's 17th hit of any point
+    {"log": "/tmp/x/hits", "at": {"publish.head.before": [2]}, "action": "stop"}   the 2nd hit of one point
+
+Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
+same again. Actions: ``kill`` this process; ``host``: every process with this attempt's label, this one last;
+``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from qcity_nb import points
+
+__all__ = ["Action", "Plan", "arm", "hits", "strike"]
+
+Action = Literal["kill", "host", "stop", "stop-self"]
+
+LABEL = "QCITY_ATTEMPT"
+_WIDTH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where to strike."""
+
+    log: str
+    kills: Mapping[str, Action] = field(default_factory=dict)
+    """By number of the hit, counted over all points and processes, from 1."""
+    at: Mapping[str, list[int]] = field(default_factory=dict)
+    """By point: the numbers of its own hits."""
+    action: Action = "host"
+
+    def dumps(self) -> str:
+        """As the environment takes it."""
+        return json.dumps({"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action})
+
+
+def _attempt_processes(label: str) -> list[int]:
+    """All processes whose environment carries the label, this one excepted."""
+    wanted = f"{LABEL}={label}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            if pid != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def strike(action: Action) -> None:
+    """Do it, to this process or to all of its attempt."""
+    number = signal.SIGKILL if action in ("kill", "host") else signal.SIGSTOP
+    if action in ("host", "stop"):
+        label = os.environ.get(LABEL, "")
+        for _ in range(2):  # one that was being born during the first look is seen by the second
+            for pid in _attempt_processes(label) if label else []:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+    os.kill(os.getpid(), number)
+
+
+def hits(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """Every hit so far: point and process id, in order."""
+    try:
+        data = Path(log).read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = [data[n : n + _WIDTH].split() for n in range(0, len(data), _WIDTH)]
+    return [(name.decode(), int(pid)) for name, pid in lines]
+
+
+def arm(text: str) -> None:
+    """Arm this process with a plan.
+
+    Raises:
+        ValueError: no such point, or no plan at all: a plan that cannot strike would prove nothing.
+    """
+    raw = json.loads(text)
+    plan = Plan(
+        log=raw["log"],
+        kills=raw.get("kills", {}),
+        at=raw.get("at", {}),
+        action=raw.get("action", "host"),
+    )
+    if unknown := set(plan.at) - set(points.NAMES):
+        raise ValueError(f"no such crash point: {sorted(unknown)}")
+
+    def hook(name: str) -> None:
+        fd = os.open(plan.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(fd, f"{name} {os.getpid()}".ljust(_WIDTH - 1).encode() + b"\n")
+            number = os.lseek(fd, 0, os.SEEK_CUR) // _WIDTH
+        finally:
+            os.close(fd)
+        if action := plan.kills.get(str(number)):
+            strike(action)
+        if name in plan.at:
+            own = sum(1 for point, _ in hits(plan.log)[:number] if point == name)
+            if own in plan.at[name]:
+                strike(plan.action)
+
+    points.arm(hook)

@@ -1,0 +1,167 @@
+"""An oracle for heads: it sees each write that lands, knows who sent it, and believes only the JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qcity_nb.ports import Source, Stamped, Store, Version
+from qcity_nb.records import Beat
+from qcity_nb.testing.clock import ManualClock
+
+__all__ = ["Oracle", "Signed"]
+
+
+class _Shown:
+    """Two heads, put into words only if somebody asks."""
+
+    def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        self._heads = old, new
+
+    def __str__(self) -> str:
+        return " -> ".join(map(str, self._heads))
+
+
+class Oracle:
+    """Passes calls on, and checks each head that lands against the one before it.
+
+    A head carries its sender's name (``extra["by"]``), which the world puts there: late writes land in somebody
+    else's turn.
+    """
+
+    def __init__(self, store: Store, clock: ManualClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.heads: list[dict[str, Any]] = []
+        self._writes: set[str] = set()
+        self.moved_s = clock.now_s()
+        """When (epoch, beat) last changed."""
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The truth."""
+        return self.heads[-1]
+
+    @property
+    def seen(self) -> Beat:
+        """What an observer would see."""
+        return Beat(epoch=self.head["epoch"], beat=self.head["beat"])
+
+    @property
+    def holder(self) -> str | None:
+        """The attempt that holds the run."""
+        return self.head["holder"] and str(self.head["holder"]["attempt"])
+
+    def landed(self, new: dict[str, Any]) -> None:
+        """The rules of the head (docs/design.md, "The central idea"); the newest one is judged."""
+        if not self.heads:
+            self._writes.update(new["writes"])
+            self.heads.append(new)
+            return
+        old, sender = self.head, new["by"]
+        holds, held = new["holder"] and new["holder"]["attempt"], self.holder
+        where = _Shown(old, new)
+        assert new["writes"][-1] not in self._writes, f"landed twice: {where}"
+        self._writes.add(new["writes"][-1])
+        assert new["writes"][:-1] == old["writes"][-15:], f"a write id was lost: {where}"
+        if new["epoch"] != old["epoch"]:
+            assert new["epoch"] == old["epoch"] + 1, f"epochs grow by one: {where}"
+            assert (holds, new["beat"]) == (sender, 0), f"the new holder wrote for another: {where}"
+            judged = new["judged"]
+            assert held in (None, sender) or judged == [old["epoch"], old["beat"]], (
+                f"taken from the living: {where}"
+            )
+            assert new["checkpoints"] == old["checkpoints"], f"taking over changes no checkpoint: {where}"
+        elif (new["beat"], holds) != (old["beat"], held) or new["checkpoints"] != old["checkpoints"]:
+            assert held == sender, f"{sender} published without holding: {where}"
+            assert holds in (held, None), f"the holder changed within an epoch: {where}"
+            assert new["beat"] == old["beat"] + 1, f"a beat counts by one: {where}"
+            added = len(new["checkpoints"]) - len(old["checkpoints"])
+            assert new["checkpoints"][added:] == old["checkpoints"], f"a checkpoint was lost: {where}"
+            assert all(ref["epoch"] == new["epoch"] for ref in new["checkpoints"][:added]), where
+        if sender != "foreigner":
+            assert new["wanted"] == old["wanted"], f"a foreign wish was lost: {where}"
+            assert new["intent"] == old["intent"] or new["intent"] is None, (
+                f"a foreign intent was lost: {where}"
+            )
+            assert new["notes"] == old["notes"], f"a foreign note was lost: {where}"
+        else:
+            assert (new["epoch"], new["beat"], holds) == (old["epoch"], old["beat"], held), where
+            assert new["notes"][:-1] == old["notes"], f"a foreign note was lost: {where}"
+        if (new["epoch"], new["beat"]) != (old["epoch"], old["beat"]):
+            self.moved_s = self.clock.now_s()
+        self.heads.append(new)
+
+    @property
+    def address(self) -> str:
+        """See ``ports.Store``."""
+        return self.store.address
+
+    def runs(self) -> list[str]:
+        """See ``ports.Store``."""
+        return self.store.runs()
+
+    def read(self, run: str) -> Stamped | None:
+        """See ``ports.Store``."""
+        return self.store.read(run)
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+    ) -> Version:
+        """See ``ports.Store``."""
+        version = self.store.publish(run, head, expect=expect, files=files)
+        self.landed(json.loads(head))
+        return version
+
+    def get(self, run: str, name: str) -> bytes:
+        """See ``ports.Store``."""
+        return self.store.get(run, name)
+
+    def names(self, run: str) -> list[str]:
+        """See ``ports.Store``."""
+        return self.store.names(run)
+
+    def delete(self, run: str, names: Sequence[str]) -> None:
+        """See ``ports.Store``."""
+        self.store.delete(run, names)
+
+    def forget(self, run: str) -> None:
+        """See ``ports.Store``."""
+        self.store.forget(run)
+
+
+class Signed:
+    """A store handle that signs the heads sent through it (see ``Oracle``)."""
+
+    def __init__(self, store: Store, actor: str, judged: Beat | None = None) -> None:
+        self._store = store
+        self._signature = {"by": actor, "judged": judged and [judged.epoch, judged.beat]}
+
+    @property
+    def address(self) -> str:
+        return self._store.address
+
+    def runs(self) -> list[str]:
+        return self._store.runs()
+
+    def read(self, run: str) -> Stamped | None:
+        return self._store.read(run)
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+    ) -> Version:
+        signed = json.dumps({**json.loads(head), **self._signature}).encode()
+        return self._store.publish(run, signed, expect=expect, files=files)
+
+    def get(self, run: str, name: str) -> bytes:
+        return self._store.get(run, name)
+
+    def names(self, run: str) -> list[str]:
+        return self._store.names(run)
+
+    def delete(self, run: str, names: Sequence[str]) -> None:
+        self._store.delete(run, names)
+
+    def forget(self, run: str) -> None:
+        self._store.forget(run)

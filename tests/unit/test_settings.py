@@ -1,0 +1,204 @@
+"""Settings: who wins, where each value came from, and what is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from qcity_nb.errors import UsageError
+from qcity_nb.settings import ENV, Settings, find_project, load, seconds
+
+
+def write(root: Path, text: str) -> Path:
+    (root / "pyproject.toml").write_text(text, encoding="utf-8")
+    return root
+
+
+def test_defaults_lie_below_the_project(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={})
+    assert settings.store == str(tmp_path / ".qcity" / "store")
+    assert settings.local == tmp_path / ".qcity" / "local"
+    assert settings.tracking == f"sqlite:///{tmp_path / '.qcity' / 'mlflow.db'}"
+    assert settings.hosts == ("local",)
+    assert settings.stall_timeout_s is None
+    assert set(settings.origin.values()) == {"default"}
+
+
+def test_every_setting_has_an_origin(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={})
+    assert set(settings.origin) == {field.name for field in fields(Settings)} - {"project", "origin"}
+
+
+def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
+    write(tmp_path, "[tool.qcity]\nttl = 40\nbeat = 4\npublish = 5\n")
+    environ = {"QCITY_TTL": "50", "QCITY_BEAT": "6s"}
+    settings = load(tmp_path, {"ttl_s": 60}, environ)
+    assert (settings.ttl_s, settings.beat_s, settings.publish_s) == (60, 6, 5)
+    assert settings.origin["ttl_s"] == "argument"
+    assert settings.origin["beat_s"] == "environment QCITY_BEAT"
+    assert settings.origin["publish_s"] == "pyproject.toml"
+    assert settings.origin["attempts"] == "default"
+
+
+def test_an_argument_of_none_is_not_given(tmp_path: Path) -> None:
+    settings = load(tmp_path, {"ttl": None, "hosts": None}, {"QCITY_TTL": "50"})
+    assert settings.ttl_s == 50
+    assert settings.origin["ttl_s"] == "environment QCITY_TTL"
+    assert settings.origin["hosts"] == "default"
+
+
+def test_an_empty_variable_is_not_given(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"QCITY_TTL": "", "MLFLOW_TRACKING_URI": ""}).origin["ttl_s"] == "default"
+
+
+def test_the_full_name_of_a_variable_beats_the_short_one(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={"QCITY_TTL": "50", "QCITY_TTL_S": "70"})
+    assert (settings.ttl_s, settings.origin["ttl_s"]) == (70, "environment QCITY_TTL_S")
+
+
+def test_mlflows_own_variable_is_weaker_than_ours(tmp_path: Path) -> None:
+    environ = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    settings = load(tmp_path, environ=environ)
+    assert settings.tracking == "http://127.0.0.1:5000"
+    assert settings.origin["tracking"] == "environment MLFLOW_TRACKING_URI"
+    assert load(tmp_path, environ={**environ, "QCITY_TRACKING": "http://other"}).tracking == "http://other"
+    write(tmp_path, '[tool.qcity]\ntracking = "http://project"\n')
+    assert load(tmp_path, environ=environ).tracking == "http://project"
+
+
+def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENV + "ATTEMPTS", "7")
+    monkeypatch.chdir(tmp_path)
+    assert load().attempts == 7
+
+
+def test_relative_places_are_the_projects(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.qcity]\nstore = "runs"\nlocal = "disk"\n')
+    inside = tmp_path / "notebooks"
+    inside.mkdir()
+    settings = load(inside, environ={})
+    assert settings.store == str(tmp_path / "runs")
+    assert settings.local == tmp_path / "disk"
+
+
+def test_addresses_and_absolute_places_stay(tmp_path: Path) -> None:
+    settings = load(tmp_path, {"store": "file:///elsewhere", "local": "/disk"}, {})
+    assert (settings.store, settings.local) == ("file:///elsewhere", Path("/disk"))
+
+
+def test_hosts_from_a_list_and_from_a_text(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.qcity]\nhosts = ["kaggle", "local"]\n')
+    assert load(tmp_path, environ={}).hosts == ("kaggle", "local")
+    assert load(tmp_path, environ={"QCITY_HOSTS": "hf-jobs, local"}).hosts == ("hf-jobs", "local")
+
+
+def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.qcity]\nproject = "digits"\n[tool.qcity.params]\nx = 1\n[tool.qcity.data]\ny = "d"\n')
+    settings = load(tmp_path, environ={})
+    assert settings.project.name == "digits"
+    assert set(settings.origin.values()) == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('ttl = "soon"', "ttl_s = 'soon'"),
+        ("ttl = -1", "ttl_s = -1"),
+        ("ttl = 0", "ttl_s = 0: more than 0 s"),
+        ("beat = 0", "beat_s = 0: more than 0 s"),
+        ("stall_timeout = 0", "stall_timeout_s = 0: more than 0 s"),
+        ("ttl = inf", "ttl_s = inf"),
+        ("ttl = nan", "ttl_s = nan"),
+        ("ttl = true", "ttl_s = True"),
+        ("publish = []", "publish_s = []"),
+        ("attempts = 1.5", "attempts = 1.5: a whole number"),
+        ("attempts = true", "attempts = True: a whole number"),
+        ("attempts = -1", "attempts = -1: a whole number, 1 or more"),
+        ("without_progress = 0", "without_progress = 0"),
+        ('without_progress = "few"', "without_progress = 'few'"),
+        ("hosts = []", "hosts = []: a list of host names"),
+        ('hosts = "a,,b"', "hosts = 'a,,b': a list of host names"),
+        ("hosts = 3", "hosts = 3: a list of host names"),
+        ("tll = 10", "unknown key 'tll'"),
+        ('chaos = "local.after:1"', "unknown key 'chaos'"),
+        ("ttl = 5\nbeat = 2", "ttl = 5 s is under three beats of 2 s"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
+    write(tmp_path, f"[tool.qcity]\n{line}\n")
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, environ={})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_wrong_variable_and_a_wrong_argument_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="attempts = 'many'"):
+        load(tmp_path, environ={"QCITY_ATTEMPTS": "many"})
+    with pytest.raises(UsageError, match="beat_s = 'x'"):
+        load(tmp_path, {"beat": "x"}, {})
+    with pytest.raises(UsageError, match="no setting is named 'tlt'"):
+        load(tmp_path, {"tlt": 3}, {})
+    with pytest.raises(UsageError, match="no setting is named 'origin'"):
+        load(tmp_path, {"origin": {}}, {})
+
+
+def test_chaos_comes_from_the_environment_alone(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={"QCITY_CHAOS": "local.after:1"}).chaos == "local.after:1"
+
+
+@pytest.mark.parametrize("content", [b"[tool.qcity", b"x = '\xff'"])
+def test_a_broken_pyproject_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"pyproject\.toml is not valid TOML"):
+        find_project(tmp_path)
+
+
+def test_the_nearest_table_is_the_project(tmp_path: Path) -> None:
+    write(tmp_path, '[project]\nname = "outer thing"\n[tool.qcity]\n')
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    write(inner, '[project]\nname = "no table here"\n')
+    project = find_project(inner)
+    assert (project.root, project.name) == (tmp_path, "outer-thing")
+    assert str(tmp_path / "pyproject.toml") in project.evidence
+
+
+def test_a_git_root_ends_the_search(tmp_path: Path) -> None:
+    write(tmp_path, "[tool.qcity]\n")
+    root = tmp_path / "my repo"
+    (root / ".git").mkdir(parents=True)
+    project = find_project(root)
+    assert (project.root, project.name, project.table) == (root, "my-repo", {})
+    assert "git repository" in project.evidence
+
+
+def test_elsewhere_the_working_directory_is_the_project(tmp_path: Path) -> None:
+    project = find_project(tmp_path)
+    assert (project.root, project.evidence) == (tmp_path, "the working directory")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (90, 90),
+        (0.5, 0.5),
+        ("90", 90),
+        ("90s", 90),
+        ("2m", 120),
+        (" 1.5h ", 5400),
+        ("250ms", 0.25),
+        ("1 d", 86400),
+    ],
+)
+def test_seconds(value: object, expected: float) -> None:
+    assert seconds(value, name="x") == expected
+
+
+@pytest.mark.parametrize("value", ["", "s", "-1", "1e3", "1 week", "1h30m", None, True, [], float("nan")])
+def test_what_is_no_duration(value: object) -> None:
+    with pytest.raises(UsageError, match=r"x = .*: write seconds"):
+        seconds(value, name="x")
