@@ -29,7 +29,7 @@ FORBIDDEN = {
 
 
 def read(file: Path) -> Any:
-    return nbformat.read(file, as_version=4)  # type: ignore[no-untyped-call]  # its annotations are incomplete
+    return nbformat.read(file, as_version=4)
 
 
 def cells(file: Path, kind: str) -> list[Any]:
