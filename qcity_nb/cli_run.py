@@ -310,9 +310,15 @@ def stop(args: argparse.Namespace) -> int:
 
 def init(args: argparse.Namespace) -> int:
     """``qcity init``."""
-    from importlib import import_module
+    from qcity_nb import template
 
-    return int(import_module("qcity_nb.template").main(args.template, Path(args.directory)) or 0)
+    folder = Path(args.directory)
+    written = template.lay(args.template or template.names()[0], folder)
+    for file in written:
+        print(file)
+    notebook = next(file for file in written if file.suffix == ".ipynb").relative_to(folder)
+    print(f"next: {'' if folder == Path() else f'cd {folder} && '}qcity run {notebook}")
+    return 0
 
 
 def demo(args: argparse.Namespace) -> int:
