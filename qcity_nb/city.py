@@ -320,28 +320,30 @@ class City:
 
         return find(name, self.host)
 
-    def panel(self) -> Panel:
+    def panel(self) -> None:
         """Show the run's panel below this cell; it updates by itself and stays in the saved notebook."""
         if self._panel is None:
             from qcity_nb.notebook.panel import Panel
-            from qcity_nb.notebook.progress import view_of
 
-            def refresh() -> None:
-                panel.update(view_of(self))
-
-            panel = self._panel = Panel(
-                view_of(self), on_stop=self._ask_stop, on_checkpoint=self.checkpoint, on_hand_over=self.hand_over
-            )
-            self.session.listeners.append(refresh)
-        self._panel.show()
-        return self._panel
+            actions = {"Stop": self._ask_stop, "Checkpoint now": self._ask_checkpoint, "Hand over": self.hand_over}
+            self._panel = Panel(self.run, actions={} if self.settings.desk else actions)
+            self.session.listeners.append(self._update_panel)
+        self._update_panel()
 
     def _ask_stop(self) -> None:
         self._desk.ask("stop", reason="stopped from the panel")
 
+    def _ask_checkpoint(self) -> None:
+        self.session.force = True
+
+    def _update_panel(self) -> None:
+        from qcity_nb.notebook.progress import view_of
+
+        if self._panel is not None:
+            self._panel.update(view_of(self.session, self.host))
+
     def refresh(self) -> None:
         """Bring the panel up to date now."""
+        self._update_panel()
         if self._panel is not None:
-            from qcity_nb.notebook.progress import view_of
-
-            self._panel.update(view_of(self), force=True)
+            self._panel.flush()

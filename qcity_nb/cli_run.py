@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -133,6 +133,15 @@ def _go_on(store: Store, given: Settings, run: str, args: argparse.Namespace, no
     return 0
 
 
+def _settler(store: Store, given: Settings) -> Callable[[str], None]:
+    def settle(run: str) -> None:
+        from qcity_nb.agent import settle as tracker_part  # brings in the tracker: only when there is one to settle
+
+        tracker_part.settle(store, run, tracking=given.tracking, experiment=given.project.name)
+
+    return settle
+
+
 def _detach(store: Store, given: Settings, run: str) -> Path:
     """Start ``qcity keep --run`` in a session of its own."""
     if store.address.startswith("memory:"):
@@ -178,7 +187,7 @@ def follow(store: Store, given: Settings, run: str, note: Progress, *, as_json: 
 
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given)
+    keeper = Keeper(store, given, settle=_settler(store, given))
     ended_s: float | None = None
     interrupts = asked = 0
 
@@ -287,7 +296,7 @@ def keep(args: argparse.Namespace) -> int:
         return runs is not None
 
     with _sigterm_as_ctrl_c():
-        Keeper(store, given).keep(runs, once=args.once, until=is_done, see=note.see)
+        Keeper(store, given, settle=_settler(store, given)).keep(runs, once=args.once, until=is_done, see=note.see)
     return 0
 
 

@@ -180,8 +180,10 @@ class Agent:
             tier=str(tier_path(Path(self.config.local), head.run, self.lease.epoch)),
             stop=stop,
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
-            published_at_s=self._published_s,
+            published_step=head.checkpoint.step if head.checkpoint else 0,
+            published_at_s=self._published_s if self._published_s > 0 else 0.0,
             drained_seq=drain.tracked.drained_seq if drain else 0,
+            drained_rows=drain.sent_rows if drain else 0,
             tracking_run=drain.tracked.run_id if drain else "",
         )
 

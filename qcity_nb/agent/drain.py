@@ -14,16 +14,26 @@ from qcity_nb import points
 from qcity_nb.agent.adopt import published_rows
 from qcity_nb.errors import QcityError, TrackerUnavailable
 from qcity_nb.ports import Store, Tracker
-from qcity_nb.records import Head, Tracked
+from qcity_nb.records import Head, Row, Tracked
 from qcity_nb.run.lease import Lease
 from qcity_nb.tracking import open_tracker
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Drain", "send_covered"]
 
+SLICE = 2000
+"""Rows that are sent before the progress is remembered."""
+
 
 def send_covered(
-    store: Store, head: Head, tracker: Tracker, run_id: str, *, after: int, allowed: Callable[[], bool]
+    store: Store,
+    head: Head,
+    tracker: Tracker,
+    run_id: str,
+    *,
+    after: int,
+    allowed: Callable[[], bool],
+    sent: Callable[[int, int], None] = lambda seq, rows: None,
 ) -> int:
     """Send all rows of checkpoints after ``after`` that the head covers; returns the newest one sent.
 
@@ -33,18 +43,23 @@ def send_covered(
     newest = head.checkpoint.seq if head.checkpoint else 0
     if newest <= after:
         return after
+    before = after
     blocks = published_rows(store, head, after)
-    for seq in sorted(blocks):
-        if seq > newest:
-            break
-        rows = decode_rows(blocks[seq])
+    seqs = [seq for seq in sorted(blocks) if seq <= newest]
+    while seqs:
+        # Many small blocks go in one request; a failure then repeats no more than that.
+        rows: list[Row] = []
+        while seqs and (not rows or len(rows) < SLICE):
+            after = seqs.pop(0)
+            rows += decode_rows(blocks[after])
         if rows:
             if not allowed():
-                return after
+                return before
             points.hit("drain.before")
             tracker.send(run_id, rows)
             points.hit("drain.after")
-        after = seq
+        before = after
+        sent(after, len(rows))
     return newest
 
 
@@ -71,6 +86,7 @@ class Drain:
         tracked = lease.head.tracked
         self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
         """What the next head should say."""
+        self.sent_rows = 0
         self._tracker: Tracker | None = None
         self._started = False
         self._thread = threading.Thread(target=self._loop, name="drain", daemon=True)
@@ -156,5 +172,10 @@ class Drain:
             self.tracked.run_id,
             after=self.tracked.drained_seq,
             allowed=lambda: lease.is_confirmed,
+            sent=self._sent,
         )
         self._set(drained_seq=sent)
+
+    def _sent(self, seq: int, rows: int) -> None:
+        self.sent_rows += rows
+        self._set(drained_seq=seq)

@@ -52,6 +52,7 @@ def attach(session: Session, shell: Any) -> None:
         session.start_cell(_running(session, shell, info))
 
     def after(result: Any = None) -> None:
+        session.recorder.end_cell()
         session.end_cell(ok=bool(getattr(result, "success", True)))
 
     shell.events.register("pre_run_cell", before)

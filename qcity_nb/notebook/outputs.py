@@ -11,10 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["OURS", "Recorder", "merge"]
+from qcity_nb.notebook.panel import MIME
 
-OURS = "application/vnd.qcity.panel+json"
-"""MIME type that marks our own displays; they are never recorded."""
+__all__ = ["Recorder", "merge"]
 
 Output = dict[str, Any]
 
@@ -44,13 +43,12 @@ class Recorder:
         self.is_on = False
         self._shell: Any = None
         self._undo: list[Callable[[], None]] = []
+        self._untap: list[Callable[[], None]] = []
 
     def attach(self, shell: Any) -> None:
-        """Tap ``shell``, an IPython shell with a kernel behind it."""
+        """Follow ``shell``, an IPython shell with a kernel behind it; ``start_cell`` begins the recording."""
         self._shell = shell
         self.is_on = True
-        for name in ("stdout", "stderr"):
-            self._tap(name, getattr(sys, name))
         publisher = shell.display_pub
         if hasattr(publisher, "register_hook"):
             publisher.register_hook(self._displayed)
@@ -58,9 +56,24 @@ class Recorder:
 
     def detach(self) -> None:
         """Leave the channels as they were."""
+        self.end_cell()
         while self._undo:
             self._undo.pop()()
         self.is_on = False
+
+    def start_cell(self) -> None:
+        """A new cell: its record begins empty."""
+        self.outputs.clear()
+        self.end_cell()
+        if self.is_on:
+            # Anew for each cell: IPython 9 wraps the streams itself for the time of a cell, and unwraps them.
+            for name in ("stdout", "stderr"):
+                self._tap(name, getattr(sys, name))
+
+    def end_cell(self) -> None:
+        """The cell is over: give the streams back."""
+        while self._untap:
+            self._untap.pop()()
 
     def _tap(self, name: str, stream: Any) -> None:
         write = stream.write
@@ -78,23 +91,19 @@ class Recorder:
 
         def undo() -> None:
             if stream.write is tapped:
-                del stream.write
+                stream.write = write
 
-        self._undo.append(undo)
+        self._untap.append(undo)
 
     def _displayed(self, message: Any) -> Any:
         kind = message["header"]["msg_type"]
         content = message["content"]
-        if OURS in content.get("data", {}):
+        if MIME in content.get("data", {}):
             return message
         kinds = {"display_data": "display", "update_display_data": "update", "clear_output": "clear"}
         if kind in kinds:
             self.outputs.append({"kind": kinds[kind], "content": json.loads(json.dumps(content, default=str))})
         return message
-
-    def start_cell(self) -> None:
-        """A new cell: its record begins empty."""
-        self.outputs.clear()
 
     def mark(self) -> int:
         """The place in the record that is now."""

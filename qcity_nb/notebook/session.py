@@ -154,6 +154,10 @@ class Session:
             if covered.exists()
             else set()
         )
+        self.deaths: list[int] = []
+        """The steps that the run went on from, one for each time it died."""
+        if self.manifest is not None:
+            self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
         self._rewind()
         self.scopes: list[Scope] = [self._scope("main", 0, 0)]
 
@@ -389,13 +393,14 @@ class Session:
             seq=self.seq + 1,
             at=iso_now(),
             reason=reason,
-            step=step if step is not None else max((loop.count for loop in self.open), default=0),
+            step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
             loops=tuple(records),
             contexts=tuple(
                 Context(key=key, iteration=iteration, rows=rows) for (key, iteration), rows in self.committed.items()
             ),
             objects={},
             logged=dict(self.logged),
+            values={"deaths": self.deaths},
         )
         self.manifest = self.tier.save(manifest, objects, encode_rows(self.pending))
         self.seq += 1

@@ -48,8 +48,11 @@ class Status:
     """The checkpoint that this attempt goes on from; 0: none, it starts from the beginning."""
     restored_from: str = ""
     published_seq: int = 0
+    published_step: int = 0
     published_at_s: float = 0.0
     drained_seq: int = 0
+    drained_rows: int = 0
+    """Rows that this attempt's agent has sent."""
     store: str = ""
     tracking: str = ""
     tracking_run: str = ""

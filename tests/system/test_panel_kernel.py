@@ -30,7 +30,7 @@ def code(number: int, source: str) -> dict[str, Any]:
 @pytest.mark.kernel
 def test_a_headless_run_saves_one_display_of_plain_html_with_the_last_view() -> None:
     cells = [SHOW, 'panel.update(PanelView(run="r", epoch=77)); panel.close()']
-    notebook: Any = nbformat.from_dict(  # type: ignore[no-untyped-call]  # it publishes no types
+    notebook: Any = nbformat.from_dict(
         {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [code(n, s) for n, s in enumerate(cells)]}
     )
     nbclient.NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
