@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,14 +32,19 @@ STANDARD_ONLY = LAYERS[0] | LAYERS[1]
 
 THIRD_PARTY: dict[str, set[str]] = {
     "checkpoint.generators": {"numpy", "torch"},
-    "checkpoint.pickling": {"cloudpickle", "numpy", "torch"},
+    "checkpoint.pickling": {"cloudpickle"},
+    "checkpoint.rebuild": {"numpy", "torch"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
     "tracking.mlflow": {"mlflow"},
     "tracking.patience": {"mlflow"},
+    "hosts.secret": {"google", "kaggle_secrets"},
     "notebook.attempt": {"nbclient", "nbformat", "papermill"},
     "notebook.engine": {"nbclient", "nbformat", "papermill"},
+    "notebook.panel": {"ipywidgets"},
+    "notebook.plot": {"matplotlib"},
+    "cli_doctor": {"jupyter_client"},
 }
 """The adapters, and what each may import. `testing` may import anything and is not listed."""
 
@@ -67,8 +72,8 @@ def sources(package: Path = PACKAGE) -> dict[str, str]:
     return found
 
 
-def imports(source: str) -> Iterator[Imported]:
-    """Every import in ``source``, `import_module("a literal")` included."""
+def imports(source: str, known: Collection[str] = ()) -> Iterator[Imported]:
+    """Every import in ``source``, `import_module("a literal")` included; ``known`` are the package's modules."""
 
     def walk(node: ast.AST, *, is_lazy: bool) -> Iterator[Imported]:
         for child in ast.iter_child_nodes(node):
@@ -79,8 +84,10 @@ def imports(source: str) -> Iterator[Imported]:
             elif isinstance(child, ast.ImportFrom):
                 module = "." * child.level + (child.module or "")
                 for alias in child.names:
-                    # `from qcity_nb import codec` names a module; any other `from` names its members.
-                    name = f"{module}.{alias.name}" if module in ("qcity_nb", "qcity_nb.testing") else module
+                    # `from qcity_nb.data import fetch` names a module; any other `from` names a module's member.
+                    full = f"{module}.{alias.name}"
+                    is_module = module in ("qcity_nb", "qcity_nb.testing") or full.partition(".")[2] in known
+                    name = full if is_module else module
                     yield Imported(name, inside, child.lineno)
             elif isinstance(child, ast.Call) and getattr(child.func, "attr", getattr(child.func, "id", "")) in (
                 "import_module",
@@ -113,7 +120,7 @@ def violations(modules: Mapping[str, str]) -> list[str]:
         if here is None and module:
             found.append(f"{module}: is in no layer; place it in LAYERS")
             continue
-        for item in imports(source):
+        for item in imports(source, modules):
             where = f"{module or '__init__'}:{item.line}"
             root, _, below = item.name.partition(".")
             if not root:
@@ -140,7 +147,7 @@ def cycles(modules: Mapping[str, str]) -> list[str]:
     graph = {
         module: {
             name
-            for item in imports(source)
+            for item in imports(source, modules)
             if not item.is_lazy and item.name.startswith("qcity_nb.")
             for name in [item.name.removeprefix("qcity_nb.")]
             if name in modules

@@ -22,7 +22,7 @@ from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.run import journal
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Adopted", "adopt", "load_published", "manifest_of", "published_rows", "tier_path"]
+__all__ = ["Adopted", "adopt", "load_published", "manifest_of", "published_rows", "reader", "tier_path"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LABEL", "Process", "end", "is_alive", "labelled", "look_up", "machine"]
+__all__ = ["LABEL", "Process", "end", "is_alive", "labelled", "look_up", "machine", "send", "wait_gone"]
 
 LABEL = "QCITY_ATTEMPT"
 

@@ -25,7 +25,7 @@ from qcity_nb.run import journal
 from qcity_nb.run.desk import Desk, Status, is_alive
 from qcity_nb.tracking.outbox import decode_rows, encode_rows
 
-__all__ = ["Loop", "Session"]
+__all__ = ["Loop", "Scope", "Session"]
 
 LOOK_S = 0.05
 """How often the desk is looked at from inside a hot loop."""

@@ -41,6 +41,7 @@ __all__ = [
     "acquire",
     "amend",
     "create",
+    "describe",
     "read",
     "rejoin",
 ]
