@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qcity_nb.data import fetch, objects, tracked
+import qcity_nb.data.fetch as fetch
+import qcity_nb.data.objects as objects
+import qcity_nb.data.tracked as tracked
 from qcity_nb.data.tracked import Output, Places
 from qcity_nb.data.verified import Verified
 from qcity_nb.errors import DataError
