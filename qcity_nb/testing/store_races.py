@@ -145,9 +145,7 @@ class RaceContract(StoreHooks):
         with contextlib.ExitStack() as stack:
             racers = [
                 stack.enter_context(
-                    subprocess.Popen(
-                        [*command, str(n)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-                    )
+                    subprocess.Popen([*command, str(n)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                 )
                 for n in range(3)
             ]
@@ -174,9 +172,7 @@ class RaceContract(StoreHooks):
     def test_what_is_declared_about_processes_is_true(self, store: Store) -> None:
         store.publish("r", b"x", expect=None)
         code = "import sys, qcity_nb.stores as s; print(s.open_store(sys.argv[1]).read('r') is not None)"
-        run = subprocess.run(
-            [sys.executable, "-c", code, store.address], text=True, capture_output=True, check=True
-        )
+        run = subprocess.run([sys.executable, "-c", code, store.address], text=True, capture_output=True, check=True)
         assert run.stdout.strip() == str(self.shares_processes)
 
     def test_no_point_of_a_publish_shows_a_torn_head(self, store: Store) -> None:
@@ -190,9 +186,7 @@ class RaceContract(StoreHooks):
 
         points.arm(look)
         for number in range(1, 4):
-            version = store.publish(
-                "r", _sealed(number, 3000 * number), expect=version, files={f"f{number}": b"x"}
-            )
+            version = store.publish("r", _sealed(number, 3000 * number), expect=version, files={f"f{number}": b"x"})
             assert _unsealed(reader.read("r")) == number
         assert len(looks) >= 6
 

@@ -60,9 +60,7 @@ def test_an_address_of_another_machine_or_of_nothing(root: Path) -> None:
             open_store(address)
 
 
-@pytest.mark.parametrize(
-    ("address", "why"), [("hf://me/runs", "later version"), ("gopher://x", "no installed")]
-)
+@pytest.mark.parametrize(("address", "why"), [("hf://me/runs", "later version"), ("gopher://x", "no installed")])
 def test_an_unknown_scheme_names_the_known_ones(address: str, why: str) -> None:
     with pytest.raises(UsageError, match=rf"{why}.*file://, memory://"):
         open_store(address)
@@ -112,9 +110,7 @@ def test_stopped_between_files_and_link(store: DirectoryStore, rivals: int) -> N
 
 
 @pytest.mark.parametrize("later", [1, KEEP_HEADS - 1, KEEP_HEADS, 40])
-def test_stopped_between_link_and_check(
-    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, later: int
-) -> None:
+def test_stopped_between_link_and_check(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, later: int) -> None:
     """Our link was the head, and others went on from it: a success, or unknown, never a conflict."""
     base = store.publish("r", b"base", expect=None)
     check = DirectoryStore._check_link
@@ -164,9 +160,7 @@ def test_a_run_that_is_removed_under_a_writer(store: DirectoryStore) -> None:
 def test_an_error_after_the_link_leaves_the_outcome_open(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        directory, "_sync", lambda folder: fail_with(errno.EIO)() if folder.name == "heads" else None
-    )
+    monkeypatch.setattr(directory, "_sync", lambda folder: fail_with(errno.EIO)() if folder.name == "heads" else None)
     with pytest.raises(StoreUnavailable, match="unknown"):
         store.publish("r", b"x", expect=None)
 
@@ -221,9 +215,7 @@ def test_the_probe_runs_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
-def test_a_mount_without_hard_links_is_refused(
-    root: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_mount_without_hard_links_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "link", fail_with(number))
     with pytest.raises(StoreRefused, match=r"hard links cannot be made .*local disk, or an hf://"):
         open_store(str(root))
@@ -253,9 +245,7 @@ def test_a_mount_without_fsync_is_refused(root: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.EROFS, "read-only"), (errno.EACCES, "permission denied")])
-def test_a_directory_that_cannot_be_made(
-    root: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
-) -> None:
+def test_a_directory_that_cannot_be_made(root: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str) -> None:
     monkeypatch.setattr(Path, "mkdir", fail_with(number))
     with pytest.raises(StoreRefused, match=words):
         open_store(str(root))
@@ -293,9 +283,7 @@ def test_leftovers_of_dead_writers_go_and_those_of_live_ones_stay(root: Path, st
     assert left == {"cc", "dd", "ee"}
 
 
-def test_a_writer_whose_temporary_file_was_cleaned_away(
-    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_whose_temporary_file_was_cleaned_away(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def clean_first(source: Path, target: Path) -> None:
@@ -313,9 +301,7 @@ def test_a_writer_whose_temporary_file_was_cleaned_away(
 
 
 @pytest.mark.parametrize("ahead_s", [-7200.0, -3.0, 0.0, 3.0, 7200.0])
-def test_the_clock_is_the_file_servers(
-    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, ahead_s: float
-) -> None:
+def test_the_clock_is_the_file_servers(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
     """This machine's wall clock may be hours off: silence is measured between two times of the files' clock."""
     store.publish("r", b"x", expect=None)
     real = time.time
