@@ -289,7 +289,14 @@ class Agent:
                 self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
                 return None
             self.end(request)
+            # The answer first: whoever finds the status ended and no answer takes the request for one too late.
             self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
+            self.show(
+                state="ended",
+                reason=self.lease.head.state,
+                drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
+                published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
+            )
             return 0
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
@@ -344,12 +351,6 @@ class Agent:
 
         self.publisher.publish(None, change=finish, release=True)
         points.hit("end.after")
-        self.show(
-            state="ended",
-            reason=state,
-            drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
-            published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
-        )
 
 
 def main() -> int:
