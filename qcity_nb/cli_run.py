@@ -182,9 +182,13 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def follow(store: Store, given: Settings, run: str, note: Progress, *, as_json: bool = False) -> int:
+def follow(
+    store: Store, given: Settings, run: str, note: Progress, *, as_json: bool = False, quiet: bool = False
+) -> int:
     """Keep one run in the foreground until it has ended; Ctrl-C stops it, twice at once.
 
+    Args:
+        quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
     keeper = Keeper(store, given, settle=_settler(store, given))
@@ -215,7 +219,7 @@ def follow(store: Store, given: Settings, run: str, note: Progress, *, as_json: 
                 interrupts += 1
     note.close()
     head = lease.read(store, run).head
-    code = _report(head, given, as_json=as_json)
+    code = 0 if quiet and head.state == "succeeded" else _report(head, given, as_json=as_json)
     return 130 if interrupts and head.state == "stopped" else code
 
 
@@ -332,6 +336,6 @@ def init(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
-    from importlib import import_module
+    from qcity_nb import demo as shown
 
-    return int(import_module("qcity_nb.demo").main(address_of(args.state)) or 0)
+    return shown.main(address_of(args.state), plant=args.plant)

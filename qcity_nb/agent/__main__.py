@@ -257,6 +257,10 @@ class Agent:
 
     def confirmed(self) -> None:
         """A head of ours was confirmed."""
+        head = self.lease.head
+        if head.state != "running":
+            # A keeper that took us for dead has ended the run; it is over, and this attempt with it.
+            raise LeaseLost(f"run {head.run!r} was ended meanwhile: {head.state}")
         if self.status.message.startswith("store:"):
             self.show(message="")
         self.show_held()
