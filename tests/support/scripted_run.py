@@ -209,7 +209,7 @@ def metrics(database: Path, run: str) -> list[tuple[Any, ...]]:
             [run],
         ).fetchall()
         status = connection.execute(
-            f"SELECT run_uuid, 'status', status, end_time, lifecycle_stage FROM runs WHERE run_uuid IN {own} ORDER BY 1",
+            f"SELECT run_uuid, 'status', status, end_time FROM runs WHERE run_uuid IN {own} ORDER BY 1",
             [run],
         ).fetchall()
     return [*rows, *status]

@@ -6,7 +6,9 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 from scripted_run import Script, Snapshot, eventually, head_of
@@ -97,7 +99,7 @@ def stories(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Story]]:
     """The stories that were asked for, told four at a time: each is mostly waiting for a lease to expire."""
-    wanted = [item.callspec.params["point"] for item in request.session.items if _is_story(item)]
+    wanted = [str(item.callspec.params["point"]) for item in request.session.items if _tells(item)]
     uri, database = "", None
     if set(wanted) & set(TRACKED):
         uri = request.getfixturevalue("mlflow_uri")
@@ -116,14 +118,8 @@ def stories(
         yield lambda point: told[point].result()
 
 
-def _is_story(item: pytest.Item) -> bool:
-    return item.module is _this() and "point" in getattr(getattr(item, "callspec", None), "params", {})
-
-
-def _this() -> object:
-    import sys
-
-    return sys.modules[__name__]
+def _tells(item: pytest.Item) -> TypeGuard[pytest.Function]:
+    return isinstance(item, pytest.Function) and item.originalname == "test_a_woken_holder_changes_nothing"
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -200,7 +196,7 @@ def test_foreign_writes_cost_a_healthy_holder_nothing(tmp_path: Path) -> None:
         opened = open_store(str(store))
         run = opened.runs()[0]
         while script.process is not None and script.process.poll() is None:
-            head = lease.amend(opened, run, lambda head, n=writes: _meddled(head, n))
+            head = lease.amend(opened, run, partial(_meddled, n=writes))
             writes += 1
             if head.holder is not None:
                 assert head.epoch == 1
@@ -215,7 +211,7 @@ def test_foreign_writes_cost_a_healthy_holder_nothing(tmp_path: Path) -> None:
     assert logged_once(store, 40)
 
 
-def _meddled(head: Head, n: int) -> Head:
+def _meddled(head: Head, *, n: int) -> Head:
     intent = Intent(attempt=f"rival-{n}", host="local", keeper="rival", judged=head.seen) if n % 2 else None
     return replace(head, intent=intent, wanted=replace(head.wanted, hosts=(f"rival-{n}",)))
 
