@@ -46,7 +46,12 @@ class Agent:
         self.clock = SystemClock()
         self.store = open_store(config.store)
         self.me = Holder(
-            attempt=config.attempt, host=config.host, node=config.node, pid=os.getpid(), ttl_s=config.ttl_s
+            attempt=config.attempt,
+            host=config.host,
+            node=config.node,
+            pid=os.getpid(),
+            ttl_s=config.ttl_s,
+            extra={"owner": config.owner.pid},
         )
         self.status = replace(
             self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
@@ -87,17 +92,24 @@ class Agent:
                 snapshot = read(self.store, config.run)
                 head = snapshot.head
                 judged = observer.judge(snapshot)
-                if judged is None and head.holder is not None:
-                    here = head.holder.node == config.node and head.holder.pid
-                    if config.take_over or (here and not is_alive(head.holder.pid)):
-                        # Its agent ran on this very machine, and is gone: no need to wait for silence.
-                        judged = head.seen
+                if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
+                    judged = head.seen
                 if judged is None and head.holder is not None:
                     first = first or head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
                     self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
                     self.clock.sleep(TICK_S)
+
+    def _is_gone(self, holder: Holder) -> bool:
+        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
+
+        Its agent alone is no proof: its owner starts another one.
+        """
+        if holder.node != self.config.node or not holder.pid:
+            return False
+        owner = holder.extra.get("owner", 0)
+        return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
