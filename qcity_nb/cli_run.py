@@ -98,16 +98,10 @@ def run(args: argparse.Namespace) -> int:
         step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
-        head = _renew_source(store, head, asked.content, note)
+        if head.source != identity.source_name(asked.content):
+            note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
+            head = identity.renew_source(store, head, asked.content)
     return _go_on(store, given, head.run, args, note)
-
-
-def _renew_source(store: Store, head: Head, content: bytes, note: Progress) -> Head:
-    name = identity.source_name(content)
-    if head.source == name:
-        return head
-    note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
-    return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 
 def resume(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ The exit code is 0 only if both ended with the same weights, bit for bit, and wi
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qcity_nb import settings, template
 from qcity_nb.agent.adopt import published_rows
@@ -31,8 +32,10 @@ from qcity_nb.run import identity, journal, lease
 from qcity_nb.run.desk import Desk
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
-from qcity_nb.testing import chaos
 from qcity_nb.tracking.outbox import decode_rows
+
+if TYPE_CHECKING:
+    from qcity_nb.testing import chaos
 
 __all__ = ["Comparison", "main"]
 
@@ -67,6 +70,8 @@ def main(state: str | None = None, *, plant: str = "") -> int:
         state: where the runs are to live; by default in the demo's own folder.
         plant: break the run on purpose (``testing.plants``), to see that the demo notices.
     """
+    from qcity_nb.testing import chaos
+
     began_s = time.monotonic()
     folder = _folder()
     template.lay("digits", folder)
@@ -194,8 +199,6 @@ def _newest(desk: Desk) -> int:
 
 
 def _kill(pid: int) -> None:
-    import signal
-
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -204,6 +207,8 @@ def _kill(pid: int) -> None:
 
 def _gather(store: Store, head: Head, model: Path, plan: chaos.Plan) -> Comparison:
     import numpy as np
+
+    from qcity_nb.testing import chaos
 
     blocks = published_rows(store, head, 0)
     with np.load(model) as saved:
