@@ -299,6 +299,10 @@ class City:
         self._settle()
 
     def _settle(self) -> None:
+        """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
+        until = time.monotonic() + 5
+        while self.is_up and time.monotonic() < until:
+            time.sleep(0.005)
         self.refresh()
         if self._process is not None:
             self._process.wait(timeout=30)

@@ -10,12 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from qcity_nb import codec, points
 from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
-from qcity_nb.agent.drain import Drain
+from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
@@ -31,6 +31,8 @@ __all__ = ["Agent", "main"]
 TICK_S = 0.1
 NOTEBOOK_S = 20.0
 """The executed notebook travels with a checkpoint at most this often, and at the end."""
+TRACKER_S = 10.0
+"""How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
 
@@ -165,6 +167,7 @@ class Agent:
             return code
         except LeaseLost as error:
             self.show(state="lost", reason=str(error), error="LeaseLost")
+            self.drain.leave(TRACKER_S)
             return error.exit_code
 
     def show_held(self) -> None:
@@ -293,7 +296,14 @@ class Agent:
                 self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
                 return None
             self.end(request)
+            # The answer first: whoever finds the status ended and no answer takes the request for one too late.
             self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
+            self.show(
+                state="ended",
+                reason=self.lease.head.state,
+                drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
+                published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
+            )
             return 0
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
@@ -320,11 +330,7 @@ class Agent:
                 state = "failed"
         if state == "running" and head.wanted.state == "stopped":
             state = "stopped"
-        status: Literal["FINISHED", "FAILED", "KILLED"] | None = {
-            "succeeded": "FINISHED",
-            "failed": "FAILED",
-            "stopped": "KILLED",
-        }.get(state)  # type: ignore[assignment]  # the values are those three
+        status = FINAL.get(state)
         if self.drain is not None:
             deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
             while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):
@@ -348,12 +354,6 @@ class Agent:
 
         self.publisher.publish(None, change=finish, release=True)
         points.hit("end.after")
-        self.show(
-            state="ended",
-            reason=state,
-            drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
-            published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
-        )
 
 
 def main() -> int:
