@@ -130,19 +130,19 @@ def _begin(
     """By hand: find or make the run, start an agent."""
     from qcity_nb.stores import open_store
 
-    notebook = run
-    if notebook is None:
-        found = notebook_path(scope)
-        if found is None:
-            raise UsageError(
-                f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
-                'as in qcity.up(run="train")'
-            )
-        path = Path(found[0])
-        path = path if path.is_absolute() else Path.cwd() / path
-        notebook = path.resolve().name
-        if path.resolve().is_relative_to(given.project.root):
-            notebook = path.resolve().relative_to(given.project.root).as_posix()
+    found = notebook_path(scope)
+    path = found[0].resolve() if found is not None else None
+    if run is not None:
+        notebook = run
+    elif path is not None:
+        root = given.project.root
+        notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    else:
+        raise UsageError(
+            f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
+            'as in qcity.up(run="train")'
+        )
+    content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
     store = open_store(given.store)
     head, _ = identity.find_or_create(
         store,
@@ -151,8 +151,10 @@ def _begin(
         parameters=dict(params or {}),
         name=name,
         fresh=fresh,
+        source=content,
         wanted=Wanted(attended=True),
     )
+    head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
     config = agent.config_for(
@@ -297,6 +299,10 @@ class City:
         self._settle()
 
     def _settle(self) -> None:
+        """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
+        until = time.monotonic() + 5
+        while self.is_up and time.monotonic() < until:
+            time.sleep(0.005)
         self.refresh()
         if self._process is not None:
             self._process.wait(timeout=30)

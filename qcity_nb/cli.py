@@ -175,6 +175,7 @@ def parser() -> argparse.ArgumentParser:
         "  qcity demo",
         ("cli_run", "demo"),
     )
+    demo.add_argument("--plant", default="", choices=("generators", "rows"), help=argparse.SUPPRESS)
     with_store(demo)
     return top
 

@@ -98,16 +98,10 @@ def run(args: argparse.Namespace) -> int:
         step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
-        head = _renew_source(store, head, asked.content, note)
+        if head.source != identity.source_name(asked.content):
+            note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
+            head = identity.renew_source(store, head, asked.content)
     return _go_on(store, given, head.run, args, note)
-
-
-def _renew_source(store: Store, head: Head, content: bytes, note: Progress) -> Head:
-    name = identity.source_name(content)
-    if head.source == name:
-        return head
-    note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
-    return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -182,9 +176,13 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def follow(store: Store, given: Settings, run: str, note: Progress, *, as_json: bool = False) -> int:
+def follow(
+    store: Store, given: Settings, run: str, note: Progress, *, as_json: bool = False, quiet: bool = False
+) -> int:
     """Keep one run in the foreground until it has ended; Ctrl-C stops it, twice at once.
 
+    Args:
+        quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
     keeper = Keeper(store, given, settle=_settler(store, given))
@@ -215,7 +213,7 @@ def follow(store: Store, given: Settings, run: str, note: Progress, *, as_json: 
                 interrupts += 1
     note.close()
     head = lease.read(store, run).head
-    code = _report(head, given, as_json=as_json)
+    code = 0 if quiet and head.state == "succeeded" else _report(head, given, as_json=as_json)
     return 130 if interrupts and head.state == "stopped" else code
 
 
@@ -332,6 +330,6 @@ def init(args: argparse.Namespace) -> int:
 
 def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
-    from importlib import import_module
+    from qcity_nb import demo as shown
 
-    return int(import_module("qcity_nb.demo").main(address_of(args.state)) or 0)
+    return shown.main(address_of(args.state), plant=args.plant)

@@ -67,7 +67,7 @@ def is_settled(head: Head) -> bool:
     if head.state == "running":
         return False
     tracked = head.tracked
-    if not (tracked.run_id or tracked.uri or head.outbox):
+    if tracked.status == "WAITING" or not (tracked.run_id or tracked.uri or head.outbox):
         return True
     newest = head.checkpoint.seq if head.checkpoint else 0
     return tracked.status != "RUNNING" and (not head.outbox or tracked.drained_seq >= newest)
@@ -293,7 +293,8 @@ class Keeper:
 
     def _finish(self, head: Head) -> None:
         """The tracker's part of a run that ended, now and then until it is done."""
-        if self._settle is None or head.state == "running" or is_settled(head):
+        is_waiting = head.tracked.status == "WAITING"
+        if self._settle is None or head.state == "running" or (is_settled(head) and not is_waiting):
             return
         if self._clock.now_s() < self._settled_s.get(head.run, float("-inf")) + _SETTLE_EVERY_S:
             return

@@ -42,6 +42,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "hosts.secret": {"google", "kaggle_secrets"},
     "notebook.attempt": {"nbclient", "nbformat", "papermill"},
     "notebook.engine": {"nbclient", "nbformat", "papermill"},
+    "demo": {"mlflow", "numpy"},
+    "notebook.entry": {"papermill"},
     "notebook.panel": {"ipywidgets"},
     "notebook.plot": {"matplotlib"},
     "cli_doctor": {"jupyter_client"},

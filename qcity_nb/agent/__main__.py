@@ -10,12 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from qcity_nb import codec, points
 from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
-from qcity_nb.agent.drain import Drain
+from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
@@ -31,6 +31,8 @@ __all__ = ["Agent", "main"]
 TICK_S = 0.1
 NOTEBOOK_S = 20.0
 """The executed notebook travels with a checkpoint at most this often, and at the end."""
+TRACKER_S = 10.0
+"""How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
 
@@ -211,6 +213,7 @@ class Agent:
             return code
         except LeaseLost as error:
             self.show(state="lost", reason=str(error), error="LeaseLost")
+            self.drain.leave(TRACKER_S)
             return error.exit_code
 
     def show_held(self) -> None:
@@ -303,6 +306,10 @@ class Agent:
 
     def confirmed(self) -> None:
         """A head of ours was confirmed."""
+        head = self.lease.head
+        if head.state != "running":
+            # A keeper that took us for dead has ended the run; it is over, and this attempt with it.
+            raise LeaseLost(f"run {head.run!r} was ended meanwhile: {head.state}")
         if self.status.message.startswith("store:"):
             self.show(message="")
         self.show_held()
@@ -375,11 +382,7 @@ class Agent:
                 state = "failed"
         if state == "running" and head.wanted.state == "stopped":
             state = "stopped"
-        status: Literal["FINISHED", "FAILED", "KILLED"] | None = {
-            "succeeded": "FINISHED",
-            "failed": "FAILED",
-            "stopped": "KILLED",
-        }.get(state)  # type: ignore[assignment]  # the values are those three
+        status = FINAL.get(state)
         if self.drain is not None:
             deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
             while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):

@@ -11,6 +11,7 @@ import pickle
 from typing import Any
 
 __all__ = [
+    "Buffer",
     "array_view",
     "inline_storage",
     "same",

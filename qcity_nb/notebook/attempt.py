@@ -73,7 +73,7 @@ def _run(spec: AttemptSpec) -> int:
                 str(desk.executed),
                 parameters=dict(head.parameters),
                 engine_name="qcity",
-                kernel_name=_kernel(source),
+                **_defaults(source),
                 progress_bar=False,
                 cwd=spec.project or None,
             )
@@ -85,12 +85,14 @@ def _run(spec: AttemptSpec) -> int:
     return 0
 
 
-def _kernel(source: bytes) -> str | None:
-    """The kernel to use where the notebook names none: plain ``python3``."""
+def _defaults(source: bytes) -> dict[str, str]:
+    """Kernel and language for a notebook that names none: plain Python."""
     import nbformat
 
     metadata = nbformat.reads(source.decode(), as_version=4).metadata
-    return None if metadata.get("kernelspec", {}).get("name") else "python3"
+    has_kernel = bool(metadata.get("kernelspec", {}).get("name"))
+    has_language = bool(metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name"))
+    return ({} if has_kernel else {"kernel_name": "python3"}) | ({} if has_language else {"language": "python"})
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ def take_seat(seat: Seat) -> Iterator[Seat]:
         _seat = None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes) -> None:
     """Replace a file; a reader, or a kill, sees the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
@@ -104,7 +104,7 @@ def _merged(nb: Any) -> Any:
     return nb
 
 
-class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
+class _Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
     """papermill's bookkeeping, with atomic writes and a status that says what happened."""
 
     def __init__(self, nb: Any, seat: Seat, **kwargs: Any) -> None:
@@ -116,21 +116,21 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill publ
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
         data = str(nbformat.writes(_merged(self.nb))).encode()
-        write_atomically(self.seat.desk.executed, data)
+        _write_atomically(self.seat.desk.executed, data)
         output = self.output_path
         if output and "://" not in str(output) and str(output) != "-":
-            write_atomically(Path(output), data)
+            _write_atomically(Path(output), data)
         elif output:
             super().save(**kwargs)
         if self.seat.output is not None:
-            write_atomically(self.seat.output, data)
+            _write_atomically(self.seat.output, data)
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         """A cell begins."""
         points.hit("cell.before")
         told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
-        write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
+        _write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
         self._began_s = time.monotonic()
         super().cell_start(cell, cell_index, **kwargs)
 
@@ -161,7 +161,7 @@ class Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill publ
         self.save()
 
 
-class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
+class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
     """papermill's client: notices a dead kernel at once, and tells who fell."""
 
     async def _async_poll_kernel_alive(self) -> None:
@@ -275,7 +275,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             RunStopped: the run was stopped; what was finished is saved.
         """
         seat = _seat or _own_seat(nb, str(kwargs.get("input_path") or "notebook"))
-        manager = Manager(
+        manager = _Manager(
             nb,
             seat,
             output_path=output_path,
@@ -295,7 +295,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
     @classmethod
     def execute_managed_notebook(
         cls,
-        nb_man: Manager,
+        nb_man: _Manager,
         kernel_name: str,
         log_output: bool = False,
         stdout_file: Any = None,
@@ -322,7 +322,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             settings.ENV + "DESK": str(seat.desk.path),
             settings.ENV + "ATTEMPT": seat.config.attempt,
         }
-        return Client(nb_man, **final).execute(env=environ)
+        return _Client(nb_man, **final).execute(env=environ)
 
 
 def _own_seat(nb: Any, input_path: str) -> Seat:

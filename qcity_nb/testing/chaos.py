@@ -43,10 +43,13 @@ class Plan:
     at: Mapping[str, list[int]] = field(default_factory=dict)
     """By point: the numbers of its own hits."""
     action: Action = "host"
+    plant: str = ""
+    """A fault to plant (``testing.plants``)."""
 
     def dumps(self) -> str:
         """As the environment takes it."""
-        return json.dumps({"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action})
+        plan = {"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action}
+        return json.dumps({**plan, "plant": self.plant} if self.plant else plan)
 
 
 def _attempt_processes(label: str) -> list[int]:
@@ -139,3 +142,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
             strike(action, attempt=attempt, owner=owner)
 
     points.arm(hook)
+    if raw.get("plant"):
+        from qcity_nb.testing import plants
+
+        plants.plant(raw["plant"])

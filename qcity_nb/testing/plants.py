@@ -1,0 +1,39 @@
+"""Planted faults: what a run would do wrong if part of this package were broken. For tests that must fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qcity_nb.notebook.loop as loops
+from qcity_nb.notebook.session import Session
+
+__all__ = ["NAMES", "plant"]
+
+NAMES = ("generators", "rows")
+
+
+def plant(name: str) -> None:
+    """Break this process: ``generators`` come back one draw off, or ``rows`` are logged twice after a resume."""
+    if name not in NAMES:
+        raise ValueError(f"no such fault: {name!r}; there are {', '.join(NAMES)}")
+    restore = loops._restore
+    resumed = []
+
+    def restored(session: Session, loop: Any) -> None:
+        restore(session, loop)
+        resumed.append(loop)
+        if name == "generators" and isinstance(loop.state, dict):
+            for value in loop.state.values():
+                if hasattr(value, "bit_generator"):
+                    value.random()
+
+    log = Session.log
+
+    def logged(self: Session, metrics: Any, step: int | None = None) -> None:
+        log(self, metrics, step)
+        if name == "rows" and resumed:
+            resumed.clear()
+            log(self, metrics, step)
+
+    loops._restore = restored
+    Session.log = logged  # type: ignore[method-assign]  # breaking it is the purpose
