@@ -78,14 +78,14 @@ def up(
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     facts = detect()
-    if given.chaos:
-        from qcity_nb.testing import chaos
-
-        chaos.arm(given.chaos)
     if given.desk:
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos, attempt=city._config.attempt)
     if shell is not None:
         from qcity_nb.notebook import kernel
 

@@ -37,6 +37,14 @@ DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
 
 
+class _LetGo(Exception):
+    """This attempt let go of the run already; the agent that did it died before it could say so."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head.state)
+        self.head = head
+
+
 class Agent:
     """One attempt's agent, from the lease to letting go."""
 
@@ -76,7 +84,7 @@ class Agent:
         """
         config = self.config
         if self.status.state == "held":
-            return rejoin(self.store, config.run, self.me, clock=self.clock)
+            return self.take_again()
         observer = Observer(self.clock)
         first: Beat | None = None
         judged = config.judged
@@ -93,11 +101,46 @@ class Agent:
                         # Its agent ran on this very machine, and is gone: no need to wait for silence.
                         judged = head.seen
                 if judged is None and head.holder is not None:
-                    first = first or head.seen
+                    if first is None or self.is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
+                        first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
                     self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
                     self.clock.sleep(TICK_S)
+
+    def take_again(self) -> Lease:
+        """For an agent that died: the attempt holds the lease already.
+
+        Raises:
+            LeaseLost: no longer.
+            _LetGo: no longer, by its own will.
+        """
+        while True:
+            try:
+                return rejoin(self.store, self.config.run, self.me, clock=self.clock)
+            except StoreUnavailable as error:
+                # The notebook computes on into the local tier, with an agent that cannot reach the store or without.
+                if not is_alive(self.config.owner.pid, self.config.owner.started):
+                    raise
+                self.show(message=f"store: {error}")
+                self.clock.sleep(min(self.config.beat_s, 5.0))
+            except LeaseLost:
+                head = read(self.store, self.config.run).head
+                if head.holder is None and head.epoch == self.status.epoch:
+                    raise _LetGo(head) from None  # nobody but the holder itself empties its place
+                raise
+
+    def is_orphan(self, holder: Holder) -> bool:
+        """Is that an agent on this machine whose notebook has gone?"""
+        if holder.node != self.config.node or holder.attempt == self.config.attempt:
+            return False
+        try:
+            data = (self.desk.path.parent / holder.attempt / "agent.json").read_bytes()
+            owner = codec.loads(Config, data).owner
+        except (OSError, codec.DecodeError):
+            return False
+        return not is_alive(owner.pid, owner.started)
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
@@ -144,8 +187,11 @@ class Agent:
         try:
             self.lease = self.take()
             self.tier, self.publisher = self.restore(self.lease)
+        except _LetGo as gone:
+            return self.ended(gone.head)
         except QcityError as error:
-            self.show(state="refused", reason=str(error), error=type(error).__name__)
+            state = "lost" if self.status.state == "held" and isinstance(error, LeaseLost) else "refused"
+            self.show(state=state, reason=str(error), error=type(error).__name__)
             return error.exit_code
         except OSError as error:
             reason = f"cannot write to {self.config.local}: {error.strerror or error}; set another `local` directory"
@@ -295,16 +341,7 @@ class Agent:
                 seq = head.checkpoint.seq if head.checkpoint else 0
                 self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
                 return None
-            self.end(request)
-            # The answer first: whoever finds the status ended and no answer takes the request for one too late.
-            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
-            self.show(
-                state="ended",
-                reason=self.lease.head.state,
-                drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
-                published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
-            )
-            return 0
+            return self.ended(self.end(request))
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
             raise
@@ -315,7 +352,22 @@ class Agent:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
             return None
 
-    def end(self, request: Request) -> None:
+    def ended(self, head: Head) -> int:
+        """The run was let go: answer whoever asked for it, then say so on the desk.
+
+        In this order, so that who finds the attempt ended finds the answer too.
+        """
+        for file, request in self.desk.requests():
+            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": head.state}))
+        self.show(
+            state="ended",
+            reason=head.state,
+            drained_seq=head.tracked.drained_seq,
+            published_seq=head.checkpoint.seq if head.checkpoint else 0,
+        )
+        return 0
+
+    def end(self, request: Request) -> Head:
         """The last publish: final checkpoint, rows drained, the run's state, the lease let go."""
         data = request.data
         state = cast(RunState, data.get("state") or "running")
@@ -352,8 +404,9 @@ class Agent:
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
             )
 
-        self.publisher.publish(None, change=finish, release=True)
+        head = self.publisher.publish(None, change=finish, release=True)
         points.hit("end.after")
+        return head
 
 
 def main() -> int:
@@ -367,8 +420,10 @@ def main() -> int:
     if config.chaos:
         from qcity_nb.testing import chaos
 
-        chaos.arm(config.chaos)
+        chaos.arm(config.chaos, attempt=config.attempt, owner=config.owner.pid)
     try:
+        if not Desk(Path(config.desk)).open().claim():
+            return 0  # kernel and engine both found the agent dead, and each started another one
         agent = Agent(config)
     except QcityError as error:
         Desk(Path(config.desk)).open().write_status(
