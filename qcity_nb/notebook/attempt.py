@@ -6,6 +6,7 @@ kernel died.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -47,50 +48,61 @@ def _run(spec: AttemptSpec) -> int:
         judged=spec.judged,
     )
     desk, _ = agent.spawn(config)
-    # The agent takes the lease and fetches the checkpoint while papermill, slow to import, comes in here.
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from papermill.execute import execute_notebook
-
-    from qcity_nb.notebook.engine import Seat, take_seat
+    # Side by side: the agent takes the lease and fetches the checkpoint, a kernel starts, papermill, which is slow to
+    # import, comes in here.
+    from qcity_nb.notebook import early
 
     source = store.get(spec.run, head.source) if head.source else b""
     if not source:
         raise NotebookInvalid(f"run {spec.run!r} has no notebook in its store")
     notebook = desk.path / Path(head.notebook).name
     notebook.write_bytes(source)
-    agent.wait_held(desk)
-    seat = Seat(
-        config=config,
-        desk=desk,
-        grace_s=given.stop_grace_s,
-        output=Path(spec.output) if spec.output else None,
-    )
-    with take_seat(seat):
-        try:
-            execute_notebook(
-                str(notebook),
-                str(desk.executed),
-                parameters=dict(head.parameters),
-                engine_name="qcity",
-                kernel_name=_kernel(source),
-                progress_bar=False,
-                cwd=spec.project or None,
-            )
-        except PapermillExecutionError as error:
-            print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
-            return 3
-        except DeadKernelError:
-            return KERNEL_DIED
+    name = _kernel(source)
+    with early.kernel(name, config) as kernel:
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
+        from papermill.execute import execute_notebook
+
+        from qcity_nb.notebook.engine import Seat, take_seat
+
+        agent.wait_held(desk)
+        seat = Seat(
+            config=config,
+            desk=desk,
+            grace_s=given.stop_grace_s,
+            output=Path(spec.output) if spec.output else None,
+            kernel=kernel,
+        )
+        with take_seat(seat):
+            try:
+                execute_notebook(
+                    str(notebook),
+                    str(desk.executed),
+                    parameters=dict(head.parameters),
+                    engine_name="qcity",
+                    kernel_name=name,
+                    progress_bar=False,
+                    cwd=spec.project or None,
+                )
+            except PapermillExecutionError as error:
+                print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
+                return 3
+            except DeadKernelError:
+                return KERNEL_DIED
     return 0
 
 
-def _kernel(source: bytes) -> str | None:
-    """The kernel to use where the notebook names none: plain ``python3``."""
-    import nbformat
+def _kernel(source: bytes) -> str:
+    """The kernel that the notebook names; plain ``python3`` where it names none.
 
-    metadata = nbformat.reads(source.decode(), as_version=4).metadata
-    return None if metadata.get("kernelspec", {}).get("name") else "python3"
+    Raises:
+        NotebookInvalid: this is no notebook.
+    """
+    try:
+        spec = json.loads(source)["metadata"].get("kernelspec", {})
+        return str(spec.get("name") or "python3")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NotebookInvalid(f"the run's notebook cannot be read: {error!r}") from None
 
 
 def main() -> int:
