@@ -157,8 +157,8 @@ class Agent:
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
         )
+        # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
-        self.drain.poke()
         try:
             while (code := self.tick()) is None:
                 time.sleep(TICK_S)
@@ -322,8 +322,10 @@ class Agent:
             "stopped": "KILLED",
         }.get(state)  # type: ignore[assignment]  # the values are those three
         if self.drain is not None:
-            deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
-            while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):
+            # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
+            follows = status is None and request.op == "end" and not head.wanted.attended
+            deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
+            while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
                 if self.clock.now_s() > deadline or not self.is_beating():
                     break
                 if self.is_beat_due():
