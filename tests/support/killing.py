@@ -70,7 +70,8 @@ class World:
 
     def environ(self, plan: chaos.Plan) -> dict[str, str]:
         """The environment of whatever runs on this machine."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "KILL_", "MLFLOW_"))}
+        ours = ("QCITY_", "KILL_", "MLFLOW_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         return {
             **kept,
             "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
