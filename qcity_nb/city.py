@@ -78,14 +78,14 @@ def up(
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     facts = detect()
-    if given.chaos:
-        from qcity_nb.testing import chaos
-
-        chaos.arm(given.chaos)
     if given.desk:
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos, attempt=city._config.attempt)
     if shell is not None:
         from qcity_nb.notebook import kernel
 
@@ -130,19 +130,19 @@ def _begin(
     """By hand: find or make the run, start an agent."""
     from qcity_nb.stores import open_store
 
-    notebook = run
-    if notebook is None:
-        found = notebook_path(scope)
-        if found is None:
-            raise UsageError(
-                f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
-                'as in qcity.up(run="train")'
-            )
-        path = Path(found[0])
-        path = path if path.is_absolute() else Path.cwd() / path
-        notebook = path.resolve().name
-        if path.resolve().is_relative_to(given.project.root):
-            notebook = path.resolve().relative_to(given.project.root).as_posix()
+    found = notebook_path(scope)
+    path = found[0].resolve() if found is not None else None
+    if run is not None:
+        notebook = run
+    elif path is not None:
+        root = given.project.root
+        notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    else:
+        raise UsageError(
+            f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
+            'as in qcity.up(run="train")'
+        )
+    content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
     store = open_store(given.store)
     head, _ = identity.find_or_create(
         store,
@@ -151,8 +151,10 @@ def _begin(
         parameters=dict(params or {}),
         name=name,
         fresh=fresh,
+        source=content,
         wanted=Wanted(attended=True),
     )
+    head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
     config = agent.config_for(

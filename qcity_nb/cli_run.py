@@ -18,6 +18,7 @@ from types import FrameType
 from qcity_nb import hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
 from qcity_nb.errors import StoreRefused, UsageError
+from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
 from qcity_nb.keeper import Keeper, Outcome, is_settled
 from qcity_nb.notebook import parameters
@@ -98,16 +99,10 @@ def run(args: argparse.Namespace) -> int:
         step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
-        head = _renew_source(store, head, asked.content, note)
+        if head.source != identity.source_name(asked.content):
+            note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
+            head = identity.renew_source(store, head, asked.content)
     return _go_on(store, given, head.run, args, note)
-
-
-def _renew_source(store: Store, head: Head, content: bytes, note: Progress) -> Head:
-    name = identity.source_name(content)
-    if head.source == name:
-        return head
-    note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
-    return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -191,7 +186,7 @@ def follow(
         quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given, settle=_settler(store, given))
+    keeper = Keeper(store, given, settle=_settler(store, given), pause=wait_for_end)
     ended_s: float | None = None
     interrupts = asked = 0
 
@@ -300,7 +295,9 @@ def keep(args: argparse.Namespace) -> int:
         return runs is not None
 
     with _sigterm_as_ctrl_c():
-        Keeper(store, given, settle=_settler(store, given)).keep(runs, once=args.once, until=is_done, see=note.see)
+        Keeper(store, given, settle=_settler(store, given), pause=wait_for_end).keep(
+            runs, once=args.once, until=is_done, see=note.see
+        )
     return 0
 
 

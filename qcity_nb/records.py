@@ -111,6 +111,7 @@ class Tracked:
     drained_seq: int = 0
     """Rows of checkpoints up to this one have been acknowledged."""
     status: str = "RUNNING"
+    """As MLflow says it; ``WAITING``: this host could not reach it at all, rows wait in the outbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

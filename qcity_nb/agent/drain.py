@@ -12,7 +12,7 @@ from typing import Literal
 
 from qcity_nb import points
 from qcity_nb.agent.adopt import published_rows
-from qcity_nb.errors import QcityError, TrackerUnavailable
+from qcity_nb.errors import QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Store, Tracker
 from qcity_nb.records import Head, Row, Tracked
 from qcity_nb.run.lease import Lease, read
@@ -135,6 +135,12 @@ class Drain:
                     self._done.set()
                     return
                 pause_s = 1.0
+            except TrackerMissing as error:
+                # Nothing will change while this process lives: the rows wait in the store for a keeper.
+                self._say(f"tracker: {error}")
+                self._set(status="WAITING")
+                self._done.set()
+                return
             except TrackerUnavailable as error:
                 self._say(f"tracker: {error}")
             except QcityError as error:

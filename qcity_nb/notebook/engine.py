@@ -32,6 +32,7 @@ from papermill.utils import merge_kwargs, remove_args
 from qcity_nb import agent, codec, points, settings
 from qcity_nb.agent import Config
 from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.notebook import early
 from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
 from qcity_nb.run.desk import Answer, Desk, is_alive
@@ -56,6 +57,8 @@ class Seat:
     answer: Answer | None = None
     output: Path | None = None
     """A second place for the executed notebook."""
+    kernel: Any = None
+    """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
 
     @property
     def epoch(self) -> int:
@@ -317,12 +320,9 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             stderr_file=stderr_file,
         )
         seat = nb_man.seat
-        environ = {
-            **os.environ,
-            settings.ENV + "DESK": str(seat.desk.path),
-            settings.ENV + "ATTEMPT": seat.config.attempt,
-        }
-        return _Client(nb_man, **final).execute(env=environ)
+        client = _Client(nb_man, km=seat.kernel, **final)
+        client.owns_km = True  # whoever started it: this execution ends it
+        return client.execute(env={**os.environ, **early.environ(seat.config)})
 
 
 def _own_seat(nb: Any, input_path: str) -> Seat:

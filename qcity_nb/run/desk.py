@@ -6,12 +6,14 @@
       events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
       executed.ipynb     the executed notebook so far
       agent.log
+      agent.lock         held by the agent that lives, so that there is one
 
 Any of them may die at any time; nothing that matters lives only in a process.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 import uuid
@@ -100,6 +102,16 @@ class Desk:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         return self
 
+    def claim(self) -> bool:
+        """Be the one agent of this attempt, until this process ends; False if another one is."""
+        handle = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        return True  # the handle stays open, and with it the lock
+
     def write_status(self, status: Status) -> None:
         """Replace the status. The agent alone calls this."""
         _replace(self.path / "status.json", codec.dumps(status))
@@ -120,7 +132,8 @@ class Desk:
     def requests(self) -> list[tuple[Path, Request]]:
         """Open requests, oldest first."""
         found = []
-        for file in sorted((self.path / "requests").glob("[0-9]*.json")):
+        names = [name for name in os.listdir(self.path / "requests") if name[0].isdigit()]  # noqa: PTH208  # ten times a second
+        for file in (self.path / "requests" / name for name in sorted(names)):
             try:
                 found.append((file, codec.loads(Request, file.read_bytes())))
             except (FileNotFoundError, codec.DecodeError):
