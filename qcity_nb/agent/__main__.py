@@ -64,6 +64,7 @@ class Agent:
         self.status = replace(
             self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
+        self._shown: Status | None = None
         self.drain: Drain | None = None
         self._next_try_s = 0.0
         self._published_s = float("-inf")
@@ -79,9 +80,12 @@ class Agent:
     def show(self, **changes: Any) -> None:
         """Change the status on the desk."""
         new = replace(self.status, **changes)
-        if new != self.status:
-            self.status = new
-            self.desk.write_status(new)
+        self.status = new
+        if new != self._shown:
+            # A full disk: the lease matters more, and the next turn tries again.
+            with contextlib.suppress(OSError):
+                self.desk.write_status(new)
+                self._shown = new
 
     def take(self) -> Lease:
         """Get the lease.
@@ -292,12 +296,13 @@ class Agent:
                     self.publish()
                 elif self.is_beat_due():
                     self.publish_head()
-            except StoreUnavailable as error:
+            except StoreError as error:
                 self._next_try_s = now + min(self.config.beat_s, 5.0)
                 self.show(message=f"store: {error}")
-            except StoreError as error:
-                self._next_try_s = now + self.config.beat_s
-                self.show(message=f"store: {error}")
+            except (CheckpointError, OSError) as error:
+                # This host's own disk: no reason to let the lease go.
+                self._published_s = now
+                self.show(message=f"local: {error}")
         if self.drain is not None and self.status.drained_seq != self.drain.tracked.drained_seq:
             self.show_held()
         return None
@@ -345,7 +350,10 @@ class Agent:
         """The engine or the kernel by hand is gone: publish what it left, let go."""
         self.note("orphaned", message="the notebook's process is gone")
         try:
-            self.publish(executed=True)
+            try:
+                self.publish(executed=True)
+            except (CheckpointError, OSError) as error:
+                self.show(message=f"local: {error}")
             self.lease.release(self.change)  # what is not drained yet, the successor drains
         except StoreError as error:
             self.show(message=f"store: {error}")
@@ -370,11 +378,13 @@ class Agent:
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
             raise
-        except StoreUnavailable as error:
+        except StoreError as error:
             self.show(message=f"store: {error}")
-            return None  # it stays on the desk: the store may come back
-        except (StoreError, CheckpointError) as error:
-            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
+            self.clock.sleep(min(self.config.beat_s, 5.0))
+            return None  # it stays on the desk: the store may come back, and a full one may be given room
+        except (CheckpointError, OSError) as error:
+            kind = type(error).__name__ if isinstance(error, QcityError) else "CheckpointError"
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
             return None
 
     def ended(self, head: Head) -> int:
