@@ -1,7 +1,8 @@
-"""State that is full, damaged or gone: one clear line, a documented exit code, nothing lost, and the next run resumes."""
+"""State that is full, damaged or gone: one clear line, its exit code, nothing lost, and the next run resumes."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from full_disk import install
@@ -110,21 +112,32 @@ def test_a_full_local_disk(begun: int, scripts: Callable[..., Script], tmp_path:
     assert len(again.executed) <= COUNT + 1, "no more than the iteration in flight is run again"
 
 
-def flip(path: Path) -> None:
+Damage = Callable[[Path, int], None]
+
+
+def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
+    data[at] ^= 1
     path.write_bytes(data)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(path: Path, at: int) -> None:
+    path.write_bytes(path.read_bytes()[:at])
+
+
+def remove(path: Path, _: int) -> None:
+    path.unlink()
+
+
+def inside(manifest: dict[str, Any], pack: str) -> int:
+    """Where an object of the manifest lies in the pack."""
+    ref = next(ref for ref in manifest["objects"].values() if ref["pack"] == pack)
+    return int(ref["offset"]) + int(ref["size_bytes"]) // 2
 
 
 @pytest.mark.parametrize("kind", ["packs", "checkpoints"])
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-def test_a_damaged_published_checkpoint(
-    kind: str, damage: Callable[[Path], None], scripts: Callable[..., Script]
-) -> None:
+@pytest.mark.parametrize("damage", [flip, cut, remove])
+def test_a_damaged_published_checkpoint(kind: str, damage: Damage, scripts: Callable[..., Script]) -> None:
     script = scripts()
     eventually(lambda: script.executed and len(head_of(script.store).checkpoints) == 3)
     script.send(signal.SIGKILL)
@@ -133,10 +146,12 @@ def test_a_damaged_published_checkpoint(
     head = head_of(script.store)
     newest, before = head.checkpoints[:2]
     files = script.store / "runs" / head.run / "files"
-    name = newest.name if kind == "checkpoints" else f"packs/e1-{newest.seq}-"
-    found = [path for path in files.rglob("*") if str(path.relative_to(files)).startswith(name)]
-    assert len(found) == 1
-    damage(found[0])
+    if kind == "checkpoints":
+        damage(files / newest.name, 100)
+    else:
+        manifest = json.loads((files / newest.name).read_bytes())
+        pack = next(ref["pack"] for ref in manifest["objects"].values() if f"/e1-{newest.seq}-" in ref["pack"])
+        damage(files / pack, inside(manifest, pack))
     again = scripts()
     ended_well(again, epoch=2)
     told = [str(event.data) for event in events(script.store) if event.kind == "trouble"]
@@ -148,14 +163,16 @@ def test_a_damaged_published_checkpoint(
 
 
 @pytest.mark.parametrize("damage", [flip, cut])
-def test_a_damaged_local_checkpoint(damage: Callable[[Path], None], scripts: Callable[..., Script]) -> None:
+def test_a_damaged_local_checkpoint(damage: Damage, scripts: Callable[..., Script]) -> None:
     script = scripts()
     has_done(script, 8)
     script.send(signal.SIGKILL)
     script.wait()
     tier = next((script.folder / ".qcity/local/runs").glob("*/1"))
     newest = max(int(path.stem) for path in (tier / "checkpoints").glob("[0-9]*.json"))
-    damage(tier / "packs" / f"e1-{newest}.pack")
+    pack = f"e1-{newest}.pack"
+    manifest = json.loads((tier / "checkpoints" / f"{newest}.json").read_bytes())["manifest"]
+    damage(tier / "packs" / pack, inside(manifest, pack))
     ended_well(scripts(), epoch=2)
 
 
@@ -185,7 +202,7 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
     run = open_store(str(script.store)).runs()[0]
     versions = heads(script)
     for path in versions[-1:] if which == "newest" else versions:
-        cut(path)
+        cut(path, path.stat().st_size // 2)
     for command in ("show", "stop", "resume"):
         done = qcity(script, command, run)
         assert done.returncode == 6, done.stderr
