@@ -137,6 +137,7 @@ class Drain:
                     self._done.set()
                     return
                 pause_s = 1.0
+                self.failures = 0
             except TrackerMissing as error:
                 # Nothing will change while this process lives: the rows wait in the store for a keeper.
                 self._say(f"tracker: {error}")
@@ -144,6 +145,7 @@ class Drain:
                 self._done.set()
                 return
             except TrackerUnavailable as error:
+                self.failures += 1
                 self._say(f"tracker: {error}")
             except QcityError as error:
                 self._say(f"drain: {error}")
