@@ -46,7 +46,7 @@ def _run(spec: AttemptSpec) -> int:
         store=spec.store,
         judged=spec.judged,
     )
-    desk, _ = agent.spawn(config)
+    desk, process = agent.spawn(config)
     # The agent takes the lease and fetches the checkpoint while papermill, slow to import, comes in here.
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -59,7 +59,7 @@ def _run(spec: AttemptSpec) -> int:
         raise NotebookInvalid(f"run {spec.run!r} has no notebook in its store")
     notebook = desk.path / Path(head.notebook).name
     notebook.write_bytes(source)
-    agent.wait_held(desk)
+    agent.wait_held(desk, process)
     seat = Seat(
         config=config,
         desk=desk,
