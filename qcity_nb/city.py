@@ -166,7 +166,7 @@ def _begin(
     )
     desk, process = agent.spawn(config)
     try:
-        status = agent.wait_held(desk)
+        status = agent.wait_held(desk, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(

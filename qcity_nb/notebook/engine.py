@@ -29,7 +29,7 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 
-from qcity_nb import agent, codec, points, settings
+from qcity_nb import agent, codec, errors, points, settings
 from qcity_nb.agent import Config
 from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
 from qcity_nb.notebook import early
@@ -350,8 +350,8 @@ def _own_seat(nb: Any, input_path: str) -> Seat:
         host="papermill",
         wait=True,
     )
-    desk, _process = agent.spawn(config)
-    agent.wait_held(desk)
+    desk, process = agent.spawn(config)
+    agent.wait_held(desk, process)
     logger.info(f"qcity: run {head.run}, epoch {desk.status().epoch}")
     return Seat(config=config, desk=desk, grace_s=given.stop_grace_s)
 
@@ -392,9 +392,10 @@ def _conclude(seat: Seat) -> None:
     until = time.monotonic() + END_S
     while (answer := seat.desk.answered(request)) is None:
         status = seat.desk.status()
-        if status.state == "lost":
+        if status.state in ("lost", "refused"):
+            # Refused: a second agent could not go on for the first.
             seat.outcome = "lost"
-            raise LeaseLost(status.reason)
+            raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
             agent.spawn(agent.again(seat.config))
             time.sleep(1.0)
