@@ -17,6 +17,7 @@ from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
+from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
@@ -72,6 +73,7 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._tier_ns = 0
         self._tier_seq = 0
+        self._is_swept = False
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -324,6 +326,12 @@ class Agent:
                     self.lease.renew()
         head = job.result()
         self._published_s = now
+        if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
+            # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
+            self._is_swept = True
+            sweep_epochs(Path(self.config.local), head.run, below=self.lease.epoch - 1)
+            with contextlib.suppress(OSError):
+                sweep_runs(self.store, Path(self.config.local), but=head.run)
         if send:
             self._notebook_s = now
         self.confirmed()
