@@ -18,6 +18,7 @@ from types import FrameType
 from qcity_nb import hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
 from qcity_nb.errors import StoreRefused, UsageError
+from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
 from qcity_nb.keeper import Keeper, Outcome, is_settled
 from qcity_nb.notebook import parameters
@@ -185,7 +186,7 @@ def follow(
         quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given, settle=_settler(store, given))
+    keeper = Keeper(store, given, settle=_settler(store, given), pause=wait_for_end)
     ended_s: float | None = None
     interrupts = asked = 0
 
@@ -294,7 +295,9 @@ def keep(args: argparse.Namespace) -> int:
         return runs is not None
 
     with _sigterm_as_ctrl_c():
-        Keeper(store, given, settle=_settler(store, given)).keep(runs, once=args.once, until=is_done, see=note.see)
+        Keeper(store, given, settle=_settler(store, given), pause=wait_for_end).keep(
+            runs, once=args.once, until=is_done, see=note.see
+        )
     return 0
 
 

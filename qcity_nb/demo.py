@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qcity_nb import settings, template
 from qcity_nb.agent.adopt import published_rows
@@ -33,9 +33,6 @@ from qcity_nb.run.desk import Desk
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 from qcity_nb.tracking.outbox import decode_rows
-
-if TYPE_CHECKING:
-    from qcity_nb.testing import chaos
 
 __all__ = ["Comparison", "main"]
 
@@ -82,12 +79,13 @@ def main(state: str | None = None, *, plant: str = "") -> int:
     note.say(f"The digits in {_short(folder)}: {EPOCHS} epochs, a checkpoint after each.")
     with _environment(given, folder):
         note.say("\n1. Nobody disturbs this one.")
-        calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(folder / ".qcity" / "calm.hits")))
+        hits = folder / ".qcity" / "calm.hits"
+        calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(hits)).dumps(), hits=hits)
         note.say("\n2. The same again, and its host dies three times.")
-        plan = chaos.Plan(
-            log=str(folder / ".qcity" / "killed.hits"), at={"local.pack": [WRITING_AT]}, action="host", plant=plant
-        )
-        killed = _execute(store, given, "killed", note, plan=plan, killer=_Killer(given, note))
+        hits = folder / ".qcity" / "killed.hits"
+        plan = chaos.Plan(log=str(hits), at={"local.pack": [WRITING_AT]}, action="host", plant=plant)
+        killer = _Killer(given, note)
+        killed = _execute(store, given, "killed", note, plan=plan.dumps(), hits=hits, killer=killer)
     return _report(folder, calm, killed, time.monotonic() - began_s)
 
 
@@ -125,11 +123,18 @@ def _environment(given: Settings, folder: Path) -> Iterator[None]:
 
 
 def _execute(
-    store: Store, given: Settings, name: str, note: Progress, *, plan: chaos.Plan, killer: _Killer | None = None
+    store: Store,
+    given: Settings,
+    name: str,
+    note: Progress,
+    *,
+    plan: str,
+    hits: Path,
+    killer: _Killer | None = None,
 ) -> Comparison:
     """One run to its end, kept in the foreground."""
     root = given.project.root
-    os.environ["QCITY_CHAOS"] = plan.dumps()
+    os.environ["QCITY_CHAOS"] = plan
     head, _ = identity.find_or_create(
         store,
         project=given.project.name,
@@ -152,7 +157,7 @@ def _execute(
     if code != 0:
         message = head.failure.message if head.failure else head.state
         raise QcityError(f"the {name} run did not succeed: {message}")
-    return _gather(store, head, root / "models" / f"{name}.npz", plan)
+    return _gather(store, head, root / "models" / f"{name}.npz", hits)
 
 
 class _Killer:
@@ -205,7 +210,7 @@ def _kill(pid: int) -> None:
         return
 
 
-def _gather(store: Store, head: Head, model: Path, plan: chaos.Plan) -> Comparison:
+def _gather(store: Store, head: Head, model: Path, hits: Path) -> Comparison:
     import numpy as np
 
     from qcity_nb.testing import chaos
@@ -213,7 +218,7 @@ def _gather(store: Store, head: Head, model: Path, plan: chaos.Plan) -> Comparis
     blocks = published_rows(store, head, 0)
     with np.load(model) as saved:
         weights = {name: saved[name] for name in saved.files}
-    finished = sum(1 for name, _ in chaos.hits(plan.log) if name == "capture.after")
+    finished = sum(1 for name, _ in chaos.hits(hits) if name == "capture.after")
     return Comparison(
         head=head,
         weights=weights,

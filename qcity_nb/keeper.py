@@ -82,6 +82,7 @@ class Keeper:
         launchers: a host's launcher by name; raises ``UnknownHost``.
         clock, rng: time and attempt ids; tests inject their own.
         settle: brings the tracker's part of a run that ended to its end; called again until it succeeds.
+        pause: waits between two rounds, at most so many seconds; may return early when there is news.
         name: who this keeper is, for people who read an intent.
         grace_s: how long a launch may take until others take the intent for abandoned.
     """
@@ -95,6 +96,7 @@ class Keeper:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         settle: Callable[[str], None] | None = None,
+        pause: Callable[[float], None] | None = None,
         name: str = "",
         grace_s: float = 30.0,
     ) -> None:
@@ -105,6 +107,7 @@ class Keeper:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._settle = settle
+        self._pause = pause or self._clock.sleep
         self._name = name or f"keeper-{self._rng.getrandbits(32):08x}"
         self._grace_s = grace_s
         self._observer = lease.Observer(self._clock)
@@ -394,4 +397,4 @@ class Keeper:
                     see(last[run])
             if once or (until is not None and until(last)):
                 return last
-            self._clock.sleep(self.pace_s)
+            self._pause(self.pace_s)

@@ -64,6 +64,8 @@ class Agent:
         self._published_s = float("-inf")
         self._notebook_s = self.clock.now_s()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._tier_ns = 0
+        self._tier_seq = 0
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -205,8 +207,8 @@ class Agent:
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
         )
+        # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
-        self.drain.poke()
         try:
             while (code := self.tick()) is None:
                 time.sleep(TICK_S)
@@ -251,6 +253,15 @@ class Agent:
         """Has a beat's time passed since the last confirmed one was sent?"""
         return self.clock.now_s() - self.lease.confirmed_s >= self.config.beat_s
 
+    def newest_seq(self) -> int:
+        """The newest local checkpoint, looked for only when the directory has changed."""
+        with contextlib.suppress(FileNotFoundError):
+            changed_ns = (self.tier.path / "checkpoints").stat().st_mtime_ns
+            if changed_ns != self._tier_ns:
+                self._tier_ns = changed_ns
+                self._tier_seq = (self.tier.seqs() or [0])[-1]
+        return self._tier_seq
+
     def tick(self) -> int | None:
         """One turn: requests, checkpoint, beat. Returns an exit code when it is over."""
         for file, request in self.desk.requests():
@@ -261,7 +272,7 @@ class Agent:
             return self.orphaned()
         now = self.clock.now_s()
         if now >= self._next_try_s and self.is_beating():
-            newest = (self.tier.seqs() or [0])[-1]
+            newest = self.newest_seq()
             published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
             due = newest > published and now - self._published_s >= self.config.publish_s
             try:
@@ -291,7 +302,9 @@ class Agent:
         while not job.done():
             wait([job], timeout=TICK_S)
             if not job.done() and self.is_beat_due() and self.is_beating():
-                self.lease.renew()  # head only: a long upload must not cost the lease
+                # Head only: a long upload must not cost the lease. The upload says itself what the store answers.
+                with contextlib.suppress(StoreError):
+                    self.lease.renew()
         head = job.result()
         self._published_s = now
         if send:
@@ -384,8 +397,10 @@ class Agent:
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
-            deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
-            while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):
+            # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
+            follows = status is None and request.op == "end" and not head.wanted.attended
+            deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
+            while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
                 if self.clock.now_s() > deadline or not self.is_beating():
                     break
                 if self.is_beat_due():

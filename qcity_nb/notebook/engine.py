@@ -32,6 +32,7 @@ from papermill.utils import merge_kwargs, remove_args
 from qcity_nb import agent, codec, errors, points, settings
 from qcity_nb.agent import Config
 from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.notebook import early
 from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
 from qcity_nb.run.desk import Answer, Desk, is_alive
@@ -56,6 +57,8 @@ class Seat:
     answer: Answer | None = None
     output: Path | None = None
     """A second place for the executed notebook."""
+    kernel: Any = None
+    """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
 
     @property
     def epoch(self) -> int:
@@ -178,21 +181,29 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publi
         """All cells in order, up to the first that fails."""
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
-        (seat.desk.path / "watch").write_text(str(provisioner.pid), encoding="ascii")
-        with _Warden(seat, provisioner.pid):
-            for index, cell in enumerate(self.nb.cells):
-                self.nb_man.cell_start(cell, index)
-                try:
-                    self.execute_cell(cell, index)
-                except CellExecutionError as error:
-                    self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-                    _judge(seat, error, index, cell)
-                    return
-                except DeadKernelError:
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
-                    raise
+        watch = seat.desk.path / "watch"
+        watch.write_text(str(provisioner.pid), encoding="ascii")
+        try:
+            with _Warden(seat, provisioner.pid):
+                self._execute_all(seat)
+        finally:
+            # From here on the kernel may go: the agent must not take that for a reason to fall silent.
+            watch.write_text("", encoding="ascii")
+
+    def _execute_all(self, seat: Seat) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
                 self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+                _judge(seat, error, index, cell)
+                return
+            except DeadKernelError:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
+                raise
+            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
         seat.outcome = "succeeded"
 
 
@@ -317,12 +328,9 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             stderr_file=stderr_file,
         )
         seat = nb_man.seat
-        environ = {
-            **os.environ,
-            settings.ENV + "DESK": str(seat.desk.path),
-            settings.ENV + "ATTEMPT": seat.config.attempt,
-        }
-        return _Client(nb_man, **final).execute(env=environ)
+        client = _Client(nb_man, km=seat.kernel, **final)
+        client.owns_km = True  # whoever started it: this execution ends it
+        return client.execute(env={**os.environ, **early.environ(seat.config)})
 
 
 def _own_seat(nb: Any, input_path: str) -> Seat:

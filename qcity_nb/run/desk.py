@@ -132,7 +132,8 @@ class Desk:
     def requests(self) -> list[tuple[Path, Request]]:
         """Open requests, oldest first."""
         found = []
-        for file in sorted((self.path / "requests").glob("[0-9]*.json")):
+        names = [name for name in os.listdir(self.path / "requests") if name[0].isdigit()]  # noqa: PTH208  # ten times a second
+        for file in (self.path / "requests" / name for name in sorted(names)):
             try:
                 found.append((file, codec.loads(Request, file.read_bytes())))
             except (FileNotFoundError, codec.DecodeError):
