@@ -23,9 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qcity_nb import agent, codec, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
-from qcity_nb.notebook import loop
-from qcity_nb.notebook.pace import Every
-from qcity_nb.notebook.session import Session
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import Desk, Status
@@ -34,6 +31,7 @@ from qcity_nb.settings import Settings
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.notebook.pace import Every
     from qcity_nb.notebook.panel import Panel
 
 __all__ = ["City", "up"]
@@ -165,6 +163,8 @@ def _begin(
         wait=True,
     )
     desk, process = agent.spawn(config)
+    from qcity_nb.notebook import session  # noqa: F401  # comes in while the agent takes the lease
+
     try:
         status = agent.wait_held(desk, process)
     except RunHeld as held:
@@ -203,6 +203,8 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
+        from qcity_nb.notebook.session import Session
+
         self.session = Session(desk, status, revive=self._revive)
 
     def __repr__(self) -> str:
@@ -237,6 +239,8 @@ class City:
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
+        from qcity_nb.notebook import loop
+
         return loop.begin(self.session, items, state, every, name)
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:

@@ -100,6 +100,8 @@ class Failure:
     times: int = 1
     seq: int = 0
     """The newest checkpoint at that moment: a later one is progress."""
+    error: str = ""
+    """The name of the error in ``errors``, where it is one of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

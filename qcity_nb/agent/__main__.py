@@ -54,11 +54,17 @@ class Agent:
         self.clock = SystemClock()
         self.store = open_store(config.store)
         self.me = Holder(
-            attempt=config.attempt, host=config.host, node=config.node, pid=os.getpid(), ttl_s=config.ttl_s
+            attempt=config.attempt,
+            host=config.host,
+            node=config.node,
+            pid=os.getpid(),
+            ttl_s=config.ttl_s,
+            extra={"owner": config.owner.pid},
         )
         self.status = replace(
             self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
+        self._shown: Status | None = None
         self.drain: Drain | None = None
         self._next_try_s = 0.0
         self._published_s = float("-inf")
@@ -74,9 +80,12 @@ class Agent:
     def show(self, **changes: Any) -> None:
         """Change the status on the desk."""
         new = replace(self.status, **changes)
-        if new != self.status:
-            self.status = new
-            self.desk.write_status(new)
+        self.status = new
+        if new != self._shown:
+            # A full disk: the lease matters more, and the next turn tries again.
+            with contextlib.suppress(OSError):
+                self.desk.write_status(new)
+                self._shown = new
 
     def take(self) -> Lease:
         """Get the lease.
@@ -97,11 +106,8 @@ class Agent:
                 snapshot = read(self.store, config.run)
                 head = snapshot.head
                 judged = observer.judge(snapshot)
-                if judged is None and head.holder is not None:
-                    here = head.holder.node == config.node and head.holder.pid
-                    if config.take_over or (here and not is_alive(head.holder.pid)):
-                        # Its agent ran on this very machine, and is gone: no need to wait for silence.
-                        judged = head.seen
+                if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
+                    judged = head.seen
                 if judged is None and head.holder is not None:
                     if first is None or self.is_orphan(head.holder):
                         # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
@@ -110,6 +116,16 @@ class Agent:
                         raise
                     self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
                     self.clock.sleep(TICK_S)
+
+    def _is_gone(self, holder: Holder) -> bool:
+        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
+
+        Its agent alone is no proof: its owner starts another one.
+        """
+        if holder.node != self.config.node or not holder.pid:
+            return False
+        owner = holder.extra.get("owner", 0)
+        return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
 
     def take_again(self) -> Lease:
         """For an agent that died: the attempt holds the lease already.
@@ -280,12 +296,13 @@ class Agent:
                     self.publish()
                 elif self.is_beat_due():
                     self.publish_head()
-            except StoreUnavailable as error:
+            except StoreError as error:
                 self._next_try_s = now + min(self.config.beat_s, 5.0)
                 self.show(message=f"store: {error}")
-            except StoreError as error:
-                self._next_try_s = now + self.config.beat_s
-                self.show(message=f"store: {error}")
+            except (CheckpointError, OSError) as error:
+                # This host's own disk: no reason to let the lease go.
+                self._published_s = now
+                self.show(message=f"local: {error}")
         if self.drain is not None and self.status.drained_seq != self.drain.tracked.drained_seq:
             self.show_held()
         return None
@@ -333,7 +350,10 @@ class Agent:
         """The engine or the kernel by hand is gone: publish what it left, let go."""
         self.note("orphaned", message="the notebook's process is gone")
         try:
-            self.publish(executed=True)
+            try:
+                self.publish(executed=True)
+            except (CheckpointError, OSError) as error:
+                self.show(message=f"local: {error}")
             self.lease.release(self.change)  # what is not drained yet, the successor drains
         except StoreError as error:
             self.show(message=f"store: {error}")
@@ -358,11 +378,13 @@ class Agent:
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
             raise
-        except StoreUnavailable as error:
+        except StoreError as error:
             self.show(message=f"store: {error}")
-            return None  # it stays on the desk: the store may come back
-        except (StoreError, CheckpointError) as error:
-            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
+            self.clock.sleep(min(self.config.beat_s, 5.0))
+            return None  # it stays on the desk: the store may come back, and a full one may be given room
+        except (CheckpointError, OSError) as error:
+            kind = type(error).__name__ if isinstance(error, QcityError) else "CheckpointError"
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
             return None
 
     def ended(self, head: Head) -> int:

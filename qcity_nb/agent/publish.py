@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Callable
@@ -150,7 +151,8 @@ class Publisher:
         head = self._lease.release(edit) if release else self._lease.update(edit)
         if lines:
             self._offset = offset
-            self._desk.write_offset(offset)
+            with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
+                self._desk.write_offset(offset)
         if notebook:
             self._executed = notebook
         if draft is not None:

@@ -31,7 +31,7 @@ from papermill.utils import merge_kwargs, remove_args
 
 from qcity_nb import agent, codec, errors, points, settings
 from qcity_nb.agent import Config
-from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
 from qcity_nb.notebook import early
 from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
@@ -220,12 +220,15 @@ def _judge(seat: Seat, error: Any, index: int, cell: Any) -> None:
         seat.outcome = "lost"
         return
     words = f"{error.ename}|{_ADDRESS.sub('', str(error.evalue))}|{cell.source}"
+    # Of our own errors only these are the host's: its disk is full or damaged, or the store does not answer.
+    is_hosts = error.ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
     seat.failure = Failure(
-        cause="notebook",
+        cause="host" if is_hosts else "notebook",
         signature=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
         message=f"cell {index + 1}: {error.ename}: {error.evalue}",
         traceback=str(error.traceback),
         seq=status.published_seq,
+        error=error.ename if error.ename in errors.__all__ else "",
     )
 
 
@@ -411,5 +414,8 @@ def _conclude(seat: Seat) -> None:
             raise StoreUnavailable(status.message or "the agent did not answer")
         time.sleep(0.02)
     seat.answer = answer
+    if not answer.ok:
+        seat.outcome = "running"
+        raise getattr(errors, answer.error, CheckpointError)(answer.reason)
     if seat.outcome == "stopped":
         raise RunStopped(status.stop or "stopped")

@@ -13,6 +13,7 @@ Any of them may die at any time; nothing that matters lives only in a process.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -153,13 +154,18 @@ class Desk:
             return None
 
     def note(self, event: Event) -> None:
-        """Append one event for the journal; one write call, so lines of two processes never mix."""
+        """Append one event for the journal; one write call, so lines of two processes never mix.
+
+        Does not raise where the disk is full: a line is not worth an attempt.
+        """
         line = codec.dumps(event) + b"\n"
-        fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                if os.write(fd, line) < len(line):
+                    os.write(fd, b"\n")
+            finally:
+                os.close(fd)
 
     def events_since(self, offset: int) -> tuple[bytes, int]:
         """Whole lines after ``offset``, and the offset after them."""
@@ -170,7 +176,9 @@ class Desk:
         except FileNotFoundError:
             return b"", offset
         end = data.rfind(b"\n") + 1
-        return data[:end], offset + end
+        # What a full disk cut off is no event.
+        whole = [line for line in data[:end].splitlines(keepends=True) if line.endswith(b"}\n")]
+        return b"".join(whole), offset + end
 
     def offset(self) -> int:
         """How much of the events has been published."""
