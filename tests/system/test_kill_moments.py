@@ -39,7 +39,7 @@ def test_moment(seed: int, mlflow_template: Path, tmp_path: Path, request: pytes
     is_machine_dead = seed % 2 == 0
     action: chaos.Action = "machine" if is_machine_dead else ("host" if seed % 4 == 1 else "kill")
     plan = killing.moments(random.Random(seed), quiet, world, action)
-    print(f"seed {seed}: {plan.dumps()}")
+    print(f"seed {seed}: {plan.dumps()}")  # noqa: T201  # how a failure is replayed
     world.supervise(plan, is_machine_dead=is_machine_dead)
     assert len(world.struck) == len(plan.kills), world.tail()
     killing.check(world, quiet, is_machine_dead=is_machine_dead)

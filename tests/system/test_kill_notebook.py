@@ -1,4 +1,4 @@
-"""Whole notebooks under `qcity run` are killed, at crash points and at random moments: engine, kernel, agent, machine."""
+"""Whole notebooks under `qcity run` are killed at crash points and random moments, some with their machine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_moment(seed: int, world: killing.World, quiet: killing.Result) -> None:
     actions: list[chaos.Action] = ["machine", "host", "machine", "kill", "machine", "kill"]
     action = actions[seed - SEEDS.start]
     plan = killing.moments(random.Random(seed), quiet, world, action)
-    print(f"seed {seed}: {plan.dumps()}")
+    print(f"seed {seed}: {plan.dumps()}")  # noqa: T201  # how a failure is replayed
     world.supervise(plan, is_machine_dead=action == "machine")
     assert len(world.struck) == len(plan.kills), world.tail()
     killing.check(world, quiet, is_machine_dead=action == "machine")
