@@ -111,8 +111,8 @@ class Agent:
                 if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
                     judged = head.seen
                 if judged is None and head.holder is not None:
-                    if first is None or self.is_orphan(head.holder):
-                        # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
+                    if first is None or self._is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
                         first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
@@ -128,6 +128,13 @@ class Agent:
             return False
         owner = holder.extra.get("owner", 0)
         return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
+
+    def _is_orphan(self, holder: Holder) -> bool:
+        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
+        if holder.node != self.config.node or not is_alive(holder.pid):
+            return False
+        owner = holder.extra.get("owner", 0)
+        return isinstance(owner, int) and owner > 0 and not is_alive(owner)
 
     def take_again(self) -> Lease:
         """For an agent that died: the attempt holds the lease already.
@@ -150,17 +157,6 @@ class Agent:
                 if head.holder is None and head.epoch == self.status.epoch:
                     raise _LetGo(head) from None  # nobody but the holder itself empties its place
                 raise
-
-    def is_orphan(self, holder: Holder) -> bool:
-        """Is that an agent on this machine whose notebook has gone?"""
-        if holder.node != self.config.node or holder.attempt == self.config.attempt:
-            return False
-        try:
-            data = (self.desk.path.parent / holder.attempt / "agent.json").read_bytes()
-            owner = codec.loads(Config, data).owner
-        except (OSError, codec.DecodeError):
-            return False
-        return not is_alive(owner.pid, owner.started)
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
@@ -470,6 +466,8 @@ def main() -> int:
         if not Desk(Path(config.desk)).open().claim():
             return 0  # kernel and engine both found the agent dead, and each started another one
         agent = Agent(config)
+        if agent.status.state in ("lost", "refused", "ended"):
+            return 0  # another one was started for the same death, came first, and brought the attempt to its end
     except QcityError as error:
         Desk(Path(config.desk)).open().write_status(
             Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)
