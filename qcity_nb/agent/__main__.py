@@ -290,6 +290,13 @@ class Agent:
                 return None
             self.end(request)
             self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
+            # After the answer: who waits for one, and sees an ended agent without it, takes it for never given.
+            self.show(
+                state="ended",
+                reason=self.lease.head.state,
+                drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
+                published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
+            )
             return 0
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
@@ -346,12 +353,6 @@ class Agent:
 
         self.publisher.publish(None, change=finish, release=True)
         points.hit("end.after")
-        self.show(
-            state="ended",
-            reason=state,
-            drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
-            published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
-        )
 
 
 def main() -> int:
