@@ -12,6 +12,7 @@ Under `qcity run` the engine has done the first four already, and `up()` joins t
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -22,9 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qcity_nb import agent, codec, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
-from qcity_nb.notebook import loop
-from qcity_nb.notebook.pace import Every
-from qcity_nb.notebook.session import Session
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import Desk, Status
@@ -33,6 +31,7 @@ from qcity_nb.settings import Settings
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.notebook.pace import Every
     from qcity_nb.notebook.panel import Panel
 
 __all__ = ["City", "up"]
@@ -102,8 +101,6 @@ def _main() -> Mapping[str, Any]:
 
 def _shell() -> Any:
     """The IPython shell with a kernel behind it, if that is where we are."""
-    import sys
-
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell if getattr(shell, "kernel", None) is not None else None
@@ -166,8 +163,10 @@ def _begin(
         wait=True,
     )
     desk, process = agent.spawn(config)
+    from qcity_nb.notebook import session  # noqa: F401  # comes in while the agent takes the lease
+
     try:
-        status = agent.wait_held(desk)
+        status = agent.wait_held(desk, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(
@@ -204,20 +203,22 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
+        from qcity_nb.notebook.session import Session
+
         self.session = Session(desk, status, revive=self._revive)
 
     def __repr__(self) -> str:
-        status = self.session.look(now=True)
+        status = self.session.contact.look(now=True)
         return f"<City run={self.run!r} {status.state} epoch={status.epoch} host={self.host.name}>"
 
     @property
     def is_up(self) -> bool:
         """Does this attempt still hold the run?"""
-        return self.session.look(now=True).state == "held"
+        return self.session.contact.look(now=True).state == "held"
 
     def _revive(self) -> None:
         """The agent died while this attempt lives: start another one for it."""
-        self.session.note("agent-died", message="the agent died; a new one goes on")
+        self.session.contact.note("agent-died", message="the agent died; a new one goes on")
         agent.spawn(agent.again(self._config))
 
     def loop(self, items: Iterable[T], state: object, *, every: Every = None, name: str | None = None) -> Iterator[T]:
@@ -238,6 +239,8 @@ class City:
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
+        from qcity_nb.notebook import loop
+
         return loop.begin(self.session, items, state, every, name)
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
@@ -250,12 +253,13 @@ class City:
 
     def checkpoint(self) -> int:
         """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number."""
-        self.session.check()
+        self.session.contact.check()
         if self.session.open:
             self.session.force = True
             return self.session.seq
-        self.session.save("asked for")
-        return int(self.session.ask("flush", wait_s=60)["seq"])
+        if sys.exc_info()[0] is None or not self.session.has_left:
+            self.session.save("asked for")  # else: an exception left the loop, and may yet end the cell
+        return int(self.session.contact.ask("flush", wait_s=60)["seq"])
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
         """Fill ``state`` in place from the newest checkpoint of a loop; without ``state``, return a fresh object.
@@ -268,9 +272,10 @@ class City:
         from qcity_nb.checkpoint.capture import load, restore
 
         loops = [one for one in self.session.loops.values() if one.saved_state is not None]
-        found = [one for one in loops if name is None or name in (one.name, one.key)]
+        found = [one for one in loops if name is None or name == one.key]
+        found = found or [one for one in loops if name == one.name]
         if len(found) != 1:
-            names = ", ".join(sorted(one.name for one in loops)) or "none yet"
+            names = ", ".join(sorted(one.key for one in loops)) or "none yet"
             raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
         captured, _ = self.session.restored(found[0])
         assert captured is not None
@@ -286,16 +291,14 @@ class City:
         """
         if self.settings.desk:
             return
-        if self.session.pending:
-            self.session.save("finish")
-        self.session.ask("end", wait_s=90, state="succeeded")
+        self.session.commit("finish")
+        self.session.contact.ask("end", wait_s=90, state="succeeded")
         self._settle()
 
     def hand_over(self) -> None:
         """Publish everything and let go, so that a keeper elsewhere goes on with the run."""
-        if self.session.pending:
-            self.session.save("hand over")
-        self.session.ask("release", wait_s=90, hand_over=True)
+        self.session.commit("hand over")
+        self.session.contact.ask("release", wait_s=90, hand_over=True)
         self._settle()
 
     def _settle(self) -> None:

@@ -17,6 +17,7 @@ from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
+from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
@@ -74,6 +75,7 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._tier_ns = 0
         self._tier_seq = 0
+        self._is_swept = False
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -111,8 +113,8 @@ class Agent:
                 if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
                     judged = head.seen
                 if judged is None and head.holder is not None:
-                    if first is None or self.is_orphan(head.holder):
-                        # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
+                    if first is None or self._is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
                         first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
@@ -128,6 +130,13 @@ class Agent:
             return False
         owner = holder.extra.get("owner", 0)
         return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
+
+    def _is_orphan(self, holder: Holder) -> bool:
+        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
+        if holder.node != self.config.node or not is_alive(holder.pid):
+            return False
+        owner = holder.extra.get("owner", 0)
+        return isinstance(owner, int) and owner > 0 and not is_alive(owner)
 
     def take_again(self) -> Lease:
         """For an agent that died: the attempt holds the lease already.
@@ -150,17 +159,6 @@ class Agent:
                 if head.holder is None and head.epoch == self.status.epoch:
                     raise _LetGo(head) from None  # nobody but the holder itself empties its place
                 raise
-
-    def is_orphan(self, holder: Holder) -> bool:
-        """Is that an agent on this machine whose notebook has gone?"""
-        if holder.node != self.config.node or holder.attempt == self.config.attempt:
-            return False
-        try:
-            data = (self.desk.path.parent / holder.attempt / "agent.json").read_bytes()
-            owner = codec.loads(Config, data).owner
-        except (OSError, codec.DecodeError):
-            return False
-        return not is_alive(owner.pid, owner.started)
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
@@ -326,6 +324,12 @@ class Agent:
                     self.lease.renew()
         head = job.result()
         self._published_s = now
+        if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
+            # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
+            self._is_swept = True
+            sweep_epochs(Path(self.config.local), head.run, below=self.lease.epoch - 1)
+            with contextlib.suppress(OSError):
+                sweep_runs(self.store, Path(self.config.local), but=head.run)
         if send:
             self._notebook_s = now
         self.confirmed()
@@ -466,6 +470,8 @@ def main() -> int:
         if not Desk(Path(config.desk)).open().claim():
             return 0  # kernel and engine both found the agent dead, and each started another one
         agent = Agent(config)
+        if agent.status.state in ("lost", "refused", "ended"):
+            return 0  # another one was started for the same death, came first, and brought the attempt to its end
     except QcityError as error:
         Desk(Path(config.desk)).open().write_status(
             Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)

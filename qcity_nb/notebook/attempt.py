@@ -47,7 +47,7 @@ def _run(spec: AttemptSpec) -> int:
         store=spec.store,
         judged=spec.judged,
     )
-    desk, _ = agent.spawn(config)
+    desk, process = agent.spawn(config)
     # Side by side: the agent takes the lease and fetches the checkpoint, a kernel starts, papermill, which is slow to
     # import, comes in here.
     from qcity_nb.notebook import early
@@ -65,7 +65,7 @@ def _run(spec: AttemptSpec) -> int:
 
         from qcity_nb.notebook.engine import Seat, take_seat
 
-        agent.wait_held(desk)
+        agent.wait_held(desk, process)
         seat = Seat(
             config=config,
             desk=desk,

@@ -181,21 +181,29 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publi
         """All cells in order, up to the first that fails."""
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
-        (seat.desk.path / "watch").write_text(str(provisioner.pid), encoding="ascii")
-        with _Warden(seat, provisioner.pid):
-            for index, cell in enumerate(self.nb.cells):
-                self.nb_man.cell_start(cell, index)
-                try:
-                    self.execute_cell(cell, index)
-                except CellExecutionError as error:
-                    self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-                    _judge(seat, error, index, cell)
-                    return
-                except DeadKernelError:
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
-                    raise
+        watch = seat.desk.path / "watch"
+        watch.write_text(str(provisioner.pid), encoding="ascii")
+        try:
+            with _Warden(seat, provisioner.pid):
+                self._execute_all(seat)
+        finally:
+            # From here on the kernel may go: the agent must not take that for a reason to fall silent.
+            watch.write_text("", encoding="ascii")
+
+    def _execute_all(self, seat: Seat) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
                 self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+                _judge(seat, error, index, cell)
+                return
+            except DeadKernelError:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
+                raise
+            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
         seat.outcome = "succeeded"
 
 
@@ -353,8 +361,8 @@ def _own_seat(nb: Any, input_path: str) -> Seat:
         host="papermill",
         wait=True,
     )
-    desk, _process = agent.spawn(config)
-    agent.wait_held(desk)
+    desk, process = agent.spawn(config)
+    agent.wait_held(desk, process)
     logger.info(f"qcity: run {head.run}, epoch {desk.status().epoch}")
     return Seat(config=config, desk=desk, grace_s=given.stop_grace_s)
 
@@ -395,9 +403,10 @@ def _conclude(seat: Seat) -> None:
     until = time.monotonic() + END_S
     while (answer := seat.desk.answered(request)) is None:
         status = seat.desk.status()
-        if status.state == "lost":
+        if status.state in ("lost", "refused"):
+            # Refused: a second agent could not go on for the first.
             seat.outcome = "lost"
-            raise LeaseLost(status.reason)
+            raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
             agent.spawn(agent.again(seat.config))
             time.sleep(1.0)

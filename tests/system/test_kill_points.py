@@ -33,13 +33,12 @@ def number(name: str) -> int:
 
 @pytest.fixture(scope="module")
 def quiet(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> killing.Result:
-    root = tmp_path_factory.mktemp("quiet")
-    return killing.uninterrupted(root, killing.database(mlflow_template, root), "quiet")
+    return killing.uninterrupted(killing.world_in(tmp_path_factory.mktemp("quiet"), mlflow_template))
 
 
 @pytest.fixture
 def world(mlflow_template: Path, tmp_path: Path) -> killing.World:
-    return killing.World(root=tmp_path, tracking=killing.database(mlflow_template, tmp_path), project="killed")
+    return killing.world_in(tmp_path, mlflow_template)
 
 
 def test_a_quiet_script_hits_every_point(quiet: killing.Result) -> None:
