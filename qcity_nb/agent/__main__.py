@@ -17,6 +17,7 @@ from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
+from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
@@ -35,6 +36,8 @@ TRACKER_S = 10.0
 """How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
+DRAIN_TRIES = 3
+"""How often in a row the tracker may fail to answer before the end waits no more."""
 
 
 class _LetGo(Exception):
@@ -72,6 +75,7 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._tier_ns = 0
         self._tier_seq = 0
+        self._is_swept = False
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -320,6 +324,12 @@ class Agent:
                     self.lease.renew()
         head = job.result()
         self._published_s = now
+        if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
+            # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
+            self._is_swept = True
+            sweep_epochs(Path(self.config.local), head.run, below=self.lease.epoch - 1)
+            with contextlib.suppress(OSError):
+                sweep_runs(self.store, Path(self.config.local), but=head.run)
         if send:
             self._notebook_s = now
         self.confirmed()
@@ -419,7 +429,7 @@ class Agent:
             follows = status is None and request.op == "end" and not head.wanted.attended
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
             while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
-                if self.clock.now_s() > deadline or not self.is_beating():
+                if self.clock.now_s() > deadline or self.drain.failures >= DRAIN_TRIES or not self.is_beating():
                     break
                 if self.is_beat_due():
                     self.publish_head()
