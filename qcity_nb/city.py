@@ -23,9 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qcity_nb import agent, codec, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
-from qcity_nb.notebook import loop
-from qcity_nb.notebook.pace import Every
-from qcity_nb.notebook.session import Session
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import Desk, Status
@@ -34,6 +31,7 @@ from qcity_nb.settings import Settings
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.notebook.pace import Every
     from qcity_nb.notebook.panel import Panel
 
 __all__ = ["City", "up"]
@@ -79,14 +77,14 @@ def up(
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     facts = detect()
-    if given.chaos:
-        from qcity_nb.testing import chaos
-
-        chaos.arm(given.chaos)
     if given.desk:
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos, attempt=city._config.attempt)
     if shell is not None:
         from qcity_nb.notebook import kernel
 
@@ -129,19 +127,19 @@ def _begin(
     """By hand: find or make the run, start an agent."""
     from qcity_nb.stores import open_store
 
-    notebook = run
-    if notebook is None:
-        found = notebook_path(scope)
-        if found is None:
-            raise UsageError(
-                f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
-                'as in qcity.up(run="train")'
-            )
-        path = Path(found[0])
-        path = path if path.is_absolute() else Path.cwd() / path
-        notebook = path.resolve().name
-        if path.resolve().is_relative_to(given.project.root):
-            notebook = path.resolve().relative_to(given.project.root).as_posix()
+    found = notebook_path(scope)
+    path = found[0].resolve() if found is not None else None
+    if run is not None:
+        notebook = run
+    elif path is not None:
+        root = given.project.root
+        notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    else:
+        raise UsageError(
+            f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
+            'as in qcity.up(run="train")'
+        )
+    content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
     store = open_store(given.store)
     head, _ = identity.find_or_create(
         store,
@@ -150,8 +148,10 @@ def _begin(
         parameters=dict(params or {}),
         name=name,
         fresh=fresh,
+        source=content,
         wanted=Wanted(attended=True),
     )
+    head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
     config = agent.config_for(
@@ -163,8 +163,10 @@ def _begin(
         wait=True,
     )
     desk, process = agent.spawn(config)
+    from qcity_nb.notebook import session  # noqa: F401  # comes in while the agent takes the lease
+
     try:
-        status = agent.wait_held(desk)
+        status = agent.wait_held(desk, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(
@@ -201,6 +203,8 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
+        from qcity_nb.notebook.session import Session
+
         self.session = Session(desk, status, revive=self._revive)
 
     def __repr__(self) -> str:
@@ -235,6 +239,8 @@ class City:
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
+        from qcity_nb.notebook import loop
+
         return loop.begin(self.session, items, state, every, name)
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
@@ -296,6 +302,10 @@ class City:
         self._settle()
 
     def _settle(self) -> None:
+        """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
+        until = time.monotonic() + 5
+        while self.is_up and time.monotonic() < until:
+            time.sleep(0.005)
         self.refresh()
         if self._process is not None:
             self._process.wait(timeout=30)
