@@ -127,9 +127,7 @@ def test_equal_values_at_one_step_differ_in_time(world: World) -> None:
 def test_what_a_value_and_a_step_may_be(world: World) -> None:
     four: Any = np.array(4)[()]  # numpy's own integer
     world.cell()
-    world.log(
-        a=np.float32(0.5), b=torch.tensor(2.0, requires_grad=True), c=True, d=math.nan, e=-math.inf, step=four
-    )
+    world.log(a=np.float32(0.5), b=torch.tensor(2.0, requires_grad=True), c=True, d=math.nan, e=-math.inf, step=four)
     world.log(f=1, step=5.0)  # type: ignore[arg-type]  # people do
     wrong: list[Any] = ["1.0", None, [1], np.zeros(2), torch.zeros(2), 1j]
     for value in wrong:
