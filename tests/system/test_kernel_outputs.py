@@ -86,7 +86,7 @@ EMPTY: dict[str, Any] = {"execution_count": None, "outputs": []}
 
 
 def write(path: Path) -> None:
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",
             "id": f"c{n}",
