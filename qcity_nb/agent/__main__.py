@@ -36,6 +36,8 @@ TRACKER_S = 10.0
 """How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
+DRAIN_TRIES = 3
+"""How often in a row the tracker may fail to answer before the end waits no more."""
 
 
 class _LetGo(Exception):
@@ -427,7 +429,7 @@ class Agent:
             follows = status is None and request.op == "end" and not head.wanted.attended
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
             while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
-                if self.clock.now_s() > deadline or not self.is_beating():
+                if self.clock.now_s() > deadline or self.drain.failures >= DRAIN_TRIES or not self.is_beating():
                     break
                 if self.is_beat_due():
                     self.publish_head()

@@ -94,6 +94,8 @@ class Drain:
         tracked = lease.head.tracked
         self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
         """What the next head should say."""
+        self.failures = 0
+        """Tries in a row that the tracker did not answer."""
         self.sent_rows = 0
         self._tracker: Tracker | None = None
         self._started = False
