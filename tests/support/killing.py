@@ -334,7 +334,7 @@ def check_executions(world: World, *, is_machine_dead: bool) -> None:
     begins, so one that was confirmed holds at least everything that was saved before the publish before it was
     confirmed: nothing from before the last but one confirmed publish is executed again. In the log of crash points,
     which all processes append to, that is what had been saved (``local.after``) before the last but one
-    ``publish.head.after`` that follows a ``publish.files.after``.
+    ``publish.head.after`` that ends the publish of a checkpoint. Nor is anything that the store has.
     """
     attempts: list[list[tuple[str, int]]] = []
     for line in world.log.read_text().splitlines():
@@ -370,20 +370,25 @@ def _surely_published(hits: list[tuple[str, int]], begun: list[int], *, is_first
     kernel = next((pid for name, pid in hits if name == "capture.before"), 0)
     saved: list[int] = []
     """How many checkpoints the kernel had saved when each publish was confirmed."""
-    count, is_sent = 0, False
+    count, is_captured, sending = 0, False, ""
     for name, pid in hits:
-        if name == "local.after" and pid == kernel:
-            count += 1
-        elif name == "publish.files.after":
-            is_sent = True
-        elif name == "publish.head.after" and is_sent:
-            is_sent = False
+        if pid == kernel:
+            # Other saves, of rows logged outside loops, add no iteration.
+            if name == "local.after" and is_captured:
+                count, is_captured = count + 1, False
+            is_captured = is_captured or name == "capture.after"
+        elif name in ("local.pack", "local.after"):
+            # The agent packs a checkpoint for the store; or, before the kernel begins, one that it brought here.
+            sending = "packed" if name == "local.pack" else ""
+        elif name == "publish.files.after" and sending:
+            sending = "sent"
+        elif name == "publish.head.after" and sending == "sent":
+            sending = ""
             saved.append(count)
     if len(saved) < 2 or not saved[-2]:
         return 0
     # The first attempt saves once as the loop begins; every later save is that of one more iteration.
-    # After the last one, what was logged behind the loop is saved too.
-    return min(begun[0] + saved[-2] - (1 if is_first else 0), ITERATIONS)
+    return begun[0] + saved[-2] - (1 if is_first else 0)
 
 
 def moments(rng: random.Random, quiet: Result, world: World, action: chaos.Action) -> chaos.Plan:

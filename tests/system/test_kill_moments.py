@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kill, pytest.mark.timeout(110)]
 
 SEEDS = range(24)
 """Seeds 24 to 29 are whole notebooks: test_kill_notebook.py."""
-TORCH = (5, 6, 16)
+TORCH = (5, 16)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def world(mlflow_template: Path, tmp_path: Path) -> killing.World:
 
 def test_a_quiet_notebook_hits_every_point(quiet: killing.Result) -> None:
     assert {name for name, _ in quiet.hits} == set(points.NAMES)
-    assert "11: " in quiet.outputs[2][-1][1]
+    assert "\n10: " in quiet.outputs[2][-3][1]
     assert [kind for kind, _ in quiet.outputs[2]].count("display_data") == 3
 
 

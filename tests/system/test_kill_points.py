@@ -67,3 +67,12 @@ def test_dead_process(name: str, world: killing.World, quiet: killing.Result) ->
     else:
         assert world.codes == [-9, 0]
     killing.check(world, quiet, is_machine_dead=False)
+
+
+@pytest.mark.parametrize(("fault", "told"), [("generators", "weights or draws differ"), ("rows", "too many")])
+def test_these_checks_can_fail(fault: str, told: str, world: killing.World, quiet: killing.Result) -> None:
+    """With a planted fault, the same kill is found out."""
+    plan = chaos.Plan(log=str(world.hits), at={"local.after": [6]}, action="kill", plant=fault)
+    world.supervise(plan, is_machine_dead=False)
+    with pytest.raises(AssertionError, match=told):
+        killing.check(world, quiet, is_machine_dead=False)
