@@ -298,6 +298,8 @@ class City:
 
     def _settle(self) -> None:
         self.refresh()
+        if self._panel is not None:
+            self._panel.close()  # the buttons would ask an agent that is gone
         if self._process is not None:
             self._process.wait(timeout=30)
 

@@ -352,6 +352,7 @@ class Agent:
             state="ended",
             reason=state,
             drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
+            drained_rows=self.drain.sent_rows if self.drain else 0,
             published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
         )
 
