@@ -12,6 +12,7 @@ Under `qcity run` the engine has done the first four already, and `up()` joins t
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -22,9 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qcity_nb import agent, codec, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
-from qcity_nb.notebook import loop
-from qcity_nb.notebook.pace import Every
-from qcity_nb.notebook.session import Session
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import Desk, Status
@@ -33,6 +31,7 @@ from qcity_nb.settings import Settings
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.notebook.pace import Every
     from qcity_nb.notebook.panel import Panel
 
 __all__ = ["City", "up"]
@@ -78,14 +77,14 @@ def up(
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     facts = detect()
-    if given.chaos:
-        from qcity_nb.testing import chaos
-
-        chaos.arm(given.chaos)
     if given.desk:
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos, attempt=city._config.attempt)
     if shell is not None:
         from qcity_nb.notebook import kernel
 
@@ -102,8 +101,6 @@ def _main() -> Mapping[str, Any]:
 
 def _shell() -> Any:
     """The IPython shell with a kernel behind it, if that is where we are."""
-    import sys
-
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell if getattr(shell, "kernel", None) is not None else None
@@ -130,19 +127,19 @@ def _begin(
     """By hand: find or make the run, start an agent."""
     from qcity_nb.stores import open_store
 
-    notebook = run
-    if notebook is None:
-        found = notebook_path(scope)
-        if found is None:
-            raise UsageError(
-                f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
-                'as in qcity.up(run="train")'
-            )
-        path = Path(found[0])
-        path = path if path.is_absolute() else Path.cwd() / path
-        notebook = path.resolve().name
-        if path.resolve().is_relative_to(given.project.root):
-            notebook = path.resolve().relative_to(given.project.root).as_posix()
+    found = notebook_path(scope)
+    path = found[0].resolve() if found is not None else None
+    if run is not None:
+        notebook = run
+    elif path is not None:
+        root = given.project.root
+        notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    else:
+        raise UsageError(
+            f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
+            'as in qcity.up(run="train")'
+        )
+    content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
     store = open_store(given.store)
     head, _ = identity.find_or_create(
         store,
@@ -151,8 +148,10 @@ def _begin(
         parameters=dict(params or {}),
         name=name,
         fresh=fresh,
+        source=content,
         wanted=Wanted(attended=True),
     )
+    head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
     config = agent.config_for(
@@ -164,8 +163,10 @@ def _begin(
         wait=True,
     )
     desk, process = agent.spawn(config)
+    from qcity_nb.notebook import session  # noqa: F401  # comes in while the agent takes the lease
+
     try:
-        status = agent.wait_held(desk)
+        status = agent.wait_held(desk, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(
@@ -202,20 +203,22 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
+        from qcity_nb.notebook.session import Session
+
         self.session = Session(desk, status, revive=self._revive)
 
     def __repr__(self) -> str:
-        status = self.session.look(now=True)
+        status = self.session.contact.look(now=True)
         return f"<City run={self.run!r} {status.state} epoch={status.epoch} host={self.host.name}>"
 
     @property
     def is_up(self) -> bool:
         """Does this attempt still hold the run?"""
-        return self.session.look(now=True).state == "held"
+        return self.session.contact.look(now=True).state == "held"
 
     def _revive(self) -> None:
         """The agent died while this attempt lives: start another one for it."""
-        self.session.note("agent-died", message="the agent died; a new one goes on")
+        self.session.contact.note("agent-died", message="the agent died; a new one goes on")
         agent.spawn(agent.again(self._config))
 
     def loop(self, items: Iterable[T], state: object, *, every: Every = None, name: str | None = None) -> Iterator[T]:
@@ -236,6 +239,8 @@ class City:
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
+        from qcity_nb.notebook import loop
+
         return loop.begin(self.session, items, state, every, name)
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
@@ -248,12 +253,13 @@ class City:
 
     def checkpoint(self) -> int:
         """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number."""
-        self.session.check()
+        self.session.contact.check()
         if self.session.open:
             self.session.force = True
             return self.session.seq
-        self.session.save("asked for")
-        return int(self.session.ask("flush", wait_s=60)["seq"])
+        if sys.exc_info()[0] is None or not self.session.has_left:
+            self.session.save("asked for")  # else: an exception left the loop, and may yet end the cell
+        return int(self.session.contact.ask("flush", wait_s=60)["seq"])
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
         """Fill ``state`` in place from the newest checkpoint of a loop; without ``state``, return a fresh object.
@@ -266,9 +272,10 @@ class City:
         from qcity_nb.checkpoint.capture import load, restore
 
         loops = [one for one in self.session.loops.values() if one.saved_state is not None]
-        found = [one for one in loops if name is None or name in (one.name, one.key)]
+        found = [one for one in loops if name is None or name == one.key]
+        found = found or [one for one in loops if name == one.name]
         if len(found) != 1:
-            names = ", ".join(sorted(one.name for one in loops)) or "none yet"
+            names = ", ".join(sorted(one.key for one in loops)) or "none yet"
             raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
         captured, _ = self.session.restored(found[0])
         assert captured is not None
@@ -284,19 +291,21 @@ class City:
         """
         if self.settings.desk:
             return
-        if self.session.pending:
-            self.session.save("finish")
-        self.session.ask("end", wait_s=90, state="succeeded")
+        self.session.commit("finish")
+        self.session.contact.ask("end", wait_s=90, state="succeeded")
         self._settle()
 
     def hand_over(self) -> None:
         """Publish everything and let go, so that a keeper elsewhere goes on with the run."""
-        if self.session.pending:
-            self.session.save("hand over")
-        self.session.ask("release", wait_s=90, hand_over=True)
+        self.session.commit("hand over")
+        self.session.contact.ask("release", wait_s=90, hand_over=True)
         self._settle()
 
     def _settle(self) -> None:
+        """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
+        until = time.monotonic() + 5
+        while self.is_up and time.monotonic() < until:
+            time.sleep(0.005)
         self.refresh()
         if self._panel is not None:
             self._panel.close()  # the buttons would ask an agent that is gone

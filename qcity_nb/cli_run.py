@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from qcity_nb import hosts, settings
+from qcity_nb import errors, hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
-from qcity_nb.errors import StoreRefused, UsageError
+from qcity_nb.errors import GaveUp, QcityError, StoreError, StoreRefused, UsageError
+from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
 from qcity_nb.keeper import Keeper, Outcome, is_settled
 from qcity_nb.notebook import parameters
@@ -98,16 +99,10 @@ def run(args: argparse.Namespace) -> int:
         step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
-        head = _renew_source(store, head, asked.content, note)
+        if head.source != identity.source_name(asked.content):
+            note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
+            head = identity.renew_source(store, head, asked.content)
     return _go_on(store, given, head.run, args, note)
-
-
-def _renew_source(store: Store, head: Head, content: bytes, note: Progress) -> Head:
-    name = identity.source_name(content)
-    if head.source == name:
-        return head
-    note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
-    return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 
 def resume(args: argparse.Namespace) -> int:
@@ -191,16 +186,18 @@ def follow(
         quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given, settle=_settler(store, given))
+    keeper = Keeper(store, given, settle=_settler(store, given), pause=wait_for_end)
     ended_s: float | None = None
     interrupts = asked = 0
+    newest = lease.read(store, run).head
 
     def is_done(last: Mapping[str, Outcome]) -> bool:
-        nonlocal ended_s
+        nonlocal ended_s, newest
         outcome = last[run]
         if isinstance(outcome.error, UsageError):
             raise outcome.error
         head = outcome.head
+        newest = head or newest
         if head is None or head.state == "running":
             ended_s = None
             return False
@@ -212,7 +209,7 @@ def follow(
             try:
                 while asked < interrupts:
                     asked += 1
-                    _interrupt(store, given, run, note, is_first=asked == 1)
+                    _interrupt(store, given, newest, note, is_first=asked == 1)
                 keeper.keep([run], until=is_done, see=note.see)
                 break
             except KeyboardInterrupt:
@@ -223,15 +220,34 @@ def follow(
     return 130 if interrupts and head.state == "stopped" else code
 
 
-def _interrupt(store: Store, given: Settings, run: str, note: Progress, *, is_first: bool) -> None:
+def _interrupt(store: Store, given: Settings, newest: Head, note: Progress, *, is_first: bool) -> None:
+    """Ctrl-C: the first one asks for a stop, the second one ends the attempt.
+
+    Args:
+        newest: the head as last seen: where the store does not answer, it says whom to end.
+    Raises:
+        StoreError: the second time, if the store still does not take the wish to stop. The attempt is gone then.
+    """
+    run = newest.run
     if is_first:
         note.say(f"{run}: stops at the next loop boundary, its work saved; Ctrl-C again ends it at once")
-        ask_stop(store, run)
-        return
-    head = lease.read(store, run).head
+    try:
+        head = ask_stop(store, run)
+    except StoreError as error:
+        head = newest
+        if is_first:
+            note.say(f"{run}: {error}")
+            return
+        _end(head, given, note)
+        raise
+    if not is_first:
+        _end(head, given, note)
+
+
+def _end(head: Head, given: Settings, note: Progress) -> None:
     target = head.holder or head.intent
     if target is not None:
-        note.say(f"{run}: ends attempt {target.attempt}")
+        note.say(f"{head.run}: ends attempt {target.attempt}")
         hosts.launcher(target.host, given).stop(target.attempt, grace_s=0)
 
 
@@ -257,7 +273,10 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
     failure = head.failure
     code = {"succeeded": 0, "stopped": 4, "failed": 3, "running": 1}[head.state]
     if head.state == "failed" and (failure is None or failure.cause == "host"):
-        code = 10
+        code = GaveUp.exit_code
+    elif head.state == "failed" and failure is not None and failure.error:
+        kind = getattr(errors, failure.error, None)
+        code = kind.exit_code if isinstance(kind, type) and issubclass(kind, QcityError) else code
     if as_json:
         report = {
             "run": head.run,
@@ -274,8 +293,9 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
         if executed and executed.exists():
             print(f"executed notebook: {short(executed)}")
     if head.state == "failed" and failure is not None:
-        print(failure.traceback.rstrip() or failure.message, file=sys.stderr)
-    if head.state == "stopped" and not as_json:
+        # An error of ours is one clear line; the executed notebook has where it was raised.
+        print(("" if failure.error else failure.traceback.rstrip()) or failure.message, file=sys.stderr)
+    if (head.state == "stopped" or code == GaveUp.exit_code) and not as_json:
         print(f"`qcity resume {head.run}` goes on")
     return code
 
@@ -300,7 +320,9 @@ def keep(args: argparse.Namespace) -> int:
         return runs is not None
 
     with _sigterm_as_ctrl_c():
-        Keeper(store, given, settle=_settler(store, given)).keep(runs, once=args.once, until=is_done, see=note.see)
+        Keeper(store, given, settle=_settler(store, given), pause=wait_for_end).keep(
+            runs, once=args.once, until=is_done, see=note.see
+        )
     return 0
 
 

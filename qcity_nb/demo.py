@@ -8,6 +8,7 @@ The exit code is 0 only if both ended with the same weights, bit for bit, and wi
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -31,7 +32,6 @@ from qcity_nb.run import identity, journal, lease
 from qcity_nb.run.desk import Desk
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
-from qcity_nb.testing import chaos
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Comparison", "main"]
@@ -67,6 +67,8 @@ def main(state: str | None = None, *, plant: str = "") -> int:
         state: where the runs are to live; by default in the demo's own folder.
         plant: break the run on purpose (``testing.plants``), to see that the demo notices.
     """
+    from qcity_nb.testing import chaos
+
     began_s = time.monotonic()
     folder = _folder()
     template.lay("digits", folder)
@@ -77,12 +79,13 @@ def main(state: str | None = None, *, plant: str = "") -> int:
     note.say(f"The digits in {_short(folder)}: {EPOCHS} epochs, a checkpoint after each.")
     with _environment(given, folder):
         note.say("\n1. Nobody disturbs this one.")
-        calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(folder / ".qcity" / "calm.hits")))
+        hits = folder / ".qcity" / "calm.hits"
+        calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(hits)).dumps(), hits=hits)
         note.say("\n2. The same again, and its host dies three times.")
-        plan = chaos.Plan(
-            log=str(folder / ".qcity" / "killed.hits"), at={"local.pack": [WRITING_AT]}, action="host", plant=plant
-        )
-        killed = _execute(store, given, "killed", note, plan=plan, killer=_Killer(given, note))
+        hits = folder / ".qcity" / "killed.hits"
+        plan = chaos.Plan(log=str(hits), at={"local.pack": [WRITING_AT]}, action="host", plant=plant)
+        killer = _Killer(given, note)
+        killed = _execute(store, given, "killed", note, plan=plan.dumps(), hits=hits, killer=killer)
     return _report(folder, calm, killed, time.monotonic() - began_s)
 
 
@@ -120,11 +123,18 @@ def _environment(given: Settings, folder: Path) -> Iterator[None]:
 
 
 def _execute(
-    store: Store, given: Settings, name: str, note: Progress, *, plan: chaos.Plan, killer: _Killer | None = None
+    store: Store,
+    given: Settings,
+    name: str,
+    note: Progress,
+    *,
+    plan: str,
+    hits: Path,
+    killer: _Killer | None = None,
 ) -> Comparison:
     """One run to its end, kept in the foreground."""
     root = given.project.root
-    os.environ["QCITY_CHAOS"] = plan.dumps()
+    os.environ["QCITY_CHAOS"] = plan
     head, _ = identity.find_or_create(
         store,
         project=given.project.name,
@@ -147,7 +157,7 @@ def _execute(
     if code != 0:
         message = head.failure.message if head.failure else head.state
         raise QcityError(f"the {name} run did not succeed: {message}")
-    return _gather(store, head, root / "models" / f"{name}.npz", plan)
+    return _gather(store, head, root / "models" / f"{name}.npz", hits)
 
 
 class _Killer:
@@ -194,21 +204,21 @@ def _newest(desk: Desk) -> int:
 
 
 def _kill(pid: int) -> None:
-    import signal
-
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
 
 
-def _gather(store: Store, head: Head, model: Path, plan: chaos.Plan) -> Comparison:
+def _gather(store: Store, head: Head, model: Path, hits: Path) -> Comparison:
     import numpy as np
+
+    from qcity_nb.testing import chaos
 
     blocks = published_rows(store, head, 0)
     with np.load(model) as saved:
         weights = {name: saved[name] for name in saved.files}
-    finished = sum(1 for name, _ in chaos.hits(plan.log) if name == "capture.after")
+    finished = sum(1 for name, _ in chaos.hits(hits) if name == "capture.after")
     return Comparison(
         head=head,
         weights=weights,

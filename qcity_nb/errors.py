@@ -20,6 +20,7 @@
     │   └── StateRefused                 a variable that cannot be saved
     ├── DataError               exit 8   a data file is missing or has the wrong md5
     ├── TrackerUnavailable      exit 9   the tracker did not answer
+    │   └── TrackerMissing               a package that the tracker needs is not installed
     └── GaveUp                  exit 10  the relaunch budget is spent
 
 Exit code 0 is success, 1 an error nobody foresaw (a bug: please report it), 130 Ctrl-C.
@@ -45,6 +46,7 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreUnavailable",
+    "TrackerMissing",
     "TrackerUnavailable",
     "UnknownHost",
     "UnknownRun",
@@ -150,6 +152,10 @@ class TrackerUnavailable(QcityError):
     """The tracker did not answer; rows wait in the outbox."""
 
     exit_code = 9
+
+
+class TrackerMissing(TrackerUnavailable):
+    """A package that the tracker needs is not installed; rows stay in the outbox until it is."""
 
 
 class GaveUp(QcityError):

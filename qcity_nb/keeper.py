@@ -67,7 +67,7 @@ def is_settled(head: Head) -> bool:
     if head.state == "running":
         return False
     tracked = head.tracked
-    if not (tracked.run_id or tracked.uri or head.outbox):
+    if tracked.status == "WAITING" or not (tracked.run_id or tracked.uri or head.outbox):
         return True
     newest = head.checkpoint.seq if head.checkpoint else 0
     return tracked.status != "RUNNING" and (not head.outbox or tracked.drained_seq >= newest)
@@ -82,6 +82,7 @@ class Keeper:
         launchers: a host's launcher by name; raises ``UnknownHost``.
         clock, rng: time and attempt ids; tests inject their own.
         settle: brings the tracker's part of a run that ended to its end; called again until it succeeds.
+        pause: waits between two rounds, at most so many seconds; may return early when there is news.
         name: who this keeper is, for people who read an intent.
         grace_s: how long a launch may take until others take the intent for abandoned.
     """
@@ -95,6 +96,7 @@ class Keeper:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         settle: Callable[[str], None] | None = None,
+        pause: Callable[[float], None] | None = None,
         name: str = "",
         grace_s: float = 30.0,
     ) -> None:
@@ -105,6 +107,7 @@ class Keeper:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._settle = settle
+        self._pause = pause or self._clock.sleep
         self._name = name or f"keeper-{self._rng.getrandbits(32):08x}"
         self._grace_s = grace_s
         self._observer = lease.Observer(self._clock)
@@ -293,7 +296,8 @@ class Keeper:
 
     def _finish(self, head: Head) -> None:
         """The tracker's part of a run that ended, now and then until it is done."""
-        if self._settle is None or head.state == "running" or is_settled(head):
+        is_waiting = head.tracked.status == "WAITING"
+        if self._settle is None or head.state == "running" or (is_settled(head) and not is_waiting):
             return
         if self._clock.now_s() < self._settled_s.get(head.run, float("-inf")) + _SETTLE_EVERY_S:
             return
@@ -393,4 +397,4 @@ class Keeper:
                     see(last[run])
             if once or (until is not None and until(last)):
                 return last
-            self._clock.sleep(self.pace_s)
+            self._pause(self.pace_s)

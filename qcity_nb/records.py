@@ -100,6 +100,8 @@ class Failure:
     times: int = 1
     seq: int = 0
     """The newest checkpoint at that moment: a later one is progress."""
+    error: str = ""
+    """The name of the error in ``errors``, where it is one of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,7 @@ class Tracked:
     drained_seq: int = 0
     """Rows of checkpoints up to this one have been acknowledged."""
     status: str = "RUNNING"
+    """As MLflow says it; ``WAITING``: this host could not reach it at all, rows wait in the outbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

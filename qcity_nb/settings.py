@@ -110,6 +110,12 @@ def seconds(value: object, *, name: str) -> float:
 _SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
 _POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s"}
+_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
+_ELSEWHERE = {
+    "store": "give the address without it",
+    "tracking": "give the address without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+}
+"""An address is written to files that others read: where a password belongs instead."""
 _INTEGERS = {"attempts", "without_progress"}
 
 
@@ -190,6 +196,9 @@ def load(
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():
             values[name] = _value(name, str(project.root / Path(text).expanduser()))
+    for name in ("store", "tracking"):
+        if _PASSWORD.search(str(values[name])):
+            raise UsageError(f"{name} ({origin[name]}) holds a password: {_ELSEWHERE[name]}")
     settings = Settings(project=project, origin=origin, **values)
     if settings.ttl_s < 3 * settings.beat_s:
         raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.beat_s:g} s: raise it")

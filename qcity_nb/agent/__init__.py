@@ -104,7 +104,9 @@ def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
     """Start an agent in its own session, so that an interrupt of the notebook does not reach it."""
     desk = Desk(Path(config.desk)).open()
     file = desk.path / "agent.json"
-    file.write_bytes(codec.dumps(config))
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_bytes(codec.dumps(config))
+    draft.replace(file)  # whole: the kernel may be reading the one before
     environ = {**os.environ, "QCITY_ATTEMPT": config.attempt}
     with desk.log.open("ab") as log:
         process = subprocess.Popen(
@@ -123,9 +125,11 @@ def again(config: Config) -> Config:
     return replace(config, judged=None, take_over=False, wait=False)
 
 
-def wait_held(desk: Desk) -> Status:
+def wait_held(desk: Desk, process: subprocess.Popen[bytes] | None = None) -> Status:
     """Wait until the agent holds the lease and has the newest checkpoint here.
 
+    Args:
+        process: the agent, where this process started it: its death is then known even before its first word.
     Raises:
         RunHeld, StoreError, …: whatever the agent says why not.
         QcityError: the agent died, or is not ready in two minutes; its log is named.
@@ -133,7 +137,10 @@ def wait_held(desk: Desk) -> Status:
     until = time.monotonic() + START_S
     pause_s = 0.002
     while (status := desk.status()).state == "starting" or (status.state == "held" and not status.tier):
-        gone = status.pid and not is_alive(status.pid)
+        code = process.poll() if process is not None else None
+        gone = code is not None or (status.pid and not is_alive(status.pid))
+        if gone and desk.status() != status:
+            continue  # its last words
         if gone or time.monotonic() > until:
             raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {desk.log}")
         time.sleep(pause_s)

@@ -10,13 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from qcity_nb import codec, points
 from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
-from qcity_nb.agent.drain import Drain
+from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
+from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
@@ -31,8 +32,18 @@ __all__ = ["Agent", "main"]
 TICK_S = 0.1
 NOTEBOOK_S = 20.0
 """The executed notebook travels with a checkpoint at most this often, and at the end."""
+TRACKER_S = 10.0
+"""How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
+
+
+class _LetGo(Exception):
+    """This attempt let go of the run already; the agent that did it died before it could say so."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head.state)
+        self.head = head
 
 
 class Agent:
@@ -44,16 +55,25 @@ class Agent:
         self.clock = SystemClock()
         self.store = open_store(config.store)
         self.me = Holder(
-            attempt=config.attempt, host=config.host, node=config.node, pid=os.getpid(), ttl_s=config.ttl_s
+            attempt=config.attempt,
+            host=config.host,
+            node=config.node,
+            pid=os.getpid(),
+            ttl_s=config.ttl_s,
+            extra={"owner": config.owner.pid},
         )
         self.status = replace(
             self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
+        self._shown: Status | None = None
         self.drain: Drain | None = None
         self._next_try_s = 0.0
         self._published_s = float("-inf")
         self._notebook_s = self.clock.now_s()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._tier_ns = 0
+        self._tier_seq = 0
+        self._is_swept = False
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -62,9 +82,12 @@ class Agent:
     def show(self, **changes: Any) -> None:
         """Change the status on the desk."""
         new = replace(self.status, **changes)
-        if new != self.status:
-            self.status = new
-            self.desk.write_status(new)
+        self.status = new
+        if new != self._shown:
+            # A full disk: the lease matters more, and the next turn tries again.
+            with contextlib.suppress(OSError):
+                self.desk.write_status(new)
+                self._shown = new
 
     def take(self) -> Lease:
         """Get the lease.
@@ -74,7 +97,7 @@ class Agent:
         """
         config = self.config
         if self.status.state == "held":
-            return rejoin(self.store, config.run, self.me, clock=self.clock)
+            return self.take_again()
         observer = Observer(self.clock)
         first: Beat | None = None
         judged = config.judged
@@ -85,17 +108,59 @@ class Agent:
                 snapshot = read(self.store, config.run)
                 head = snapshot.head
                 judged = observer.judge(snapshot)
+                if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
+                    judged = head.seen
                 if judged is None and head.holder is not None:
-                    here = head.holder.node == config.node and head.holder.pid
-                    if config.take_over or (here and not is_alive(head.holder.pid)):
-                        # Its agent ran on this very machine, and is gone: no need to wait for silence.
-                        judged = head.seen
-                if judged is None and head.holder is not None:
-                    first = first or head.seen
+                    if first is None or self.is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
+                        first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
                     self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
                     self.clock.sleep(TICK_S)
+
+    def _is_gone(self, holder: Holder) -> bool:
+        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
+
+        Its agent alone is no proof: its owner starts another one.
+        """
+        if holder.node != self.config.node or not holder.pid:
+            return False
+        owner = holder.extra.get("owner", 0)
+        return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
+
+    def take_again(self) -> Lease:
+        """For an agent that died: the attempt holds the lease already.
+
+        Raises:
+            LeaseLost: no longer.
+            _LetGo: no longer, by its own will.
+        """
+        while True:
+            try:
+                return rejoin(self.store, self.config.run, self.me, clock=self.clock)
+            except StoreUnavailable as error:
+                # The notebook computes on into the local tier, with an agent that cannot reach the store or without.
+                if not is_alive(self.config.owner.pid, self.config.owner.started):
+                    raise
+                self.show(message=f"store: {error}")
+                self.clock.sleep(min(self.config.beat_s, 5.0))
+            except LeaseLost:
+                head = read(self.store, self.config.run).head
+                if head.holder is None and head.epoch == self.status.epoch:
+                    raise _LetGo(head) from None  # nobody but the holder itself empties its place
+                raise
+
+    def is_orphan(self, holder: Holder) -> bool:
+        """Is that an agent on this machine whose notebook has gone?"""
+        if holder.node != self.config.node or holder.attempt == self.config.attempt:
+            return False
+        try:
+            data = (self.desk.path.parent / holder.attempt / "agent.json").read_bytes()
+            owner = codec.loads(Config, data).owner
+        except (OSError, codec.DecodeError):
+            return False
+        return not is_alive(owner.pid, owner.started)
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
@@ -142,8 +207,11 @@ class Agent:
         try:
             self.lease = self.take()
             self.tier, self.publisher = self.restore(self.lease)
+        except _LetGo as gone:
+            return self.ended(gone.head)
         except QcityError as error:
-            self.show(state="refused", reason=str(error), error=type(error).__name__)
+            state = "lost" if self.status.state == "held" and isinstance(error, LeaseLost) else "refused"
+            self.show(state=state, reason=str(error), error=type(error).__name__)
             return error.exit_code
         except OSError as error:
             reason = f"cannot write to {self.config.local}: {error.strerror or error}; set another `local` directory"
@@ -157,14 +225,15 @@ class Agent:
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
         )
+        # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
-        self.drain.poke()
         try:
             while (code := self.tick()) is None:
                 time.sleep(TICK_S)
             return code
         except LeaseLost as error:
             self.show(state="lost", reason=str(error), error="LeaseLost")
+            self.drain.leave(TRACKER_S)
             return error.exit_code
 
     def show_held(self) -> None:
@@ -202,6 +271,15 @@ class Agent:
         """Has a beat's time passed since the last confirmed one was sent?"""
         return self.clock.now_s() - self.lease.confirmed_s >= self.config.beat_s
 
+    def newest_seq(self) -> int:
+        """The newest local checkpoint, looked for only when the directory has changed."""
+        with contextlib.suppress(FileNotFoundError):
+            changed_ns = (self.tier.path / "checkpoints").stat().st_mtime_ns
+            if changed_ns != self._tier_ns:
+                self._tier_ns = changed_ns
+                self._tier_seq = (self.tier.seqs() or [0])[-1]
+        return self._tier_seq
+
     def tick(self) -> int | None:
         """One turn: requests, checkpoint, beat. Returns an exit code when it is over."""
         for file, request in self.desk.requests():
@@ -212,7 +290,7 @@ class Agent:
             return self.orphaned()
         now = self.clock.now_s()
         if now >= self._next_try_s and self.is_beating():
-            newest = (self.tier.seqs() or [0])[-1]
+            newest = self.newest_seq()
             published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
             due = newest > published and now - self._published_s >= self.config.publish_s
             try:
@@ -220,12 +298,13 @@ class Agent:
                     self.publish()
                 elif self.is_beat_due():
                     self.publish_head()
-            except StoreUnavailable as error:
+            except StoreError as error:
                 self._next_try_s = now + min(self.config.beat_s, 5.0)
                 self.show(message=f"store: {error}")
-            except StoreError as error:
-                self._next_try_s = now + self.config.beat_s
-                self.show(message=f"store: {error}")
+            except (CheckpointError, OSError) as error:
+                # This host's own disk: no reason to let the lease go.
+                self._published_s = now
+                self.show(message=f"local: {error}")
         if self.drain is not None and self.status.drained_seq != self.drain.tracked.drained_seq:
             self.show_held()
         return None
@@ -242,9 +321,17 @@ class Agent:
         while not job.done():
             wait([job], timeout=TICK_S)
             if not job.done() and self.is_beat_due() and self.is_beating():
-                self.lease.renew()  # head only: a long upload must not cost the lease
+                # Head only: a long upload must not cost the lease. The upload says itself what the store answers.
+                with contextlib.suppress(StoreError):
+                    self.lease.renew()
         head = job.result()
         self._published_s = now
+        if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
+            # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
+            self._is_swept = True
+            sweep_epochs(Path(self.config.local), head.run, below=self.lease.epoch - 1)
+            with contextlib.suppress(OSError):
+                sweep_runs(self.store, Path(self.config.local), but=head.run)
         if send:
             self._notebook_s = now
         self.confirmed()
@@ -271,7 +358,10 @@ class Agent:
         """The engine or the kernel by hand is gone: publish what it left, let go."""
         self.note("orphaned", message="the notebook's process is gone")
         try:
-            self.publish(executed=True)
+            try:
+                self.publish(executed=True)
+            except (CheckpointError, OSError) as error:
+                self.show(message=f"local: {error}")
             self.lease.release(self.change)  # what is not drained yet, the successor drains
         except StoreError as error:
             self.show(message=f"store: {error}")
@@ -292,20 +382,36 @@ class Agent:
                 seq = head.checkpoint.seq if head.checkpoint else 0
                 self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
                 return None
-            self.end(request)
-            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": self.lease.head.state}))
-            return 0
+            return self.ended(self.end(request))
         except LeaseLost as error:
             self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
             raise
-        except StoreUnavailable as error:
+        except StoreError as error:
             self.show(message=f"store: {error}")
-            return None  # it stays on the desk: the store may come back
-        except (StoreError, CheckpointError) as error:
-            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=type(error).__name__))
+            self.clock.sleep(min(self.config.beat_s, 5.0))
+            return None  # it stays on the desk: the store may come back, and a full one may be given room
+        except (CheckpointError, OSError) as error:
+            kind = type(error).__name__ if isinstance(error, QcityError) else "CheckpointError"
+            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
             return None
 
-    def end(self, request: Request) -> None:
+    def ended(self, head: Head) -> int:
+        """The run was let go: answer whoever asked for it, then say so on the desk.
+
+        In this order, so that who finds the attempt ended finds the answer too.
+        """
+        for file, request in self.desk.requests():
+            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": head.state}))
+        self.show(
+            state="ended",
+            reason=head.state,
+            drained_seq=head.tracked.drained_seq,
+            drained_rows=self.drain.sent_rows if self.drain else 0,
+            published_seq=head.checkpoint.seq if head.checkpoint else 0,
+        )
+        return 0
+
+    def end(self, request: Request) -> Head:
         """The last publish: final checkpoint, rows drained, the run's state, the lease let go."""
         data = request.data
         state = cast(RunState, data.get("state") or "running")
@@ -320,14 +426,12 @@ class Agent:
                 state = "failed"
         if state == "running" and head.wanted.state == "stopped":
             state = "stopped"
-        status: Literal["FINISHED", "FAILED", "KILLED"] | None = {
-            "succeeded": "FINISHED",
-            "failed": "FAILED",
-            "stopped": "KILLED",
-        }.get(state)  # type: ignore[assignment]  # the values are those three
+        status = FINAL.get(state)
         if self.drain is not None:
-            deadline = self.clock.now_s() + (DRAIN_S if status else 2.0)
-            while not self.drain.finish(status, wait_s=min(0.5, self.config.beat_s)):
+            # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
+            follows = status is None and request.op == "end" and not head.wanted.attended
+            deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
+            while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
                 if self.clock.now_s() > deadline or not self.is_beating():
                     break
                 if self.is_beat_due():
@@ -346,15 +450,9 @@ class Agent:
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
             )
 
-        self.publisher.publish(None, change=finish, release=True)
+        head = self.publisher.publish(None, change=finish, release=True)
         points.hit("end.after")
-        self.show(
-            state="ended",
-            reason=state,
-            drained_seq=self.drain.tracked.drained_seq if self.drain else 0,
-            drained_rows=self.drain.sent_rows if self.drain else 0,
-            published_seq=self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0,
-        )
+        return head
 
 
 def main() -> int:
@@ -368,8 +466,10 @@ def main() -> int:
     if config.chaos:
         from qcity_nb.testing import chaos
 
-        chaos.arm(config.chaos)
+        chaos.arm(config.chaos, attempt=config.attempt, owner=config.owner.pid)
     try:
+        if not Desk(Path(config.desk)).open().claim():
+            return 0  # kernel and engine both found the agent dead, and each started another one
         agent = Agent(config)
     except QcityError as error:
         Desk(Path(config.desk)).open().write_status(

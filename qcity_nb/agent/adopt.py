@@ -99,7 +99,12 @@ def published_rows(store: Store, head: Head, after: int) -> dict[int, bytes]:
     """The rows of published checkpoints after ``after``: encoded rows by checkpoint."""
     blocks: dict[int, list[bytes]] = {}
     current: list[bytes] = []
-    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name)):
+
+    def is_old(lines: bytes) -> bool:
+        first = lines.partition(b"\n")[0]
+        return first.startswith(b'{"seq":') and int(first[7:-1]) <= after
+
+    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name), until=is_old):
         if line.startswith(b'{"seq":'):
             current = blocks.setdefault(int(line[7:-1]), [])
         else:

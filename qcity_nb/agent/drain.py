@@ -12,14 +12,21 @@ from typing import Literal
 
 from qcity_nb import points
 from qcity_nb.agent.adopt import published_rows
-from qcity_nb.errors import Missing, QcityError, TrackerUnavailable
+from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Store, Tracker
 from qcity_nb.records import Head, Row, Tracked
-from qcity_nb.run.lease import Lease
+from qcity_nb.run.lease import Lease, read
 from qcity_nb.tracking import open_tracker
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Drain", "send_covered"]
+__all__ = ["FINAL", "Drain", "send_covered"]
+
+FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
+    "succeeded": "FINISHED",
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
+"""The tracker's status for a run that has ended, by the head's state."""
 
 SLICE = 2000
 """Rows that are sent before the progress is remembered."""
@@ -83,6 +90,7 @@ class Drain:
         self._wake = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
+        self._leaving = threading.Event()
         tracked = lease.head.tracked
         self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
         """What the next head should say."""
@@ -115,6 +123,8 @@ class Drain:
         while True:
             self._wake.wait()
             self._wake.clear()
+            if self._leaving.is_set():
+                return
             head = self._lease.head
             ending = self._ending.is_set()
             try:
@@ -136,6 +146,12 @@ class Drain:
                     continue
                 trouble = f"drain: {error}"
                 self._say(trouble)
+            except TrackerMissing as error:
+                # Nothing will change while this process lives: the rows wait in the store for a keeper.
+                self._say(f"tracker: {error}")
+                self._set(status="WAITING")
+                self._done.set()
+                return
             except TrackerUnavailable as error:
                 trouble = f"tracker: {error}"
                 self._say(trouble)
@@ -178,6 +194,7 @@ class Drain:
             )
             self._set(run_id=run_id)
             self._started = True
+            self._close_again(run_id)
         sent = send_covered(
             lease.store,
             head,
@@ -188,6 +205,22 @@ class Drain:
             sent=self._sent,
         )
         self._set(drained_seq=sent)
+
+    def _close_again(self, run_id: str) -> None:
+        """Was this process stopped in the middle of starting? A run that ended meanwhile was reopened by that."""
+        if self._lease.is_confirmed:
+            return
+        head = read(self._lease.store, self._lease.run).head
+        status = FINAL.get(head.state)
+        if status is not None and self._tracker is not None:
+            self._tracker.end(run_id, status)
+
+    def leave(self, wait_s: float) -> None:
+        """The lease is lost: let a call that is under way come to its end."""
+        if self._uri:
+            self._leaving.set()
+            self._wake.set()
+            self._thread.join(wait_s)
 
     def _sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows

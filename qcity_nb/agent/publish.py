@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
 from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.clock import iso_now
-from qcity_nb.errors import Missing, StoreError
+from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
 from qcity_nb.records import CheckpointRef, Head
 from qcity_nb.run import journal
@@ -150,18 +151,31 @@ class Publisher:
         head = self._lease.release(edit) if release else self._lease.update(edit)
         if lines:
             self._offset = offset
-            self._desk.write_offset(offset)
+            with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
+                self._desk.write_offset(offset)
         if notebook:
             self._executed = notebook
         if draft is not None:
             for file in draft.files.values():
                 if isinstance(file, Path):
                     file.unlink(missing_ok=True)
-            self._newest = draft.manifest
-            self._manifests[draft.ref.name] = draft.manifest
+            if any(ref.name == draft.ref.name for ref in head.checkpoints):
+                self._newest = draft.manifest
+                self._manifests[draft.ref.name] = draft.manifest
+            else:
+                # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
+                self._newest = self._published(head)
             self._tier.drop_rows(draft.ref.seq)
         self._tidy(head, dropped)
         return head
+
+    def _published(self, head: Head) -> Manifest | None:
+        if head.checkpoint is None:
+            return None
+        try:
+            return self._manifest(head.checkpoint)
+        except (StoreError, CheckpointError, KeyError):
+            return None  # then the next one stands on its own
 
     def _notebook(self) -> bytes:
         try:

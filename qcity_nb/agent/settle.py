@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
-from qcity_nb.agent.drain import send_covered
+from qcity_nb.agent.drain import FINAL, send_covered
 from qcity_nb.ports import Store
 from qcity_nb.records import Head, Tracked
 from qcity_nb.run.lease import amend, read
 from qcity_nb.tracking import open_tracker
 
 __all__ = ["settle"]
-
-_FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
-    "succeeded": "FINISHED",
-    "failed": "FAILED",
-    "stopped": "KILLED",
-}
 
 
 def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
@@ -32,7 +25,7 @@ def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
         StoreUnavailable: the same.
     """
     head = read(store, run).head
-    status = _FINAL.get(head.state)
+    status = FINAL.get(head.state)
     uri = head.tracked.uri or tracking
     if status is None or head.holder is not None or not uri:
         return

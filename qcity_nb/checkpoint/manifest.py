@@ -41,6 +41,10 @@ class LoopRecord:
     passes: int = 0
     state: Encoded | None = None
     generators: Encoded | None = None
+    begun: Encoded | None = None
+    """The generators when the pass began, where the items must be consumed again from the start."""
+    source: str = ""
+    """Hash of the cell's source: tells an edited cell."""
     outputs: tuple[str, ...] = ()
     """Digests of what the cell showed inside the loop."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +99,7 @@ class Manifest:
     def needs(self) -> Iterator[str]:
         """The digests that its loops name."""
         for loop in self.loops:
-            for encoded in (loop.state, loop.generators):
+            for encoded in (loop.state, loop.generators, loop.begun):
                 if encoded is not None:
                     yield encoded.skeleton
                     yield from encoded.buffers

@@ -12,8 +12,10 @@ record: ``find`` then looks for the label in the environments of all processes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -31,13 +33,38 @@ from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
 from qcity_nb.settings import Settings
 
-__all__ = ["LocalLauncher"]
+__all__ = ["LocalLauncher", "wait_for_end"]
 
 AGENT_GRACE_S = 2.0
 """How long an agent outlives its attempt: it publishes the newest local checkpoint and lets go."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Attempts that this process started: only their parent learns their exit code."""
+
+
+_told: set[int] = set()
+"""Of those, the ones whose end ``wait_for_end`` has told: once is enough."""
+
+
+def wait_for_end(timeout_s: float) -> None:
+    """Wait until an attempt that this process started has ended, at most for ``timeout_s``.
+
+    Where the system cannot tell (no pidfd: not Linux), it waits the whole time.
+    """
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        _told.intersection_update(_children)
+        opened: dict[int, int] = {}
+        if hasattr(os, "pidfd_open"):
+            for pid in _children.keys() - _told:
+                with contextlib.suppress(OSError):
+                    opened[descriptor := os.pidfd_open(pid)] = pid
+                    stack.callback(os.close, descriptor)
+                    poll.register(descriptor, select.POLLIN)
+        if not opened:
+            time.sleep(timeout_s)
+            return
+        _told.update(opened[descriptor] for descriptor, _ in poll.poll(timeout_s * 1000))
 
 
 def _command(spec: Path) -> Sequence[str]:

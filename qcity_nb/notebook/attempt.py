@@ -6,6 +6,7 @@ kernel died.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,53 +47,65 @@ def _run(spec: AttemptSpec) -> int:
         store=spec.store,
         judged=spec.judged,
     )
-    desk, _ = agent.spawn(config)
-    # The agent takes the lease and fetches the checkpoint while papermill, slow to import, comes in here.
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from papermill.execute import execute_notebook
-
-    from qcity_nb.notebook.engine import Seat, take_seat
+    desk, process = agent.spawn(config)
+    # Side by side: the agent takes the lease and fetches the checkpoint, a kernel starts, papermill, which is slow to
+    # import, comes in here.
+    from qcity_nb.notebook import early
 
     source = store.get(spec.run, head.source) if head.source else b""
     if not source:
         raise NotebookInvalid(f"run {spec.run!r} has no notebook in its store")
     notebook = desk.path / Path(head.notebook).name
     notebook.write_bytes(source)
-    agent.wait_held(desk)
-    seat = Seat(
-        config=config,
-        desk=desk,
-        grace_s=given.stop_grace_s,
-        output=Path(spec.output) if spec.output else None,
-    )
-    with take_seat(seat):
-        try:
-            execute_notebook(
-                str(notebook),
-                str(desk.executed),
-                parameters=dict(head.parameters),
-                engine_name="qcity",
-                **_defaults(source),
-                progress_bar=False,
-                cwd=spec.project or None,
-            )
-        except PapermillExecutionError as error:
-            print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
-            return 3
-        except DeadKernelError:
-            return KERNEL_DIED
+    name, language = _named(source)
+    with early.kernel(name, config) as kernel:
+        from nbclient.exceptions import DeadKernelError
+        from papermill.exceptions import PapermillExecutionError
+        from papermill.execute import execute_notebook
+
+        from qcity_nb.notebook.engine import Seat, take_seat
+
+        agent.wait_held(desk, process)
+        seat = Seat(
+            config=config,
+            desk=desk,
+            grace_s=given.stop_grace_s,
+            output=Path(spec.output) if spec.output else None,
+            kernel=kernel,
+        )
+        with take_seat(seat):
+            try:
+                execute_notebook(
+                    str(notebook),
+                    str(desk.executed),
+                    parameters=dict(head.parameters),
+                    engine_name="qcity",
+                    kernel_name=name,
+                    language=language,
+                    progress_bar=False,
+                    cwd=spec.project or None,
+                )
+            except PapermillExecutionError as error:
+                print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
+                return 3
+            except DeadKernelError:
+                return KERNEL_DIED
     return 0
 
 
-def _defaults(source: bytes) -> dict[str, str]:
-    """Kernel and language for a notebook that names none: plain Python."""
-    import nbformat
+def _named(source: bytes) -> tuple[str, str | None]:
+    """The notebook's kernel, and a language for one that names neither: papermill refuses to guess.
 
-    metadata = nbformat.reads(source.decode(), as_version=4).metadata
-    has_kernel = bool(metadata.get("kernelspec", {}).get("name"))
-    has_language = bool(metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name"))
-    return ({} if has_kernel else {"kernel_name": "python3"}) | ({} if has_language else {"language": "python"})
+    Raises:
+        NotebookInvalid: this is no notebook.
+    """
+    try:
+        metadata = json.loads(source)["metadata"]
+        spec = metadata.get("kernelspec", {})
+        language = spec.get("language") or metadata.get("language_info", {}).get("name")
+        return str(spec.get("name") or "python3"), None if language or spec.get("name") else "python"
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise NotebookInvalid(f"the run's notebook cannot be read: {error!r}") from None
 
 
 def main() -> int:

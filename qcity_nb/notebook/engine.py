@@ -29,9 +29,10 @@ from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 
-from qcity_nb import agent, codec, points, settings
+from qcity_nb import agent, codec, errors, points, settings
 from qcity_nb.agent import Config
-from qcity_nb.errors import LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.notebook import early
 from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
 from qcity_nb.run.desk import Answer, Desk, is_alive
@@ -56,6 +57,8 @@ class Seat:
     answer: Answer | None = None
     output: Path | None = None
     """A second place for the executed notebook."""
+    kernel: Any = None
+    """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
 
     @property
     def epoch(self) -> int:
@@ -209,12 +212,15 @@ def _judge(seat: Seat, error: Any, index: int, cell: Any) -> None:
         seat.outcome = "lost"
         return
     words = f"{error.ename}|{_ADDRESS.sub('', str(error.evalue))}|{cell.source}"
+    # Of our own errors only these are the host's: its disk is full or damaged, or the store does not answer.
+    is_hosts = error.ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
     seat.failure = Failure(
-        cause="notebook",
+        cause="host" if is_hosts else "notebook",
         signature=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
         message=f"cell {index + 1}: {error.ename}: {error.evalue}",
         traceback=str(error.traceback),
         seq=status.published_seq,
+        error=error.ename if error.ename in errors.__all__ else "",
     )
 
 
@@ -317,12 +323,9 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             stderr_file=stderr_file,
         )
         seat = nb_man.seat
-        environ = {
-            **os.environ,
-            settings.ENV + "DESK": str(seat.desk.path),
-            settings.ENV + "ATTEMPT": seat.config.attempt,
-        }
-        return _Client(nb_man, **final).execute(env=environ)
+        client = _Client(nb_man, km=seat.kernel, **final)
+        client.owns_km = True  # whoever started it: this execution ends it
+        return client.execute(env={**os.environ, **early.environ(seat.config)})
 
 
 def _own_seat(nb: Any, input_path: str) -> Seat:
@@ -350,8 +353,8 @@ def _own_seat(nb: Any, input_path: str) -> Seat:
         host="papermill",
         wait=True,
     )
-    desk, _process = agent.spawn(config)
-    agent.wait_held(desk)
+    desk, process = agent.spawn(config)
+    agent.wait_held(desk, process)
     logger.info(f"qcity: run {head.run}, epoch {desk.status().epoch}")
     return Seat(config=config, desk=desk, grace_s=given.stop_grace_s)
 
@@ -392,9 +395,10 @@ def _conclude(seat: Seat) -> None:
     until = time.monotonic() + END_S
     while (answer := seat.desk.answered(request)) is None:
         status = seat.desk.status()
-        if status.state == "lost":
+        if status.state in ("lost", "refused"):
+            # Refused: a second agent could not go on for the first.
             seat.outcome = "lost"
-            raise LeaseLost(status.reason)
+            raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
             agent.spawn(agent.again(seat.config))
             time.sleep(1.0)
@@ -402,5 +406,8 @@ def _conclude(seat: Seat) -> None:
             raise StoreUnavailable(status.message or "the agent did not answer")
         time.sleep(0.02)
     seat.answer = answer
+    if not answer.ok:
+        seat.outcome = "running"
+        raise getattr(errors, answer.error, CheckpointError)(answer.reason)
     if seat.outcome == "stopped":
         raise RunStopped(status.stop or "stopped")

@@ -9,21 +9,20 @@ stop or a lost lease is raised. See docs/design.md, "Runs, loops, steps".
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from qcity_nb.checkpoint.capture import check_state, restore, restore_generators
+from qcity_nb.checkpoint.capture import capture_generators, check_state, restore, restore_generators
+from qcity_nb.errors import UsageError
+from qcity_nb.notebook.boundary import Loop
+from qcity_nb.notebook.items import Items
 from qcity_nb.notebook.pace import Every, Pace, pace
-from qcity_nb.notebook.session import Loop, Scope, Session
+from qcity_nb.notebook.session import Session
 
 __all__ = ["begin"]
 
 T = TypeVar("T")
-
-SLOW_SKIP_S = 1.0
-"""Consuming finished items of an iterable for longer than this is told to the user."""
 
 
 def begin(session: Session, items: Iterable[T], state: object, every: Every, name: str | None) -> Iterator[T]:
@@ -31,154 +30,143 @@ def begin(session: Session, items: Iterable[T], state: object, every: Every, nam
 
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` means nothing.
+        UsageError: ``every`` means nothing, or ``items`` cannot be iterated.
     """
     check_state(state)
+    if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
+        hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
+        raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
     return _run(session, items, state, pace(every), name)
 
 
-def _resolve(items: Any) -> tuple[Any, int | None, bool]:
-    """Items, how many they are if that can be told, and whether they can be indexed."""
-    if hasattr(items, "__getitem__") and hasattr(items, "__len__") and not isinstance(items, Mapping):
-        return items, len(items), True
-    total = len(items) if hasattr(items, "__len__") else None
-    return items, total, False
-
-
-def _enter(session: Session, state: object, name: str | None, total: int | None) -> tuple[Loop, bool]:
+def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
     """The loop that begins here, new or as a checkpoint knows it; and whether it is to be restored."""
     key = session.key_of(name)
     known = session.loops.get(key)
-    parent = session.open[-1] if session.open else None
-    if known is not None and known.finished and known.touched:
+    source = session.cell[1]
+    if known is not None and known.saved_generators is not None:
+        if not (known.finished and session.settled.get(key) == known.passes):
+            if known.source and source and known.source != source:
+                _tell_edited(session, known)
+            known.source = source
+            return known, True
         # Run again in the same kernel: a new pass. The count over the whole run goes on.
-        known = Loop(key=key, name=known.name, count=known.count, passes=known.passes + 1)
-        is_known = False
-    elif known is None or known.saved_generators is None:
-        known = Loop(key=key, name=name or key, count=known.count if known else 0)
-        is_known = False
-    else:
-        is_known = True
-    known.total, known.state, known.parent = total, state, parent
-    known.touched, known.left = True, False
-    session.loops[key] = known
-    if parent is not None:
-        parent.has_inner = True
-        parent.has_sequence = parent.has_sequence or session.scopes[-1].loops > 1
-    return known, is_known
+        return Loop(key=key, name=known.name, source=source, count=known.count, passes=known.passes + 1), False
+    return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
 
 
-def _restore(session: Session, loop: Loop) -> None:
-    captured, generators = session.restored(loop)
-    if captured is not None and loop.state is not None:
-        restore(loop.state, captured)
-    loop.out_from = session.recorder.mark()
+def _tell_edited(session: Session, loop: Loop) -> None:
+    session.contact.note("edited", loop=loop.name, done=loop.done)
+    what = (
+        "is finished and does not run again" if loop.finished else f"goes on after iteration {loop.done} all the same"
+    )
+    warnings.warn(
+        f"the cell of city.loop {loop.name!r} was edited since its checkpoint; the loop {what}. "
+        "For a new start use qcity.up(fresh=True), or give the loop another name",
+        stacklevel=5,
+    )
+
+
+def _slow(session: Session, done: int) -> Any:
+    def tell(consumed: int) -> None:
+        session.contact.note("slow-skip", done=done, at=consumed)
+        warnings.warn(
+            f"city.loop goes through {done} finished items of an iterable to reach the next one; "
+            "a sequence (a list, a range) would be indexed at once",
+            stacklevel=5,
+        )
+
+    return tell
+
+
+def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
+    """Bring everything back to the loop's last boundary; the items that are left."""
+    session.contact.note(
+        "loop", loop=loop.name, done=loop.done, total=items.total, finished=loop.finished, seq=session.seq
+    )
+    # Items are consumed before the state comes back: what they draw, they drew before that boundary.
+    values: Iterator[Any] | None = iter(()) if loop.finished else None
+    if loop.done and not loop.finished:
+        begun = session.read(loop.saved_begun)
+        if begun is not None:
+            restore_generators(begun)  # a loader draws its order when it begins
+        values = items.after(loop.done, _slow(session, loop.done))
+    state, generators = session.restored(loop)
+    if state is not None and loop.state is not None:
+        restore(loop.state, state)
     session.replay(loop)
-    loop.out_from = session.recorder.mark()
     if generators is not None:
         restore_generators(generators)
+    return values if values is not None else items.after(0, _slow(session, 0))
 
 
-def _run(session: Session, items: Iterable[T], state: object, when: Pace, name: str | None) -> Iterator[T]:
-    session.check()
-    source, total, is_indexed = _resolve(items)
-    loop, is_known = _enter(session, state, name, total)
-    session.open.append(loop)
-    loop.started_s = session.clock.now_s()
-    if is_known:
-        _restore(session, loop)
-        session.note("loop", loop=loop.name, done=loop.done, total=total, finished=loop.finished, seq=session.seq)
-        if loop.finished:
-            session.open.remove(loop)
-            return
-    else:
-        loop.out_from = session.recorder.mark()
-        # At the start, before any work: state that cannot be saved is told now, not after a night.
-        session.snapshot(loop)
-        if loop.parent is None:
-            session.save("loop begins", step=loop.count)
-            session.stop_if_asked()
-    loop.started_done = loop.done
-    saved_done = loop.done
-    values = _rest(session, source, loop.done, is_indexed=is_indexed)
-    scope = session._scope(loop.key, loop.count, loop.count)
-    session.scopes.append(scope)
-    complete = False
+def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
+    """The first boundary, before any work: state that cannot be saved is told now, not after a night."""
+    loop.out_from = session.recorder.mark()
+    session.freeze(loop)
+    if not items.is_indexed:
+        loop.begun = capture_generators()
+    if loop.parent is None:
+        session.save("loop begins", step=loop.count)
+        session.contact.stop_if_asked()
+    return items.after(0, _slow(session, 0))
+
+
+def _run(session: Session, source: Iterable[T], state: object, when: Pace, name: str | None) -> Iterator[T]:
+    session.contact.check()
+    items = Items(source)
+    loop, is_known = _find(session, name)
+    loop.total, loop.state, loop.touched = items.total, state, True
+    session.enter(loop)
     try:
-        while True:
-            try:
-                value = next(values)
-            except StopIteration:
-                complete = True
-                break
+        values = _resume(session, loop, items) if is_known else _start(session, loop, items)
+        loop.started_s, loop.started_done = session.clock.now_s(), loop.done
+        saved_done = loop.done
+        for value in values:
             yield value
-            _drop_left(session, loop, scope)
-            loop.done += 1
-            loop.count += 1
-            loop.is_fresh = False
-            loop.snap = None
-            session.drop_inner(loop)
-            scope = session.scopes[-1] = session._scope(loop.key, loop.count, loop.count)
-            session.check()
-            stop = bool(session.look().stop)
-            due = (
-                stop
-                or session.force
-                or when.is_due(
-                    iterations=loop.done - saved_done,
-                    elapsed_s=session.clock.now_s() - session.saved_at_s,
-                    cost_s=session.save_s,
-                )
-            )
-            if total is not None and loop.done >= total and not stop:
-                continue  # it is over: the final state is saved as such
-            if due or loop.has_inner:
-                session.snapshot(loop)
-            if due and session.can_save():
-                session.save("stop" if stop else "every", step=loop.count)
+            session.advance(loop)
+            if _boundary(session, loop, when, saved_done):
                 saved_done = loop.done
-            if stop:
-                session.stop_if_asked()
+        if not (is_known and loop.finished):
+            _finish(session, loop, when, saved_done)
+    except GeneratorExit:
+        session.leave(loop)
+        raise
     finally:
-        if complete:
-            if session.scopes[-1] is scope:
-                session.scopes.pop()
-            session.finish_loop(loop)
-            if loop in session.open:
-                session.open.remove(loop)
-        else:
-            loop.left = True
-    session.stop_if_asked()
+        session.drop(loop)
 
 
-def _drop_left(session: Session, loop: Loop, scope: Scope) -> None:
-    """Back in ``loop``: inner loops that never ended (their iterator is still held) are over with the iteration."""
-    while session.open and session.open[-1] is not loop and loop in session.open:
-        session.open.pop()
-    while session.scopes and session.scopes[-1] is not scope and scope in session.scopes:
-        session.scopes.pop()
+def _is_due(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
+    return (
+        bool(session.contact.look().stop)
+        or session.force
+        or when.is_due(
+            iterations=loop.done - saved_done,
+            elapsed_s=session.clock.now_s() - session.saved_at_s,
+            cost_s=session.save_s,
+        )
+    )
 
 
-def _rest(session: Session, source: Any, done: int, *, is_indexed: bool) -> Iterator[Any]:
-    """The items after the finished ones."""
-    if is_indexed:
-        for index in range(done, len(source)):
-            yield source[index]
-        return
-    values = iter(source)
-    began = time.monotonic()
-    told = False
-    for n in range(done):
-        try:
-            next(values)
-        except StopIteration:
-            return
-        if not told and time.monotonic() - began > SLOW_SKIP_S:
-            told = True
-            session.note("slow-skip", done=done, at=n)
-            warnings.warn(
-                f"city.loop goes through {done} finished items of an iterable to reach the next one; "
-                "a sequence (a list, a range) would be indexed at once",
-                stacklevel=4,
-            )
-    yield from values
+def _boundary(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
+    """Between two iterations; returns whether it was saved."""
+    session.contact.check()
+    if loop.done == loop.total and not session.contact.look().stop:
+        return False  # it is over: the final state is saved as such
+    due = _is_due(session, loop, when, saved_done)
+    if due or loop.has_inner:
+        session.freeze(loop)
+    if not due or not session.can_save():
+        return False
+    session.save("every", step=loop.count)
+    session.contact.stop_if_asked()
+    return True
+
+
+def _finish(session: Session, loop: Loop, when: Pace, saved_done: int) -> None:
+    """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
+    session.contact.check()
+    session.finish(loop)
+    if loop.parent is None or (_is_due(session, loop, when, saved_done) and session.can_save()):
+        session.save("loop finished", step=loop.count)
+        session.contact.stop_if_asked()

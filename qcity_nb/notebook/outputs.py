@@ -1,7 +1,8 @@
 """What a cell showed inside a loop: recorded with each checkpoint, shown again when the loop resumes.
 
 A resumed cell then shows what an uninterrupted one would have, in any front end. Only a kernel's own channels are
-recorded (streams, displays, updates, clear_output); in a plain script nothing is.
+recorded (streams, displays, updates, clear_output); in a plain script nothing is. Not recorded: widgets' own
+messages, and displays sent by other threads than the cell's.
 """
 
 from __future__ import annotations
@@ -9,38 +10,78 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from qcity_nb.notebook.panel import MIME
 
-__all__ = ["Recorder", "merge"]
+__all__ = ["Part", "Recorder", "joined", "merge"]
 
 Output = dict[str, Any]
 
+_KINDS = {"display_data": "display", "update_display_data": "update", "clear_output": "clear"}
 
-def merge(outputs: list[Output]) -> list[Output]:
-    """Adjacent pieces of one stream joined; of several updates to one display only the last."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of the record, as bytes for a checkpoint; no bytes if nothing was shown."""
+
+    content: bytes
+    is_clean: bool = False
+    """What was shown before it in the cell has been cleared away."""
+
+
+def merge(outputs: list[Output]) -> tuple[list[Output], bool]:
+    """Only what still counts: streams joined, the last of several updates, nothing that was cleared away.
+
+    Returns: the outputs, and whether they begin with a cleared cell.
+    """
     merged: list[Output] = []
-    last: dict[str, int] = {}
+    is_clean = False
     for output in outputs:
-        if output["kind"] == "stream" and merged and merged[-1].get("name") == output["name"]:
-            merged[-1] = {**merged[-1], "text": merged[-1]["text"] + output["text"]}
+        kind = output["kind"]
+        if kind == "gone":
             continue
-        if output["kind"] == "update":
-            key = output["content"].get("transient", {}).get("display_id", "")
-            if key in last:
-                merged[last[key]] = {"kind": "gone"}
-            last[key] = len(merged)
+        if merged and merged[-1]["kind"] == "clear" and kind != "clear":
+            # A clear that waits takes effect with the next output. Displays elsewhere keep their updates.
+            is_clean = True
+            merged = [one for one in merged[:-1] if one["kind"] == "update"] + merged[-1:]
+        last = merged[-1] if merged else None
+        if kind == "stream" and last is not None and last.get("name") == output["name"]:
+            merged[-1] = {**last, "text": last["text"] + output["text"]}
+            continue
+        if kind == "update":
+            merged = [one for one in merged if one["kind"] != "update" or _id(one) != _id(output)]
         merged.append(output)
-    return [output for output in merged if output["kind"] != "gone"]
+    return merged, is_clean
+
+
+def _id(output: Output) -> str:
+    return str(output["content"].get("transient", {}).get("display_id", ""))
+
+
+def joined(first: bytes, second: bytes) -> Part:
+    """Two stretches as one."""
+    return _part(json.loads(first) + json.loads(second))
+
+
+def _part(outputs: list[Output]) -> Part:
+    merged, is_clean = merge(outputs)
+    return Part(json.dumps(merged, separators=(",", ":")).encode() if merged else b"", is_clean)
 
 
 class Recorder:
-    """Taps the kernel's output channels; ``mark`` and ``since`` cut the record into pieces."""
+    """Taps the kernel's output channels; ``mark`` and ``since`` cut the record into stretches."""
 
     def __init__(self) -> None:
-        self.outputs: list[Output] = []
         self.is_on = False
+        """There is a kernel to follow."""
+        self.is_recording = False
+        """A loop runs: what is shown outside of one is shown again by the code that runs again."""
+        self._outputs: list[Output] = []
+        self._dropped = 0
+        self._displays: list[str] = []
+        """The display ids of this cell in order: a display's number in it stays when the code makes up another id."""
         self._shell: Any = None
         self._undo: list[Callable[[], None]] = []
         self._untap: list[Callable[[], None]] = []
@@ -50,9 +91,17 @@ class Recorder:
         self._shell = shell
         self.is_on = True
         publisher = shell.display_pub
-        if hasattr(publisher, "register_hook"):
-            publisher.register_hook(self._displayed)
-            self._undo.append(lambda: publisher.unregister_hook(self._displayed))
+        publisher.register_hook(self._displayed)
+        self._undo.append(lambda: publisher.unregister_hook(self._displayed))
+        if not _hooks_clear(publisher):
+            clear = publisher.clear_output
+
+            def tapped(wait: bool = False) -> None:  # IPython's own signature
+                clear(wait)
+                self._add({"kind": "clear", "content": {"wait": wait}})
+
+            publisher.clear_output = tapped
+            self._undo.append(lambda: setattr(publisher, "clear_output", clear))
 
     def detach(self) -> None:
         """Leave the channels as they were."""
@@ -63,8 +112,10 @@ class Recorder:
 
     def start_cell(self) -> None:
         """A new cell: its record begins empty."""
-        self.outputs.clear()
         self.end_cell()
+        self._outputs.clear()
+        self._displays.clear()
+        self._dropped = 0
         if self.is_on:
             # Anew for each cell: IPython 9 wraps the streams itself for the time of a cell, and unwraps them.
             for name in ("stdout", "stderr"):
@@ -72,6 +123,7 @@ class Recorder:
 
     def end_cell(self) -> None:
         """The cell is over: give the streams back."""
+        self.is_recording = False
         while self._untap:
             self._untap.pop()()
 
@@ -80,8 +132,8 @@ class Recorder:
 
         def tapped(text: str) -> Any:
             result = write(text)
-            if text:
-                self.outputs.append({"kind": "stream", "name": name, "text": text})
+            if text and self.is_recording:
+                self._add({"kind": "stream", "name": name, "text": text})
             return result
 
         try:
@@ -96,26 +148,45 @@ class Recorder:
         self._untap.append(undo)
 
     def _displayed(self, message: Any) -> Any:
-        kind = message["header"]["msg_type"]
+        kind = _KINDS.get(message["header"]["msg_type"])
         content = message["content"]
-        if MIME in content.get("data", {}):
+        if kind is None or MIME in content.get("data", {}):
             return message
-        kinds = {"display_data": "display", "update_display_data": "update", "clear_output": "clear"}
-        if kind in kinds:
-            self.outputs.append({"kind": kinds[kind], "content": json.loads(json.dumps(content, default=str))})
+        output: Output = {"kind": kind}
+        if display_id := content.get("transient", {}).get("display_id"):
+            if kind == "display":
+                output["nth"] = len(self._displays)
+                self._displays.append(display_id)
+            elif display_id in self._displays:
+                output["nth"] = self._displays.index(display_id)
+        if self.is_recording:
+            output["content"] = json.loads(json.dumps(content, default=str))
+            self._add(output)
         return message
+
+    def _add(self, output: Output) -> None:
+        if self.is_recording:
+            self._outputs.append(output)
 
     def mark(self) -> int:
         """The place in the record that is now."""
-        return len(self.outputs)
+        return self._dropped + len(self._outputs)
 
-    def since(self, start: int) -> bytes:
-        """The record from ``start`` on, as bytes for a checkpoint; empty if there is none."""
-        part = merge(self.outputs[start:])
-        return json.dumps(part, separators=(",", ":")).encode() if part else b""
+    def since(self, start: int) -> Part:
+        """The record from ``start`` on."""
+        if start >= self.mark():
+            return Part(b"")
+        return _part(self._outputs[max(0, start - self._dropped) :])
+
+    def drop(self, upto: int) -> None:
+        """Forget what was recorded before that mark: no loop that runs needs it any more."""
+        count = min(upto - self._dropped, len(self._outputs))
+        if count > 0:
+            del self._outputs[:count]
+            self._dropped += count
 
     def replay(self, data: bytes) -> None:
-        """Show a recorded piece again, through the same channels (which records it again)."""
+        """Show a recorded stretch again, through the same channels (which records it again)."""
         if not self.is_on:
             return
         publisher = self._shell.display_pub
@@ -128,10 +199,22 @@ class Recorder:
             content = output["content"]
             if output["kind"] == "clear":
                 publisher.clear_output(wait=content.get("wait", False))
-            else:
-                publisher.publish(
-                    data=content["data"],
-                    metadata=content.get("metadata", {}),
-                    transient=content.get("transient", {}),
-                    update=output["kind"] == "update",
-                )
+                continue
+            transient = dict(content.get("transient", {}))
+            nth = output.get("nth")
+            if output["kind"] == "update" and nth is not None and nth < len(self._displays):
+                transient["display_id"] = self._displays[nth]
+            while output["kind"] == "display" and nth is not None and len(self._displays) < nth:
+                self._displays.append("")  # one that was cleared away
+            publisher.publish(
+                data=content["data"],
+                metadata=content.get("metadata", {}),
+                transient=transient,
+                update=output["kind"] == "update",
+            )
+
+
+def _hooks_clear(publisher: Any) -> bool:
+    """Do the publisher's hooks see clear_output? Those of older kernels do not."""
+    code = getattr(type(publisher).clear_output, "__code__", None)
+    return code is None or "_hooks" in code.co_names

@@ -18,7 +18,7 @@ __all__ = ["loop_views", "view_of"]
 def loop_views(session: Session) -> tuple[LoopView, ...]:
     """How far each loop is that has begun here; inner ones while they run."""
     now = session.clock.now_s()
-    shown = [loop for loop in session.loops.values() if loop in session.open or (not loop.parent and loop.touched)]
+    shown = [loop for loop in session.loops.values() if loop in session.open or (loop.touched and not loop.parent)]
     views = []
     for loop in shown:
         spent_s = now - loop.started_s
@@ -43,7 +43,7 @@ def _ending(status: Status) -> str:
 
 def view_of(session: Session, host: HostFacts) -> PanelView:
     """The panel's view, now."""
-    status = session.look(now=True)
+    status = session.contact.look(now=True)
     now = session.clock.now_s()
     manifest = session.manifest
     local = published = None
@@ -61,14 +61,14 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         host=host.name,
         evidence=host.evidence,
         epoch=status.epoch,
-        attempt=session.desk.path.name,
+        attempt=session.contact.desk.path.name,
         lease=lease,
         loops=loop_views(session),
         local=local,
         published=published,
-        rows_waiting=len(session.pending),
+        rows_waiting=len(session.ledger.pending),
         rows_drained=status.drained_rows,
-        metrics={key: tuple(points) for key, points in session.latest.items()},
+        metrics=session.ledger.series(),
         deaths=tuple(session.deaths),
         store=status.store,
         tracker=status.tracking,

@@ -1,114 +1,32 @@
-"""The kernel's side of an attempt: rows, contexts and loops, and the checkpoints that cover them.
+"""The kernel's side of an attempt: cells, open loops, and the checkpoints that cover them.
 
 Nothing here talks to the store: a checkpoint goes to the local tier, and the agent takes it from there.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qcity_nb import errors, points
-from qcity_nb.checkpoint.capture import Captured, capture, capture_generators
-from qcity_nb.checkpoint.encode import decode_state, encode_state
+from qcity_nb.checkpoint.capture import Captured
+from qcity_nb.checkpoint.encode import decode_state
 from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import Context, Encoded, LoopRecord, Manifest
-from qcity_nb.checkpoint.pack import digest
+from qcity_nb.checkpoint.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
+from qcity_nb.errors import UsageError
+from qcity_nb.notebook.boundary import Loop
+from qcity_nb.notebook.contact import Contact
+from qcity_nb.notebook.interrupt import uninterrupted
+from qcity_nb.notebook.ledger import Ledger
 from qcity_nb.notebook.outputs import Recorder
-from qcity_nb.records import Row
-from qcity_nb.run import journal
-from qcity_nb.run.desk import Desk, Status, is_alive
+from qcity_nb.run.desk import Desk, Status
 from qcity_nb.tracking.outbox import decode_rows, encode_rows
 
-__all__ = ["Loop", "Scope", "Session"]
+__all__ = ["Session"]
 
-LOOK_S = 0.05
-"""How often the desk is looked at from inside a hot loop."""
-OUTPUT_CHUNK = 64 * 1024
-
-
-@dataclass(slots=True)
-class Scope:
-    """Where rows are logged: a cell, or one iteration of a loop. Counts what was logged there."""
-
-    key: str
-    iteration: int
-    step: int
-    skip: int = 0
-    """Rows that a checkpoint already covers: code that runs again up to it does not log them twice."""
-    rows: int = 0
-    loops: int = 0
-    """Loops begun here: the ordinal of the next one."""
-
-
-@dataclass(slots=True)
-class Loop:
-    """One loop, as the kernel knows it."""
-
-    key: str
-    name: str
-    total: int | None = None
-    done: int = 0
-    count: int = 0
-    passes: int = 1
-    finished: bool = False
-    state: object = None
-    touched: bool = False
-    """Begun in this kernel."""
-    left: bool = False
-    """Its iterator was closed before the end: by ``break``, or by an exception."""
-    parent: Loop | None = None
-    has_inner: bool = False
-    """An inner loop was seen: its checkpoints need this one's state at every boundary."""
-    has_sequence: bool = False
-    """Two inner loops were seen in one iteration: the second's checkpoints need the first's final state."""
-    snap: tuple[Captured | None, Captured] | None = None
-    """State and generators at its present boundary, while they are not yet in the tier."""
-    saved_state: Encoded | None = None
-    saved_generators: Encoded | None = None
-    is_fresh: bool = False
-    """Whether the snap or what is saved belongs to the present boundary."""
-    outputs: list[tuple[str, bytes]] = field(default_factory=list)
-    """Recorded outputs: digest and, while not yet in the tier, content."""
-    out_from: int = 0
-    started_s: float = 0.0
-    started_done: int = 0
-
-    def record(self) -> LoopRecord:
-        """As it goes into a manifest."""
-        return LoopRecord(
-            key=self.key,
-            name=self.name,
-            done=self.done,
-            count=self.count,
-            total=self.total,
-            finished=self.finished,
-            passes=self.passes,
-            state=self.saved_state,
-            generators=self.saved_generators,
-            outputs=tuple(name for name, _ in self.outputs),
-        )
-
-
-def _loop_of(record: LoopRecord) -> Loop:
-    return Loop(
-        key=record.key,
-        name=record.name,
-        total=record.total,
-        done=record.done,
-        count=record.count,
-        passes=record.passes,
-        finished=record.finished,
-        saved_state=record.state,
-        saved_generators=record.generators,
-        is_fresh=record.generators is not None,
-        outputs=[(name, b"") for name in record.outputs],
-    )
+_QUOTED = str.maketrans({"%": "%25", "/": "%2F", "#": "%23", ":": "%3A"})
+"""A name is one part of a key; these separate the parts."""
 
 
 class Session:
@@ -122,339 +40,273 @@ class Session:
         revive: Callable[[], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.desk = desk
+        self.contact = Contact(desk, status, revive=revive)
+        self.run = status.run
         self.clock = clock or SystemClock()
         self.recorder = Recorder()
         self.epoch = status.epoch
-        self._revive = revive
-        self._status = status
-        self._looked_s = float("-inf")
-        self._alive_s = 0.0
         folder = Path(status.tier)
         self.tier = LocalTier(folder, epoch=status.epoch)
         self.manifest: Manifest | None = self.tier.newest()
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
+        covered = folder / "covered.jsonl"
+        self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
-        self.committed: dict[tuple[str, int], int] = {}
-        """Rows that checkpoints cover, per cell and iteration."""
-        self.logged: dict[str, tuple[int, int]] = {}
-        self.pending: list[Row] = []
-        self.latest: dict[str, list[tuple[int, float]]] = {}
-        """The newest values per metric, for the panel."""
-        self.passes: dict[str, int] = {}
+        """The loops that run, outermost first."""
+        self.settled: dict[str, int] = {}
+        """Passes that a cell of this kernel finished, by loop: asked for again, the loop begins a new one."""
+        self.cells: dict[str, str] = {}
+        """Which cell of this kernel a name belongs to."""
+        self.cost_s = 0.0
+        """What captures took of the loops' time since the newest save."""
         self.save_s = 0.0
-        """What the newest save took of the loop's time."""
+        """What the newest save took of it, its captures included."""
         self.saved_at_s = self.clock.now_s()
         self.force = False
+        """Somebody asked for a checkpoint: the next boundary makes it."""
         self.listeners: list[Callable[[], None]] = []
-        covered = folder / "covered.jsonl"
-        self._covered = (
-            {(row.key, row.loop, row.iteration, row.ordinal) for row in decode_rows(covered.read_bytes())}
-            if covered.exists()
-            else set()
-        )
         self.deaths: list[int] = []
         """The steps that the run went on from, one for each time it died."""
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
         self._rewind()
-        self.scopes: list[Scope] = [self._scope("main", 0, 0)]
 
-    # -- looking at the desk ------------------------------------------------------------------------------
-
-    def look(self, *, now: bool = False) -> Status:
-        """The agent's status, read at most every 50 ms unless ``now``."""
-        at = time.monotonic()
-        if now or at - self._looked_s >= LOOK_S:
-            self._looked_s = at
-            self._status = self.desk.status()
-            if at - self._alive_s >= 1.0:
-                self._alive_s = at
-                status = self._status
-                if status.state == "held" and not is_alive(status.pid) and self._revive is not None:
-                    self._revive()
-        return self._status
-
-    def check(self) -> None:
-        """Raise if this attempt may not go on.
-
-        Raises:
-            LeaseLost: another attempt holds the run; the message names it.
-        """
-        status = self.look()
-        if status.state in ("lost", "refused"):
-            kind = getattr(errors, status.error, LeaseLost)
-            raise kind(status.reason)
-
-    # -- rows ---------------------------------------------------------------------------------------------
-
-    def _scope(self, key: str, iteration: int, step: int) -> Scope:
-        return Scope(key=key, iteration=iteration, step=step, skip=self.committed.get((key, iteration), 0))
+    # -- rows and cells -----------------------------------------------------------------------------------
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep one row per metric, timestamp fixed now; it travels with the checkpoint that covers it.
+        """Keep one row per metric; it travels with the checkpoint that covers it.
 
         Raises:
             UsageError: a value that is not a number.
-            LeaseLost: see ``check``.
+            LeaseLost: another attempt holds the run.
         """
-        if time.monotonic() - self._looked_s >= LOOK_S:
-            self.check()
-        scope = self.scopes[-1]
-        if step is None:
-            step = scope.step
-        stamp = self.clock.wall_ms()
-        for key, value in metrics.items():
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                raise UsageError(f"log({key}=…): a number is needed, not {type(value).__name__}") from None
-            ordinal = scope.rows
-            scope.rows += 1
-            if ordinal < scope.skip:
-                continue
-            if self._covered and (key, scope.key, scope.iteration, ordinal) in self._covered:
-                continue
-            at = stamp
-            last = self.logged.get(key)
-            if last is not None:
-                # MLflow takes two equal rows for one: at a step that was there before, time must move on.
-                if step <= last[0] and at <= last[1]:
-                    at = last[1] + 1
-                self.logged[key] = (step if step > last[0] else last[0], at if at > last[1] else last[1])
-            else:
-                self.logged[key] = (step, at)
-            self.pending.append(
-                Row(
-                    key=key,
-                    value=number,
-                    timestamp_ms=at,
-                    step=step,
-                    loop=scope.key,
-                    iteration=scope.iteration,
-                    ordinal=ordinal,
-                )
-            )
-            series = self.latest.setdefault(key, [])
-            series.append((step, number))
-            if len(series) > 4000:
-                del series[::2]
+        self.contact.check()
+        self.ledger.log(metrics, step)
 
-    # -- cells --------------------------------------------------------------------------------------------
+    @property
+    def cell(self) -> tuple[str, str]:
+        """The running cell's id, or what stands for it, and the hash of its source; both empty in a script."""
+        key = self.ledger.scopes[0].key
+        cell_id, _, source = key.removeprefix("cell:").rpartition("#")
+        return (cell_id or source, source) if key.startswith("cell:") else (key, "")
 
     def start_cell(self, key: str) -> None:
         """A cell begins: ``key`` names it and its source."""
         self.recorder.start_cell()
-        turn = self.passes.get(key, 0)
-        self.passes[key] = turn + 1
         self.open.clear()
-        self.scopes = [self._scope(key, turn, 0)]
+        self.ledger.start_cell(key)
 
     def end_cell(self, *, ok: bool) -> None:
-        """A cell ended: what it logged is committed, or, if it failed, forgotten back to the last checkpoint."""
+        """A cell ended: what it did is committed, or, if it failed, forgotten back to the last checkpoint."""
         if not ok:
             self._rewind()
             return
-        unfinished = [loop for loop in self.open if loop.touched and not loop.finished]
-        if unfinished:
-            self.finish_loop(unfinished[0])
-        elif self.pending:
-            self.save("cell")
-        self.open.clear()
+        while self.open:  # somebody still holds their iterators
+            self.leave(self.open[0])
+        self.commit("cell")
+        self.ledger.end_cell()
+        for loop in self.loops.values():
+            if loop.finished and loop.touched:
+                self.settled[loop.key] = loop.passes
+
+    def commit(self, reason: str) -> None:
+        """Save rows and loops left by ``break`` that no checkpoint covers yet."""
+        if self.ledger.pending or self.has_left:
+            self.save(reason)
+
+    @property
+    def has_left(self) -> bool:
+        """Was a loop left early that no checkpoint calls finished?"""
+        return any(loop.left and not loop.finished for loop in self.loops.values())
 
     def _rewind(self) -> None:
         """Forget what no checkpoint covers."""
-        manifest = self.manifest
-        self.pending.clear()
-        self.open.clear()
         touched = {key for key, loop in self.loops.items() if loop.touched}
-        self.loops = {}
-        self.committed = {}
-        self.logged = {}
-        if manifest is None:
-            return
-        for record in manifest.loops:
-            loop = self.loops[record.key] = _loop_of(record)
-            loop.touched = record.key in touched
-        self.committed = {(c.key, c.iteration): c.rows for c in manifest.contexts}
-        self.logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()}
+        records = self.manifest.loops if self.manifest is not None else ()
+        self.open.clear()
+        self.force = False
+        self.loops = {record.key: Loop.of(record) for record in records}
+        for key, loop in self.loops.items():
+            loop.touched = key in touched
+            loop.has_inner = any(other.startswith(key + "/") for other in self.loops)
+        self.ledger.rewind(self.manifest)
 
     # -- loops --------------------------------------------------------------------------------------------
 
     def key_of(self, name: str | None) -> str:
-        """The key of a loop that begins here: its name, or the ordinal of the call; behind its outer loop's key."""
-        self.settle_left()
-        scope = self.scopes[-1]
-        ordinal = scope.loops
-        scope.loops += 1
-        own = name or f"{ordinal}"
+        """The key of a loop that begins here: its name, or the ordinal of the call; behind its outer loop's key.
+
+        Raises:
+            UsageError: another cell has a loop of that name.
+        """
+        calls = self.ledger.scopes[-1].calls
+        ordinal = calls.get(name or "", 0)
+        calls[name or ""] = ordinal + 1
+        # A name that comes back in one execution of a cell (k-fold) is another loop each time.
+        own = f":{ordinal}" if not name else name.translate(_QUOTED) + (f"#{ordinal}" if ordinal else "")
         if self.open:
             return f"{self.open[-1].key}/{own}"
-        return own if name else f"{scope.key.removeprefix('cell:').partition('#')[0]}:{own}"
+        cell_id, source = self.cell
+        if not name:
+            return cell_id + own
+        owner = self.cells.setdefault(own, cell_id)
+        if owner != cell_id and source not in (cell_id, owner) and own in self.settled:
+            raise UsageError(
+                f"city.loop(name={name!r}): another cell has a loop of that name, and after a restart each would be"
+                " taken for the other; give this one its own name"
+            )
+        return own
 
-    def settle_left(self) -> None:
-        """Loops whose iterator was closed early and that a next loop follows: finished as they stand."""
-        while self.open and self.open[-1].left:
-            loop = self.open.pop()
-            self.scopes.pop()
-            if not loop.finished:
-                loop.finished = True
-                self.snapshot(loop)
+    def enter(self, loop: Loop) -> None:
+        """The loop runs from here on; its scope is that of its next iteration."""
+        if not self.open:
+            self.recorder.is_recording = True
+        loop.parent = self.open[-1] if self.open else None
+        if loop.parent is not None:
+            loop.parent.has_inner = True
+        self.loops[loop.key] = loop
+        self.open.append(loop)
+        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
+        self.ledger.scopes.append(loop.scope)
 
-    def snapshot(self, loop: Loop) -> None:
-        """Freeze the loop's state and the generators at its present boundary."""
-        points.hit("capture.before")
-        loop.snap = (capture(loop.state) if loop.state is not None else None, capture_generators())
-        loop.is_fresh = True
-        if self.recorder.is_on and (piece := self.recorder.since(loop.out_from)):
-            if loop.outputs and 0 < len(loop.outputs[-1][1]) < OUTPUT_CHUNK:
-                _, last = loop.outputs.pop()
-                piece = last[:-1] + b"," + piece[1:]
-            loop.outputs.append((digest(piece), piece))
-            loop.out_from = self.recorder.mark()
-        points.hit("capture.after")
+    def advance(self, loop: Loop) -> None:
+        """The loop's iteration is finished, and with it all that was open inside.
 
-    def drop_inner(self, loop: Loop) -> None:
+        Raises:
+            UsageError: the loop does not run any more.
+        """
+        if loop not in self.open or loop.scope is None:
+            raise UsageError(
+                f"city.loop {loop.name!r} was left and cannot go on: its cell has ended, or another loop's"
+                " iteration did; loops may be nested, not mixed"
+            )
+        self._close(loop)
+        loop.advance()
+        self._drop_inner(loop)
+        self.open.append(loop)
+        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
+        self.ledger.scopes.append(loop.scope)
+
+    def _close(self, loop: Loop) -> None:
+        """The loop and what was open inside do not run any more."""
+        assert loop.scope is not None
+        del self.open[self.open.index(loop) :]
+        if loop.scope in self.ledger.scopes:
+            del self.ledger.scopes[self.ledger.scopes.index(loop.scope) :]
+
+    def _drop_inner(self, loop: Loop) -> None:
         """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
-        prefix = loop.key + "/"
-        for key, inner in list(self.loops.items()):
-            if key.startswith(prefix):
-                self.loops[key] = Loop(key=key, name=inner.name, count=inner.count)
+        if loop.has_inner:
+            prefix = loop.key + "/"
+            for key, inner in self.loops.items():
+                if key.startswith(prefix):
+                    self.loops[key] = Loop(key=key, name=inner.name, count=inner.count, has_inner=inner.has_inner)
 
-    def finish_loop(self, loop: Loop) -> None:
-        """A top-level loop is over: its final state is worth a checkpoint of its own; inner ones go with theirs."""
+    def freeze(self, loop: Loop) -> None:
+        """Capture the loop at its present boundary."""
+        began_s = self.clock.now_s()
+        loop.freeze(self.recorder)
+        if self.open:
+            self.recorder.drop(min(one.out_from for one in self.open))
+        self.cost_s += self.clock.now_s() - began_s
+
+    def finish(self, loop: Loop) -> None:
+        """The loop ran to its end."""
+        if loop not in self.open:
+            self.advance(loop)  # raises
+        self._drop_inner(loop)
         loop.finished = True
-        self.drop_inner(loop)
-        outer = loop.parent
-        if outer is not None and outer.done > outer.started_done and not outer.has_sequence:
-            loop.is_fresh, loop.snap = False, None  # as before, nothing follows it in this iteration
+        self.freeze(loop)
+        self.drop(loop)
+
+    def leave(self, loop: Loop) -> None:
+        """The loop's iterator was closed: by ``break``, or by an exception, which only the cell's end tells."""
+        if loop not in self.open:
             return
-        self.snapshot(loop)
-        if outer is None:
-            self.save("loop finished", step=loop.count)
+        try:
+            self.freeze(loop)
+        except Exception as error:  # noqa: BLE001 - told when the loop is to be saved: a closing iterator cannot
+            loop.trouble = error
+        self.drop(loop)
+        loop.left = True
+
+    def drop(self, loop: Loop) -> None:
+        """The loop does not run any more; it keeps what it was at its last boundary."""
+        if loop in self.open:
+            self._close(loop)
+        if not self.open:
+            self.recorder.is_recording = False
 
     def restored(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
         """State and generators of a loop, out of the tier."""
-        assert self.manifest is not None
+        return self.read(loop.saved_state), self.read(loop.saved_generators)
+
+    def read(self, encoded: Encoded | None) -> Captured | None:
+        """What the newest checkpoint holds under that name."""
         manifest = self.manifest
-        read = lambda name: self.tier.read(manifest, name)  # noqa: E731  # two uses, one line
-        state = decode_state(loop.saved_state, read) if loop.saved_state else None
-        generators = decode_state(loop.saved_generators, read) if loop.saved_generators else None
-        return state, generators
+        if encoded is None or manifest is None:
+            return None
+        return decode_state(encoded, lambda name: self.tier.read(manifest, name))
 
     def replay(self, loop: Loop) -> None:
         """Show again what the loop had shown up to its boundary."""
         assert self.manifest is not None
-        for name, content in loop.outputs:
-            self.recorder.replay(content or self.tier.read(self.manifest, name))
+        for piece in loop.outputs:
+            self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
+        loop.out_from = self.recorder.mark()
 
     # -- saving -------------------------------------------------------------------------------------------
 
     def can_save(self) -> bool:
-        """Is every state that a checkpoint must hold known at the right boundary?"""
-        if not all(loop.is_fresh for loop in self.open):
-            return False
-        return all(loop.is_fresh for loop in self.loops.values() if loop.touched and loop.finished)
-
-    def _collect(self, loop: Loop, objects: dict[str, Any]) -> LoopRecord:
-        """The loop's record, its content put into ``objects``."""
-        if loop.snap is not None:
-            state, generators = loop.snap
-            loop.saved_state = None
-            if state is not None:
-                loop.saved_state, content = encode_state(state)
-                objects.update(content)
-            loop.saved_generators, content = encode_state(generators)
-            objects.update(content)
-        objects.update({name: content for name, content in loop.outputs if content})
-        return loop.record()
+        """Is the state of every loop that runs known at its last boundary?"""
+        return all(loop.is_fresh for loop in self.open)
 
     def save(self, reason: str, *, step: int | None = None) -> int:
         """Write a checkpoint of all loops, with the rows logged so far, to the local tier; returns its number.
 
+        Loops left by ``break`` are finished with it: the code has gone on.
+
         Raises:
+            StateRefused: the state of such a loop cannot be saved.
             CheckpointError: the disk is full or cannot be written; nothing is lost of what was saved before.
         """
+        with uninterrupted():
+            self._save(reason, step)
+        for listener in self.listeners:
+            listener()
+        return self.seq
+
+    def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
+        for loop in [one for one in self.loops.values() if one.left and not one.finished]:
+            if loop.trouble is not None:
+                raise loop.trouble
+            self._drop_inner(loop)
+            loop.finished = True
         objects: dict[str, Any] = {}
-        records = [self._collect(loop, objects) for loop in self.loops.values()]
-        for scope in self.scopes:
-            self.committed[scope.key, scope.iteration] = max(scope.rows, scope.skip)
-        live = {(scope.key, scope.iteration) for scope in self.scopes}
-        self.committed = {
-            key: rows
-            for key, rows in self.committed.items()
-            if key in live or key[0].startswith("cell:") or key[0] == "main"
-        }
+        records = {loop.key: loop.record(objects) for loop in self.loops.values()}
+        batch = self.ledger.batch()
         manifest = Manifest(
-            run=self._status.run,
+            run=self.run,
             epoch=self.epoch,
             seq=self.seq + 1,
             at=iso_now(),
             reason=reason,
             step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
-            loops=tuple(records),
-            contexts=tuple(
-                Context(key=key, iteration=iteration, rows=rows) for (key, iteration), rows in self.committed.items()
-            ),
-            objects={},
-            logged=dict(self.logged),
+            loops=tuple(records.values()),
+            contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
+            logged=batch.logged,
             values={"deaths": self.deaths},
         )
-        self.manifest = self.tier.save(manifest, objects, encode_rows(self.pending))
+        self.manifest = self.tier.save(manifest, objects, encode_rows(batch.rows))
         self.seq += 1
-        self.pending.clear()
-        for loop in self.loops.values():
-            loop.snap = None
-            # Only the newest piece of output may still grow; the others live in the tier.
-            loop.outputs = [
-                (name, content if n == len(loop.outputs) - 1 else b"") for n, (name, content) in enumerate(loop.outputs)
-            ]
+        self.ledger.cover(batch)
+        for key, record in records.items():
+            self.loops[key].saved(record)
         self.saved_at_s = self.clock.now_s()
-        self.save_s = self.saved_at_s - began_s
-        self.force = False
-        for listener in self.listeners:
-            listener()
-        return self.seq
-
-    def stop_if_asked(self) -> None:
-        """At a boundary that was just saved: end here if somebody wants that.
-
-        Raises:
-            RunStopped: with the reason.
-        """
-        if reason := self.look().stop:
-            raise RunStopped(reason)
-
-    # -- asking the agent ---------------------------------------------------------------------------------
-
-    def ask(self, op: Any, *, wait_s: float, **data: object) -> Mapping[str, Any]:
-        """File a request and wait for the answer.
-
-        Raises:
-            StoreUnavailable: no answer in time; the agent goes on trying.
-            QcityError: what the agent answered.
-        """
-        request = self.desk.ask(op, **data)
-        until = time.monotonic() + wait_s
-        while True:
-            answer = self.desk.answered(request)
-            if answer is not None:
-                break
-            self.check()
-            status = self.look(now=True)
-            if status.state == "ended" and self.desk.answered(request) is None:
-                raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
-            if time.monotonic() > until:
-                raise errors.StoreUnavailable(
-                    status.message or f"no answer from the agent in {wait_s:g} s; it goes on trying"
-                )
-            time.sleep(0.02)
-        if not answer.ok:
-            raise getattr(errors, answer.error, CheckpointError)(answer.reason)
-        return answer.data
-
-    def note(self, kind: str, **data: object) -> None:
-        """A line for the journal."""
-        self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.desk.path.name, **data))
+        self.save_s = self.cost_s + self.saved_at_s - began_s
+        self.cost_s = 0.0
+        if self.force:
+            self.force = False
+            self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait

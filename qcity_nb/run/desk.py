@@ -6,12 +6,15 @@
       events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
       executed.ipynb     the executed notebook so far
       agent.log
+      agent.lock         held by the agent that lives, so that there is one
 
 Any of them may die at any time; nothing that matters lives only in a process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import time
 import uuid
@@ -100,6 +103,16 @@ class Desk:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         return self
 
+    def claim(self) -> bool:
+        """Be the one agent of this attempt, until this process ends; False if another one is."""
+        handle = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        return True  # the handle stays open, and with it the lock
+
     def write_status(self, status: Status) -> None:
         """Replace the status. The agent alone calls this."""
         _replace(self.path / "status.json", codec.dumps(status))
@@ -120,7 +133,8 @@ class Desk:
     def requests(self) -> list[tuple[Path, Request]]:
         """Open requests, oldest first."""
         found = []
-        for file in sorted((self.path / "requests").glob("[0-9]*.json")):
+        names = [name for name in os.listdir(self.path / "requests") if name[0].isdigit()]  # noqa: PTH208  # ten times a second
+        for file in (self.path / "requests" / name for name in sorted(names)):
             try:
                 found.append((file, codec.loads(Request, file.read_bytes())))
             except (FileNotFoundError, codec.DecodeError):
@@ -140,13 +154,18 @@ class Desk:
             return None
 
     def note(self, event: Event) -> None:
-        """Append one event for the journal; one write call, so lines of two processes never mix."""
+        """Append one event for the journal; one write call, so lines of two processes never mix.
+
+        Does not raise where the disk is full: a line is not worth an attempt.
+        """
         line = codec.dumps(event) + b"\n"
-        fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                if os.write(fd, line) < len(line):
+                    os.write(fd, b"\n")
+            finally:
+                os.close(fd)
 
     def events_since(self, offset: int) -> tuple[bytes, int]:
         """Whole lines after ``offset``, and the offset after them."""
@@ -157,7 +176,9 @@ class Desk:
         except FileNotFoundError:
             return b"", offset
         end = data.rfind(b"\n") + 1
-        return data[:end], offset + end
+        # What a full disk cut off is no event.
+        whole = [line for line in data[:end].splitlines(keepends=True) if line.endswith(b"}\n")]
+        return b"".join(whole), offset + end
 
     def offset(self) -> int:
         """How much of the events has been published."""

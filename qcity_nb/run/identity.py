@@ -21,7 +21,7 @@ from qcity_nb.ports import Store
 from qcity_nb.records import Head, Launches, Relaunch, Wanted
 from qcity_nb.run import lease
 
-__all__ = ["find_or_create", "key", "match", "reopen", "slug", "source_name"]
+__all__ = ["find_or_create", "key", "match", "renew_source", "reopen", "slug", "source_name"]
 
 _TRIES = 20
 
@@ -118,6 +118,14 @@ def find_or_create(
             if found is not None:
                 return found, False
     raise Conflict(f"{_TRIES} runs {prefix}… were made while this one was: try again")
+
+
+def renew_source(store: Store, head: Head, content: bytes) -> Head:
+    """The run goes on with the notebook as it is now; hosts without the project's files then get that one."""
+    name = source_name(content)
+    if not content or head.source == name:
+        return head
+    return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 
 def _unfinished(store: Store, run: str, wanted: str) -> Head | None:

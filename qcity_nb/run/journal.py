@@ -76,9 +76,11 @@ def append(tip: str, lines: bytes, *, folder: str, epoch: int, read: Read) -> Se
     return Segment(name=name, data=first + before + lines, replaced=replaced)
 
 
-def walk(tip: str, read: Read) -> Iterator[bytes]:
+def walk(tip: str, read: Read, *, until: Callable[[bytes], bool] = lambda lines: False) -> Iterator[bytes]:
     """The lines of a chain, oldest first, without their newlines.
 
+    Args:
+        until: given a segment's lines, whether the segments before it are not wanted.
     Raises:
         Missing: a segment was replaced while reading; read the head again and start over.
     """
@@ -90,6 +92,8 @@ def walk(tip: str, read: Read) -> Iterator[bytes]:
         seen.add(tip)
         tip, rest = _split(read(tip))
         parts.append(rest)
+        if until(rest):
+            break
     for part in reversed(parts):
         yield from (line for line in part.split(b"\n") if line)
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 from qcity_nb import codec, points
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, StoreUnavailable, UnknownRun
+from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, RunStopped, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Source, Store, Version
 from qcity_nb.records import Beat, Head, Holder
 
@@ -244,6 +244,7 @@ def acquire(
             knows. The lease is taken only if nothing has moved since.
     Raises:
         RunHeld: somebody holds the run, and it is not the one judged dead.
+        RunStopped: the run has succeeded or failed; nobody takes it any more.
         StoreUnavailable: the store did not answer.
     """
     clock = clock or SystemClock()
@@ -251,6 +252,8 @@ def acquire(
     taken = 0
 
     def guard(head: Head) -> None:
+        if head.is_over:
+            raise RunStopped(f"run {run!r} has {head.state} already")
         if head.holder is not None and head.holder.attempt != me.attempt and head.seen != judged:
             raise RunHeld(f"run {run!r} is held by {describe(head.holder)}, epoch {head.epoch}")
 
@@ -279,7 +282,9 @@ def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) ->
     if head.holder is None or head.holder.attempt != me.attempt:
         raise LeaseLost(_lost(run, head))
     lease = Lease(store, head, me, confirmed_s=float("-inf"), clock=clock or SystemClock())
-    lease.renew()
+    # The head names this process from now on, or a rival on this machine finds the holder's process gone.
+    me = replace(me, since=head.holder.since)
+    lease.update(lambda head: replace(head, holder=me))
     return lease
 
 

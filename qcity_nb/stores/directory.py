@@ -16,6 +16,7 @@ older head for that long; it cannot publish on it, since the server makes each l
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import shutil
@@ -28,7 +29,7 @@ from qcity_nb import points
 from qcity_nb.errors import Conflict, Missing, StoreRefused, StoreUnavailable, UsageError
 from qcity_nb.ports import Source, Stamped, Version
 from qcity_nb.stores.naming import check_name, check_run
-from qcity_nb.stores.probe import probe, translate
+from qcity_nb.stores.probe import MARKER, probe, translate
 
 __all__ = ["KEEP_HEADS", "DirectoryStore", "open_store"]
 
@@ -81,6 +82,7 @@ class DirectoryStore:
 
     def runs(self) -> list[str]:
         """See ``ports.Store``."""
+        self._check_there()
         try:
             found = sorted(path.name for path in (self.root / "runs").iterdir())
         except FileNotFoundError:
@@ -88,6 +90,11 @@ class DirectoryStore:
         except OSError as error:
             raise translate(error, "listing the runs", self.root) from None
         return sorted(name.replace("+", "/") for name in found if self._versions(self.root / "runs" / name / "heads"))
+
+    def _check_there(self) -> None:
+        """An unmounted or renamed directory is a store that does not answer, not one without runs."""
+        if not (self.root / MARKER).exists():
+            raise StoreUnavailable(f"store {self.root}: the directory is gone; it is looked for again and again")
 
     # --- heads
 
@@ -111,6 +118,7 @@ class DirectoryStore:
         for _ in range(100):
             versions = self._versions(heads)
             if not versions:
+                self._check_there()
                 return None
             newest = max(versions)
             try:
@@ -133,6 +141,8 @@ class DirectoryStore:
         for name in files or ():
             check_name(name)
         newest = max(self._versions(heads), default=0)
+        if newest == 0:
+            self._check_there()
         if (str(newest) if newest else None) != expect:
             raise Conflict(f"run {run!r}: the head is version {newest or None}, not {expect}")
         try:
@@ -289,6 +299,9 @@ class DirectoryStore:
         """Make ``folder`` and what is missing above it, durably."""
         if folder.is_dir():
             return
+        if folder == self.root:
+            # It was there when it was opened: making it anew would stand in the way of its coming back.
+            raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(folder))
         self._make(folder.parent)
         try:
             folder.mkdir(exist_ok=True)

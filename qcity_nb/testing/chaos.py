@@ -6,8 +6,11 @@ A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every
     {"log": "/tmp/x/hits", "at": {"publish.head.before": [2]}, "action": "stop"}   the 2nd hit of one point
 
 Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
-same again. Actions: ``kill`` this process; ``host``: every process with this attempt's label, this one last;
-``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
+same again (those of the agent depend on the clock too: beats). Actions: ``kill`` this process; ``host``: every process
+of this attempt, this one last; ``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
+
+The processes of an attempt carry its label in their environment. A notebook or script that is run by hand does not: it
+is the attempt's owner, and is named where the agent or ``qcity.up()`` arms itself.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import Literal
 
 from qcity_nb import points
 
-__all__ = ["Action", "Plan", "arm", "hits", "strike"]
+__all__ = ["Action", "Plan", "arm", "hits", "strike", "struck"]
 
 Action = Literal["kill", "host", "stop", "stop-self"]
 
@@ -63,18 +66,41 @@ def _attempt_processes(label: str) -> list[int]:
     return found
 
 
-def strike(action: Action) -> None:
-    """Do it, to this process or to all of its attempt."""
+def strike(action: Action, *, attempt: str = "", owner: int = 0) -> None:
+    """Do it, to this process or to all of its attempt.
+
+    Args:
+        attempt: its label, where this process's environment does not carry it.
+        owner: a process of the attempt that has no label; 0: none.
+    """
     number = signal.SIGKILL if action in ("kill", "host") else signal.SIGSTOP
     if action in ("host", "stop"):
-        label = os.environ.get(LABEL, "")
+        label = os.environ.get(LABEL, "") or attempt
         for _ in range(2):  # one that was being born during the first look is seen by the second
-            for pid in _attempt_processes(label) if label else []:
+            found = _attempt_processes(label) if label else []
+            if owner not in (0, os.getpid(), *found):
+                found.append(owner)
+            for pid in found:
                 try:
                     os.kill(pid, number)
                 except ProcessLookupError:
                     continue
     os.kill(os.getpid(), number)
+
+
+def struck(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
+    """Every strike so far: point and process id, in order."""
+    return hits(f"{log}.struck")
+
+
+def _append(log: str, name: str) -> int:
+    """Note a hit; returns its number."""
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, f"{name} {os.getpid()}".ljust(_WIDTH - 1).encode() + b"\n")
+        return os.lseek(fd, 0, os.SEEK_CUR) // _WIDTH
+    finally:
+        os.close(fd)
 
 
 def hits(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
@@ -87,9 +113,11 @@ def hits(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
     return [(name.decode(), int(pid)) for name, pid in lines]
 
 
-def arm(text: str) -> None:
+def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
     """Arm this process with a plan.
 
+    Args:
+        attempt, owner: see ``strike``.
     Raises:
         ValueError: no such point, or no plan at all: a plan that cannot strike would prove nothing.
     """
@@ -104,18 +132,14 @@ def arm(text: str) -> None:
         raise ValueError(f"no such crash point: {sorted(unknown)}")
 
     def hook(name: str) -> None:
-        fd = os.open(plan.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(fd, f"{name} {os.getpid()}".ljust(_WIDTH - 1).encode() + b"\n")
-            number = os.lseek(fd, 0, os.SEEK_CUR) // _WIDTH
-        finally:
-            os.close(fd)
-        if action := plan.kills.get(str(number)):
-            strike(action)
-        if name in plan.at:
+        number = _append(plan.log, name)
+        action = plan.kills.get(str(number))
+        if action is None and name in plan.at:
             own = sum(1 for point, _ in hits(plan.log)[:number] if point == name)
-            if own in plan.at[name]:
-                strike(plan.action)
+            action = plan.action if own in plan.at[name] else None
+        if action is not None:
+            _append(f"{plan.log}.struck", name)
+            strike(action, attempt=attempt, owner=owner)
 
     points.arm(hook)
     if raw.get("plant"):

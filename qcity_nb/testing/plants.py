@@ -16,16 +16,17 @@ def plant(name: str) -> None:
     """Break this process: ``generators`` come back one draw off, or ``rows`` are logged twice after a resume."""
     if name not in NAMES:
         raise ValueError(f"no such fault: {name!r}; there are {', '.join(NAMES)}")
-    restore = loops._restore
+    resume = loops._resume
     resumed = []
 
-    def restored(session: Session, loop: Any) -> None:
-        restore(session, loop)
+    def disturbed(session: Session, loop: Any, items: Any) -> Any:
+        values = resume(session, loop, items)
         resumed.append(loop)
         if name == "generators" and isinstance(loop.state, dict):
             for value in loop.state.values():
                 if hasattr(value, "bit_generator"):
                     value.random()
+        return values
 
     log = Session.log
 
@@ -35,5 +36,5 @@ def plant(name: str) -> None:
             resumed.clear()
             log(self, metrics, step)
 
-    loops._restore = restored
+    loops._resume = disturbed
     Session.log = logged  # type: ignore[method-assign]  # breaking it is the purpose

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from qcity_nb.errors import UsageError
 from qcity_nb.ports import Tracker
 
@@ -31,6 +29,8 @@ def open_tracker(uri: str) -> Tracker | None:
     scheme = uri.partition(":")[0].lower()
     if scheme in mlflow.SCHEMES:  # the built-in one needs no look-up, which reads every installed package
         return mlflow.open_tracker(uri)
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
     for entry in entry_points(group=GROUP):
         if entry.name == scheme and scheme != "mlflow":
             tracker: Tracker = entry.load()(uri)

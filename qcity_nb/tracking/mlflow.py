@@ -23,7 +23,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from qcity_nb.errors import TrackerUnavailable, UsageError
+from qcity_nb.errors import TrackerMissing, TrackerUnavailable, UsageError
 from qcity_nb.records import Row
 from qcity_nb.tracking import database
 from qcity_nb.tracking.patience import patience
@@ -88,8 +88,8 @@ def _translated(
                 raise
             except ImportError as error:
                 if self._address.startswith("http"):
-                    raise TrackerUnavailable(f"mlflow cannot be imported ({error}): reinstall qcity-nb") from None
-                raise TrackerUnavailable(
+                    raise TrackerMissing(f"mlflow cannot be imported ({error}): reinstall qcity-nb") from None
+                raise TrackerMissing(
                     f'the MLflow database {self.uri} needs the whole of mlflow ({error}): pip install "qcity-nb[local]"'
                 ) from None
             except Exception as error:  # noqa: BLE001  # mlflow lets those of requests, SQLAlchemy, protobuf through

@@ -283,3 +283,24 @@ def test_an_unknown_host_names_the_known(bench: Bench) -> None:
     assert hosts.launcher("local", bench.settings).name == "local"
     with pytest.raises(UnknownHost, match="local"):
         hosts.launcher("moon", bench.settings)
+
+
+def test_the_end_of_an_attempt_is_told_at_once_and_once() -> None:
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    local._children[child.pid] = child
+    try:
+        began = time.monotonic()
+        local.wait_for_end(0.05)
+        assert time.monotonic() - began >= 0.04, "it lives: the whole time is waited"
+        child.stdin.close()
+        began = time.monotonic()
+        local.wait_for_end(30)
+        assert time.monotonic() - began < 15
+        began = time.monotonic()
+        local.wait_for_end(0.05)
+        assert time.monotonic() - began >= 0.04, "told already: no busy loop while nobody reaps it"
+    finally:
+        del local._children[child.pid]
+        child.kill()
+        child.wait()

@@ -413,11 +413,12 @@ def test_doctor_says_every_setting_and_what_is_wrong(project: Path, capsys: pyte
 def test_doctor_shows_no_secrets(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@example.org/x.mlflow?token=hunter3")
-    cli.main(["doctor"])
-    said = capsys.readouterr().out
-    assert "example.org" in said
-    assert "hunter" not in said
+    for address in ("https://me:hunter2@example.org/x.mlflow", "https://example.org/x.mlflow?token=hunter3"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        assert cli.main(["doctor"]) == 2
+        said = capsys.readouterr()
+        assert "MLFLOW_TRACKING_PASSWORD" in said.err
+        assert "hunter" not in said.out + said.err
     assert masked("s3://k:p@h/b?a=1&access_token=abc&z=2") == "s3://***@h/b?a=1&access_token=***&z=2"
 
 

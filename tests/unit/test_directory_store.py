@@ -341,3 +341,21 @@ def test_a_reader_without_the_right_to_write_still_reads(
     found = store.read("r")
     assert found is not None
     assert found.data == b"x"
+
+
+def test_a_store_that_went_away_does_not_answer_and_is_not_made_anew(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    store.publish("r-1", b"head", expect=None, files={"a/b": b"x"})
+    (tmp_path / "store").rename(tmp_path / "away")
+    calls: list[Callable[[], object]] = [
+        lambda: store.read("r-1"),
+        store.runs,
+        lambda: store.publish("r-1", b"next", expect="1"),
+        lambda: store.publish("r-2", b"head", expect=None, files={"a/b": b"x"}),
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable, match="gone"):
+            call()
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "away").rename(tmp_path / "store")
+    assert store.publish("r-1", b"next", expect="1") == "2"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from qcity_nb import codec
-from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, StoreUnavailable, UnknownRun
+from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, RunStopped, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Store
 from qcity_nb.records import Beat, CheckpointRef, Head, Holder, Intent, Wanted
 from qcity_nb.run import lease
@@ -315,7 +315,27 @@ def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
     assert not mine.is_confirmed
     with pytest.raises(LeaseLost):
         mine.renew()
+    with pytest.raises(RunStopped, match="succeeded already"):
+        take(store, "b", clock)
+    assert now(store).epoch == 1, "a run that is over is nobody's"
+
+
+def test_a_run_that_was_let_go_unfinished_is_taken_at_once(store: FaultyStore, clock: ManualClock) -> None:
+    take(store, "a", clock).release()
     assert take(store, "b", clock).epoch == 2
+
+
+def test_a_second_process_of_the_holder_puts_its_own_name_down(store: FaultyStore, clock: ManualClock) -> None:
+    first = take(store, "a", clock)
+    before = now(store)
+    again = lease.rejoin(store, "r", replace(holder("a"), pid=4321), clock=clock)
+    after = now(store)
+    assert (after.epoch, again.epoch) == (1, 1)
+    assert after.holder is not None
+    assert after.holder.pid == 4321
+    assert before.holder is not None
+    assert after.holder.since == before.holder.since
+    assert after.beat > first.head.beat
 
 
 def test_only_the_last_write_ids_are_kept(store: FaultyStore, clock: ManualClock) -> None:

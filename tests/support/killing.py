@@ -1,0 +1,326 @@
+"""Machines that tests may kill: a workload, a supervisor that runs it again, and what must be true at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.records import Head
+from qcity_nb.run import lease
+from qcity_nb.stores import open_store
+from qcity_nb.testing import chaos
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+BEAT_S, TTL_S, PUBLISH_S = 0.2, 1.5, 0.3
+"""Small, so that a test is short; ttl is the design's five publish intervals."""
+ITERATIONS = 12
+ATTEMPTS = 6
+"""More deaths than any plan holds mean that the run does not get on."""
+
+
+@dataclass(slots=True)
+class World:
+    """A store and a tracker that outlive every machine, and the machine of the day."""
+
+    root: Path
+    tracking: str
+    project: str
+    machine: int = 0
+    codes: list[int] = field(default_factory=list)
+    strikes: list[int] = field(default_factory=list)
+    """How many points had been hit when each attempt ended."""
+    is_torch: bool = False
+    published: list[int] = field(default_factory=list)
+    """The step that the store was at when each machine was dead."""
+
+    @property
+    def store(self) -> Path:
+        """Not on any machine."""
+        return self.root / "store"
+
+    @property
+    def here(self) -> Path:
+        """The machine's own disk: the project's working directory and the local tier."""
+        return self.root / f"machine-{self.machine}"
+
+    @property
+    def log(self) -> Path:
+        """Which iterations were begun and ended."""
+        return self.root / "executions"
+
+    @property
+    def hits(self) -> Path:
+        """The crash points that were hit."""
+        return self.root / "hits"
+
+    @property
+    def final(self) -> Path:
+        """What the workload came to."""
+        return self.root / "final.json"
+
+    def environ(self, plan: chaos.Plan) -> dict[str, str]:
+        """The environment of whatever runs on this machine."""
+        ours = ("QCITY_", "KILL_", "MLFLOW_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return {
+            **kept,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
+            "QCITY_STORE": str(self.store),
+            "QCITY_LOCAL": str(self.here / "local"),
+            "QCITY_TRACKING": self.tracking,
+            "QCITY_BEAT": str(BEAT_S),
+            "QCITY_TTL": str(TTL_S),
+            "QCITY_PUBLISH": str(PUBLISH_S),
+            "QCITY_CHAOS": plan.dumps(),
+            "KILL_LOG": str(self.log),
+            "KILL_FINAL": str(self.final),
+            "KILL_NODE": f"machine-{self.machine}" if self.machine else "",
+            "KILL_TORCH": "1" if self.is_torch else "",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def build(self) -> Path:
+        """A fresh machine: a clone of the project, nothing else."""
+        work = self.here / "work"
+        if not work.exists():
+            work.mkdir(parents=True)
+            (work / "pyproject.toml").write_text(f'[tool.qcity]\nproject = "{self.project}"\n')
+            shutil.copy(HERE / "kill_workload.py", work / "train.py")
+        return work
+
+    def bury(self) -> None:
+        """The machine is dead: its directories are gone, and the next one has another name."""
+        shutil.rmtree(self.here)
+        self.machine += 1
+
+    def attempt(self, plan: chaos.Plan) -> int:
+        """One try of the script on the machine; its exit code, negative for a signal."""
+        work = self.build()
+        with (self.root / "output").open("ab") as output:
+            done = subprocess.run(
+                [sys.executable, "train.py"],
+                cwd=work,
+                env=self.environ(plan),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                check=False,
+                timeout=60,
+            )
+        self.codes.append(done.returncode)
+        self.strikes.append(len(chaos.hits(self.hits)))
+        return done.returncode
+
+    def head(self) -> Head | None:
+        """The run's head, if it was made yet."""
+        store = open_store(str(self.store))
+        runs = store.runs()
+        assert len(runs) <= 1, f"one run was wanted, {runs} were made"
+        return lease.read(store, runs[0]).head if runs else None
+
+    def supervise(self, plan: chaos.Plan, *, is_machine_dead: bool) -> None:
+        """Run the script until its run has succeeded; after each death on the same machine, or on the next one."""
+        for _ in range(ATTEMPTS):
+            code = self.attempt(plan)
+            if code == 0:
+                break
+            if is_machine_dead:
+                wait_gone(self.root)  # nothing of a dead machine is left to write
+                self.bury()
+            head = self.head()
+            self.published.append(head.checkpoint.step if head and head.checkpoint else 0)
+            if head is not None and head.is_over:
+                break  # it died after its end
+        else:
+            raise AssertionError(f"not done after {ATTEMPTS} attempts: {self.codes}\n{self.tail()}")
+
+    @property
+    def struck(self) -> list[str]:
+        """The points at which the plan struck."""
+        return [name for name, _ in chaos.struck(self.hits)]
+
+    def tail(self) -> str:
+        """What people need to see when it went wrong."""
+        parts = [f"exit codes {self.codes}, hits {len(chaos.hits(self.hits))}"]
+        if (self.root / "output").exists():
+            parts.append((self.root / "output").read_text()[-3000:])
+        for log in sorted(self.root.glob("machine-*/local/attempts/*/agent.log")):
+            parts.append(f"{log.parent.name}: {log.read_text()[-1500:]}")
+        for status in sorted(self.root.glob("machine-*/local/attempts/*/status.json")):
+            parts.append(f"{status.parent.name}: {status.read_text()}")
+        return "\n".join(parts)
+
+
+def database(template: Path, root: Path) -> str:
+    """An empty MLflow database of the world's own; returns its address."""
+    shutil.copyfile(template, root / "mlflow.db")
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def processes(root: Path) -> dict[int, str]:
+    """Every living process whose environment or command line names the world's directory."""
+    found: dict[int, str] = {}
+    wanted = str(root).encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        if int(folder.name) == os.getpid():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if state not in "ZX" and (wanted in (folder / "environ").read_bytes() or wanted in command):
+                found[int(folder.name)] = command.replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+def wait_gone(root: Path, *, within_s: float = 20.0) -> None:
+    """Everything that the world started ends by itself."""
+    until = time.monotonic() + within_s
+    while left := processes(root):
+        assert time.monotonic() < until, f"still there after {within_s:g} s: {left}"
+        time.sleep(0.02)
+
+
+Metrics = Counter[tuple[str, int, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracked:
+    """What MLflow has of a world."""
+
+    rows: Metrics
+    params: Mapping[str, str]
+    status: str
+
+
+def tracked(tracking: str, experiment: str) -> Tracked:
+    """The one MLflow run of the experiment, read with MLflow's own client."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None, f"MLflow has no experiment {experiment}"
+    runs = client.search_runs([found.experiment_id])
+    assert len(runs) == 1, f"one MLflow run was wanted, there are {[run.data.tags for run in runs]}"
+    rows: Metrics = Counter()
+    for key in runs[0].data.metrics:
+        rows.update((key, m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, key))
+    return Tracked(rows=rows, params=runs[0].data.params, status=runs[0].info.status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a run came to."""
+
+    final: Any
+    tracked: Tracked
+    hits: list[tuple[str, int]]
+
+
+def result(world: World) -> Result:
+    """Everything that must not depend on who died when."""
+    head = world.head()
+    assert head is not None
+    assert head.state == "succeeded", world.tail()
+    assert head.holder is None
+    return Result(
+        final=json.loads(world.final.read_text()),
+        tracked=tracked(world.tracking, world.project),
+        hits=chaos.hits(world.hits),
+    )
+
+
+def uninterrupted(root: Path, tracking: str, project: str, *, is_torch: bool = False) -> Result:
+    """The workload with nobody killing it."""
+    world = World(root=root, tracking=tracking, project=project, is_torch=is_torch)
+    root.mkdir(parents=True, exist_ok=True)
+    assert world.attempt(chaos.Plan(log=str(world.hits))) == 0, world.tail()
+    wait_gone(root)
+    return result(world)
+
+
+def check(world: World, reference: Result, *, is_machine_dead: bool) -> None:
+    """The promise: the same result, each row once, nobody left, no more work done again than allowed."""
+    wait_gone(world.root)
+    found = result(world)
+    assert found.final == reference.final, f"weights or draws differ\n{world.tail()}"
+    assert found.tracked.rows == reference.tracked.rows, (
+        f"missing {reference.tracked.rows - found.tracked.rows}, too many {found.tracked.rows - reference.tracked.rows}"
+    )
+    assert found.tracked.params == reference.tracked.params
+    assert found.tracked.status == "FINISHED"
+    check_executions(world, is_machine_dead=is_machine_dead)
+
+
+def check_executions(world: World, *, is_machine_dead: bool) -> None:
+    """Count what was executed.
+
+    After a dead process, the next attempt begins with the iteration in flight or a later one: whatever was finished,
+    which is when the next item was asked for and hence the next iteration begun, is never executed again.
+
+    After a dead machine it may go back by one publish interval. A publish takes the newest local checkpoint as it
+    begins, so one that was confirmed holds at least everything that was saved before the publish before it was
+    confirmed: nothing from before the last but one confirmed publish is executed again. In the log of crash points,
+    which all processes append to, that is what had been saved (``local.after``) before the last but one
+    ``publish.head.after`` that follows a ``publish.files.after``.
+    """
+    attempts: list[list[tuple[str, int]]] = []
+    for line in world.log.read_text().splitlines():
+        word, number = line.split()
+        if word == "try":
+            attempts.append([])
+        else:
+            attempts[-1].append((word, int(number)))
+    done = [number for attempt in attempts for word, number in attempt if word == "done"]
+    assert sorted(set(done)) == list(range(max(done) + 1)), f"some iteration was never finished: {attempts}"
+    reached, ended = 0, 0
+    for n, attempt in enumerate(attempts):
+        begun = [number for word, number in attempt if word == "start"]
+        if begun:
+            assert begun == list(range(begun[0], begun[0] + len(begun))), f"out of order: {attempts}"
+            assert begun[0] >= reached, f"attempt {n} began with {begun[0]}; {reached} was allowed: {attempts}"
+        if not is_machine_dead:
+            reached = max([reached, *begun])
+            continue
+        if n < len(world.published):
+            published = world.published[n]
+            hits = chaos.hits(world.hits)[ended : world.strikes[n]]
+            ended = world.strikes[n]
+            must = _surely_published(hits, begun, is_first=reached == 0)
+            assert published >= must, f"attempt {n} left {published} in the store, not {must}: {hits} {attempts}"
+            reached = published
+
+
+def _surely_published(hits: list[tuple[str, int]], begun: list[int], *, is_first: bool) -> int:
+    """The iteration that the store must be at, by the rule of ``check_executions``."""
+    if not begun:
+        return 0
+    kernel = next((pid for name, pid in hits if name == "capture.before"), 0)
+    saved: list[int] = []
+    """How many checkpoints the kernel had saved when each publish was confirmed."""
+    count, is_sent = 0, False
+    for name, pid in hits:
+        if name == "local.after" and pid == kernel:
+            count += 1
+        elif name == "publish.files.after":
+            is_sent = True
+        elif name == "publish.head.after" and is_sent:
+            is_sent = False
+            saved.append(count)
+    if len(saved) < 2 or not saved[-2]:
+        return 0
+    # The first attempt saves once as the loop begins; every later save is that of one more iteration.
+    # After the last one, what was logged behind the loop is saved too.
+    return min(begun[0] + saved[-2] - (1 if is_first else 0), ITERATIONS)

@@ -1,0 +1,128 @@
+"""A run without an agent: attempts that begin from what a killed one left, and all rows that ever got saved."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from qcity_nb import points
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.notebook import loop
+from qcity_nb.notebook.kernel import cell_key
+from qcity_nb.notebook.pace import Every
+from qcity_nb.notebook.session import Session
+from qcity_nb.records import Row
+from qcity_nb.run.desk import Desk, Status
+from qcity_nb.tracking.outbox import decode_rows
+
+
+class Killed(BaseException):
+    """This attempt's process died here."""
+
+
+class World:
+    """One run below ``path``; ``start`` begins the next attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.epoch = 0
+        self.session: Session
+        self.seq = 0
+
+    def tier(self, epoch: int) -> Path:
+        return self.path / str(epoch)
+
+    def start(self) -> Session:
+        """The next attempt, as the agent prepares it (agent/adopt.py)."""
+        self.epoch += 1
+        folder = self.tier(self.epoch)
+        folder.mkdir(parents=True)
+        frozen = self.path / f"{self.epoch - 1}.frozen"
+        past = LocalTier(frozen if frozen.exists() else self.tier(self.epoch - 1), epoch=self.epoch - 1)
+        newest = past.newest(deep=True)
+        if newest is not None:
+            tier = LocalTier(folder, epoch=self.epoch)
+            rows = {seq: past.rows(seq) for seq in range(1, newest.seq + 1)}
+            with past.opened(newest) as read:
+                tier.import_from(newest, read, rows)
+            self.seq = newest.seq
+        (folder / "seq").write_text(str(self.seq))
+        desk = Desk(self.path / f"desk-{self.epoch}").open()
+        self.show(desk)
+        self.session = Session(desk, desk.status())
+        return self.session
+
+    def show(self, desk: Desk | None = None, **changes: Any) -> None:
+        """What the agent says, from now on and at once."""
+        status: dict[str, Any] = {"state": "held", "run": "r", "epoch": self.epoch, "pid": os.getpid()}
+        (desk or self.session.contact.desk).write_status(
+            Status(**{**status, "tier": str(self.tier(self.epoch)), **changes})
+        )
+        if desk is None:
+            self.session.contact.look(now=True)
+
+    def freeze(self) -> None:
+        """The disk as it is at this moment is what the next attempt finds, whatever this one still does."""
+        shutil.copytree(self.tier(self.epoch), self.path / f"{self.epoch}.frozen")
+
+    def cell(self, cell_id: str | None = "c", source: str = "…") -> None:
+        """A cell begins."""
+        self.session.start_cell(cell_key(cell_id, source))
+
+    def end(self, *, ok: bool = True) -> None:
+        """The cell ends."""
+        self.session.end_cell(ok=ok)
+
+    def loop(
+        self, items: Iterable[Any], state: object = None, every: Every = 1, name: str | None = None
+    ) -> Iterator[Any]:
+        """``city.loop``."""
+        return loop.begin(self.session, items, state, every, name)
+
+    def log(self, *, step: int | None = None, **metrics: Any) -> None:
+        """``city.log``."""
+        self.session.log(metrics, step)
+
+    def rows(self) -> list[Row]:
+        """What the agent would have published: the rows of each checkpoint up to the newest, in order."""
+        tier = LocalTier(self.tier(self.epoch), epoch=self.epoch)
+        newest = tier.newest()
+        upto = newest.seq if newest is not None else 0
+        return [row for seq in range(1, upto + 1) for row in decode_rows(tier.rows(seq))]
+
+
+class Reaper:
+    """Kills ``world``'s attempt at chosen hits, counted over crash points and ``tick`` calls."""
+
+    def __init__(self, world: World, at: Iterable[int]) -> None:
+        self.world = world
+        self.at = set(at)
+        self.hits = 0
+        self.is_dead = False
+
+    def tick(self, _: str = "") -> None:
+        self.hits += 1
+        if self.hits in self.at:
+            self.world.freeze()
+            self.is_dead = True
+        if self.is_dead and not _is_closing():
+            points.arm(None)
+            raise Killed
+
+    def arm(self) -> None:
+        points.arm(self.tick)
+
+
+def _is_closing() -> bool:
+    """Nothing can be raised while a loop's iterator is being closed: Python would swallow it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is Session.leave.__code__:
+            return True
+        frame = frame.f_back
+    return False

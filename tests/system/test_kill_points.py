@@ -1,0 +1,70 @@
+"""A script is killed at every named crash point, its machine with it or not: the result is that of a quiet run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import killing
+import pytest
+
+from qcity_nb import points
+from qcity_nb.testing import chaos
+
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(110)]
+
+WHICH = {
+    "capture": 5,
+    "local": 6,
+    "outbox": 4,
+    "publish.files": 3,
+    "publish.head": 4,
+    "drain": 1,
+    "end": 1,
+}
+"""The point's own hit to strike at: somewhere in the middle, where there is one."""
+CELLS = {"cell.before", "cell.after"}
+"""A script has no cells: test_kill_notebook.py strikes there."""
+SCRIPT = [name for name in points.NAMES if name not in CELLS]
+
+
+def number(name: str) -> int:
+    return WHICH[name.rpartition(".")[0]]
+
+
+@pytest.fixture(scope="module")
+def quiet(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> killing.Result:
+    root = tmp_path_factory.mktemp("quiet")
+    return killing.uninterrupted(root, killing.database(mlflow_template, root), "quiet")
+
+
+@pytest.fixture
+def world(mlflow_template: Path, tmp_path: Path) -> killing.World:
+    return killing.World(root=tmp_path, tracking=killing.database(mlflow_template, tmp_path), project="killed")
+
+
+def test_a_quiet_script_hits_every_point(quiet: killing.Result) -> None:
+    assert {name for name, _ in quiet.hits} == set(SCRIPT)
+    assert sum(quiet.tracked.rows.values()) == 3 * 12 + 2
+
+
+@pytest.mark.parametrize("name", SCRIPT)
+def test_dead_machine(name: str, world: killing.World, quiet: killing.Result) -> None:
+    """All processes at once, and all that the machine had on its disk."""
+    plan = chaos.Plan(log=str(world.hits), at={name: [number(name)]}, action="host")
+    world.supervise(plan, is_machine_dead=True)
+    assert world.struck == [name]
+    assert world.codes[0] == -9
+    killing.check(world, quiet, is_machine_dead=True)
+
+
+@pytest.mark.parametrize("name", SCRIPT)
+def test_dead_process(name: str, world: killing.World, quiet: killing.Result) -> None:
+    """The one process alone: an agent is replaced, and after a script its agent publishes and lets go."""
+    plan = chaos.Plan(log=str(world.hits), at={name: [number(name)]}, action="kill")
+    world.supervise(plan, is_machine_dead=False)
+    assert world.struck == [name]
+    if name.startswith(("publish", "drain", "end")):
+        assert world.codes == [0], f"the script did not outlive its agent\n{world.tail()}"
+    else:
+        assert world.codes == [-9, 0]
+    killing.check(world, quiet, is_machine_dead=False)

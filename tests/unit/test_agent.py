@@ -1,0 +1,42 @@
+"""The agent's judgement of other holders, and what it does about requests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qcity_nb import agent, settings
+from qcity_nb.agent.__main__ import Agent
+from qcity_nb.records import Holder
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("node", "agent_lives", "owner_lives", "is_gone"),
+    [
+        ("here", False, False, True),
+        ("here", False, True, False),  # its owner starts another agent
+        ("here", True, False, False),  # it publishes what its owner left
+        ("elsewhere", False, False, False),
+    ],
+)
+def test_a_holder_is_known_to_be_gone_only_with_both_its_processes(
+    node: str, agent_lives: bool, owner_lives: bool, is_gone: bool, dead: int, tmp_path: Path
+) -> None:
+    given = settings.load(tmp_path, environ={})
+    rival = Agent(agent.config_for(given, run="r-1", attempt="r-1-b", host="local"))
+    pid, owner = (os.getpid() if lives else dead for lives in (agent_lives, owner_lives))
+    where = agent.node_name() if node == "here" else node
+    holder = Holder(attempt="r-1-a", host="local", node=where, pid=pid, extra={"owner": owner})
+    assert rival._is_gone(holder) is is_gone
