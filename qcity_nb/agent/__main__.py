@@ -404,6 +404,7 @@ class Agent:
             state="ended",
             reason=head.state,
             drained_seq=head.tracked.drained_seq,
+            drained_rows=self.drain.sent_rows if self.drain else 0,
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
         )
         return 0
