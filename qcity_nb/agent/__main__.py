@@ -429,8 +429,10 @@ class Agent:
             # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
             follows = status is None and request.op == "end" and not head.wanted.attended
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
+            failed = self.drain.failures
             while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
-                if self.clock.now_s() > deadline or self.drain.failures >= DRAIN_TRIES or not self.is_beating():
+                is_down = self.drain.failures - failed >= DRAIN_TRIES
+                if self.clock.now_s() > deadline or is_down or not self.is_beating():
                     break
                 if self.is_beat_due():
                     self.publish_head()

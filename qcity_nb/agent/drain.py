@@ -138,6 +138,7 @@ class Drain:
                     self._done.set()
                     return
                 pause_s = 1.0
+                self.failures = 0
                 if trouble:
                     trouble = ""
                     self._say("")
@@ -155,6 +156,7 @@ class Drain:
                 self._done.set()
                 return
             except TrackerUnavailable as error:
+                self.failures += 1
                 trouble = f"tracker: {error}"
                 self._say(trouble)
             except QcityError as error:
