@@ -17,7 +17,7 @@ from types import FrameType
 
 from qcity_nb import errors, hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
-from qcity_nb.errors import NotebookInvalid, GaveUp, QcityError, StoreError, StoreRefused, UsageError
+from qcity_nb.errors import GaveUp, NotebookInvalid, QcityError, StoreError, StoreRefused, UsageError
 from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
 from qcity_nb.keeper import Keeper, Outcome, is_settled
