@@ -128,6 +128,9 @@ class Tracker(Protocol):
     def uri(self) -> str:
         """Address without credentials."""
 
+    def prepare(self) -> None:
+        """What takes time and asks nobody: slow imports, an empty database. The other calls do it if need be."""
+
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
 

@@ -131,7 +131,7 @@ class Drain:
             ending = self._ending.is_set()
             try:
                 self._step()
-                if ending and self._tracker is not None and self._is_empty():
+                if ending and self._started and self._tracker is not None and self._is_empty():
                     if self._status is not None and self._lease.is_confirmed:
                         self._tracker.end(self.tracked.run_id, self._status)
                         self._set(status=self._status)
@@ -190,6 +190,9 @@ class Drain:
             self._tracker = open_tracker(self._uri)
         assert self._tracker is not None
         if not self._started:
+            self._tracker.prepare()
+            if not self._may_send():
+                return  # seconds may have passed
             run_id = self._tracker.start(
                 head.run,
                 experiment=self._experiment,
@@ -209,6 +212,9 @@ class Drain:
             sent=self._sent,
         )
         self._set(drained_seq=sent)
+
+    def _may_send(self) -> bool:
+        return self._lease.is_confirmed
 
     def _close_again(self, run_id: str) -> None:
         """Was this process stopped in the middle of starting? A run that ended meanwhile was reopened by that."""

@@ -127,6 +127,11 @@ class MlflowTracker:
         return without_userinfo(self._address)
 
     @_translated
+    def prepare(self) -> None:
+        """Import mlflow, which takes seconds, and make the database where that is a file."""
+        self._connect()
+
+    @_translated
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
 

@@ -110,6 +110,9 @@ class Faulty:
     def uri(self) -> str:
         return self.inner.uri
 
+    def prepare(self) -> None:
+        self.inner.prepare()
+
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         if self.fault == "always a new run":
             self.calls += 1

@@ -88,7 +88,9 @@ class Script:
     def start(self) -> Script:
         """Start it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "pyproject.toml").write_text('[tool.qcity]\nproject = "scripted"\n')
+        # Tests share one MLflow server: the store's path makes it another project, and so another run there.
+        project = f"scripted-{hashlib.sha256(str(self.store).encode()).hexdigest()[:8]}"
+        (self.folder / "pyproject.toml").write_text(f'[tool.qcity]\nproject = "{project}"\n')
         (self.folder / "work.py").write_text(self.source)
         command = [sys.executable, "work.py", str(self.store), self.tracking, str(self.count), str(self.pause_s)]
         with (self.folder / "output").open("ab") as output:
@@ -209,7 +211,7 @@ def metrics(database: Path, run: str) -> list[tuple[Any, ...]]:
             [run],
         ).fetchall()
         status = connection.execute(
-            f"SELECT run_uuid, 'status', status, end_time FROM runs WHERE run_uuid IN {own} ORDER BY 1",
+            f"SELECT run_uuid, 'status', status FROM runs WHERE run_uuid IN {own} ORDER BY 1",
             [run],
         ).fetchall()
     return [*rows, *status]

@@ -152,7 +152,7 @@ def test_the_lost_lease_names_the_new_holder(where: str, tmp_path: Path) -> None
     store = tmp_path / "store"
     plan = Plan(log=str(tmp_path / "hits"), at={where: [5]}, action="stop-self")
     zombie = Script(tmp_path / "zombie", store, count=COUNT, environ={"QCITY_CHAOS": plan.dumps()})
-    successor = Script(tmp_path / "successor", store, count=COUNT, pause_s=0.3)
+    successor = Script(tmp_path / "successor", store, count=COUNT, pause_s=0.15)
     try:
         zombie.start()
         eventually(zombie.is_stopped)
