@@ -202,7 +202,7 @@ def follow(
             ended_s = None
             return False
         ended_s = ended_s if ended_s is not None else time.monotonic()
-        return is_settled(head) or time.monotonic() - ended_s > _SETTLE_S
+        return is_settled(head, tracking=given.tracking) or time.monotonic() - ended_s > _SETTLE_S
 
     with _sigterm_as_ctrl_c():
         while True:
@@ -315,7 +315,7 @@ def keep(args: argparse.Namespace) -> int:
                 ended_s.pop(run, None)
                 return False
             since_s = ended_s.setdefault(run, time.monotonic())
-            if not is_settled(head) and time.monotonic() - since_s < _SETTLE_S:
+            if not is_settled(head, tracking=given.tracking) and time.monotonic() - since_s < _SETTLE_S:
                 return False
         return runs is not None
 

@@ -62,11 +62,17 @@ class _Watch:
     progress_s: float
 
 
-def is_settled(head: Head) -> bool:
-    """Is nothing left to do for this run: it ended, and the tracker knows?"""
+def is_settled(head: Head, *, tracking: str) -> bool:
+    """Is nothing left to do for this run: it ended, and the tracker knows?
+
+    Args:
+        tracking: the tracker that this project has; with none, here or in the head, metrics stay in the outbox.
+    """
     if head.state == "running":
         return False
     tracked = head.tracked
+    if not (tracking or tracked.uri):
+        return True
     if tracked.status == "WAITING" or not (tracked.run_id or tracked.uri or head.outbox):
         return True
     newest = head.checkpoint.seq if head.checkpoint else 0
@@ -297,7 +303,11 @@ class Keeper:
     def _finish(self, head: Head) -> None:
         """The tracker's part of a run that ended, now and then until it is done."""
         is_waiting = head.tracked.status == "WAITING"
-        if self._settle is None or head.state == "running" or (is_settled(head) and not is_waiting):
+        if (
+            self._settle is None
+            or head.state == "running"
+            or (is_settled(head, tracking=self._settings.tracking) and not is_waiting)
+        ):
             return
         if self._clock.now_s() < self._settled_s.get(head.run, float("-inf")) + _SETTLE_EVERY_S:
             return
@@ -379,7 +389,7 @@ class Keeper:
                 try:
                     last[run] = self.reconcile(run)
                     head = last[run].head
-                    if chosen is None and head is not None and head.state != "running" and is_settled(head):
+                    if chosen is None and head is not None and is_settled(head, tracking=self._settings.tracking):
                         # It may be resumed, so it is looked at again, but not at every turn.
                         due_s[run] = self._clock.now_s() + _ENDED_EVERY_S
                 except QcityError as error:

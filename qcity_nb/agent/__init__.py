@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec, errors
-from qcity_nb.errors import QcityError
+from qcity_nb.errors import CheckpointError, QcityError
 from qcity_nb.records import Beat
 from qcity_nb.run.desk import Desk, Status, is_alive, start_time
 from qcity_nb.settings import Settings
@@ -101,12 +101,21 @@ def config_for(
 
 
 def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
-    """Start an agent in its own session, so that an interrupt of the notebook does not reach it."""
-    desk = Desk(Path(config.desk)).open()
-    file = desk.path / "agent.json"
+    """Start an agent in its own session, so that an interrupt of the notebook does not reach it.
+
+    Raises:
+        CheckpointError: the local directory cannot be written.
+    """
+    file = Path(config.desk) / "agent.json"
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(codec.dumps(config))
-    draft.replace(file)  # whole: the kernel may be reading the one before
+    try:
+        desk = Desk(Path(config.desk)).open()
+        draft.write_bytes(codec.dumps(config))
+        draft.replace(file)  # whole: the kernel may be reading the one before
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {config.local}: {error.strerror or error}; make room there, or set another `local`"
+        ) from None
     environ = {**os.environ, "QCITY_ATTEMPT": config.attempt}
     with desk.log.open("ab") as log:
         process = subprocess.Popen(

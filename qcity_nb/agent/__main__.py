@@ -36,6 +36,8 @@ TRACKER_S = 10.0
 """How long an attempt that lost its lease waits for a call to the tracker that is under way."""
 DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
+DRAIN_TRIES = 3
+"""How often in a row the tracker may fail to answer before the end waits no more."""
 
 
 class _LetGo(Exception):
@@ -111,8 +113,8 @@ class Agent:
                 if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
                     judged = head.seen
                 if judged is None and head.holder is not None:
-                    if first is None or self.is_orphan(head.holder):
-                        # An orphan beats on while it publishes its last checkpoint; then it lets go by itself.
+                    if first is None or self._is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
                         first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
@@ -128,6 +130,13 @@ class Agent:
             return False
         owner = holder.extra.get("owner", 0)
         return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
+
+    def _is_orphan(self, holder: Holder) -> bool:
+        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
+        if holder.node != self.config.node or not is_alive(holder.pid):
+            return False
+        owner = holder.extra.get("owner", 0)
+        return isinstance(owner, int) and owner > 0 and not is_alive(owner)
 
     def take_again(self) -> Lease:
         """For an agent that died: the attempt holds the lease already.
@@ -150,17 +159,6 @@ class Agent:
                 if head.holder is None and head.epoch == self.status.epoch:
                     raise _LetGo(head) from None  # nobody but the holder itself empties its place
                 raise
-
-    def is_orphan(self, holder: Holder) -> bool:
-        """Is that an agent on this machine whose notebook has gone?"""
-        if holder.node != self.config.node or holder.attempt == self.config.attempt:
-            return False
-        try:
-            data = (self.desk.path.parent / holder.attempt / "agent.json").read_bytes()
-            owner = codec.loads(Config, data).owner
-        except (OSError, codec.DecodeError):
-            return False
-        return not is_alive(owner.pid, owner.started)
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
@@ -431,8 +429,10 @@ class Agent:
             # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
             follows = status is None and request.op == "end" and not head.wanted.attended
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
+            failed = self.drain.failures
             while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
-                if self.clock.now_s() > deadline or not self.is_beating():
+                is_down = self.drain.failures - failed >= DRAIN_TRIES
+                if self.clock.now_s() > deadline or is_down or not self.is_beating():
                     break
                 if self.is_beat_due():
                     self.publish_head()
@@ -471,6 +471,8 @@ def main() -> int:
         if not Desk(Path(config.desk)).open().claim():
             return 0  # kernel and engine both found the agent dead, and each started another one
         agent = Agent(config)
+        if agent.status.state in ("lost", "refused", "ended"):
+            return 0  # another one was started for the same death, came first, and brought the attempt to its end
     except QcityError as error:
         Desk(Path(config.desk)).open().write_status(
             Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)

@@ -94,6 +94,8 @@ class Drain:
         tracked = lease.head.tracked
         self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
         """What the next head should say."""
+        self.failures = 0
+        """Tries in a row that the tracker did not answer."""
         self.sent_rows = 0
         self._tracker: Tracker | None = None
         self._started = False
@@ -136,6 +138,7 @@ class Drain:
                     self._done.set()
                     return
                 pause_s = 1.0
+                self.failures = 0
                 if trouble:
                     trouble = ""
                     self._say("")
@@ -153,6 +156,7 @@ class Drain:
                 self._done.set()
                 return
             except TrackerUnavailable as error:
+                self.failures += 1
                 trouble = f"tracker: {error}"
                 self._say(trouble)
             except QcityError as error:

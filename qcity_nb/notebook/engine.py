@@ -181,21 +181,29 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publi
         """All cells in order, up to the first that fails."""
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
-        (seat.desk.path / "watch").write_text(str(provisioner.pid), encoding="ascii")
-        with _Warden(seat, provisioner.pid):
-            for index, cell in enumerate(self.nb.cells):
-                self.nb_man.cell_start(cell, index)
-                try:
-                    self.execute_cell(cell, index)
-                except CellExecutionError as error:
-                    self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-                    _judge(seat, error, index, cell)
-                    return
-                except DeadKernelError:
-                    self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
-                    raise
+        watch = seat.desk.path / "watch"
+        watch.write_text(str(provisioner.pid), encoding="ascii")
+        try:
+            with _Warden(seat, provisioner.pid):
+                self._execute_all(seat)
+        finally:
+            # From here on the kernel may go: the agent must not take that for a reason to fall silent.
+            watch.write_text("", encoding="ascii")
+
+    def _execute_all(self, seat: Seat) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except CellExecutionError as error:
+                self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
                 self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+                _judge(seat, error, index, cell)
+                return
+            except DeadKernelError:
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
+                raise
+            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
         seat.outcome = "succeeded"
 
 

@@ -212,14 +212,15 @@ def _show(shown: dict[str, list[tuple[int, float]]], key: str, step: int, value:
     points = shown.setdefault(key, [])
     points.append((step, value))
     if len(points) > SHOWN_POINTS:
-        del points[:-1:2]
+        del points[1:-1:2]
 
 
 def _number(key: str, value: Any) -> float:
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        return float(value)
+        item = getattr(value, "item", None)  # torch warns when a tensor with gradients is made a float directly
+        return float(item() if item is not None else value)
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: torch, of a tensor with several elements
         raise UsageError(f"log({key}=…): a number is needed, not {_kind(value)}") from None
 

@@ -50,7 +50,7 @@ class _Share:
         return elapsed_s * COST_SHARE >= cost_s
 
 
-def pace(every: Every) -> Pace:
+def pace(every: Every | float) -> Pace:
     """The pace that ``every`` means: a whole number of iterations, a time, or ``None`` for 1% of the loop's time.
 
     Raises:
@@ -60,6 +60,8 @@ def pace(every: Every) -> Pace:
         return _Share()
     if isinstance(every, bool):
         raise UsageError("every=True says nothing: give a number of iterations, a time such as '60s', or None")
+    if isinstance(every, float):
+        raise UsageError(f"every={every}: iterations are whole; a time is written as in '{every:g}s'")
     if isinstance(every, int):
         if every < 1:
             raise UsageError(f"every={every}: at least 1 iteration")

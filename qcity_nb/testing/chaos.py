@@ -7,7 +7,8 @@ A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every
 
 Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
 same again (those of the agent depend on the clock too: beats). Actions: ``kill`` this process; ``host``: every process
-of this attempt, this one last; ``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
+of this attempt, this one last; ``machine``: these, and whatever else has the plan in its environment, such as the
+keeper that launched the attempt; ``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
 
 The processes of an attempt carry its label in their environment. A notebook or script that is run by hand does not: it
 is the attempt's owner, and is named where the agent or ``qcity.up()`` arms itself.
@@ -27,9 +28,10 @@ from qcity_nb import points
 
 __all__ = ["Action", "Plan", "arm", "hits", "strike", "struck"]
 
-Action = Literal["kill", "host", "stop", "stop-self"]
+Action = Literal["kill", "host", "machine", "stop", "stop-self"]
 
 LABEL = "QCITY_ATTEMPT"
+PLAN = "QCITY_CHAOS"
 _WIDTH = 64
 
 
@@ -52,9 +54,9 @@ class Plan:
         return json.dumps({**plan, "plant": self.plant} if self.plant else plan)
 
 
-def _attempt_processes(label: str) -> list[int]:
-    """All processes whose environment carries the label, this one excepted."""
-    wanted = f"{LABEL}={label}".encode()
+def _processes_with(name: str, value: str) -> list[int]:
+    """All processes that have this in their environment, this one excepted."""
+    wanted = f"{name}={value}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
@@ -73,11 +75,14 @@ def strike(action: Action, *, attempt: str = "", owner: int = 0) -> None:
         attempt: its label, where this process's environment does not carry it.
         owner: a process of the attempt that has no label; 0: none.
     """
-    number = signal.SIGKILL if action in ("kill", "host") else signal.SIGSTOP
-    if action in ("host", "stop"):
+    number = signal.SIGSTOP if action in ("stop", "stop-self") else signal.SIGKILL
+    if action in ("host", "machine", "stop"):
         label = os.environ.get(LABEL, "") or attempt
         for _ in range(2):  # one that was being born during the first look is seen by the second
-            found = _attempt_processes(label) if label else []
+            found = _processes_with(LABEL, label) if label else []
+            if action == "machine":
+                # The keeper first, or it sees the others die and acts.
+                found = [*_processes_with(PLAN, os.environ.get(PLAN, "")), *found]
             if owner not in (0, os.getpid(), *found):
                 found.append(owner)
             for pid in found:

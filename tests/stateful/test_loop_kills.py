@@ -23,7 +23,7 @@ from qcity_nb import points
 
 EVERY = st.sampled_from([1, 1, 2, 3, "0.001s", "60s", None])
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=100,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
@@ -59,6 +59,12 @@ def finish(world: World, program: Any, kills: list[int]) -> tuple[dict[str, Any]
     raise AssertionError("the last attempt is not killed")
 
 
+def _facts(world: World) -> collections.Counter[tuple[Any, ...]]:
+    return collections.Counter(
+        (row.loop, row.iteration, row.ordinal, row.key, row.step, row.value) for row in world.rows()
+    )
+
+
 def compare(program: Any, kills: list[int]) -> Seen:
     with world() as calm, world() as stormy:
         state, generators, once = finish(calm, program, [])
@@ -69,10 +75,7 @@ def compare(program: Any, kills: list[int]) -> Seen:
             if key in ("w", "t"):
                 assert bytes(np.asarray(other[key])) == bytes(np.asarray(state[key]))
         assert others == generators
-        facts = lambda rows: collections.Counter(  # noqa: E731
-            (row.loop, row.iteration, row.ordinal, row.key, row.step, row.value) for row in rows
-        )
-        expected, found = facts(calm.rows()), facts(stormy.rows())
+        expected, found = _facts(calm), _facts(stormy)
         assert found == expected
         assert not expected or max(expected.values()) == 1
         stored = collections.Counter((row.key, row.step, row.timestamp_ms, row.value) for row in stormy.rows())

@@ -105,6 +105,14 @@ def digest(state: dict[str, Any]) -> str:
     return whole.hexdigest()
 
 
+def come_to(state: dict[str, Any], draws: list[Any]) -> None:
+    """Leave the digest and the generators' next draws; whole, or not at all."""
+    final = Path(os.environ["KILL_FINAL"])
+    draft = final.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps({"weights": digest(state), "draws": draws}))
+    draft.replace(final)
+
+
 def main() -> None:
     """Train, and leave the digest."""
     if node := os.environ.get("KILL_NODE"):
@@ -130,11 +138,7 @@ def main() -> None:
         import torch
 
         draws.append(float(torch.rand(1)))
-    result = {"weights": digest(state), "draws": draws}
-    final = Path(os.environ["KILL_FINAL"])
-    draft = final.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(result))
-    draft.replace(final)
+    come_to(state, draws)
     city.finish()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
+
+from qcity_nb.notebook.panel import MIME
 from qcity_nb.records import Head
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
@@ -28,18 +32,70 @@ ATTEMPTS = 6
 """More deaths than any plan holds mean that the run does not get on."""
 
 
+CELLS = (
+    "# A first cell, which is run again.\nimport os\nfrom train import *\nnote('try 0')\nprint('imported')",
+    """random.seed(5)
+np.random.seed(6)
+state, step = numpy_state()
+city = qcity.up()
+city.log(begun=1.0)
+city.panel()
+print('before the loop', state['t'])""",
+    """print('the loop begins')
+for i in city.loop(range(ITERATIONS), state=state, every=1):
+    note(f'start {i}')
+    loss = step()
+    city.log(loss=loss, third=float(i // 3))
+    city.log(third=float(i // 3))
+    print(f'{i}: {loss!r}')
+    if i % 4 == 3:
+        display({'text/plain': f'after {i + 1}', 'text/html': f'<b>{i + 1}</b>'}, raw=True)
+    time.sleep(0.06)
+    note(f'done {i}')
+print('the loop has ended')""",
+    "city.log(ended=2.0)\ncome_to(state, [random.random(), float(np.random.random())])\ndigest(state)",
+)
+"""The workload as a notebook: streams, displays, a panel of ours, and a last result."""
+
+
+def notebook() -> Any:
+    """The notebook; the same ids each time, so that it is the same notebook."""
+    cells = [nbformat.v4.new_code_cell(source, id=f"cell-{n}") for n, source in enumerate(CELLS)]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python"}})
+
+
+def outputs(data: str) -> list[list[Any]]:
+    """What each cell of an executed notebook shows, our own displays and the pieces of streams aside."""
+    shown: list[list[Any]] = []
+    for cell in nbformat.reads(data, as_version=4).cells:
+        mine: list[Any] = []
+        for output in cell.outputs:
+            if MIME in output.get("data", {}):
+                continue
+            if output.output_type == "stream":
+                if mine and mine[-1][0] == output.name:
+                    mine[-1] = (output.name, mine[-1][1] + output.text)
+                else:
+                    mine.append((output.name, output.text))
+            else:
+                mine.append((output.output_type, dict(output.data)))
+        shown.append(mine)
+    return shown
+
+
 @dataclass(slots=True)
 class World:
     """A store and a tracker that outlive every machine, and the machine of the day."""
 
     root: Path
     tracking: str
-    project: str
+    project: str = "killed"
     machine: int = 0
     codes: list[int] = field(default_factory=list)
     strikes: list[int] = field(default_factory=list)
     """How many points had been hit when each attempt ended."""
     is_torch: bool = False
+    is_notebook: bool = False
     published: list[int] = field(default_factory=list)
     """The step that the store was at when each machine was dead."""
 
@@ -70,8 +126,9 @@ class World:
 
     def environ(self, plan: chaos.Plan) -> dict[str, str]:
         """The environment of whatever runs on this machine."""
-        ours = ("QCITY_", "KILL_", "MLFLOW_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "KILL_", "MLFLOW_"))
+        }
         return {
             **kept,
             "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
@@ -97,6 +154,7 @@ class World:
             work.mkdir(parents=True)
             (work / "pyproject.toml").write_text(f'[tool.qcity]\nproject = "{self.project}"\n')
             shutil.copy(HERE / "kill_workload.py", work / "train.py")
+            nbformat.write(notebook(), work / "train.ipynb")
         return work
 
     def bury(self) -> None:
@@ -105,18 +163,19 @@ class World:
         self.machine += 1
 
     def attempt(self, plan: chaos.Plan) -> int:
-        """One try of the script on the machine; its exit code, negative for a signal."""
+        """One try of the script, or of ``qcity run``, on the machine; its exit code, negative for a signal."""
         work = self.build()
+        command = ["-m", "qcity_nb.cli", "run", "train.ipynb"] if self.is_notebook else ["train.py"]
         with (self.root / "output").open("ab") as output:
             done = subprocess.run(
-                [sys.executable, "train.py"],
+                [sys.executable, *command],
                 cwd=work,
                 env=self.environ(plan),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 check=False,
-                timeout=60,
+                timeout=80,
             )
         self.codes.append(done.returncode)
         self.strikes.append(len(chaos.hits(self.hits)))
@@ -162,10 +221,10 @@ class World:
         return "\n".join(parts)
 
 
-def database(template: Path, root: Path) -> str:
-    """An empty MLflow database of the world's own; returns its address."""
+def world_in(root: Path, template: Path, *, is_torch: bool = False, is_notebook: bool = False) -> World:
+    """A world with an empty MLflow database of its own."""
     shutil.copyfile(template, root / "mlflow.db")
-    return f"sqlite:///{root / 'mlflow.db'}"
+    return World(root=root, tracking=f"sqlite:///{root / 'mlflow.db'}", is_torch=is_torch, is_notebook=is_notebook)
 
 
 def processes(root: Path) -> dict[int, str]:
@@ -227,6 +286,7 @@ class Result:
     final: Any
     tracked: Tracked
     hits: list[tuple[str, int]]
+    outputs: list[list[Any]]
 
 
 def result(world: World) -> Result:
@@ -239,15 +299,14 @@ def result(world: World) -> Result:
         final=json.loads(world.final.read_text()),
         tracked=tracked(world.tracking, world.project),
         hits=chaos.hits(world.hits),
+        outputs=outputs(open_store(str(world.store)).get(head.run, head.executed).decode()) if head.executed else [],
     )
 
 
-def uninterrupted(root: Path, tracking: str, project: str, *, is_torch: bool = False) -> Result:
+def uninterrupted(world: World) -> Result:
     """The workload with nobody killing it."""
-    world = World(root=root, tracking=tracking, project=project, is_torch=is_torch)
-    root.mkdir(parents=True, exist_ok=True)
     assert world.attempt(chaos.Plan(log=str(world.hits))) == 0, world.tail()
-    wait_gone(root)
+    wait_gone(world.root)
     return result(world)
 
 
@@ -261,6 +320,7 @@ def check(world: World, reference: Result, *, is_machine_dead: bool) -> None:
     )
     assert found.tracked.params == reference.tracked.params
     assert found.tracked.status == "FINISHED"
+    assert found.outputs == reference.outputs, world.tail()
     check_executions(world, is_machine_dead=is_machine_dead)
 
 
@@ -274,7 +334,7 @@ def check_executions(world: World, *, is_machine_dead: bool) -> None:
     begins, so one that was confirmed holds at least everything that was saved before the publish before it was
     confirmed: nothing from before the last but one confirmed publish is executed again. In the log of crash points,
     which all processes append to, that is what had been saved (``local.after``) before the last but one
-    ``publish.head.after`` that follows a ``publish.files.after``.
+    ``publish.head.after`` that ends the publish of a checkpoint. Nor is anything that the store has.
     """
     attempts: list[list[tuple[str, int]]] = []
     for line in world.log.read_text().splitlines():
@@ -310,17 +370,41 @@ def _surely_published(hits: list[tuple[str, int]], begun: list[int], *, is_first
     kernel = next((pid for name, pid in hits if name == "capture.before"), 0)
     saved: list[int] = []
     """How many checkpoints the kernel had saved when each publish was confirmed."""
-    count, is_sent = 0, False
+    count, is_captured, sending = 0, False, ""
     for name, pid in hits:
-        if name == "local.after" and pid == kernel:
-            count += 1
-        elif name == "publish.files.after":
-            is_sent = True
-        elif name == "publish.head.after" and is_sent:
-            is_sent = False
+        if pid == kernel:
+            # Other saves, of rows logged outside loops, add no iteration.
+            if name == "local.after" and is_captured:
+                count, is_captured = count + 1, False
+            is_captured = is_captured or name == "capture.after"
+        elif name in ("local.pack", "local.after"):
+            # The agent packs a checkpoint for the store; or, before the kernel begins, one that it brought here.
+            sending = "packed" if name == "local.pack" else ""
+        elif name == "publish.files.after" and sending:
+            sending = "sent"
+        elif name == "publish.head.after" and sending == "sent":
+            sending = ""
             saved.append(count)
     if len(saved) < 2 or not saved[-2]:
         return 0
     # The first attempt saves once as the loop begins; every later save is that of one more iteration.
-    # After the last one, what was logged behind the loop is saved too.
-    return min(begun[0] + saved[-2] - (1 if is_first else 0), ITERATIONS)
+    return begun[0] + saved[-2] - (1 if is_first else 0)
+
+
+def moments(rng: random.Random, quiet: Result, world: World, action: chaos.Action) -> chaos.Plan:
+    """A plan that strikes at one of the quiet run's hits, and in a third of the cases again while that is mended.
+
+    Head-only writes are beats, whose number depends on how fast this machine is today; without them, a run has at
+    least so many hits. So the n-th is always reached; which point it is may differ by a beat.
+    """
+    counts = Counter(name for name, _ in quiet.hits)
+    beats = counts["publish.head.after"] + counts["publish.head.before"] - 2 * counts["publish.files.after"]
+    sure = len(quiet.hits) - beats
+    kills: dict[str, chaos.Action] = {}
+    if rng.random() < 1 / 3:
+        first = rng.randint(1, sure * 2 // 3)
+        kills[str(first + rng.randint(3, 20))] = action
+    else:
+        first = rng.randint(1, sure)
+    kills[str(first)] = action
+    return chaos.Plan(log=str(world.hits), kills=kills)

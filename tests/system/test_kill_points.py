@@ -33,13 +33,12 @@ def number(name: str) -> int:
 
 @pytest.fixture(scope="module")
 def quiet(mlflow_template: Path, tmp_path_factory: pytest.TempPathFactory) -> killing.Result:
-    root = tmp_path_factory.mktemp("quiet")
-    return killing.uninterrupted(root, killing.database(mlflow_template, root), "quiet")
+    return killing.uninterrupted(killing.world_in(tmp_path_factory.mktemp("quiet"), mlflow_template))
 
 
 @pytest.fixture
 def world(mlflow_template: Path, tmp_path: Path) -> killing.World:
-    return killing.World(root=tmp_path, tracking=killing.database(mlflow_template, tmp_path), project="killed")
+    return killing.world_in(tmp_path, mlflow_template)
 
 
 def test_a_quiet_script_hits_every_point(quiet: killing.Result) -> None:
@@ -68,3 +67,12 @@ def test_dead_process(name: str, world: killing.World, quiet: killing.Result) ->
     else:
         assert world.codes == [-9, 0]
     killing.check(world, quiet, is_machine_dead=False)
+
+
+@pytest.mark.parametrize(("fault", "told"), [("generators", "weights or draws differ"), ("rows", "too many")])
+def test_these_checks_can_fail(fault: str, told: str, world: killing.World, quiet: killing.Result) -> None:
+    """With a planted fault, the same kill is found out."""
+    plan = chaos.Plan(log=str(world.hits), at={"local.after": [6]}, action="kill", plant=fault)
+    world.supervise(plan, is_machine_dead=False)
+    with pytest.raises(AssertionError, match=told):
+        killing.check(world, quiet, is_machine_dead=False)

@@ -52,7 +52,7 @@ for i in city.loop(range(int(os.environ["COUNT"])), state, every=1):
     state["total"][0] += 0.1 * i
     city.log(total=state["total"][0])
     time.sleep(float(os.environ["PAUSE_S"]))
-city.session.ask("end", wait_s=60, state="succeeded")
+city.session.contact.ask("end", wait_s=60, state="succeeded")
 """
 
 KEEPER = """

@@ -133,6 +133,7 @@ def broken(project: Path) -> None:
     (project / "plain.ipynb").write_text(notebook("1"))
     (project / "cells.ipynb").write_text('{"cells": [1], "nbformat": 4}')
     put(project, "done-abc123-1", state="succeeded")
+    put(project, "dull-abc123-1", state="succeeded")
     store = project / "corrupt"
     made = open_store(str(store))
     made.publish("bad-1", b"rubbish", expect=None)
@@ -156,7 +157,10 @@ def broken(project: Path) -> None:
         ("run train.ipynb -o missing/out.ipynb", 2, "no directory missing"),
         ("run train.ipynb --state ftp://x", 2, "ftp"),
         ("run train.ipynb --state train.ipynb", 6, "train.ipynb"),
+        ("run train.ipynb --state /proc/qcity", 6, "/proc/qcity"),
+        ("run train.ipynb -o train.ipynb/out.ipynb", 2, "no directory train.ipynb"),
         ("show nothing", 2, "no run 'nothing'"),
+        ("show d", 2, "may be any of done-abc123-1, dull-abc123-1"),
         ("show bad-1 --state corrupt", 6, "cannot be read"),
         ("keep --run bad-1 --state corrupt", 6, "cannot be read"),
         ("logs done", 2, "no attempt of done-abc123-1"),
@@ -178,6 +182,27 @@ def test_bad_input_gets_one_line_and_its_exit_code(
     assert said.err.count("\n") == 1
     assert words in said.err
     assert sorted(open_store(str(project / ".qcity" / "store")).runs()) == before, "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("[tool.qcity", "pyproject.toml is not valid TOML"),
+        ("[tool.qcity]\ncolour = 1", "unknown key 'colour'"),
+        ("[tool.qcity]\nttl = 5\nbeat = 2", "under three beats"),
+        ("[tool.qcity]\nttl = 'soon'", "ttl"),
+    ],
+)
+def test_a_broken_project_gets_one_line(
+    project: Path, table: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "pyproject.toml").write_text(table)
+    for argv in (["run", "train.ipynb"], ["ps"], ["keep", "--once"]):
+        assert cli.main(argv) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert said.err.startswith("qcity: ")
+        assert words in said.err
 
 
 def test_a_traceback_is_shown_on_request(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

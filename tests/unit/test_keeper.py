@@ -318,7 +318,14 @@ def test_the_tracker_is_settled_until_it_says_so() -> None:
     world.clock.advance(10)
     keeper.reconcile(RUN)
     assert asked == [RUN, RUN]
-    assert is_settled(world.head)
+    assert is_settled(world.head, tracking="")
+
+
+def test_without_a_tracker_there_is_nothing_to_wait_for() -> None:
+    ended = replace(NEW, state="succeeded", outbox="outbox/e1-a.jsonl")
+    assert is_settled(ended, tracking="")
+    assert not is_settled(ended, tracking="http://tracker")
+    assert not is_settled(replace(ended, tracked=Tracked(uri="http://tracker")), tracking="")
 
 
 def test_an_unknown_run_is_said_and_one_bad_run_does_not_keep_others_waiting() -> None:

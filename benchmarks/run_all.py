@@ -1,0 +1,94 @@
+"""All benchmarks, one after the other: prints their tables and rewrites the results in README.md.
+
+python benchmarks/run_all.py            # 20 to 40 minutes on a machine that does nothing else
+python benchmarks/run_all.py --quick    # a smoke: writes nothing, its numbers mean nothing
+python benchmarks/run_all.py up relaunch
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import measure
+from measure import Report
+
+HERE = Path(__file__).resolve().parent
+NAMES = ("import_time", "up", "relaunch", "log_call", "supervision", "dvc_fetch")
+BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
+
+
+def one(name: str, folder: Path, *, quick: bool) -> Report:
+    """Run one benchmark in a process of its own."""
+    file = folder / f"{name}.json"
+    command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file), *(["--quick"] if quick else [])]
+    subprocess.run(command, check=True, env=measure.environment())
+    return measure.load(file)
+
+
+def commit() -> str:
+    """The checkout's commit, and whether it was clean."""
+    try:
+        name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=HERE, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return name.stdout.strip() + (" with changes" if dirty.stdout.strip() else "")
+
+
+def results(reports: list[Report], *, load: float) -> str:
+    """The section between the markers."""
+    lines = [
+        f"Measured {datetime.now(UTC):%Y-%m-%d} at commit {commit()}, on {measure.machine()} Load average before: "
+        f"{load:.1f}.",
+        "",
+        "| budget | measured | limit | |",
+        "|---|---|---|---|",
+    ]
+    for report in reports:
+        for budget in report.budgets:
+            sign = "≥" if budget.at_least else "≤"
+            met = "met" if budget.is_met else "**missed**"
+            lines.append(
+                f"| {budget.what} | {budget.measured:,.3g} {budget.unit} | {sign} {budget.limit:,.3g} {budget.unit} "
+                f"| {met} |"
+            )
+    return "\n".join([*lines, "", *(report.markdown() for report in reports)])
+
+
+def rewrite(page: str, section: str) -> str:
+    """The page with another section between its markers."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    assert BEGIN in page, "README.md has lost its markers"
+    assert END in rest, "README.md has lost its markers"
+    return f"{head}{BEGIN}\n\n{section.rstrip()}\n\n{END}{tail}"
+
+
+def main() -> int:
+    """Run what is asked for; a full run of all rewrites README.md."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="a smoke: few rounds, nothing written")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    load, began = os.getloadavg()[0], time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="qcity-bench-") as folder:
+        reports = [one(name, Path(folder), quick=args.quick) for name in args.names or NAMES]
+    section = results(reports, load=load)
+    if not args.quick and not args.names:
+        page = HERE / "README.md"
+        page.write_text(rewrite(page.read_text(encoding="utf-8"), section), encoding="utf-8")
+    print(f"{len(reports)} benchmarks in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

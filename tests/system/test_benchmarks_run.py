@@ -1,0 +1,86 @@
+"""The benchmarks run, parse and report: a smoke, which says nothing of how large the numbers are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+
+pytestmark = pytest.mark.kill
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["import_time", "up", "log_call"])
+def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["budgets"]
+    assert report["numbers"]
+    measured = [*report["numbers"].values(), *(budget["measured"] for budget in report["budgets"])]
+    assert all(math.isfinite(value) and value > 0 for value in measured), report
+    assert all(len(row) == len(report["columns"]) for row in report["rows"])
+    assert f"### {report['title']}" in done.stdout
+
+
+def test_every_benchmark_is_run_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_all = load("run_all", monkeypatch)
+    scripts = {file.stem for file in FOLDER.glob("*.py")} - {"measure", "run_all"}
+    assert set(run_all.NAMES) == scripts
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}.py`" in page for name in scripts)
+    section = "measured\n"
+    changed = run_all.rewrite(page, section)
+    assert "\nmeasured\n" in changed
+    assert changed.count(run_all.BEGIN) == changed.count(run_all.END) == 1
+    assert run_all.rewrite(changed, section) == changed
+    with pytest.raises(AssertionError, match="markers"):
+        run_all.rewrite("no markers", section)
+
+
+def test_statistics_are_taken_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = load("measure", monkeypatch)
+    order: list[str] = []
+
+    def contestant(name: str, value: float) -> float:
+        order.append(name)
+        return value
+
+    samples = measure.interleave({"a": lambda: contestant("a", 1.0), "b": lambda: contestant("b", 2.0)}, rounds=2)
+    assert order == ["a", "b", "b", "a", "a", "b"], "in turning order, after a round that does not count"
+    assert samples == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+    ratio = measure.pairwise([1.0, 9.0, 4.0], [2.0, 3.0, 4.0])
+    assert (ratio.median, ratio.low, ratio.high, ratio.n) == (1.0, 0.5, 3.0, 3)
+
+
+def test_a_missed_budget_says_by_how_much_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = load("measure", monkeypatch)
+    missed = measure.Budget(what="up", limit=0.5, measured=1.0, unit="s", why="A slow disk.")
+    assert not missed.is_met
+    assert "missed 2 times over**. A slow disk." in missed.text()
+    floor = measure.Budget(what="drain", limit=3000.0, measured=1000.0, unit="rows/s", at_least=True)
+    assert not floor.is_met
+    assert "missed 3 times over" in floor.text()
+    assert measure.Budget(what="lost", limit=0, measured=0, unit="rows").is_met
+    assert "**missed**" in measure.Budget(what="lost", limit=0, measured=3, unit="rows").text()
