@@ -307,6 +307,8 @@ class City:
         while self.is_up and time.monotonic() < until:
             time.sleep(0.005)
         self.refresh()
+        if self._panel is not None:
+            self._panel.close()  # the buttons would ask an agent that is gone
         if self._process is not None:
             self._process.wait(timeout=30)
 

@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"qcity {__version__}")
     top.add_argument("--traceback", action="store_true", help="show where in qcity an error arose")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help_: str, examples: str, call: tuple[str, str]) -> argparse.ArgumentParser:
         sub = commands.add_parser(

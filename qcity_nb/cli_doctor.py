@@ -143,6 +143,7 @@ def doctor(args: argparse.Namespace) -> int:
         field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
         for field in fields(given)
         if field.name not in ("origin", "project")
+        and not (field.name in ("desk", "chaos") and not getattr(given, field.name))  # not for people
     }
     findings = [
         Finding(

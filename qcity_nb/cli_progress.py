@@ -112,12 +112,12 @@ class Progress:
         if head.epoch != before.epoch and head.holder is not None:
             where = f"{head.holder.host}{f' ({head.holder.node})' if head.holder.node else ''}"
             newest = head.checkpoint
-            went_on = f", goes on from step {newest.step}" if newest else ""
+            went_on = f"; the store has step {newest.step}" if newest else ""
             self.say(f"{head.run}: attempt {head.epoch} holds the run on {where}{went_on}")
         if head.failure is not None and head.failure != before.failure and head.state == "running":
             self.say(f"{head.run}: {head.failure.message}; the next attempt tells whether it happens again")
         if head.wanted.state != before.wanted.state and head.state == "running":
-            self.say(f"{head.run}: wanted: {head.wanted.state}")
+            self.say(f"{head.run}: asked to {'stop' if head.wanted.state == 'stopped' else 'go on'}")
         if head.state != before.state:
             self.say(f"{head.run}: {state_of(head)}")
 

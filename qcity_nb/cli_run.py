@@ -17,7 +17,7 @@ from types import FrameType
 
 from qcity_nb import errors, hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
-from qcity_nb.errors import GaveUp, QcityError, StoreError, StoreRefused, UsageError
+from qcity_nb.errors import GaveUp, NotebookInvalid, QcityError, StoreError, StoreRefused, UsageError
 from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
 from qcity_nb.keeper import Keeper, Outcome, is_settled
@@ -59,6 +59,15 @@ def _check_hosts(names: tuple[str, ...], given: Settings) -> None:
         hosts.launcher(name, given)
 
 
+def _check_kernel(name: str, notebook: Path) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    there = KernelSpecManager().find_kernel_specs()
+    if name not in there:
+        hint = f"there are: {', '.join(sorted(there))}" if there else 'pip install "qcity-nb[local]" brings one'
+        raise NotebookInvalid(f"{short(notebook)} asks for the kernel {name!r}, which is not installed; {hint}")
+
+
 def run(args: argparse.Namespace) -> int:
     """``qcity run``."""
     path = Path(args.notebook).expanduser().absolute()
@@ -67,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     values = parameters.typed(asked, [(name, text) for name, text in args.parameter], notebook=path.name)
     names = args.on or given.hosts
     _check_hosts(names, given)
+    if names == ("local",):
+        _check_kernel(asked.kernel, path)
     root = given.project.root
     inside = path.is_relative_to(root)
     output = ".qcity/executed/{run}.ipynb"

@@ -34,6 +34,11 @@ def _since(at: str) -> float | None:
         return None
 
 
+def _when(at: str) -> str:
+    """An ISO time in UTC, to the second."""
+    return at[:19].replace("T", " ")
+
+
 def _ago(at: str) -> str:
     seconds = _since(at)
     return f"{age(seconds)} ago" if seconds is not None else "-"
@@ -142,7 +147,7 @@ def show(args: argparse.Namespace) -> int:
         ("state", state_of(head)),
         ("notebook", f"{head.notebook} in project {head.project}"),
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
-        ("made", f"{head.created} ({_ago(head.created)})"),
+        ("made", f"{_when(head.created)} ({_ago(head.created)})"),
         ("hosts", ", ".join(head.wanted.hosts)),
         ("holder", lease.describe(head.holder) if head.holder else "nobody"),
         ("attempts", f"{head.epoch} of at most {head.launches.since_epoch + head.relaunch.attempts}"),
@@ -172,7 +177,7 @@ def show(args: argparse.Namespace) -> int:
 def _event_row(event: Event) -> tuple[str, str, str, str]:
     shown = {key: value for key, value in event.data.items() if value not in ("", None)}
     data = ", ".join(f"{key}: {value}" for key, value in shown.items())
-    return event.at[:19].replace("T", " "), f"e{event.epoch}", event.kind, data
+    return _when(event.at), f"e{event.epoch}", event.kind, data
 
 
 def _log_files(store: Store, given: Settings, run: str) -> list[Path]:

@@ -48,6 +48,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "notebook.panel": {"ipywidgets"},
     "notebook.plot": {"matplotlib"},
     "cli_doctor": {"jupyter_client"},
+    "cli_run": {"jupyter_client"},
 }
 """The adapters, and what each may import. `testing` may import anything and is not listed."""
 

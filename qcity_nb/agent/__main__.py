@@ -18,13 +18,14 @@ from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
+from qcity_nb.agent.take import LetGo, Taker
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.clock import SystemClock
-from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, RunHeld, StoreError, StoreUnavailable
-from qcity_nb.records import Beat, Failure, Head, Holder, RunState
+from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError
+from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Answer, Desk, Request, Status, is_alive, process_state
-from qcity_nb.run.lease import Lease, Observer, acquire, read, rejoin
+from qcity_nb.run.lease import Lease
 from qcity_nb.stores import open_store
 
 __all__ = ["Agent", "main"]
@@ -38,14 +39,6 @@ DRAIN_S = 60.0
 """How long the end waits for the tracker; what is left is drained by a keeper."""
 DRAIN_TRIES = 3
 """How often in a row the tracker may fail to answer before the end waits no more."""
-
-
-class _LetGo(Exception):
-    """This attempt let go of the run already; the agent that did it died before it could say so."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__(head.state)
-        self.head = head
 
 
 class Agent:
@@ -91,75 +84,6 @@ class Agent:
                 self.desk.write_status(new)
                 self._shown = new
 
-    def take(self) -> Lease:
-        """Get the lease.
-
-        Raises:
-            RunHeld: a live holder has it.
-        """
-        config = self.config
-        if self.status.state == "held":
-            return self.take_again()
-        observer = Observer(self.clock)
-        first: Beat | None = None
-        judged = config.judged
-        while True:
-            try:
-                return acquire(self.store, config.run, self.me, judged=judged, clock=self.clock)
-            except RunHeld as held:
-                snapshot = read(self.store, config.run)
-                head = snapshot.head
-                judged = observer.judge(snapshot)
-                if head.holder is not None and (config.take_over or self._is_gone(head.holder)):
-                    judged = head.seen
-                if judged is None and head.holder is not None:
-                    if first is None or self._is_orphan(head.holder):
-                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
-                        first = head.seen
-                    if head.seen != first or not config.wait or not is_alive(config.owner.pid):
-                        raise
-                    self.show(message=f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
-                    self.clock.sleep(TICK_S)
-
-    def _is_gone(self, holder: Holder) -> bool:
-        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
-
-        Its agent alone is no proof: its owner starts another one.
-        """
-        if holder.node != self.config.node or not holder.pid:
-            return False
-        owner = holder.extra.get("owner", 0)
-        return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
-
-    def _is_orphan(self, holder: Holder) -> bool:
-        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
-        if holder.node != self.config.node or not is_alive(holder.pid):
-            return False
-        owner = holder.extra.get("owner", 0)
-        return isinstance(owner, int) and owner > 0 and not is_alive(owner)
-
-    def take_again(self) -> Lease:
-        """For an agent that died: the attempt holds the lease already.
-
-        Raises:
-            LeaseLost: no longer.
-            _LetGo: no longer, by its own will.
-        """
-        while True:
-            try:
-                return rejoin(self.store, self.config.run, self.me, clock=self.clock)
-            except StoreUnavailable as error:
-                # The notebook computes on into the local tier, with an agent that cannot reach the store or without.
-                if not is_alive(self.config.owner.pid, self.config.owner.started):
-                    raise
-                self.show(message=f"store: {error}")
-                self.clock.sleep(min(self.config.beat_s, 5.0))
-            except LeaseLost:
-                head = read(self.store, self.config.run).head
-                if head.holder is None and head.epoch == self.status.epoch:
-                    raise _LetGo(head) from None  # nobody but the holder itself empties its place
-                raise
-
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
         path = tier_path(Path(self.config.local), lease.run, lease.epoch)
@@ -203,9 +127,11 @@ class Agent:
         """Everything; returns the exit code."""
         self.desk.write_status(self.status)
         try:
-            self.lease = self.take()
+            taker = Taker(self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text))
+            is_again = self.status.state == "held"
+            self.lease = taker.take_again(epoch=self.status.epoch) if is_again else taker.take()
             self.tier, self.publisher = self.restore(self.lease)
-        except _LetGo as gone:
+        except LetGo as gone:
             return self.ended(gone.head)
         except QcityError as error:
             state = "lost" if self.status.state == "held" and isinstance(error, LeaseLost) else "refused"
@@ -404,6 +330,7 @@ class Agent:
             state="ended",
             reason=head.state,
             drained_seq=head.tracked.drained_seq,
+            drained_rows=self.drain.sent_rows if self.drain else 0,
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
         )
         return 0

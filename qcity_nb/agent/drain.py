@@ -12,7 +12,7 @@ from typing import Literal
 
 from qcity_nb import points
 from qcity_nb.agent.adopt import published_rows
-from qcity_nb.errors import QcityError, TrackerMissing, TrackerUnavailable
+from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Store, Tracker
 from qcity_nb.records import Head, Row, Tracked
 from qcity_nb.run.lease import Lease, read
@@ -121,12 +121,13 @@ class Drain:
     _status: Literal["FINISHED", "FAILED", "KILLED"] | None = None
 
     def _loop(self) -> None:
-        pause_s = 1.0
+        pause_s, trouble = 1.0, ""
         while True:
             self._wake.wait()
             self._wake.clear()
             if self._leaving.is_set():
                 return
+            head = self._lease.head
             ending = self._ending.is_set()
             try:
                 self._step()
@@ -138,6 +139,16 @@ class Drain:
                     return
                 pause_s = 1.0
                 self.failures = 0
+                if trouble:
+                    trouble = ""
+                    self._say("")
+            except Missing as error:
+                if self._lease.head is not head:
+                    # The publisher replaced a segment while it was read here: the newest head names the new one.
+                    self._wake.set()
+                    continue
+                trouble = f"drain: {error}"
+                self._say(trouble)
             except TrackerMissing as error:
                 # Nothing will change while this process lives: the rows wait in the store for a keeper.
                 self._say(f"tracker: {error}")
@@ -146,9 +157,11 @@ class Drain:
                 return
             except TrackerUnavailable as error:
                 self.failures += 1
-                self._say(f"tracker: {error}")
+                trouble = f"tracker: {error}"
+                self._say(trouble)
             except QcityError as error:
-                self._say(f"drain: {error}")
+                trouble = f"drain: {error}"
+                self._say(trouble)
             if not self._is_empty() or self._tracker is None:
                 # The tracker, or the lease's confirmation, may come back: try again, ever more rarely.
                 self._wake.wait(pause_s)

@@ -29,6 +29,8 @@ class Asked:
     content: bytes
     defaults: Mapping[str, Any] | None
     """Parameters and their defaults; ``None``: no cell is tagged ``parameters``."""
+    kernel: str = "python3"
+    """The kernel that it asks for."""
 
 
 def read(path: Path) -> Asked:
@@ -60,7 +62,8 @@ def read(path: Path) -> Asked:
     if not any(_source(cell).strip() for cell in code):
         raise NotebookInvalid(f"{path} has no code to run")
     tagged = [cell for cell in code if "parameters" in (cell.get("metadata") or {}).get("tags", [])]
-    return Asked(content=content, defaults=_defaults(_source(tagged[0])) if tagged else None)
+    kernel = ((document.get("metadata") or {}).get("kernelspec") or {}).get("name") or "python3"
+    return Asked(content=content, defaults=_defaults(_source(tagged[0])) if tagged else None, kernel=str(kernel))
 
 
 def _source(cell: Mapping[str, Any]) -> str:

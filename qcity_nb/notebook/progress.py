@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qcity_nb.clock import iso_now
 from qcity_nb.notebook.session import Session
 from qcity_nb.notebook.view import LoopView, PanelView, Saved
+from qcity_nb.run.desk import Status
 
 if TYPE_CHECKING:
     from qcity_nb.hosts.detect import HostFacts
@@ -28,6 +29,18 @@ def loop_views(session: Session) -> tuple[LoopView, ...]:
     return tuple(views)
 
 
+def _ending(status: Status) -> str:
+    """Why this attempt is over, where the state does not say it."""
+    if status.state == "ended":
+        return {
+            "succeeded": "",
+            "failed": "",
+            "stopped": "",
+            "running": "let go: whoever takes the run next goes on from here",
+        }.get(status.reason, status.reason)
+    return status.reason
+
+
 def view_of(session: Session, host: HostFacts) -> PanelView:
     """The panel's view, now."""
     status = session.contact.look(now=True)
@@ -42,7 +55,9 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
     lease = "suspended" if status.state == "held" and now > status.until_s else status.state
     return PanelView(
         run=status.run,
-        state=status.reason if status.state == "ended" and status.reason in ("succeeded", "stopped") else "running",
+        state=status.reason
+        if status.state == "ended" and status.reason in ("succeeded", "failed", "stopped")
+        else "running",
         host=host.name,
         evidence=host.evidence,
         epoch=status.epoch,
@@ -57,6 +72,6 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         deaths=tuple(session.deaths),
         store=status.store,
         tracker=status.tracking,
-        messages=tuple(text for text in (status.message, status.stop, status.reason) if text),
-        at=iso_now(),
+        messages=tuple(text for text in (status.message, status.stop, _ending(status)) if text),
+        at=f"{iso_now()[:19].replace('T', ' ')} UTC",
     )

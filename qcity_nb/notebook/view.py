@@ -74,7 +74,8 @@ class PanelView:
 
 
 _STATES = {"running": "#3b82f6", "succeeded": "#2da44e", "failed": "#e5484d", "stopped": "#bf8700"}
-_GOOD_LEASES = ("", "held")
+_GOOD_LEASES = ("", "held", "ended")
+"""Worth no word: the state, or a message, says it."""
 _FAINT = "opacity:.68"
 _RULE = "1px solid var(--jp-border-color2, rgba(128,128,128,.32))"
 _MONO = "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-size:.92em"

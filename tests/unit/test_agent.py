@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from qcity_nb import agent, settings
-from qcity_nb.agent.__main__ import Agent
+from qcity_nb.agent.take import Taker
+from qcity_nb.clock import SystemClock
 from qcity_nb.records import Holder
+from qcity_nb.stores.memory import MemoryStore
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,10 @@ def test_a_holder_is_known_to_be_gone_only_with_both_its_processes(
     node: str, agent_lives: bool, owner_lives: bool, is_gone: bool, dead: int, tmp_path: Path
 ) -> None:
     given = settings.load(tmp_path, environ={})
-    rival = Agent(agent.config_for(given, run="r-1", attempt="r-1-b", host="local"))
+    config = agent.config_for(given, run="r-1", attempt="r-1-b", host="local")
+    me = Holder(attempt=config.attempt, host="local")
+    rival = Taker(MemoryStore(), config, me, SystemClock(), say=lambda text: None)
     pid, owner = (os.getpid() if lives else dead for lives in (agent_lives, owner_lives))
     where = agent.node_name() if node == "here" else node
     holder = Holder(attempt="r-1-a", host="local", node=where, pid=pid, extra={"owner": owner})
-    assert rival._is_gone(holder) is is_gone
+    assert rival.is_gone(holder) is is_gone

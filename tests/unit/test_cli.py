@@ -129,6 +129,7 @@ def broken(project: Path) -> None:
     (project / "text.ipynb").write_text("no json")
     (project / "list.ipynb").write_text("[]")
     (project / "old.ipynb").write_text(notebook("x", nbformat=3))
+    (project / "julia.ipynb").write_text(notebook("x", metadata={"kernelspec": {"name": "julia-1.9"}}))
     (project / "empty.ipynb").write_text(notebook("  "))
     (project / "plain.ipynb").write_text(notebook("1"))
     (project / "cells.ipynb").write_text('{"cells": [1], "nbformat": 4}')
@@ -148,6 +149,7 @@ def broken(project: Path) -> None:
         ("run list.ipynb", 2, "not a notebook"),
         ("run cells.ipynb", 2, "not a notebook"),
         ("run old.ipynb", 2, "nbformat 3"),
+        ("run julia.ipynb", 2, "asks for the kernel 'julia-1.9', which is not installed; there are: "),
         ("run empty.ipynb", 2, "no code"),
         ("run plain.ipynb -p x 1", 2, "takes no parameters"),
         ("run train.ipynb -p epoch 1", 2, "it knows epochs, lr, name"),
