@@ -80,7 +80,7 @@ def strike(action: Action, *, attempt: str = "", owner: int = 0) -> None:
         label = os.environ.get(LABEL, "") or attempt
         for _ in range(2):  # one that was being born during the first look is seen by the second
             found = _processes_with(LABEL, label) if label else []
-            if action == "machine":
+            if action == "machine" and os.environ.get(PLAN):
                 # The keeper first, or it sees the others die and acts.
                 found = [*_processes_with(PLAN, os.environ.get(PLAN, "")), *found]
             if owner not in (0, os.getpid(), *found):
