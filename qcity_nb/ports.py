@@ -134,6 +134,8 @@ class Tracker(Protocol):
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
 
+        A tag ``qcity.made`` belongs to the identity: runs of two stores may have the same id.
+
         Returns: the tracker's id for it.
         """
 

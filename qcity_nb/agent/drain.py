@@ -197,7 +197,7 @@ class Drain:
                 head.run,
                 experiment=self._experiment,
                 params=head.parameters,
-                tags={**self._tags, "qcity.attempts": str(head.epoch)},
+                tags={**self._tags, "qcity.attempts": str(head.epoch), "qcity.made": head.created},
             )
             self._set(run_id=run_id)
             self._started = True

@@ -32,7 +32,8 @@ def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
     tracker = open_tracker(uri)
     if tracker is None:
         return
-    run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags={"qcity.attempts": str(head.epoch)})
+    tags = {"qcity.attempts": str(head.epoch), "qcity.made": head.created}
+    run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=tags)
     drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
     tracker.end(run_id, status)
     tracked = Tracked(uri=uri, run_id=run_id, drained_seq=drained, status=status)

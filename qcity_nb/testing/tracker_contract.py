@@ -205,6 +205,15 @@ class TrackerContract:
         assert stored.tags["attempts"] == "2"
         assert stored.tags["qcity.run"] == run
 
+    def test_the_same_id_made_at_another_time_is_another_run(self, uri: str, run: str) -> None:
+        tracker = self.open(uri)
+        times = ("2026-01-01T00:00:00.000+00:00", "2026-01-01T00:00:00.001+00:00")
+        first, second = (
+            tracker.start(run, experiment="contract", params={}, tags={"qcity.made": made}) for made in times
+        )
+        assert first != second
+        assert tracker.start(run, experiment="contract", params={}, tags={"qcity.made": times[0]}) == first
+
     def test_many_and_long_params_and_tags(self, uri: str, run: str) -> None:
         tracker = self.open(uri)
         params = {f"p{n}": "v" * 7_000 if n % 50 == 0 else n for n in range(230)}

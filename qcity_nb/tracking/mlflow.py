@@ -31,9 +31,11 @@ from qcity_nb.tracking.patience import patience
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
+__all__ = ["MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
 
 RUN_TAG = "qcity.run"
+MADE_TAG = "qcity.made"
+"""When the run was made: two stores may have runs of the same id, on one server."""
 """The tag by which a run is found again."""
 
 SCHEMES = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql"})
@@ -141,13 +143,14 @@ class MlflowTracker:
         Args:
             experiment: its name; made if it is not there. Empty: MLflow's ``Default``.
             params: those that the tracker does not have yet are logged; MLflow lets none be changed.
-            tags: set, over older values; ``mlflow.runName`` is the run's name there (else ``run``).
+            tags: set, over older values; ``mlflow.runName`` is the run's name there (else ``run``). ``qcity.made``
+                belongs to the identity: a run with another value is another run.
         Returns: the tracker's id for it.
         """
         client = self._connect()
         experiment_id = self._experiment(client, experiment or "Default")
         named = {"mlflow.runName": run, **tags, RUN_TAG: run}
-        run_id = self._find(client, experiment_id, run)
+        run_id = self._find(client, experiment_id, run, tags.get(MADE_TAG, ""))
         if run_id is None:
             made = client.create_run(
                 experiment_id,
@@ -156,7 +159,7 @@ class MlflowTracker:
                 run_name=named["mlflow.runName"],
             ).info.run_id
             # Another client may have made one too, and so may a repeat of this request whose reply was lost.
-            run_id = self._find(client, experiment_id, run) or made
+            run_id = self._find(client, experiment_id, run, tags.get(MADE_TAG, "")) or made
         known = client.get_run(run_id)
         if known.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
@@ -227,10 +230,11 @@ class MlflowTracker:
             )
         return str(found.experiment_id)
 
-    def _find(self, client: MlflowClient, experiment_id: str, run: str) -> str | None:
-        if "'" in run or '"' in run:
+    def _find(self, client: MlflowClient, experiment_id: str, run: str, made: str) -> str | None:
+        if "'" in run + made or '"' in run + made:
             raise TrackerUnavailable(f"{run!r} is no run id")
-        found = client.search_runs([experiment_id], filter_string=f"tags.`{RUN_TAG}` = '{run}'", max_results=100)
+        same = f"tags.`{RUN_TAG}` = '{run}'" + (f" and tags.`{MADE_TAG}` = '{made}'" if made else "")
+        found = client.search_runs([experiment_id], filter_string=same, max_results=100)
         # All clients choose the same one, a used one first, then the oldest; empty others are nobody's.
         ranked = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
         for other in ranked[1:]:
