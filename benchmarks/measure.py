@@ -57,7 +57,11 @@ def pairwise(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 
 def interleave(contestants: Mapping[str, Callable[[], float]], *, rounds: int, warm: int = 1) -> dict[str, list[float]]:
-    """Run each contestant once a round, in turning order; the first ``warm`` rounds are not counted."""
+    """Run each contestant once a round, in turning order; the first ``warm`` rounds are not counted.
+
+    ``BENCH_ROUNDS`` in the environment is an upper bound on the rounds.
+    """
+    rounds = min(rounds, int(os.environ.get("BENCH_ROUNDS") or rounds))
     names = list(contestants)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warm + rounds):

@@ -75,10 +75,13 @@ def main() -> int:
     """Run what is asked for; a full run of all rewrites README.md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    parser.add_argument("--rounds", type=int, default=0, help="at most so many rounds of each")
     parser.add_argument("--quick", action="store_true", help="a smoke: few rounds, nothing written")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    if args.rounds:
+        os.environ["BENCH_ROUNDS"] = str(args.rounds)
     load, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="qcity-bench-") as folder:
         reports = [one(name, Path(folder), quick=args.quick) for name in args.names or NAMES]

@@ -151,7 +151,12 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
     try:
         published, read, trouble = load_published(store, head, incoming)
         floor = published.seq if published else 0
-        missing = published_rows(store, head, floor) if floor < top else {}
+        missing = {}
+        if floor < top:
+            try:
+                missing = published_rows(store, head, floor)
+            except Missing as error:
+                trouble.append(f"rows that were published cannot be read: {error}")
         covered = b"".join(missing[seq] for seq in sorted(missing))
         if published is None or read is None:
             return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)

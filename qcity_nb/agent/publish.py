@@ -25,6 +25,8 @@ from qcity_nb.run.lease import Edit, Lease
 
 __all__ = ["KEEP", "Publisher"]
 
+GONE_LOOKS = 5
+"""So many looks in a row for a segment that the head names and the store does not have."""
 KEEP = 3
 """Checkpoints that stay in the store: the newest, and two to fall back to."""
 
@@ -52,6 +54,10 @@ class Publisher:
         self._newest = published
         self._links: dict[str, str] = {}
         self._offset = desk.offset()
+        self._absent: dict[str, int] = {}
+        """How often a chain's newest segment was not there."""
+        self._condemned: set[str] = set()
+        """Garbage as of the last publish."""
         self._mine: set[str] = set()
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
         self._executed = b""
@@ -185,7 +191,21 @@ class Publisher:
         return b"" if data == self._executed else data
 
     def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
-        segment = journal.append(getattr(head, name), lines, folder=name, epoch=self._lease.epoch, read=self._read)
+        tip = getattr(head, name)
+        try:
+            segment = journal.append(tip, lines, folder=name, epoch=self._lease.epoch, read=self._read)
+        except Missing:
+            # A rival replaces a segment once, and the next look at the head names the new one. One that stays away
+            # is lost, and to wait for it would be for ever.
+            self._absent[tip] = self._absent.get(tip, 0) + 1
+            if self._absent[tip] < GONE_LOOKS:
+                raise
+            self._desk.note(
+                journal.event(
+                    "trouble", epoch=self._lease.epoch, message=f"{tip} is gone from {self._lease.store.address}"
+                )
+            )
+            segment = journal.append("", lines, folder=name, epoch=self._lease.epoch, read=self._read)
         files[segment.name] = segment.data
         if segment.replaced:
             dropped.append(segment.replaced)
@@ -199,8 +219,12 @@ class Publisher:
             for ref in head.checkpoints:
                 named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
-            mine = {n for n in stored if n in self._mine or n in dropped or self._is_superseded(n, head)}
-            garbage = sorted(mine - named)
+            self._mine.update(dropped)
+            unnamed = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
+            # Only what was garbage at the last publish too: should the newest head be damaged, the one before it
+            # still finds all that it names.
+            garbage = sorted(unnamed & self._condemned)
+            self._condemned = unnamed
             if garbage and (self._lease.is_confirmed or head.holder is None):
                 self._lease.store.delete(head.run, garbage)
                 self._mine.difference_update(garbage)
@@ -223,9 +247,9 @@ class Publisher:
         return self._links[name]
 
     def _is_superseded(self, name: str, head: Head) -> bool:
-        """Packs and manifests of epochs up to ours: no other attempt can ever name them in a new head."""
+        """Objects of epochs before ours: no other attempt can ever name them in a new head."""
         folder, _, rest = name.partition("/")
-        if folder not in ("packs", "checkpoints"):
+        if folder not in ("packs", "checkpoints", "journal", "outbox", "executed"):
             return False
         epoch = rest[1:].partition("-")[0]
         return epoch.isdigit() and int(epoch) < head.epoch
