@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qcity_nb import errors
+from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Desk, Status, is_alive
@@ -15,6 +16,7 @@ __all__ = ["Contact"]
 
 LOOK_S = 0.05
 """How often the desk is looked at from inside a hot loop."""
+WAIT_S = 1.0
 
 
 class Contact:
@@ -27,6 +29,8 @@ class Contact:
         self._status = status
         self._looked_s = float("-inf")
         self._alive_s = 0.0
+        self._clock = SystemClock()
+        self._waited_s = 0.0
 
     def look(self, *, now: bool = False) -> Status:
         """The agent's status, read at most every 50 ms unless ``now``."""
@@ -39,7 +43,25 @@ class Contact:
                 status = self._status
                 if status.state == "held" and not is_alive(status.pid) and self._revive is not None:
                     self._revive()
+            self._wait_once()
         return self._status
+
+    def _wait_once(self) -> None:
+        """The lease time has run out: this host slept, or the store is silent. The agent may be about to know.
+
+        Waits for its next word once for each lease time that ran out, and no longer than a second: a loop that was
+        stopped learns at its first boundary that it has a successor, and one whose store is away computes on.
+        """
+        ran_out_s = self._status.until_s
+        if self._status.state != "held" or ran_out_s in (0.0, self._waited_s) or self._clock.now_s() < ran_out_s:
+            return
+        self._waited_s = ran_out_s
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until and is_alive(self._status.pid):
+            time.sleep(0.01)
+            self._status = self.desk.status()
+            if self._status.state != "held" or self._status.until_s != ran_out_s:
+                return
 
     def check(self) -> None:
         """Raise if this attempt may not go on.
