@@ -58,6 +58,8 @@ class Publisher:
         """How often a chain's newest segment was not there."""
         self._condemned: set[str] = set()
         """Garbage as of the last publish."""
+        self._dropped_seq = 0
+        """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
         self._executed = b""
@@ -171,7 +173,9 @@ class Publisher:
             else:
                 # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
                 self._newest = self._published(head)
-            self._tier.drop_rows(draft.ref.seq)
+            # One publish late, for the same reason as in `_tidy`.
+            self._tier.drop_rows(self._dropped_seq)
+            self._dropped_seq = draft.ref.seq
         self._tidy(head, dropped)
         return head
 
