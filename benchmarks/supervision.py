@@ -165,7 +165,7 @@ def measured(quick: bool) -> Report:
             return watches[-1].wall_s
 
         contestants = {"qcity": ours, "plain": lambda: plain(folder), "again": lambda: plain(folder)}
-        samples = interleave(contestants, rounds=1 if quick else 3, warm=0)
+        samples = interleave(contestants, rounds=1 if quick else 2, warm=0)
     around = ("keeper", "attempt", "agent", "other")
 
     def total(parts: dict[str, float], names: tuple[str, ...]) -> float:
