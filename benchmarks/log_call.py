@@ -200,7 +200,7 @@ def lost(folder: Path, template: Path) -> dict[str, int]:
 
 def measured(quick: bool) -> Report:
     """Calls, drains and kills; stores in turn in every round."""
-    rounds, n = (1, 5_000) if quick else (5, 100_000)
+    rounds, n = (1, 5_000) if quick else (3, 20_000)
     rounds = min(rounds, int(os.environ.get("BENCH_ROUNDS") or rounds))
     rate: dict[tuple[str, str], list[float]] = {}
     calls: list[list[float]] = []
