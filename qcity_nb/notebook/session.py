@@ -5,6 +5,7 @@ Nothing here talks to the store: a checkpoint goes to the local tier, and the ag
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from qcity_nb.checkpoint.encode import decode_state
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import UsageError
+from qcity_nb.errors import StoreUnavailable, UsageError
 from qcity_nb.notebook.boundary import Loop
 from qcity_nb.notebook.contact import Contact
 from qcity_nb.notebook.interrupt import uninterrupted
@@ -27,6 +28,8 @@ __all__ = ["Session"]
 
 _QUOTED = str.maketrans({"%": "%25", "/": "%2F", "#": "%23", ":": "%3A"})
 """A name is one part of a key; these separate the parts."""
+NAMED_S = 60.0
+"""How long a loop waits until the store has a checkpoint that was given a name."""
 
 
 class Session:
@@ -39,6 +42,7 @@ class Session:
         *,
         revive: Callable[[], None] | None = None,
         clock: Clock | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         self.contact = Contact(desk, status, revive=revive)
         self.run = status.run
@@ -51,6 +55,7 @@ class Session:
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
         covered = folder / "covered.jsonl"
         self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
+        self.bests = self.ledger.bests
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
         """The loops that run, outermost first."""
@@ -65,11 +70,18 @@ class Session:
         self.saved_at_s = self.clock.now_s()
         self.force = False
         """Somebody asked for a checkpoint: the next boundary makes it."""
+        self.label = ""
+        """What the next checkpoint is to be called: it stays in the store for ever."""
+        self.deadline_s = deadline_s
+        """When this host ends its session, on ``clock``; ``None``: not known."""
+        self._began_s = self.clock.now_s()
+        self._alive_before_s = 0.0
         self.listeners: list[Callable[[], None]] = []
         self.deaths: list[int] = []
         """The steps that the run went on from, one for each time it died."""
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
+            self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
         self._rewind()
 
     # -- rows and cells -----------------------------------------------------------------------------------
@@ -126,6 +138,8 @@ class Session:
         records = self.manifest.loops if self.manifest is not None else ()
         self.open.clear()
         self.force = False
+        self.label = ""
+        self.bests.restore(self.manifest.values.get("best", {}) if self.manifest is not None else {})
         self.loops = {record.key: Loop.of(record) for record in records}
         for key, loop in self.loops.items():
             loop.touched = key in touched
@@ -273,9 +287,35 @@ class Session:
         """
         with uninterrupted():
             self._save(reason, step)
+        if self.label:
+            self._send_named()
         for listener in self.listeners:
             listener()
         return self.seq
+
+    def alive_s(self, now_s: float) -> float:
+        """How long the run has lived, over all attempts: of those that died, up to their last checkpoint."""
+        return self._alive_before_s + now_s - self._began_s
+
+    def _values(self) -> dict[str, Any]:
+        """What a manifest's ``values`` hold."""
+        going_on = {key for key, loop in self.loops.items() if not loop.finished}
+        found = {
+            "deaths": self.deaths,
+            "alive_s": round(self.alive_s(self.clock.now_s()), 3),
+            "best": self.bests.encode(going_on),
+            "name": self.label,
+        }
+        return {key: value for key, value in found.items() if value or key == "deaths"}
+
+    def _send_named(self) -> None:
+        """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
+        name, self.label, self.force = self.label, "", False
+        try:
+            self.contact.ask("flush", wait_s=NAMED_S)
+        except StoreUnavailable as error:
+            self.contact.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
+            warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
 
     def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
@@ -297,7 +337,7 @@ class Session:
             loops=tuple(records.values()),
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
             logged=batch.logged,
-            values={"deaths": self.deaths},
+            values=self._values(),
         )
         self.manifest = self.tier.save(manifest, objects, encode_rows(batch.rows))
         self.seq += 1
@@ -307,6 +347,6 @@ class Session:
         self.saved_at_s = self.clock.now_s()
         self.save_s = self.cost_s + self.saved_at_s - began_s
         self.cost_s = 0.0
-        if self.force:
+        if self.force and not self.label:
             self.force = False
             self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait
