@@ -88,11 +88,12 @@ def select(candidates: Iterable[Candidate], keep: Keep, *, limit: int = MAX_KEPT
     """
     newest = sorted(candidates, key=lambda one: -one.seq)
     named = {one.seq for one in newest if one.name}
-    spare = max(limit - len(named) - _reserved(keep), 1)
-    kept = named | {one.seq for one in newest[: min(keep.last, spare)]}
-    # The place of the best one is held free also while it is among the others: else the number of those of ``every``
-    # would go up again, and with it one that is gone already would be asked for.
-    room = max(limit - len(kept) - _reserved(keep), 0)
+    # Places are counted as if no checkpoint stayed for two reasons: when one such loses its second reason, the room for
+    # those of ``every`` would grow again, and one that is gone would be asked for.
+    places = limit - len(named) - _reserved(keep)
+    last = min(keep.last, max(places, 1))
+    kept = named | {one.seq for one in newest[:last]}
+    room = max(places - last, 0)
     regular = [seq for seq in _firsts(newest, keep.every) if seq not in kept]
     best = _best(newest, keep.goal)
     kept |= {*regular[:room], *best}

@@ -150,3 +150,32 @@ def test_calls_of_an_attempt_that_lost_the_run_say_so(world: World) -> None:
         city.log(a=1)
     with pytest.raises(LeaseLost, match="attempt x"):
         city.finish()
+
+
+def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> None:
+    city = city_of(world)
+    city.log(a=1.0)
+    with answering(world) as asked:
+        assert city.checkpoint(name="warm") == 1
+        assert world.session.manifest is not None
+        assert world.session.manifest.values["name"] == "warm"
+        for n in city.loop(range(3), {}, every="1h"):
+            if n == 0:
+                city.checkpoint(name="in the loop")
+                with pytest.raises(UsageError, match="'in the loop' already"):
+                    city.checkpoint(name="another")
+            if n == 1:
+                assert world.session.manifest.values["name"] == "in the loop"
+    assert set(asked) == {"flush"}
+    assert "name" not in world.session.manifest.values
+
+
+def test_a_name_is_refused_where_it_says_nothing_or_there_is_no_room(world: World) -> None:
+    city = city_of(world)
+    for name in (" ", "x" * 101, "a\nb"):
+        with pytest.raises(UsageError, match="printable"):
+            city.checkpoint(name=name)
+    world.show(names_left=0)
+    with pytest.raises(UsageError, match="as many named checkpoints"):
+        city.checkpoint(name="one too many")
+    assert world.session.seq == 0
