@@ -596,7 +596,7 @@ def test_a_value_that_a_refused_call_had_is_not_heard(world: World) -> None:
         seqs.append(world.session.seq)
         if n == 0:
             with pytest.raises(UsageError):
-                world.log(acc=1.0, name="x")  # type: ignore[arg-type]  # that is the mistake
+                world.log(acc=1.0, name="x")
     assert seqs == [1, 1, 1]
 
 

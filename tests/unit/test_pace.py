@@ -28,7 +28,8 @@ def due(every: Any, **changes: Any) -> bool:
 
 
 def test_whole_numbers_count_iterations_and_only_one_is_strict() -> None:
-    for every in (5, np.int64(5), every_steps(5)):
+    forms: list[Any] = [5, np.int64(5), every_steps(5)]
+    for every in forms:
         assert due(every)
         assert due(every, iterations=6)
         assert not due(every, iterations=4, elapsed_s=1e9)
