@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
+from typing import NamedTuple
 
 from qcity_nb.checkpoint.goal import Goal, Mode, goal
 from qcity_nb.errors import UsageError
@@ -30,9 +32,11 @@ OVERRUN_S = 300.0
 """A session that outlives its limit by so much has another limit: a longer plan, a job with its own timeout."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """What is known at a boundary."""
+_NOTHING: Mapping[Goal, float] = MappingProxyType({})
+
+
+class Moment(NamedTuple):
+    """What is known at a boundary. A tuple: one is made at each, and a frozen dataclass takes five times as long."""
 
     iterations: int
     """Of this loop, finished since its last save, whatever that save was for."""
@@ -46,9 +50,9 @@ class Moment:
     """Until the host ends this session; ``None``: no limit is known. Negative: it is over and yet alive."""
     longest_s: float = 0.0
     """The longest of the loop's newest iterations."""
-    heard: Mapping[Goal, float] = field(default_factory=dict)
+    heard: Mapping[Goal, float] = _NOTHING
     """The best value logged since the last boundary, for each goal of the pace."""
-    best: Mapping[Goal, float] = field(default_factory=dict)
+    best: Mapping[Goal, float] = _NOTHING
     """The best value at any boundary of this loop that was saved."""
 
 

@@ -33,24 +33,18 @@ class Watch:
         """
         session = self._session
         now_s = session.clock.now_s()
-        left_s = None
+        elapsed_s, cost_s = now_s - session.saved_at_s, session.save_s
+        mean_s = session.alive_s(now_s) / len(session.deaths) if session.deaths else None
+        left_s, longest_s = None, 0.0
         if session.deadline_s is not None:
             self._took_s.append(now_s - self._looked_s)
             self._looked_s = now_s
-            left_s = session.deadline_s - now_s
-        heard, best = session.bests.take(self._loop.key) if self.pace.goals else ({}, {})
-        return self.pace.is_due(
-            Moment(
-                iterations=iterations,
-                elapsed_s=now_s - session.saved_at_s,
-                cost_s=session.save_s,
-                failure_every_s=session.alive_s(now_s) / len(session.deaths) if session.deaths else None,
-                left_s=left_s,
-                longest_s=max(self._took_s, default=0.0),
-                heard=heard,
-                best=best,
-            )
-        )
+            left_s, longest_s = session.deadline_s - now_s, max(self._took_s)
+        moment = Moment(iterations, elapsed_s, cost_s, mean_s, left_s, longest_s)
+        if self.pace.goals:
+            heard, best = session.bests.take(self._loop.key)
+            moment = moment._replace(heard=heard, best=best)
+        return self.pace.is_due(moment)
 
     def keep(self) -> None:
         """This boundary is about to be saved: its values are those to beat."""
