@@ -394,7 +394,9 @@ def test_ps_lists_what_can_be_read_and_what_cannot(project: Path, capsys: pytest
     assert cli.main(["ps"]) == 0
     assert "no runs" in capsys.readouterr().out
     newest = CheckpointRef(name="c", digest="d", seq=4, epoch=2, step=17, at="2026-01-01T00:00:00.000+00:00")
-    put(project, epoch=2, checkpoints=(newest,))
+    put(project, epoch=2, checkpoints=(replace(newest, label="warm"),))
+    assert cli.main(["show", "train"]) == 0
+    assert "warm (step 17)" in capsys.readouterr().out
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     assert cli.main(["ps"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -553,6 +553,8 @@ def test_on_best_saves_where_a_strictly_better_value_was_logged(world: World) ->
     assert saved_after(world, values, on_best("loss", "max")) == [0, 6], "a new pass has no best yet"
     assert saved_after(world, values, on_best("acc")) == []
     assert saved_after(world, [1.0, *[0.0] * 5, -1.0, 0.0], every_steps(3) & on_best("loss")) == [2, 6]
+    # 0.0 comes between two third steps: it is neither saved nor counted at the next one.
+    assert saved_after(world, [5.0, 5.0, 1.0, 0.0, 3.0, 2.0, 4.0, 0.5, 9.0], every_steps(3) & on_best("loss")) == [2, 7]
 
 
 def test_the_best_is_what_it_was_at_the_boundary_that_a_new_attempt_goes_on_from(world: World) -> None:
@@ -579,7 +581,7 @@ def test_on_best_around_an_inner_loop_counts_what_that_one_logged_before_a_death
                 if die and (outer, inner) == (1, 2):
                     world.end(ok=False)
                     return seen
-                world.log(acc=0.1 * outer + (0.9 if (outer, inner) == (1, 0) else 0.0))
+                world.log(acc=0.9 if (outer, inner) == (1, 0) else 0.1 if outer == 0 else 0.0)
         world.end()
         return seen
 
