@@ -157,6 +157,9 @@ def show(args: argparse.Namespace) -> int:
     newest = head.checkpoint
     if newest is not None:
         rows.append(("checkpoint", f"step {newest.step}, {_ago(newest.at)}, {newest.name}"))
+    named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
+    if named:
+        rows.append(("named", ", ".join(named)))
     rows.append(("stored", f"{len(names)} objects in {store.address}; checkpoints {_size(size_bytes)}"))
     if head.tracked.uri:
         rows.append(("tracker", f"{head.tracked.uri} run {head.tracked.run_id}: {head.tracked.status}"))

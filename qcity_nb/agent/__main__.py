@@ -20,6 +20,7 @@ from qcity_nb.agent.publish import Publisher
 from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.agent.take import LetGo, Taker
 from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.retention import names_left
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError
 from qcity_nb.records import Failure, Head, Holder, RunState
@@ -114,7 +115,7 @@ class Agent:
             # What the newest published checkpoint has need not be sent again, unless some of it is damaged.
             with contextlib.suppress(CheckpointError, Missing):
                 base = manifest_of(self.store, lease.run, lease.head.checkpoint)
-        return tier, Publisher(lease, self.desk, tier, published=base)
+        return tier, Publisher(lease, self.desk, tier, published=base, keep=self.config.keep)
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
@@ -172,6 +173,7 @@ class Agent:
             until_s=self.lease.until_s,
             tier=str(tier_path(Path(self.config.local), head.run, self.lease.epoch)),
             stop=stop,
+            names_left=names_left(sum(1 for ref in head.checkpoints if ref.label), self.config.keep),
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
             published_step=head.checkpoint.step if head.checkpoint else 0,
             published_at_s=self._published_s if self._published_s > 0 else 0.0,

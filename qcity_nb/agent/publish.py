@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
+from qcity_nb.checkpoint.retention import Candidate, Keep, names_left, select
 from qcity_nb.clock import iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
@@ -22,13 +24,12 @@ from qcity_nb.records import CheckpointRef, Head
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Desk
 from qcity_nb.run.lease import Edit, Lease
+from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["KEEP", "Publisher"]
+__all__ = ["Publisher"]
 
 GONE_LOOKS = 5
 """So many looks in a row for a segment that the head names and the store does not have."""
-KEEP = 3
-"""Checkpoints that stay in the store: the newest, and two to fall back to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +46,16 @@ class _Draft:
 class Publisher:
     """Publishes under one lease. One thread at a time uses it."""
 
-    def __init__(self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None) -> None:
+    def __init__(
+        self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
+    ) -> None:
         self._lease = lease
         self._desk = desk
         self._tier = tier
         self._manifests: dict[str, Manifest] = {}
         """Manifests that the confirmed head names, as far as this attempt knows them."""
         self._newest = published
+        self._keep = keep or Keep()
         self._links: dict[str, str] = {}
         self._offset = desk.offset()
         self._absent: dict[str, int] = {}
@@ -109,10 +113,34 @@ class Publisher:
             step=manifest.step,
             size_bytes=size + len(data),
             at=iso_now(),
+            label=str(manifest.values.get("name", "")),
+            values=self._values(manifest.seq),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
         return _Draft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
+
+    def _values(self, seq: int) -> dict[str, float]:
+        """Of the metric that decides which checkpoint is the best.
+
+        Only from the rows that this checkpoint added: an older value is that of another state.
+        """
+        best = self._keep.best
+        found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
+        return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
+
+    def _kept(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
+        """The checkpoints that the next head names, newest first."""
+        if new.label and not names_left(sum(1 for ref in head.checkpoints if ref.label), self._keep):
+            message = f"checkpoint {new.seq} cannot be called {new.label!r}: the run has no room for another name"
+            self._desk.note(journal.event("trouble", epoch=self._lease.epoch, message=message))
+            new = replace(new, label="")
+        refs = {ref.seq: ref for ref in (new, *head.checkpoints)}
+        candidates = [
+            Candidate(seq=ref.seq, step=ref.step, value=ref.values.get(self._keep.best or ""), name=ref.label)
+            for ref in refs.values()
+        ]
+        return tuple(refs[one.seq] for one in select(candidates, self._keep))
 
     def publish(
         self,
@@ -147,8 +175,7 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                kept = (draft.ref, *head.checkpoints)[:KEEP]
-                head = replace(head, checkpoints=kept)
+                head = replace(head, checkpoints=self._kept(draft.ref, head))
                 if draft.rows:
                     head = self._chain(head, "outbox", draft.rows, files, dropped)
             if lines:

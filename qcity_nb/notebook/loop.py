@@ -20,6 +20,7 @@ from qcity_nb.notebook.boundary import Loop
 from qcity_nb.notebook.items import Items
 from qcity_nb.notebook.pace import Every, Pace, pace
 from qcity_nb.notebook.session import Session
+from qcity_nb.notebook.watch import Watch
 
 __all__ = ["begin"]
 
@@ -126,6 +127,7 @@ def _run(
     loop, is_known = _find(session, name)
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
     session.enter(loop)
+    watch = Watch(session, loop, when, is_new=not is_known)
     try:
         values = _resume(session, loop, items) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
@@ -133,51 +135,46 @@ def _run(
         for value in values:
             yield value
             session.advance(loop)
-            if _boundary(session, loop, when, saved_done):
+            if _boundary(session, loop, watch, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):
-            _finish(session, loop, when, saved_done)
+            _finish(session, loop, watch, saved_done)
     except GeneratorExit:
         session.leave(loop)
         raise
     finally:
+        watch.close()
         session.drop(loop)
 
 
-def _is_due(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
-    return (
-        bool(session.contact.look().stop)
-        or session.force
-        or when.is_due(
-            iterations=loop.done - saved_done,
-            elapsed_s=session.clock.now_s() - session.saved_at_s,
-            cost_s=session.save_s,
-        )
-    )
+def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
+    due = watch.is_due(loop.done - saved_done)  # first: it is to be asked at each boundary
+    return due or bool(session.contact.look().stop) or session.force
 
 
-def _boundary(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
+def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
     """Between two iterations; returns whether it was saved."""
     session.contact.check()
     if loop.done == loop.total and not session.contact.look().stop:
         return False  # it is over: the final state is saved as such
-    due = _is_due(session, loop, when, saved_done)
-    must = when.is_strict or bool(session.contact.look().stop) or session.force
-    if due and not must and session.is_saving and not when.waits:
+    due = _is_due(session, loop, watch, saved_done)
+    must = watch.pace.is_strict or bool(session.contact.look().stop) or session.force
+    if due and not must and session.is_saving and not watch.pace.waits:
         due = False  # the save before is still being written: rather a later one than a loop that waits
     if due or loop.has_inner:
         session.freeze(loop)
     if not due or not session.can_save():
         return False
+    watch.keep()
     session.save("every", step=loop.count, strict=must)
     session.contact.stop_if_asked()
     return True
 
 
-def _finish(session: Session, loop: Loop, when: Pace, saved_done: int) -> None:
+def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
     """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
     session.contact.check()
     session.finish(loop)
-    if loop.parent is None or (_is_due(session, loop, when, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count, strict=when.is_strict or bool(session.contact.look().stop))
+    if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
+        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.contact.look().stop))
         session.contact.stop_if_asked()

@@ -5,6 +5,7 @@ Nothing here talks to the store: a checkpoint goes to the local tier, and the ag
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from qcity_nb.checkpoint.engine import Engine, Saving
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import QcityError, UsageError
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.notebook.boundary import Draft, Loop
 from qcity_nb.notebook.contact import Contact
 from qcity_nb.notebook.interrupt import uninterrupted
@@ -29,6 +30,8 @@ __all__ = ["Session"]
 
 _QUOTED = str.maketrans({"%": "%25", "/": "%2F", "#": "%23", ":": "%3A"})
 """A name is one part of a key; these separate the parts."""
+NAMED_S = 60.0
+"""How long a loop waits until the store has a checkpoint that was given a name."""
 
 
 class Session:
@@ -41,6 +44,7 @@ class Session:
         *,
         revive: Callable[[], None] | None = None,
         clock: Clock | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         self.contact = Contact(desk, status, revive=revive)
         self.run = status.run
@@ -57,6 +61,7 @@ class Session:
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
         covered = folder / "covered.jsonl"
         self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
+        self.bests = self.ledger.bests
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
         """The loops that run, outermost first."""
@@ -71,11 +76,18 @@ class Session:
         self.saved_at_s = self.clock.now_s()
         self.force = False
         """Somebody asked for a checkpoint: the next boundary makes it."""
+        self.label = ""
+        """What the next checkpoint is to be called: it stays in the store for ever."""
+        self.deadline_s = deadline_s
+        """When this host ends its session, on ``clock``; ``None``: not known."""
+        self._began_s = self.clock.now_s()
+        self._alive_before_s = 0.0
         self.listeners: list[Callable[[], None]] = []
         self.deaths: list[int] = []
         """The steps that the run went on from, one for each time it died."""
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
+            self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
         self._rewind()
 
     # -- rows and cells -----------------------------------------------------------------------------------
@@ -138,6 +150,8 @@ class Session:
             loop.drop_snap()
         self.open.clear()
         self.force = False
+        self.label = ""
+        self.bests.restore(self.manifest.values.get("best", {}) if self.manifest is not None else {})
         self.loops = {record.key: Loop.of(record) for record in records}
         for key, loop in self.loops.items():
             loop.touched = key in touched
@@ -298,9 +312,35 @@ class Session:
         with uninterrupted():
             self.settle()
             self._save(reason, step)
-        if strict or self.force:
+        if strict or self.force or self.label:
             self.settle()
+        if self.label:
+            self._send_named()
         return self.seq
+
+    def alive_s(self, now_s: float) -> float:
+        """How long the run has lived, over all attempts: of those that died, up to their last checkpoint."""
+        return self._alive_before_s + now_s - self._began_s
+
+    def _values(self) -> dict[str, Any]:
+        """What a manifest's ``values`` hold."""
+        going_on = {key for key, loop in self.loops.items() if not loop.finished}
+        found = {
+            "deaths": self.deaths,
+            "alive_s": round(self.alive_s(self.clock.now_s()), 3),
+            "best": self.bests.encode(going_on),
+            "name": self.label,
+        }
+        return {key: value for key, value in found.items() if value or key == "deaths"}
+
+    def _send_named(self) -> None:
+        """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
+        name, self.label, self.force = self.label, "", False
+        try:
+            self.contact.ask("flush", wait_s=NAMED_S)
+        except StoreUnavailable as error:
+            self.contact.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
+            warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
 
     def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
@@ -320,7 +360,7 @@ class Session:
             step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
             logged=batch.logged,
-            values={"deaths": self.deaths},
+            values=self._values(),
         )
 
         def write() -> tuple[Manifest, dict[str, Any], bytes]:
@@ -379,7 +419,7 @@ class Session:
         # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
         self.save_s += waited_s + pending.saving.cpu_s
         self._told = True
-        if self.force:
+        if self.force and not self.label:
             self.force = False
             self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait
 

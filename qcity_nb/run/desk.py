@@ -56,6 +56,8 @@ class Status:
     drained_seq: int = 0
     drained_rows: int = 0
     """Rows that this attempt's agent has sent."""
+    names_left: int | None = None
+    """So many more checkpoints can be given a name."""
     store: str = ""
     tracking: str = ""
     tracking_run: str = ""

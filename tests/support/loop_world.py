@@ -51,8 +51,8 @@ class World:
     def tier(self, epoch: int) -> Path:
         return self.path / str(epoch)
 
-    def start(self) -> Session:
-        """The next attempt, as the agent prepares it (agent/adopt.py)."""
+    def start(self, **given: Any) -> Session:
+        """The next attempt, as the agent prepares it (agent/adopt.py); ``given`` goes to its session."""
         self.epoch += 1
         folder = self.tier(self.epoch)
         folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ class World:
         (folder / "seq").write_text(str(self.seq))
         desk = Desk(self.path / f"desk-{self.epoch}").open()
         self.show(desk)
-        self.session = Session(desk, desk.status())
+        self.session = Session(desk, desk.status(), **given)
         self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 
