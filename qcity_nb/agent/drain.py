@@ -6,6 +6,7 @@ tracker that drops exact repeats has each of them once. Nothing is sent while th
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -81,12 +82,14 @@ class Drain:
         experiment: str,
         tags: Mapping[str, str],
         say: Callable[[str], None],
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._lease = lease
         self._uri = uri
         self._experiment = experiment
         self._tags = dict(tags)
         self._say = say
+        self._progress = progress
         self._wake = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
@@ -191,6 +194,10 @@ class Drain:
         assert self._tracker is not None
         if not self._started:
             self._tracker.prepare()
+            # What mlflow brought stays: without this, each full collection looks through all of it, a fifth of what
+            # sending costs. The agent is a process of its own, and ends with the attempt.
+            if not gc.get_freeze_count():
+                gc.freeze()
             if not self._may_send():
                 return  # seconds may have passed
             run_id = self._tracker.start(
@@ -235,3 +242,4 @@ class Drain:
     def _sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows
         self._set(drained_seq=seq)
+        self._progress()
