@@ -262,7 +262,7 @@ def measured(quick: bool) -> Report:
             f"Around the kernel: {once.text(unit='s')} of CPU before the loop (imports, once a run), "
             f"{whole.text(digits=2, unit='%')} while it ran, {late.text(digits=2, unit='%')} in its second half "
             f"({without.text(digits=2, unit='%')} without a tracker). Opening the tracker alone, which is mlflow's "
-            f"import and a new SQLite database: {opened_s:.2f} s of CPU. The loop beside the same under plain papermill: "
+            f"import and a new SQLite database: {opened_s:.2f} s of CPU. The loop beside the same under papermill: "
             f"{slower.text(digits=3, unit='x')}; papermill beside itself (noise floor): "
             f"{floor.text(digits=3, unit='x')}."
         ],
