@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -277,6 +277,7 @@ def _finite(value: float) -> float:
     return max(-LARGEST, min(LARGEST, value)) if value == value else value
 
 
+@lru_cache(maxsize=1024)
 def _key(name: str) -> str:
     """The name as MLflow takes it: letters, digits and ``_-. /``, no path that leads upwards."""
     clean = re.sub(r"[^\w\-. /]", "_", name)
