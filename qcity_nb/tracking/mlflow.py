@@ -186,8 +186,9 @@ class MlflowTracker:
             except Exception:
                 self._batch = max(_SMALLEST_BATCH, self._batch // 2)
                 raise
-            self._batch = min(_METRICS, self._batch * 2)
             start += len(batch)
+        # Not after each request: where 500 go and 1,000 do not, no call of more than 1,500 rows would ever succeed.
+        self._batch = min(_METRICS, self._batch * 2)
 
     @_translated
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
