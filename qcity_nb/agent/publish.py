@@ -62,6 +62,8 @@ class Publisher:
         """How often a chain's newest segment was not there."""
         self._condemned: set[str] = set()
         """Garbage as of the last publish."""
+        self._is_untidy = True
+        """Something was stored, or is condemned, since the store was last found tidy."""
         self._dropped_seq = 0
         """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
@@ -187,6 +189,7 @@ class Publisher:
                     dropped.append(head.executed)
                 head = replace(head, executed=name)
             self._mine.update(files)
+            self._is_untidy = self._is_untidy or bool(files)
             return Edit(head=change(head), files=files)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)
@@ -209,7 +212,9 @@ class Publisher:
             # One publish late, for the same reason as in `_tidy`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
-        self._tidy(head, dropped)
+        if self._is_untidy:
+            # A beat alone drops nothing, and to list the store for each would cost more than the beat.
+            self._tidy(head, dropped)
         return head
 
     def _published(self, head: Head) -> Manifest | None:
@@ -265,6 +270,8 @@ class Publisher:
             if garbage and (self._lease.is_confirmed or head.holder is None):
                 self._lease.store.delete(head.run, garbage)
                 self._mine.difference_update(garbage)
+                self._condemned = unnamed.difference(garbage)
+            self._is_untidy = bool(self._condemned)
         except (StoreError, codec.DecodeError, KeyError):
             return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
 

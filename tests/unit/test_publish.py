@@ -29,6 +29,44 @@ from qcity_nb.tracking.outbox import encode_rows
 RUN = "r-1"
 
 
+class Counted(MemoryStore):
+    """Counts how often its objects are listed."""
+
+    listed = 0
+
+    def names(self, run: str) -> list[str]:
+        """See ``ports.Store``."""
+        self.listed += 1
+        return super().names(run)
+
+
+def named(store: MemoryStore) -> set[str]:
+    """Every object that the head and its manifests name."""
+    head = lease.read(store, RUN).head
+    names = {head.journal, head.outbox, head.executed, *(ref.name for ref in head.checkpoints)} - {""}
+    for ref in head.checkpoints:
+        names |= {each.pack for each in manifest_of(store, RUN, ref).objects.values()}
+    return names
+
+
+def test_beats_tidy_after_a_checkpoint_and_then_list_nothing(tmp_path: Path) -> None:
+    store = Counted("tidy")
+    lease.create(store, Head(run=RUN, key="k", project="p", notebook="n.ipynb"))
+    held = lease.acquire(store, RUN, Holder(attempt="a", host="local"), clock=ManualClock())
+    tier = LocalTier(tmp_path / "tier", epoch=1)
+    publisher = Publisher(held, Desk(tmp_path / "desk").open(), tier, published=None)
+    for seq in range(1, 8):
+        publisher.publish(save(tier, seq))
+    assert set(store.names(RUN)) - named(store), "what the newest publish dropped stays for one more"
+    publisher.publish(None)
+    publisher.publish(None)
+    assert set(store.names(RUN)) == named(store)
+    before = store.listed
+    for _ in range(5):
+        publisher.publish(None)
+    assert store.listed == before
+
+
 def save(tier: LocalTier, seq: int, *, loss: float | None = None, name: str = "") -> Manifest:
     """A checkpoint with one object that stays from the second one on, and one that changes."""
     fixed, content = encode_state(capture({"fixed": [min(seq, 2)] * 1000}))
