@@ -31,8 +31,11 @@ LAYERS: list[set[str]] = [
 STANDARD_ONLY = LAYERS[0] | LAYERS[1]
 
 THIRD_PARTY: dict[str, set[str]] = {
+    "checkpoint.compare": {"numpy"},
     "checkpoint.generators": {"numpy", "torch"},
+    "checkpoint.interop": {"numpy", "safetensors", "torch"},
     "checkpoint.pickling": {"cloudpickle"},
+    "checkpoint.portable": {"numpy"},
     "checkpoint.rebuild": {"numpy", "torch"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
@@ -47,6 +50,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "notebook.entry": {"papermill"},
     "notebook.panel": {"ipywidgets"},
     "notebook.plot": {"matplotlib"},
+    "cli_checkpoint": {"tqdm"},
     "cli_doctor": {"jupyter_client"},
     "cli_run": {"jupyter_client"},
 }

@@ -8,6 +8,7 @@ equal to NaN, 0.0 to -0.0. Large arrays are taken in pieces, so that beside the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pickle
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def _leaves(root: object) -> Iterator[tuple[str, Any]]:
             or has_state_dict(value)
             or kind_of(value) in ("dict", "list", "tuple", "object")
         )
-        parts = list(children(value)) if is_container and value != () else []
+        parts = list(children(value)) if is_container else []
         if not parts or (isinstance(value, list | tuple) and _is_short(value)):
             yield path or "state", value
             continue
@@ -124,7 +125,12 @@ def _shown(value: Any) -> str:
         text = " ".join(repr(value).split())
     except Exception:  # noqa: BLE001 - a repr is anybody's code
         text = f"<{type(value).__qualname__}>"
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    if " at 0x" in text:
+        return ""  # an address says nothing
+    if len(text) <= _SHOWN:
+        return text
+    count = f" ({len(value)} items)" if isinstance(value, list | tuple | dict | set) else ""
+    return f"{text[: _SHOWN - 3 - len(count)]}...{count}"
 
 
 def _difference(path: str, old: Any, new: Any) -> Difference:
@@ -138,11 +144,9 @@ def _difference(path: str, old: Any, new: Any) -> Difference:
 
 
 def _is_equal(old: Any, new: Any) -> bool:
-    try:
+    with contextlib.suppress(Exception):  # a comparison is anybody's code
         if old is new or bool(old == new):
             return True
-    except Exception:  # noqa: BLE001 - a comparison is anybody's code
-        pass
     if kind_of(old) == "torch generator":
         return bool((old.get_state() == new.get_state()).all())
     try:
@@ -175,9 +179,11 @@ def _numbers(path: str, kind: str, old: Any, new: Any) -> Difference:
     with numpy.errstate(all="ignore"):
         for start in range(0, len(one), _PIECE):
             a, b = one[start : start + _PIECE], other[start : start + _PIECE]
-            differs = (a != b) & ~((a != a) & (b != b))
+            are_nan = (a != a) & (b != b)
+            differs = (a != b) & ~are_nan
             wide = numpy.complex128 if one.dtype.kind == "c" else numpy.float64
             a = a.astype(wide)
+            a[are_nan] = 0
             norm += float(numpy.vdot(a, a).real)
             found = int(numpy.count_nonzero(differs))
             if found:

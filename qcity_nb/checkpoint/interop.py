@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.flat import Flat, build, fill, flatten, is_numpy, is_torch, replaced
+from qcity_nb.checkpoint.portable import alike, as_torch, dense, little_endian, refuse, refuse_dcp
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, UsageError
 
 __all__ = ["from_dcp", "from_safetensors", "to_dcp", "to_safetensors", "values_of"]
@@ -32,44 +33,8 @@ _KEY = "qcity"
 """Where our own part of a safetensors file's metadata stands: one JSON object."""
 _TREE = "_qcity_tree"
 """The same in a DCP directory."""
-_NUMPY_DTYPES = frozenset(
-    [
-        "bool",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-        "complex64",
-    ]
-)
-_TORCH_ONLY = frozenset(["bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
 _FOREIGN = frozenset(("BF16", "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ", "F8_E8M0"))
 """Types in a safetensors file that numpy does not have."""
-
-
-def _refuse(tensor: Any) -> str:
-    """Why safetensors cannot hold it."""
-    name = str(tensor.dtype).removeprefix("torch.") if is_torch(tensor) else tensor.dtype.name
-    if is_torch(tensor):
-        torch: Any = sys.modules["torch"]
-        if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-            return f"a {type(tensor).__qualname__}"
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
-            return f"a tensor of layout {tensor.layout}" if not tensor.is_meta else "on the meta device, without data"
-        return "" if name in _NUMPY_DTYPES | _TORCH_ONLY else f"of dtype {name}"
-    return "" if name in _NUMPY_DTYPES else f"of dtype {tensor.dtype}"
-
-
-def _refuse_dcp(tensor: Any) -> str:
-    """Why DCP cannot hold it: less than safetensors, as torch has a type of its own for each."""
-    return "" if is_torch(tensor) and str(tensor.dtype) == "torch.complex128" else _refuse(tensor)
 
 
 def _library() -> Any:
@@ -106,7 +71,7 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
         CheckpointError: the file cannot be written.
     """
     library = _library()
-    flat = flatten(state, refuse=_refuse)
+    flat = flatten(state, refuse=refuse)
     metadata = {_KEY: _own_part(flat)}
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -114,12 +79,12 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
         if any(is_torch(tensor) for tensor in flat.tensors.values()):
             from safetensors import torch as with_torch
 
-            with_torch.save_file(_dense(flat.tensors), temporary, metadata={"format": "pt", **metadata})
+            with_torch.save_file(dense(flat.tensors), temporary, metadata={"format": "pt", **metadata})
         else:
             import numpy
             from safetensors import numpy as with_numpy
 
-            arrays = {name: _little(numpy, array) for name, array in flat.tensors.items()}
+            arrays = {name: little_endian(numpy, array) for name, array in flat.tensors.items()}
             with_numpy.save_file(arrays, temporary, metadata={"format": "np", **metadata})
         temporary.replace(target)
     except (OSError, library.SafetensorError) as error:
@@ -127,35 +92,6 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
     finally:
         temporary.unlink(missing_ok=True)
     return flat.left_out
-
-
-def _little(numpy: Any, array: Any) -> Any:
-    """C-contiguous, in the byte order of the file."""
-    return numpy.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-
-
-def _dense(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Torch tensors on the CPU, contiguous, each with memory of its own."""
-    torch: Any = sys.modules["torch"]
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        tensor = _as_torch(torch, value)
-        memory = tensor.untyped_storage()
-        if memory.nbytes() != tensor.numel() * tensor.element_size() or memory.data_ptr() in seen:
-            tensor = tensor.clone()  # a part of a larger memory, or a view of another one's
-        seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor
-    return found
-
-
-def _as_torch(torch: Any, value: Any) -> Any:
-    if is_torch(value):
-        return value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    import numpy
-
-    array = _little(numpy, value)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _opened(path: Path, framework: str) -> contextlib.AbstractContextManager[Any]:
@@ -232,7 +168,7 @@ def _ours(part: Mapping[str, Any], tensors: Mapping[str, Any]) -> Flat:
 
 def _foreign(state: object, tensors: Mapping[str, Any], path: Path) -> Flat:
     """The live state's own shape, with the file's tensors in it."""
-    flat = flatten(state, refuse=_refuse)
+    flat = flatten(state, refuse=refuse)
     missing = sorted(flat.tensors.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - flat.tensors.keys() - flat.tied.keys())
     if missing or unknown:
@@ -244,15 +180,7 @@ def _foreign(state: object, tensors: Mapping[str, Any], path: Path) -> Flat:
             raise CheckpointError(
                 f"{path} does not fit: {name} is {tuple(tensors[name].shape)} there and {tuple(live.shape)} here"
             )
-    return replaced(flat, {name: _alike(tensors[name], live) for name, live in flat.tensors.items()})
-
-
-def _alike(tensor: Any, live: Any) -> Any:
-    if is_torch(tensor) and is_numpy(live):
-        return tensor.numpy()
-    if is_numpy(tensor) and is_torch(live):
-        return _as_torch(sys.modules["torch"], tensor)
-    return tensor
+    return replaced(flat, {name: alike(tensors[name], live) for name, live in flat.tensors.items()})
 
 
 def _torch() -> Any:
@@ -285,11 +213,11 @@ def to_dcp(state: object, directory: str | os.PathLike[str]) -> dict[str, str]:
     """
     torch = _torch()
     dcp = torch.distributed.checkpoint
-    flat = flatten(state, refuse=_refuse_dcp)
+    flat = flatten(state, refuse=refuse_dcp)
     part = _own_part(flat)
-    tensors = {name: _as_torch(torch, tensor) for name, tensor in flat.tensors.items()}
-    dense = replaced(flat, tensors)
-    nested = _lists(build(dense, keys=str)) if flat.are_paths else None
+    tensors = {name: as_torch(torch, tensor) for name, tensor in flat.tensors.items()}
+    whole = replaced(flat, tensors)
+    nested = _lists(build(whole, keys=str)) if flat.are_paths else None
     if not isinstance(nested, dict):
         nested = {**tensors, **{name: tensors[first] for name, first in flat.tied.items()}, **flat.values}
     try:
