@@ -172,14 +172,20 @@ def _change(one: Difference) -> str:
 def _show(key: str, old: LoopRecord, new: LoopRecord, found: Sequence[Difference]) -> None:
     print(f"\nloop {new.name or key}: {old.done} -> {new.done} iterations done")
     changed = [one for one in found if one.what != "equal"]
-    numbers = [one for one in changed if one.size]
-    others = [(one.path, one.kind, _change(one)) for one in changed if not one.size]
-    if numbers:
-        rows = [("VARIABLE", "TYPE", "CHANGED", "MAX CHANGE", "RELATIVE L2")]
-        rows += [(one.path, one.kind, _share(one), _number(one.max_change), _number(one.relative)) for one in numbers]
-        print(table(rows))
-    if others:
-        print(table([("VARIABLE", "TYPE", "CHANGE"), *others] if not numbers else others))
+    numbers = [("VARIABLE", "TYPE", "CHANGED", "MAX CHANGE", "RELATIVE L2")]
+    numbers += [
+        (one.path, one.kind, _share(one), _number(one.max_change), _number(one.relative)) for one in changed if one.size
+    ]
+    others = [("VARIABLE", "TYPE", "CHANGE")]
+    others += [(one.path, one.kind, _change(one)) for one in changed if not one.size]
+    if len(numbers) > 1:
+        others = others[1:]
+    # Two tables of one width: what a value was and is would make the columns of numbers too wide.
+    paths = max((len(one.path) for one in changed), default=0)
+    kinds = max((len(one.kind) for one in changed), default=0)
+    for rows in (numbers, others):
+        if any(row[0] != "VARIABLE" for row in rows):
+            print(table([(row[0].ljust(paths), row[1].ljust(kinds), *row[2:]) for row in rows]))
     count = len(found) - len(changed)
     generators = "equal" if old.generators == new.generators else "changed"
     print(f"{count} variable{'s' if count != 1 else ''} equal; global random generators {generators}")
@@ -193,7 +199,8 @@ def verify(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     _, run, catalog = _open(args)
-    found = [catalog.find(text) for text in dict.fromkeys(args.seqs)] if args.seqs else catalog.checkpoints()
+    named = {found.seq: found for found in map(catalog.find, args.seqs)}
+    found = [*named.values()] if named else catalog.checkpoints()
     with tqdm(
         total=size_to_read(found),
         desc="reading",

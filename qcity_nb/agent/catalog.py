@@ -115,8 +115,9 @@ class Catalog:
             # A damaged one has no time; it stands alone, as nobody can say whose copy it is.
             time = copy.manifest.at if copy.manifest else copy.where
             groups.setdefault((copy.seq, time), []).append(copy)
-        found = [Checkpoint(copies=tuple(groups[key])) for key in sorted(groups, reverse=True)]
-        found.sort(key=lambda one: (-one.seq, one.ref is None))
+        found = [Checkpoint(copies=tuple(copies)) for copies in groups.values()]
+        # Of two with one number, the published one is the run's, else that of the later attempt.
+        found.sort(key=lambda one: (-one.seq, one.ref is None, -max(c.tier.epoch if c.tier else 0 for c in one.copies)))
         return [
             Checkpoint(copies=one.copies, new_bytes=_new_bytes(one, found[place + 1 :]))
             for place, one in enumerate(found)
