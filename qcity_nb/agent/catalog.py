@@ -178,15 +178,21 @@ class Catalog:
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
-        """Where packs of the store are kept while they are read: the local disk, or where temporary files go."""
-        where: Path | None = self._local
+        """Where packs of the store are kept while they are read: the local disk, or where temporary files go.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
         try:
             self._local.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(prefix="read-", dir=where)
+            made = tempfile.TemporaryDirectory(prefix="read-", dir=self._local)
         except OSError:
             made = tempfile.TemporaryDirectory(prefix="qcity-read-")
         with made as folder:
-            yield Path(folder)
+            try:
+                yield Path(folder)
+            except OSError as error:
+                raise CheckpointError(f"packs cannot be kept in {folder}: {error.strerror or error}") from error
 
     def _open(self, copy: Copy, incoming: Path, stack: contextlib.ExitStack) -> Read:
         assert copy.manifest is not None
@@ -217,7 +223,7 @@ class Catalog:
                 with contextlib.ExitStack() as stack:
                     captured = decode_state(record.state, self._open(copy, incoming, stack))
             except (CheckpointCorrupt, Missing) as error:
-                trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged: {error}")
+                trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged or gone: {error}")
                 continue
             return load_anyway(captured)
         assert trouble is not None
@@ -228,7 +234,7 @@ class Catalog:
     ) -> Iterator[Verdict]:
         """Read every object of every copy, and say what does not match its digest.
 
-        What several checkpoints share is read once in each tier.
+        What several checkpoints share is read once in each place.
 
         Args:
             see: told the size of each object when it is done with.
@@ -237,7 +243,9 @@ class Catalog:
         with self.incoming() as incoming:
             for checkpoint in checkpoints:
                 for copy in checkpoint.copies:
-                    verdict = self._verdict(copy, incoming, known, see)
+                    # One at a time on the disk; what a pack has for others was read with the first of them.
+                    with tempfile.TemporaryDirectory(dir=incoming) as folder:
+                        verdict = self._verdict(copy, Path(folder), known, see)
                     if not (verdict.damage and self._is_dropped(copy)):
                         yield verdict
 

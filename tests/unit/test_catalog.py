@@ -235,3 +235,33 @@ def test_a_module_that_is_missing_is_said(
     sys.modules.pop("gone_module")
     with pytest.raises(CheckpointError, match="gone_module"):
         catalog.state(catalog.find("newest"), "epochs", tmp_path / "incoming")
+
+
+def test_a_full_disk_is_said_and_nothing_stays_behind(
+    made: CheckpointRun, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    found = [catalog.find("3")]
+    before = sorted(made.local.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            list(catalog.verify(found))
+    assert sorted(made.local.iterdir()) == before
+    assert not any(one.damage for one in catalog.verify(found))
+    assert sorted(made.local.iterdir()) == before
+
+
+def test_no_more_than_one_checkpoint_lies_on_the_disk_at_once(
+    made: CheckpointRun, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def see(size_bytes: int) -> None:
+        sizes.append(sum(file.stat().st_size for file in made.local.glob("read-*/**/*.pack")))
+
+    list(catalog.verify(catalog.checkpoints(), see=see))
+    # The newest one needs two packs: its own array, and the first one's with the array that never changes.
+    assert 32_000 < max(sizes) < 60_000
