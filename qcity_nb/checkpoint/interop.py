@@ -89,6 +89,8 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
         temporary.replace(target)
     except (OSError, library.SafetensorError) as error:
         raise CheckpointError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
+    except KeyError as error:  # safetensors 0.4 looks types up in a table, which lacks the newer ones
+        raise CheckpointError(f"cannot write {target}: safetensors {library.__version__} has no {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return flat.left_out

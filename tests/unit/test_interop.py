@@ -151,6 +151,14 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     assert bits(other["head"].weight) == bits(net["head"].weight)
 
 
+def test_two_shapes_of_one_memory_are_two_tensors(tmp_path: Path) -> None:
+    weight = torch.randn(3, 4)
+    array = np.arange(6)
+    state = {"w": weight, "row": weight.view(-1), "a": array, "b": array.reshape(2, 3)}
+    to_safetensors(state, tmp_path / "a.safetensors")
+    same(_sorted(from_safetensors(tmp_path / "a.safetensors")), _sorted(state))
+
+
 def test_arrays_beside_tensors_come_back_as_arrays(tmp_path: Path) -> None:
     frozen = np.arange(4.0)
     frozen.flags.writeable = False
@@ -245,6 +253,15 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path: Path, monkeypatch: p
         to_safetensors({"a": np.zeros(1)}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
     assert path.read_bytes() == before
+
+
+def test_a_library_too_old_for_a_type_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def old(tensors: Any, file: Path, metadata: Any) -> None:
+        raise KeyError(torch.uint16)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", old)
+    with pytest.raises(CheckpointError, match=r"safetensors [0-9.]+ has no torch\.uint16"):
+        to_safetensors({"a": torch.ones(1)}, tmp_path / "a.safetensors")
 
 
 def test_no_such_file_and_no_safetensors_file_are_said(tmp_path: Path) -> None:
