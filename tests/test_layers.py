@@ -32,11 +32,13 @@ STANDARD_ONLY = LAYERS[0] | LAYERS[1]
 
 THIRD_PARTY: dict[str, set[str]] = {
     "checkpoint.compare": {"numpy"},
+    "checkpoint.digest": {"blake3", "xxhash"},
     "checkpoint.generators": {"numpy", "torch"},
     "checkpoint.interop": {"numpy", "safetensors", "torch"},
+    "checkpoint.landing": {"torch"},
     "checkpoint.pickling": {"cloudpickle"},
     "checkpoint.portable": {"numpy"},
-    "checkpoint.rebuild": {"numpy", "torch"},
+    "checkpoint.rebuild": {"jax", "numpy", "torch"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},

@@ -221,11 +221,10 @@ class Catalog:
                 raise UsageError(f"checkpoint {checkpoint.seq} has no state of a loop {loop!r}")
             try:
                 with contextlib.ExitStack() as stack:
-                    captured = decode_state(record.state, self._open(copy, incoming, stack))
+                    # Buffers are read while it is loaded, so damage may show only then.
+                    return load_anyway(decode_state(record.state, self._open(copy, incoming, stack)))
             except (CheckpointCorrupt, Missing) as error:
                 trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged or gone: {error}")
-                continue
-            return load_anyway(captured)
         assert trouble is not None
         raise trouble
 
