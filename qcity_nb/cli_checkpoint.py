@@ -158,8 +158,10 @@ def _number(value: float | None) -> str:
 
 
 def _share(one: Difference) -> str:
-    share = 100 * one.count / one.size
-    return f"{one.count} ({share:.0f}%)" if share >= 1 or not one.count else f"{one.count} (<1%)"
+    percent = round(100 * one.count / one.size)
+    if one.count < one.size and percent == 100:
+        return f"{one.count} (>99%)"
+    return f"{one.count} ({percent}%)" if percent else f"{one.count} (<1%)"
 
 
 def _change(one: Difference) -> str:
