@@ -1,0 +1,249 @@
+"""Small checkpoints whose bytes are known by number, what must be true of a tier with them, and planted faults."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from qcity_nb.checkpoint import manifest as manifests
+from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.errors import CheckpointCorrupt
+
+EPOCH = 1
+
+
+def _bytes(seed: object, size: int) -> bytes:
+    return random.Random(repr(seed)).randbytes(size)
+
+
+def contents(seq: int) -> tuple[bytes, ...]:
+    """The objects of a checkpoint: one that stays, one that lives for two checkpoints, one that changes, a small one.
+
+    Sized so that of any two checkpoints in a row one carries over and the other writes a mostly dead pack again.
+    """
+    return _bytes("same", 6000), _bytes(("half", seq // 2), 4500), _bytes(seq, 3000), b"%d" % seq
+
+
+def objects(seq: int) -> dict[str, bytes]:
+    """By name."""
+    return {pack.digest(data): data for data in contents(seq)}
+
+
+def rows(seq: int) -> bytes:
+    """Of some checkpoints there are none."""
+    return b"" if seq % 4 == 0 else b'{"seq":%d}\n' % seq * 3
+
+
+def record(seq: int) -> Manifest:
+    """The manifest as it is handed to ``save``."""
+    loop = LoopRecord(key="cell/0", done=seq, count=seq, outputs=tuple(objects(seq)))
+    return Manifest(run="r", epoch=EPOCH, seq=seq, step=seq, loops=(loop,), logged={"x": (seq, 5)})
+
+
+def save(tier: LocalTier, seq: int) -> Manifest:
+    """Checkpoint ``seq``."""
+    return tier.save(record(seq), objects(seq), rows(seq))
+
+
+def adopt(tier: LocalTier, seq: int) -> Manifest:
+    """Checkpoint ``seq`` and its rows, from a tier of the epoch before that is not on the disk."""
+    refs = {
+        name: pack.ObjectRef(pack="gone.pack", offset=0, size_bytes=len(data)) for name, data in objects(seq).items()
+    }
+    found = manifests.loads(manifests.dumps(_with(record(seq), refs)))
+    wanted = {number: rows(number) for number in (seq - 1, seq)}
+    return tier.import_from(found, objects(seq).__getitem__, wanted)
+
+
+def _with(manifest: Manifest, refs: Mapping[str, pack.ObjectRef]) -> Manifest:
+    from dataclasses import replace
+
+    return replace(manifest, objects=refs, rows_upto=manifest.seq, rows_bytes=len(rows(manifest.seq)))
+
+
+def check(tier: LocalTier, found: Manifest, seq: int) -> None:
+    """It is checkpoint ``seq``, to the last bit, however it is read."""
+    wanted = record(seq)
+    assert (found.seq, found.step, found.loops, found.logged) == (seq, seq, wanted.loops, wanted.logged)
+    with tier.opened(found) as read:
+        for name, data in objects(seq).items():
+            assert read(name) == data == tier.read(found, name), f"wrong bytes in checkpoint {seq}"
+    assert tier.rows(seq) == rows(seq), f"wrong rows in checkpoint {seq}"
+
+
+def check_readers(tier: LocalTier) -> None:
+    """Whatever is there, whole or not: right bytes, or an error that says that they are not."""
+    for seq in tier.seqs():
+        with contextlib.suppress(CheckpointCorrupt):
+            assert tier.rows(seq) in (rows(seq), b""), f"wrong rows in checkpoint {seq}"
+        with contextlib.suppress(CheckpointCorrupt):
+            found = tier.load(seq)
+            assert found.seq == seq
+            for name, data in objects(seq).items():
+                with contextlib.suppress(CheckpointCorrupt):
+                    assert tier.read(found, name) == data, f"wrong bytes in checkpoint {seq}"
+
+
+def leaked(path: Path) -> list[str]:
+    """Files that no checkpoint needs; the rows of checkpoints that are gone are the drain's to drop."""
+    tier = LocalTier(path, epoch=EPOCH)
+    needed = {f"checkpoints/{seq}.json" for seq in tier.seqs()}
+    needed |= {f"packs/{ref.pack}" for seq in tier.seqs() for ref in tier.load(seq).objects.values()}
+    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    return sorted(name for name in there - needed if not name.startswith("rows/") or not name.endswith(".jsonl"))
+
+
+def check_left(
+    path: Path,
+    lowest: int,
+    highest: int,
+    *,
+    rows_from: int = 1,
+    make: Callable[..., LocalTier] = LocalTier,
+    go_on: bool = True,
+) -> int:
+    """What a death left: the newest checkpoint is one of ``lowest`` to ``highest`` (0: none), and the tier goes on.
+
+    Args:
+        rows_from: rows of checkpoints before this one may be gone: they were dropped, or never there.
+    Returns: which one it is.
+    """
+    tier = make(path, epoch=EPOCH)
+    check_readers(tier)
+    found = tier.newest(deep=True)
+    seq = 0 if found is None else found.seq
+    assert lowest <= seq <= highest, (
+        f"checkpoint {seq} was found; {lowest} was acknowledged, {highest} begun; {tier.skipped}"
+    )
+    if found is not None:
+        check(tier, found, seq)
+        for number in range(rows_from, seq):
+            assert tier.rows(number) == rows(number), f"checkpoint {seq} is there, the rows of {number} before it not"
+    if go_on:
+        check(tier, save(tier, seq + 1), seq + 1)
+        again = make(path, epoch=EPOCH)
+        newest = again.newest(deep=True)
+        assert newest is not None
+        check(again, newest, seq + 1)
+        assert again.skipped == []
+        assert leaked(path) == []
+    return seq
+
+
+# -- planted faults: what an engine would do wrong
+
+
+class Hasty(LocalTier):
+    """Drops what is there before the next is written."""
+
+    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes) -> Manifest:
+        if manifest.seq > 1:
+            (self.path / "checkpoints" / f"{manifest.seq - 1}.json").unlink(missing_ok=True)
+        return super().save(manifest, objects, rows)
+
+
+class Trusting(LocalTier):
+    """Hands out what the disk holds, unchecked."""
+
+    @contextlib.contextmanager
+    def opened(self, found: Manifest) -> Iterator[Callable[[str], bytes]]:
+        yield lambda name: self.read(found, name)
+
+    def read(self, found: Manifest, name: str) -> bytes:
+        ref = found.objects[name]
+        try:
+            data = (self.path / "packs" / ref.pack).read_bytes()
+        except OSError as error:
+            raise CheckpointCorrupt(ref.pack) from error
+        return data[ref.offset : ref.offset + ref.size_bytes]
+
+
+def _is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+@contextlib.contextmanager
+def syncs_dropped(which: str) -> Iterator[None]:
+    """Syncs of ``files`` or ``directories`` are left out. Inside a recorder: it does not see them."""
+    real = {name: getattr(os, name) for name in ("fsync", "fdatasync")}
+
+    def without(name: str) -> Callable[[int], None]:
+        def call(descriptor: int) -> None:
+            if _is_file(descriptor) != (which == "files"):
+                real[name](descriptor)
+
+        return call
+
+    with mock.patch.multiple(os, **{name: without(name) for name in real}):
+        yield
+
+
+@contextlib.contextmanager
+def synced_late() -> Iterator[None]:
+    """Files are synced only after they have their names."""
+    fsync, fdatasync, close = os.fsync, os.fdatasync, os.close
+    late: dict[int, bool] = {}
+    """By descriptor that is to be synced: was it to be closed too?"""
+
+    def sync(real: Callable[[int], None]) -> Callable[[int], None]:
+        def call(descriptor: int) -> None:
+            if _is_file(descriptor):
+                late[descriptor] = False
+            else:
+                real(descriptor)
+
+        return call
+
+    def closed(descriptor: int) -> None:
+        if descriptor in late:
+            late[descriptor] = True
+        else:
+            close(descriptor)
+
+    def moved(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: Any) -> None:
+            real(*args)
+            for descriptor, is_closed in late.items():
+                fsync(descriptor)
+                if is_closed:
+                    close(descriptor)
+            late.clear()
+
+        return call
+
+    with mock.patch.multiple(
+        os,
+        fsync=sync(fsync),
+        fdatasync=sync(fdatasync),
+        close=closed,
+        rename=moved(os.rename),
+        replace=moved(os.replace),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def nothing_removed() -> Iterator[None]:
+    """No file is ever unlinked."""
+
+    def keep(path: object, **rest: object) -> None:
+        return
+
+    with mock.patch.multiple(os, unlink=keep, remove=keep):
+        yield
+
+
+PLANTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "files are not synced": lambda: syncs_dropped("files"),
+    "directories are not synced": lambda: syncs_dropped("directories"),
+    "files are synced after their rename": synced_late,
+}
