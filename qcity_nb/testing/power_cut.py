@@ -267,11 +267,12 @@ def _combinations(
 
 
 def crash_states(
-    trace: Trace, *, names: Names, seed: int = 0, limit: int = 1 << 10, samples: int = 64
+    trace: Trace, *, names: Names, first: int = 0, seed: int = 0, limit: int = 1 << 10, samples: int = 64
 ) -> Iterator[CrashState]:
     """The states after a power cut at each operation; one that was there already, with the same marks, is left out.
 
     Args:
+        first: cuts before this operation are left out.
         limit: up to so many combinations of losses, all of them; where there are more, the corners (nothing
             lost, all lost, all names but no data, all data but no names, each loss alone, each survivor alone)
             and ``samples`` at random.
@@ -281,7 +282,7 @@ def crash_states(
     marks: tuple[str, ...] = ()
     rng = random.Random(seed)
     for cut in range(len(trace.operations) + 1):
-        for chosen in _combinations(disk.choices(), rng, limit, samples):
+        for chosen in _combinations(disk.choices(), rng, limit, samples) if cut >= first else ():
             state = disk.state(cut, marks, chosen)
             key = (marks, state.key)
             if key not in seen:
