@@ -116,9 +116,6 @@ def begin_with_adopted(path: Path, say: Say) -> None:
     go_on(path, say, count=1)
 
 
-WORKLOADS: Mapping[str, Callable[[Path, Say], None]] = {"go on": go_on, "adopted": begin_with_adopted}
-
-
 def highest(said: Iterable[str], word: str) -> int:
     """The highest number that a workload said this word with; 0: none."""
     return max((int(text.split()[1]) for text in said if text.startswith(word)), default=0)
@@ -148,13 +145,19 @@ def check_readers(tier: LocalTier) -> None:
                     assert tier.read(found, name) == data, f"wrong bytes in checkpoint {seq}"
 
 
+def files(path: Path) -> list[str]:
+    """All files of a tier."""
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+
+
 def leaked(path: Path) -> list[str]:
     """Files that no checkpoint needs; the rows of checkpoints that are gone are the drain's to drop."""
     tier = LocalTier(path, epoch=EPOCH)
     needed = {f"checkpoints/{seq}.json" for seq in tier.seqs()}
     needed |= {f"packs/{ref.pack}" for seq in tier.seqs() for ref in tier.load(seq).objects.values()}
-    there = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    return sorted(name for name in there - needed if not name.startswith("rows/") or not name.endswith(".jsonl"))
+    return sorted(
+        name for name in set(files(path)) - needed if not name.startswith("rows/") or not name.endswith(".jsonl")
+    )
 
 
 def check_left(
@@ -304,3 +307,6 @@ PLANTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "directories are not synced": lambda: syncs_dropped("directories"),
     "files are synced late": synced_late,
 }
+
+WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": go_on, "adopted": begin_with_adopted}
+PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(go_on, make=Hasty)}
