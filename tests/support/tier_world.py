@@ -18,6 +18,7 @@ from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.pack import digest as name_of
 from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.errors import CheckpointCorrupt
 
@@ -39,7 +40,7 @@ def contents(seq: int) -> tuple[bytes, ...]:
 
 @functools.cache
 def _objects(seq: int) -> Mapping[str, bytes]:
-    return {pack.digest(data): data for data in contents(seq)}
+    return {name_of(data): data for data in contents(seq)}
 
 
 def objects(seq: int) -> dict[str, bytes]:
@@ -62,7 +63,7 @@ def save(tier: LocalTier, seq: int) -> Manifest:
     """Checkpoint ``seq``; of the objects that the one before holds, half are not given again."""
     given = objects(seq)
     if seq % 2 and tier.newest() is not None:
-        del given[pack.digest(contents(seq)[0])]
+        del given[name_of(contents(seq)[0])]
     return tier.save(record(seq), given, rows(seq))
 
 
