@@ -16,6 +16,7 @@ of several threads are carried out one at a time.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import threading
@@ -66,7 +67,7 @@ class Recorder:
         self.trace = Trace()
         self._is_syncing = is_syncing
         self._entries = self.trace.entries
-        self._open: dict[int, tuple[Node, str, bool]] = {}
+        self._open: dict[int, tuple[Node, str]] = {}
         self._lock = threading.RLock()
         self._real: dict[str, Any] = {}
         self._io_open = io.open
@@ -162,7 +163,7 @@ class Recorder:
         node = self._known(below)
         if is_cut:
             self.trace.operations.append(Resize(node, 0))
-        self._open[descriptor] = (node, below, is_direct)
+        self._open[descriptor] = (node, below)
         return descriptor
 
     def _os_close(self, descriptor: int) -> None:
@@ -245,7 +246,8 @@ class Recorder:
         where = () if offset is None else (offset, *rest)
         if descriptor not in self._open:
             return int(self._real[function](descriptor, buffers if function.endswith("v") else buffers[0], *where))
-        node, below, is_direct = self._open[descriptor]
+        node, below = self._open[descriptor]
+        is_direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))  # may be set later
         views = [memoryview(one).cast("B") for one in buffers]
         size = sum(len(view) for view in views)
         left = self._ask("write", below, size, is_direct=is_direct)
@@ -261,7 +263,7 @@ class Recorder:
 
     def _os_ftruncate(self, descriptor: int, size: int) -> None:
         if descriptor in self._open:
-            node, below, _ = self._open[descriptor]
+            node, below = self._open[descriptor]
             self._ask("resize", below, size)
             self._real["ftruncate"](descriptor, size)
             self.trace.operations.append(Resize(node, size))
@@ -270,7 +272,7 @@ class Recorder:
 
     def _os_posix_fallocate(self, descriptor: int, offset: int, size: int) -> None:
         if descriptor in self._open:
-            node, below, _ = self._open[descriptor]
+            node, below = self._open[descriptor]
             self._ask("allocate", below, size)
             self._real["posix_fallocate"](descriptor, offset, size)
             self.trace.operations.append(Resize(node, os.fstat(descriptor).st_size))
@@ -287,7 +289,7 @@ class Recorder:
         if descriptor not in self._open:
             self._real[function](descriptor)
             return
-        node, below, _ = self._open[descriptor]
+        node, below = self._open[descriptor]
         self._ask("sync", below)
         if self._is_syncing:
             self._real[function](descriptor)

@@ -258,7 +258,8 @@ def _combinations(
     are_names = {choice: choice[0] in ("name", "names") for choice in old}
     yield {choice: new[choice] if is_name else 0 for choice, is_name in are_names.items()}
     yield {choice: 0 if is_name else new[choice] for choice, is_name in are_names.items()}
-    for choice in old:
+    alone = list(old)
+    for choice in alone if len(alone) <= limit else rng.sample(alone, samples):
         yield {**new, choice: 0}
         yield {**old, choice: new[choice]}
     for _ in range(samples):
@@ -274,8 +275,8 @@ def crash_states(
     Args:
         first: cuts before this operation are left out.
         limit: up to so many combinations of losses, all of them; where there are more, the corners (nothing
-            lost, all lost, all names but no data, all data but no names, each loss alone, each survivor alone)
-            and ``samples`` at random.
+            lost, all lost, all names but no data, all data but no names, each loss alone, each survivor alone, or
+            ``samples`` of these where they are more than ``limit``) and ``samples`` at random.
         seed: of those.
     """
     disk, seen = _Disk(trace, names), set[tuple[tuple[str, ...], bytes]]()

@@ -37,7 +37,7 @@ def write(path: Path, workload: str, at: int, *, is_torn: bool) -> None:
 
     # Not closed: that would compare trace and disk, which begins anew in each process.
     Recorder(path, before=before, is_syncing=False).__enter__()
-    (world.WORKLOADS | world.PLANTED)[workload](path / "1", say)
+    (world.WORKLOADS | world.OTHERS | world.PLANTED)[workload](path / "1", say)
 
 
 class Writers:

@@ -18,29 +18,37 @@ from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
-from qcity_nb.checkpoint.pack import digest as name_of
 from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.errors import CheckpointCorrupt
 
 EPOCH = 1
+LARGE = 100
 
 
 def _bytes(seed: object, size: int) -> bytes:
     return random.Random(repr(seed)).randbytes(size)
 
 
+def name(data: bytes) -> str:
+    """How the tier names a content."""
+    return pack.digest(data)
+
+
 @functools.cache
 def contents(seq: int) -> tuple[bytes, ...]:
     """The objects of a checkpoint: one that stays, one that lives for two checkpoints, one that changes, a small one.
 
-    Sized so that of any two checkpoints in a row one carries over and the other writes a mostly dead pack again.
+    Sized so that of any two checkpoints in a row one carries over and the other writes a mostly dead pack again. From
+    ``LARGE`` on they are megabytes, which an engine may write in another way.
     """
+    if seq >= LARGE:
+        return _bytes("large", 100_000), _bytes(("large", seq), 4_300_001), b"%d" % seq
     return _bytes("same", 6000), _bytes(("half", seq // 2), 4500), _bytes(seq, 3000), b"%d" % seq
 
 
 @functools.cache
 def _objects(seq: int) -> Mapping[str, bytes]:
-    return {name_of(data): data for data in contents(seq)}
+    return {name(data): data for data in contents(seq)}
 
 
 def objects(seq: int) -> dict[str, bytes]:
@@ -62,8 +70,10 @@ def record(seq: int) -> Manifest:
 def save(tier: LocalTier, seq: int) -> Manifest:
     """Checkpoint ``seq``; of the objects that the one before holds, half are not given again."""
     given = objects(seq)
-    if seq % 2 and tier.newest() is not None:
-        del given[name_of(contents(seq)[0])]
+    before = tier.newest(deep=True) if seq % 2 else None
+    if before is not None and before.seq < seq:
+        for name in set(given) & set(before.objects):
+            del given[name]
     return tier.save(record(seq), given, rows(seq))
 
 
@@ -94,11 +104,11 @@ Say = Callable[[str], object]
 """Where a workload says "began 3", "saved 3" (acknowledged) and "dropped 1" (rows up to there)."""
 
 
-def go_on(path: Path, say: Say, *, count: int = 4, make: type[LocalTier] = LocalTier) -> None:
+def go_on(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[LocalTier] = LocalTier) -> None:
     """So many checkpoints, after the newest that is there."""
     tier = make(path, epoch=EPOCH)
     found = tier.newest()
-    first = 1 if found is None else found.seq + 1
+    first = start if found is None else found.seq + 1
     for seq in range(first, first + count):
         say(f"began {seq}")
         save(tier, seq)
@@ -309,5 +319,13 @@ PLANTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "files are synced late": synced_late,
 }
 
+
+def write_large(path: Path, say: Say) -> None:
+    """Two checkpoints of megabytes."""
+    say(f"dropped {LARGE - 1}")
+    go_on(path, say, count=2, start=LARGE)
+
+
 WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": go_on, "adopted": begin_with_adopted}
+OTHERS: dict[str, Callable[[Path, Say], None]] = {"large": write_large}
 PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(go_on, make=Hasty)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,9 +61,21 @@ def test_a_kill_at_each_operation(folder: Path, writers: kill_tier.Writers, work
     assert at > 20, "fewer operations than a save has: the kills are not at the engine's"
 
 
+def test_a_kill_in_large_files(tmp_path: Path, writers: kill_tier.Writers) -> None:
+    """On the real disk, where they may be written past the page cache."""
+    for at in range(1, MOST):
+        path = tmp_path / f"{at}"
+        said, code = writers.run(path, "large", at, is_torn=bool(at % 2))
+        check(path, said, gap=0)
+        shutil.rmtree(path)
+        if code != -signal.SIGKILL:
+            break
+    assert code == 0, said
+
+
 def test_a_successor_that_is_killed_too(folder: Path, writers: kill_tier.Writers) -> None:
     rng = random.Random(SEED)
-    for n in range(60):
+    for n in range(30):
         path, said, kills = folder / f"{n}", list[str](), [rng.randint(1, 60) for _ in range(3)]
         for at in kills:
             more, code = writers.run(path, "go on", at, is_torn=rng.random() < 0.5)

@@ -16,7 +16,7 @@ import tier_world as world
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.testing.disk import Call, Recorder
 from qcity_nb.testing.power_cut import CrashState, Names, crash_states
-from qcity_nb.testing.trace import Trace
+from qcity_nb.testing.trace import Mark, Trace
 
 SEED = 20
 TIER = "runs/1"
@@ -68,15 +68,14 @@ def no_syncs() -> Iterator[None]:
         yield
 
 
-def check(root: Path, state: CrashState, make: type[LocalTier] = LocalTier) -> None:
+def check(root: Path, state: CrashState, *, gap: int | None = None) -> None:
     """The promise."""
     world.check_left(
         root / TIER,
         world.highest(state.marks, "saved"),
         world.highest(state.marks, "began"),
         rows_from=world.highest(state.marks, "dropped") + 1,
-        make=make,
-        gap=1 + state.cut % 2,
+        gap=1 + state.cut % 2 if gap is None else gap,
     )
 
 
@@ -92,12 +91,13 @@ def replay(
     *,
     first: int = 0,
     limit: int = 1 << 10,
+    samples: int = 16,
     holds: Callable[[Path, CrashState], None] = check,
 ) -> tuple[int, str]:
     """How many states there were, up to the first that something was wrong with, and what."""
     count = 0
     with no_syncs(), world.memory_directory() as where:
-        for state in crash_states(trace, names=names, first=first, seed=SEED, limit=limit, samples=24):
+        for state in crash_states(trace, names=names, first=first, seed=SEED, limit=limit, samples=samples):
             count += 1
             root = state.build(where / f"{count}")
             try:
@@ -134,15 +134,24 @@ def test_so_it_does_after_a_kill_and_a_new_start(tmp_path: Path, names: Names) -
             break
         trace, length = found
         kills += 1
-        count, wrong = replay(trace, names, first=length, limit=16)
+        count, wrong = replay(trace, names, first=length, limit=8, samples=4)
         assert not wrong, f"killed at {at}, state {count}: {wrong}"
     assert 10 < kills < 99
+
+
+def test_large_files_survive_too(tmp_path: Path) -> None:
+    """On the real disk, where they may be written past the page cache."""
+    trace = recorded(tmp_path / "disk", world.write_large)
+    started = next(n for n, operation in enumerate(trace.operations) if operation == Mark(f"saved {world.LARGE}"))
+    count, wrong = replay(trace, "ordered", first=started, limit=1, samples=1, holds=partial(check, gap=0))
+    assert not wrong, f"state {count}: {wrong}"
+    assert count > 10
 
 
 @pytest.mark.parametrize("workload", world.WORKLOADS)
 def test_where_names_get_lost_a_checkpoint_is_passed_over_and_never_wrong(tmp_path: Path, workload: str) -> None:
     trace = recorded(tmp_path / "disk", world.WORKLOADS[workload])
-    count, wrong = replay(trace, "strict", limit=32, holds=check_weak)
+    count, wrong = replay(trace, "strict", limit=16, samples=8, holds=check_weak)
     assert not wrong, f"state {count}: {wrong}"
     assert count > len(trace.operations)
 
