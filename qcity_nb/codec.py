@@ -61,8 +61,8 @@ def encode(value: object) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        if value.keys() == {"float"}:
-            return float(value["float"])
+        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
+            return float(value["float"])  # others are somebody's own mapping
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
@@ -110,7 +110,10 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
         value = _plain(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise DecodeError(f"{where}: the number is too large") from None
     if kind in (str, int, float, bool):
         if type(value) is not kind:
             raise DecodeError(f"{where}: {kind.__name__} was expected, not {type(value).__name__}")
@@ -170,4 +173,7 @@ def loads(cls: type[T], data: bytes) -> T:
         raise DecodeError(f"format {found!r} is not a version")
     if found > FORMAT:
         raise DecodeError(f"format {found} is newer than this version reads ({FORMAT}): upgrade qcity-nb")
-    return decode(cls, value)
+    try:
+        return decode(cls, value)
+    except RecursionError:  # what the parser just took may be too deep for the rest
+        raise DecodeError("nested too deep") from None

@@ -6,6 +6,7 @@ lies. Fields that only later versions fill are here already, so that theirs and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,9 @@ from qcity_nb.checkpoint.pack import ObjectRef
 from qcity_nb.errors import CheckpointCorrupt
 
 __all__ = ["Context", "Encoded", "LoopRecord", "Manifest", "ObjectRef", "digest", "dumps", "loads"]
+
+_PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""A plain name below its folder: a forged manifest must not lead a reader to other files, or to a pipe to wait for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +148,9 @@ def loads(data: bytes, *, name: str = "manifest") -> Manifest:
     missing = next((need for need in manifest.needs() if need not in objects), None)
     if missing is not None:
         raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
+    strange = next((ref.pack for ref in manifest.objects.values() if not _PACK.fullmatch(ref.pack)), None)
+    if strange is not None:
+        raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is no file name")
     return manifest
 
 

@@ -213,11 +213,13 @@ def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
             raise ValueError(f"pack version {version}; this version reads {_VERSION}")
         if hashlib.blake2b(header + index, digest_size=16).digest() != check:
             raise ValueError("the index does not match its digest")
-        return epoch, {
-            name: ObjectRef(pack=path.name, offset=at, size_bytes=length)
-            for name, (at, length) in json.loads(index).items()
-        }
-    except (OSError, ValueError, struct.error, TypeError, AttributeError) as error:
+        refs = {}
+        for name, (at, length) in json.loads(index).items():
+            if type(at) is not int or type(length) is not int:
+                raise ValueError(f"the place of {name} is not a number")
+            refs[name] = ObjectRef(pack=path.name, offset=at, size_bytes=length)
+        return epoch, refs
+    except (OSError, ValueError, struct.error, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorrupt(f"pack {path} cannot be read: {error}") from error
 
 
