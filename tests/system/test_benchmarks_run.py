@@ -29,7 +29,7 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["import_time", "up", "log_call"])
+@pytest.mark.parametrize("name", ["import_time", "up", "log_call", "checkpoint"])
 def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--json", str(file)]
@@ -46,7 +46,8 @@ def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
 
 def test_every_benchmark_is_run_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     run_all = load("run_all", monkeypatch)
-    scripts = {file.stem for file in FOLDER.glob("*.py")} - {"measure", "run_all"}
+    parts = {"measure", "run_all", "checkpoint_turn", "checkpoint_engines", "checkpoint_states"}
+    scripts = {file.stem for file in FOLDER.glob("*.py")} - parts
     assert set(run_all.NAMES) == scripts
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}.py`" in page for name in scripts)
