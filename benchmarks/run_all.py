@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: prints their tables and rewrites the results in README.md.
 
-python benchmarks/run_all.py            # on a machine that does nothing else: 20 to 40 minutes, and two hours for checkpoint
+python benchmarks/run_all.py            # on an idle machine: 20 to 40 minutes, and two hours for checkpoint
 python benchmarks/run_all.py --quick    # a smoke: writes nothing, its numbers mean nothing
 python benchmarks/run_all.py up relaunch
 """
