@@ -2,6 +2,8 @@
 
 A turn is a save that is not counted and then some that are, each beside a copy of the same arrays and beside the raw
 disk at that moment; then a restore with a new engine object, the page cache dropped for everybody, checked by a digest.
+With `prove` there is one more save, and the program changes the state as soon as the call has returned: an engine that
+has not taken what it needs by then restores something else, and is refused.
 For a training loop it is stretches of the same loop with and without saves.
 """
 
@@ -145,14 +147,16 @@ def until_durable(engine: Engine) -> float:
     return time.perf_counter()
 
 
-def one_save(engine: Engine, state: State, pool: ThreadPoolExecutor) -> dict[str, float]:
-    """One save: stall, time to durable, CPU, bytes."""
+def one_save(engine: Engine, state: State, pool: ThreadPoolExecutor, *, changing: bool) -> dict[str, float]:
+    """One save: stall, time to durable, CPU, bytes; the state changes at once after it where that is asked for."""
     cpu, sent = cpu_s(), sent_bytes()
     began = time.perf_counter()
     engine.save(state)
     stall_s = time.perf_counter() - began
     durable = pool.submit(until_durable, engine)
     wait_s, own_s = state.after_save()
+    if changing:
+        state.change()
     durable_s = durable.result() - began
     written = sent_bytes() - sent
     if not written and engine.new_bytes is not None:  # a disk that the kernel keeps no account of
@@ -182,16 +186,17 @@ def saved(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     samples = []
     digest = 0
     with ThreadPoolExecutor(1) as pool:
-        for k in range(1 + spec["saves"]):
+        last = spec["saves"] + spec["prove"]
+        for k in range(1 + last):
             changed = state.change()
-            if k == spec["saves"]:
+            if k == last:
                 digest = state.digest()
             raw_s = disk.write(changed)
             disk.remove()
             copy_s = copy.seconds()
-            marks = one_save(engine, state, pool)
+            marks = one_save(engine, state, pool, changing=k > spec["saves"])
             engine.tidy()
-            if k:
+            if 0 < k <= spec["saves"]:
                 marks |= {"raw_s": raw_s, "copy_s": copy_s, "changed": float(changed)}
                 samples.append(marks)
     peak = memory("VmHWM") - before
