@@ -94,6 +94,7 @@ class Peer(Engine):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.count = max((int(path.name) for path in folder.iterdir()), default=0)
+        self.made: dict[str, tuple[np.ndarray, Any]] = {}
 
     @property
     def place(self) -> Path:
@@ -108,6 +109,21 @@ class Peer(Engine):
             rows = pickle.dumps(state.records, 5) if packed else state.records
             content[RECORDS] = np.frombuffer(rows, np.uint8) if packed else rows
         self.write(content)
+
+    def tensors(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The same memory as torch tensors, the same objects at each save: DCP keeps its staging memory by these."""
+        import torch
+
+        def tensor(name: str, array: np.ndarray) -> Any:
+            kept, made = self.made.get(name, (None, None))
+            if kept is None or kept.__array_interface__ != array.__array_interface__:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # pickled records are read-only memory, which nobody writes
+                    made = torch.from_numpy(array)
+                self.made[name] = (array, made)
+            return made
+
+        return {name: tensor(name, v) if isinstance(v, np.ndarray) else v for name, v in content.items()}
 
     def write(self, content: dict[str, Any]) -> None:
         """Begin to store this at `place`."""
@@ -146,22 +162,13 @@ class Peer(Engine):
             state.records = pickle.loads(np.asarray(rows).data) if self.arrays_only else rows
 
 
-def tensors(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same memory as torch tensors."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pickled records are read-only memory, which nobody writes
-        return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in content.items()}
-
-
 class TorchSave(Peer):
     """`torch.save`."""
 
     def write(self, content: dict[str, Any]) -> None:
         import torch
 
-        torch.save(tensors(content), self.place)
+        torch.save(self.tensors(content), self.place)
 
     def read(self, template: dict[str, Any]) -> Mapping[str, Any]:
         import torch
@@ -177,7 +184,7 @@ class Safetensors(Peer):
     def write(self, content: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        save_file(tensors(content), self.place)
+        save_file(self.tensors(content), self.place)
 
     def read(self, template: dict[str, Any]) -> Mapping[str, Any]:
         from safetensors.torch import load_file
@@ -200,16 +207,16 @@ class DcpAsync(Peer):
         self.stager = DefaultStager(StagingOptions(False, False, False, False))
 
     def write(self, content: dict[str, Any]) -> None:
-        self.future = self.dcp.async_save(tensors(content), checkpoint_id=self.place, async_stager=self.stager)
+        self.future = self.dcp.async_save(self.tensors(content), checkpoint_id=self.place, async_stager=self.stager)
 
     def finish(self) -> None:
         self.future.result()
 
     def read(self, template: dict[str, Any]) -> Mapping[str, Any]:
         known = self.dcp.FileSystemReader(self.place).read_metadata().state_dict_metadata
-        content = tensors(template)
+        content = self.tensors(template)
         if RECORDS in known:
-            content |= tensors({RECORDS: np.empty(tuple(known[RECORDS].size), np.uint8)})
+            content |= self.tensors({RECORDS: np.empty(tuple(known[RECORDS].size), np.uint8)})
         self.dcp.load(content, checkpoint_id=self.place)  # straight into the live memory
         return {name: template.get(name, value) for name, value in content.items()}
 
