@@ -221,7 +221,15 @@ class City:
         self.session.contact.note("agent-died", message="the agent died; a new one goes on")
         agent.spawn(agent.again(self._config))
 
-    def loop(self, items: Iterable[T], state: object, *, every: Every = None, name: str | None = None) -> Iterator[T]:
+    def loop(
+        self,
+        items: Iterable[T],
+        state: object,
+        *,
+        every: Every = None,
+        name: str | None = None,
+        lazy: bool | None = None,
+    ) -> Iterator[T]:
         """Iterate over ``items``, and go on where a dead host stopped.
 
         Args:
@@ -234,6 +242,10 @@ class City:
             every: iterations (a whole number), a time ("60s", a timedelta), or by default as often as keeps
                 saving under 1% of the loop's time.
             name: the loop's key; by default its cell and place in it.
+            lazy: by default what a torch optimizer in the state steps over is copied while the next iteration has
+                begun, and the step waits for it: until then weights may be read, not written by other means. False
+                copies everything at the boundary. True copies everything later: call ``city.wait()`` before you
+                change anything.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
@@ -241,7 +253,11 @@ class City:
         """
         from qcity_nb.notebook import loop
 
-        return loop.begin(self.session, items, state, every, name)
+        return loop.begin(self.session, items, state, every, name, lazy)
+
+    def wait(self) -> None:
+        """Wait until the state of the last boundary is copied and may be changed by any means (``lazy=True``)."""
+        self.session.engine.wait_copied()
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
         """Log metrics: one row each, which reaches the tracker exactly once, after the checkpoint that covers it.
@@ -258,7 +274,7 @@ class City:
             self.session.force = True
             return self.session.seq
         if sys.exc_info()[0] is None or not self.session.has_left:
-            self.session.save("asked for")  # else: an exception left the loop, and may yet end the cell
+            self.session.save("asked for", strict=True)  # else: an exception left the loop, and may yet end the cell
         return int(self.session.contact.ask("flush", wait_s=60)["seq"])
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:

@@ -31,9 +31,11 @@ LAYERS: list[set[str]] = [
 STANDARD_ONLY = LAYERS[0] | LAYERS[1]
 
 THIRD_PARTY: dict[str, set[str]] = {
+    "checkpoint.digest": {"blake3", "xxhash"},
     "checkpoint.generators": {"numpy", "torch"},
+    "checkpoint.landing": {"torch"},
     "checkpoint.pickling": {"cloudpickle"},
-    "checkpoint.rebuild": {"numpy", "torch"},
+    "checkpoint.rebuild": {"jax", "numpy", "torch"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},

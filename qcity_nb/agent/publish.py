@@ -11,10 +11,10 @@ from pathlib import Path
 
 from qcity_nb import codec
 from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.digest import blake3_of
+from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
-from qcity_nb.checkpoint.pickling import Buffer
 from qcity_nb.clock import iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
@@ -78,19 +78,25 @@ class Publisher:
         epoch = self._lease.epoch
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        new = [digest for digest in needed if digest not in known]
-        refs: dict[str, ObjectRef] = {digest: known[digest] for digest in needed if digest in known}
+        new = [one for one in needed if one not in known]
+        refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
         files: dict[str, Source] = {}
         size = 0
         if new:
             name = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
             path = self._outgoing / Path(name).name
             with self._tier.opened(manifest) as read:
-                content: dict[str, Buffer] = {digest: read(digest) for digest in new}
-                placed = write_pack(path, content, epoch=epoch)
+                content = Lazy({one: manifest.objects[one] for one in new}, read)
+                placed = write_pack(
+                    path,
+                    content,
+                    epoch=epoch,
+                    size=sum(manifest.objects[one].size_bytes for one in new),
+                    seal=lambda name, data: blake3_of(data),
+                )
             files[name] = path
             size += path.stat().st_size
-            refs.update({digest: replace(ref, pack=name) for digest, ref in placed.items()})
+            refs.update({one: replace(ref, pack=name) for one, ref in placed.items()})
         stored = replace(manifest, objects=refs, epoch=epoch)
         data = manifests.dumps(stored)
         name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from qcity_nb.checkpoint.capture import capture_generators, check_state, restore, restore_generators
+from qcity_nb.checkpoint.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.notebook.boundary import Loop
 from qcity_nb.notebook.items import Items
@@ -25,7 +26,9 @@ __all__ = ["begin"]
 T = TypeVar("T")
 
 
-def begin(session: Session, items: Iterable[T], state: object, every: Every, name: str | None) -> Iterator[T]:
+def begin(
+    session: Session, items: Iterable[T], state: object, every: Every, name: str | None, lazy: bool | None = None
+) -> Iterator[T]:
     """Check the arguments at once; the iteration itself begins with the first item asked for.
 
     Raises:
@@ -36,7 +39,7 @@ def begin(session: Session, items: Iterable[T], state: object, every: Every, nam
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
-    return _run(session, items, state, pace(every), name)
+    return _run(session, items, state, pace(every), name, _LAZILY[lazy])
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -107,16 +110,21 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     if not items.is_indexed:
         loop.begun = capture_generators()
     if loop.parent is None:
-        session.save("loop begins", step=loop.count)
+        session.save("loop begins", step=loop.count, strict=True)
         session.contact.stop_if_asked()
     return items.after(0, _slow(session, 0))
 
 
-def _run(session: Session, source: Iterable[T], state: object, when: Pace, name: str | None) -> Iterator[T]:
+_LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
+
+
+def _run(
+    session: Session, source: Iterable[T], state: object, when: Pace, name: str | None, lazily: Lazily
+) -> Iterator[T]:
     session.contact.check()
     items = Items(source)
     loop, is_known = _find(session, name)
-    loop.total, loop.state, loop.touched = items.total, state, True
+    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
     session.enter(loop)
     try:
         values = _resume(session, loop, items) if is_known else _start(session, loop, items)
@@ -154,11 +162,14 @@ def _boundary(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool
     if loop.done == loop.total and not session.contact.look().stop:
         return False  # it is over: the final state is saved as such
     due = _is_due(session, loop, when, saved_done)
+    must = when.is_strict or bool(session.contact.look().stop) or session.force
+    if due and not must and session.is_saving and not when.waits:
+        due = False  # the save before is still being written: rather a later one than a loop that waits
     if due or loop.has_inner:
         session.freeze(loop)
     if not due or not session.can_save():
         return False
-    session.save("every", step=loop.count)
+    session.save("every", step=loop.count, strict=must)
     session.contact.stop_if_asked()
     return True
 
@@ -168,5 +179,5 @@ def _finish(session: Session, loop: Loop, when: Pace, saved_done: int) -> None:
     session.contact.check()
     session.finish(loop)
     if loop.parent is None or (_is_due(session, loop, when, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count)
+        session.save("loop finished", step=loop.count, strict=when.is_strict or bool(session.contact.look().stop))
         session.contact.stop_if_asked()

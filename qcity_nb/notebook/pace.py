@@ -19,6 +19,11 @@ COST_SHARE = 0.01
 class Pace(Protocol):
     """Decides at each boundary."""
 
+    is_strict: bool
+    """A save is in the local tier before the loop goes on, so that no finished iteration is ever run again."""
+    waits: bool
+    """A save that falls due while the one before is being written waits for it; else it is passed over."""
+
     def is_due(self, *, iterations: int, elapsed_s: float, cost_s: float) -> bool:
         """Save now?
 
@@ -32,12 +37,18 @@ class Pace(Protocol):
 class _Iterations:
     def __init__(self, count: int) -> None:
         self.count = count
+        self.is_strict = count == 1
+
+    waits = True
 
     def is_due(self, *, iterations: int, elapsed_s: float, cost_s: float) -> bool:
         return iterations >= self.count
 
 
 class _Time:
+    is_strict = False
+    waits = False
+
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
 
@@ -46,6 +57,9 @@ class _Time:
 
 
 class _Share:
+    is_strict = False
+    waits = False
+
     def is_due(self, *, iterations: int, elapsed_s: float, cost_s: float) -> bool:
         return elapsed_s * COST_SHARE >= cost_s
 
