@@ -114,27 +114,28 @@ class _Reducers:
         return False
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type | types.FunctionType):
-            if _is_importable(value):
-                return NotImplemented
-            return self._otherwise(value)
-        if isinstance(value, io.TextIOWrapper | io.BufferedIOBase | io.RawIOBase) and not isinstance(value, io.BytesIO):
-            raise Refused("an open file lives only in this process; keep its path and position")
         torch, numpy = self.torch, self.numpy
-        if torch is not None:
+        if torch is not None:  # first: a model's hundreds of tensors are why a loop waits here
             if isinstance(value, torch.Tensor):
                 return self._tensor(value)
             if isinstance(value, torch.UntypedStorage):
                 return self._untyped(value)
+        if isinstance(value, type | types.FunctionType):
+            if _is_importable(value):
+                return NotImplemented
+            return self._otherwise(value)
+        if numpy is not None and isinstance(value, numpy.ndarray):
+            return self._array(value)
+        if torch is not None:
             if isinstance(value, torch.storage.TypedStorage):
                 return rebuild.typed_storage, (self._canonical(value._untyped_storage), value.dtype)
             if isinstance(value, torch.Generator):
                 state = value.get_state()
                 return rebuild.torch_generator, (str(value.device), self._bytes(state.untyped_storage()))
-        if numpy is not None and isinstance(value, numpy.ndarray):
-            return self._array(value)
         if self.jax is not None and isinstance(value, self.jax.Array):
             return self._jax_array(value)
+        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
+            raise Refused("an open file lives only in this process; keep its path and position")
         if has_state_dict(value):
             cls = type(value)
             if torch is not None and isinstance(value, torch.optim.Optimizer):

@@ -38,8 +38,9 @@ def small_slices() -> Iterator[None]:
 def bits(state: Any) -> Any:
     """A state's content, comparable: a NaN is equal to the same NaN."""
     if isinstance(state, torch.Tensor):
-        flat = state.detach().contiguous().reshape(-1).view(torch.uint8)
-        return str(state.dtype), tuple(state.shape), flat.numpy().tobytes()
+        flat = torch.empty(state.shape, dtype=state.dtype)  # contiguous() leaves the strides of a single element
+        flat.copy_(state.detach())
+        return str(state.dtype), tuple(state.shape), flat.reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(state, np.ndarray):
         return str(state.dtype), state.shape, state.tobytes()
     if isinstance(state, dict):
