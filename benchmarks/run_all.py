@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: prints their tables and rewrites the results in README.md.
 
-python benchmarks/run_all.py            # 20 to 40 minutes on a machine that does nothing else
+python benchmarks/run_all.py            # on an idle machine: 20 to 40 minutes, and two hours for checkpoint
 python benchmarks/run_all.py --quick    # a smoke: writes nothing, its numbers mean nothing
 python benchmarks/run_all.py up relaunch
 """
@@ -20,7 +20,7 @@ import measure
 from measure import Report
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("import_time", "up", "relaunch", "log_call", "supervision", "dvc_fetch")
+NAMES = ("import_time", "up", "relaunch", "log_call", "supervision", "dvc_fetch", "checkpoint")
 BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
 
 

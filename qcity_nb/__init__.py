@@ -16,12 +16,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qcity_nb.city import City as City
     from qcity_nb.city import up as up
+    from qcity_nb.notebook.pace import every_steps as every_steps
+    from qcity_nb.notebook.pace import every_time as every_time
+    from qcity_nb.notebook.pace import on_best as on_best
 
 __version__ = "0.1.0"
 
-__all__ = ["City", "__version__", "up"]
+__all__ = ["City", "__version__", "every_steps", "every_time", "on_best", "up"]
 
-_WHERE = {"up": "qcity_nb.city", "City": "qcity_nb.city"}
+_WHERE = {
+    "up": "qcity_nb.city",
+    "City": "qcity_nb.city",
+    "every_steps": "qcity_nb.notebook.pace",
+    "every_time": "qcity_nb.notebook.pace",
+    "on_best": "qcity_nb.notebook.pace",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qcity_nb import agent, codec, settings
 from qcity_nb.errors import RunHeld, UsageError
+from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
@@ -205,7 +206,9 @@ class City:
         self._began_s = time.monotonic()
         from qcity_nb.notebook.session import Session
 
-        self.session = Session(desk, status, revive=self._revive)
+        limit_s = given.session_limit_s or facts.session_limit_s
+        deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
+        self.session = Session(desk, status, revive=self._revive, deadline_s=deadline_s)
 
     def __repr__(self) -> str:
         status = self.session.contact.look(now=True)
@@ -221,7 +224,15 @@ class City:
         self.session.contact.note("agent-died", message="the agent died; a new one goes on")
         agent.spawn(agent.again(self._config))
 
-    def loop(self, items: Iterable[T], state: object, *, every: Every = None, name: str | None = None) -> Iterator[T]:
+    def loop(
+        self,
+        items: Iterable[T],
+        state: object,
+        *,
+        every: Every = None,
+        name: str | None = None,
+        lazy: bool | None = None,
+    ) -> Iterator[T]:
         """Iterate over ``items``, and go on where a dead host stopped.
 
         Args:
@@ -231,9 +242,15 @@ class City:
                 plain objects, or one such object. It is restored in place before the first item comes.
                 ``None`` declares that nothing carries over. Your own random generators belong in it; the global
                 ones of Python, numpy and torch are saved anyway.
-            every: iterations (a whole number), a time ("60s", a timedelta), or by default as often as keeps
-                saving under 1% of the loop's time.
+            every: iterations (a whole number), a time ("60s", a timedelta), ``every_steps``, ``every_time`` or
+                ``on_best``, joined by ``|`` and ``&``. By default saving takes under 1% of the loop's time, and less
+                if the run seldom dies (notebook/pace.py). Where the host's session is about to end, every boundary
+                is saved.
             name: the loop's key; by default its cell and place in it.
+            lazy: by default what a torch optimizer in the state steps over is copied while the next iteration has
+                begun, and the step waits for it: until then weights may be read, not written by other means. False
+                copies everything at the boundary. True copies everything later: call ``city.wait()`` before you
+                change anything.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
@@ -241,7 +258,11 @@ class City:
         """
         from qcity_nb.notebook import loop
 
-        return loop.begin(self.session, items, state, every, name)
+        return loop.begin(self.session, items, state, every, name, lazy)
+
+    def wait(self) -> None:
+        """Wait until the state of the last boundary is copied and may be changed by any means (``lazy=True``)."""
+        self.session.engine.wait_copied()
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
         """Log metrics: one row each, which reaches the tracker exactly once, after the checkpoint that covers it.
@@ -251,15 +272,40 @@ class City:
         """
         self.session.log(metrics, step)
 
-    def checkpoint(self) -> int:
-        """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number."""
+    def checkpoint(self, *, name: str = "") -> int:
+        """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number.
+
+        Args:
+            name: it is called so, and stays in the store for ever. A loop then waits, at that boundary, until the
+                store has it, a minute at most. Code that runs again after a death gives the name again: the newest
+                checkpoint of a name is the one that counts.
+        Raises:
+            UsageError: no name that can be shown, another one is waiting for the same boundary, or the run has as
+                many names as its head has room for (about 200).
+        """
         self.session.contact.check()
+        if name:
+            self._label(name)
         if self.session.open:
             self.session.force = True
             return self.session.seq
         if sys.exc_info()[0] is None or not self.session.has_left:
-            self.session.save("asked for")  # else: an exception left the loop, and may yet end the cell
+            self.session.save("asked for", strict=True)  # else: an exception left the loop, and may yet end the cell
         return int(self.session.contact.ask("flush", wait_s=60)["seq"])
+
+    def _label(self, name: str) -> None:
+        from qcity_nb.checkpoint.retention import check_name
+
+        session = self.session
+        check_name(name)
+        if session.label and session.label != name:
+            raise UsageError(f"checkpoint(name={name!r}): the next boundary's is called {session.label!r} already")
+        if session.contact.look(now=True).names_left == 0:
+            raise UsageError(
+                f"checkpoint(name={name!r}): this run has as many named checkpoints as its head has room for; "
+                "leave out the name"
+            )
+        session.label = name
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
         """Fill ``state`` in place from the newest checkpoint of a loop; without ``state``, return a fresh object.

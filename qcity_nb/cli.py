@@ -1,6 +1,7 @@
 """The command ``qcity``: calls on the keeper, and views of the store.
 
-Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, ``cli_view`` looks.
+Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, ``cli_view`` looks,
+``cli_checkpoint`` does both with checkpoints.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from qcity_nb import __version__
 from qcity_nb.errors import QcityError
@@ -60,8 +62,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--traceback", action="store_true", help="show where in qcity an error arose")
     commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, help_: str, examples: str, call: tuple[str, str]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+    def command(
+        name: str, help_: str, examples: str, call: tuple[str, str] | None, among: Any = commands
+    ) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = among.add_parser(
             name,
             help=help_,
             description=f"{help_[0].upper()}{help_[1:]}.",
@@ -71,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
         )
         # Given after the command too; unset there, it must not undo what stood before it.
         sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(call=_lazy(*call))
+        if call is not None:
+            sub.set_defaults(call=_lazy(*call))
         return sub
 
     def with_store(sub: argparse.ArgumentParser) -> None:
@@ -130,6 +135,8 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     with_store(logs)
 
+    _checkpoints(command, with_run, with_store, with_json)
+
     stop = command(
         "stop",
         "stop a run at its next loop boundary, its work saved",
@@ -180,12 +187,102 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _checkpoints(
+    command: Callable[..., argparse.ArgumentParser],
+    with_run: Callable[[argparse.ArgumentParser], None],
+    with_store: Callable[[argparse.ArgumentParser], None],
+    with_json: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """``qcity checkpoints`` and what belongs to it."""
+    top = command(
+        "checkpoints",
+        "list, compare, check, export or drop a run's checkpoints",
+        "  qcity checkpoints train                       # the same as: qcity checkpoints list train\n"
+        "  qcity checkpoints diff train previous newest\n"
+        "  qcity checkpoints verify train\n"
+        "  qcity checkpoints export train newest model.safetensors\n"
+        "  qcity checkpoints prune train --keep 1 --dry-run",
+        None,
+    )
+    actions = top.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, help_: str, examples: str) -> argparse.ArgumentParser:
+        sub = command(name, help_, examples, ("cli_checkpoint", name), actions)
+        with_run(sub)
+        return sub
+
+    def with_loop(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--loop", metavar="NAME", help="which loop, by name or key, where the run has several")
+
+    seq_help = "a checkpoint's number, newest or previous"
+    listing = action(
+        "list",
+        "list the checkpoints, newest first; `qcity checkpoints RUN` does too",
+        "  qcity checkpoints list train-1a2b3c-1\n  qcity checkpoints train --json",
+    )
+    with_json(listing)
+    diff = action(
+        "diff",
+        "say which variables changed between two checkpoints, and by how much",
+        "  qcity checkpoints diff train previous newest\n  qcity checkpoints diff train 12 40 --loop epochs",
+    )
+    diff.add_argument("before", metavar="A", help=seq_help)
+    diff.add_argument("after", metavar="B", help="the same")
+    with_loop(diff)
+    with_json(diff)
+    verify = action(
+        "verify",
+        "read every object of every checkpoint, in the store and on this host; exit code 7 if one is damaged",
+        "  qcity checkpoints verify train\n  qcity checkpoints verify train 40 newest",
+    )
+    verify.add_argument("seqs", metavar="SEQ", nargs="*", help=f"{seq_help}; all by default")
+    with_json(verify)
+    export = action(
+        "export",
+        "write a checkpoint as a safetensors file, or as a directory for torch.distributed.checkpoint",
+        "  qcity checkpoints export train newest model.safetensors\n"
+        "  qcity checkpoints export train 40 step-40 --loop epochs",
+    )
+    export.add_argument("seq", metavar="SEQ", help=seq_help)
+    export.add_argument("out", metavar="OUT", help="must not exist; NAME.safetensors is a file, else a directory")
+    export.add_argument("--format", choices=("safetensors", "dcp"), help="by default as OUT's name says")
+    with_loop(export)
+    prune = action(
+        "prune",
+        "drop older published checkpoints of a run that no living attempt holds",
+        "  qcity checkpoints prune train --keep 1 --dry-run\n  qcity checkpoints prune train --keep 1",
+    )
+    prune.add_argument("--keep", metavar="N", type=_count, required=True, help="how many of the newest stay")
+    prune.add_argument("--dry-run", action="store_true", help="only say what it would free")
+    for sub in (listing, diff, verify, export, prune):
+        with_store(sub)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1: the newest checkpoint stays")
+    return int(text)
+
+
+_ACTIONS = ("list", "diff", "verify", "export", "prune")
+
+
+def _spelled_out(words: Sequence[str]) -> list[str]:
+    """`checkpoints RUN` as `checkpoints list RUN`."""
+    found = list(words)
+    at = next((place for place, word in enumerate(found) if not word.startswith("-")), len(found))
+    following = found[at + 1 : at + 2]
+    if found[at : at + 1] == ["checkpoints"] and following and following[0] not in (*_ACTIONS, "-h", "--help"):
+        found.insert(at + 1, "list")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
     """
-    args = parser().parse_args(argv)
+    args = parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.call(args))
     except QcityError as error:

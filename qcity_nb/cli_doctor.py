@@ -15,9 +15,12 @@ from importlib.util import find_spec
 from typing import Literal
 
 from qcity_nb import hosts, settings
+from qcity_nb.checkpoint.retention import keep_of
 from qcity_nb.cli_run import address_of
 from qcity_nb.cli_view import table
 from qcity_nb.errors import QcityError
+from qcity_nb.hosts import limits
+from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
@@ -133,7 +136,46 @@ def _extras(_given: Settings) -> Iterator[Finding]:
         )
 
 
-_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_store, _local, _tracking, _kernel, _hosts, _extras)
+def _session(given: Settings) -> Iterator[Finding]:
+    here = detect()
+    limit_s = given.session_limit_s or here.session_limit_s
+    if limit_s is None:
+        detail = f"{here.name} ({here.evidence}): no limit is known"
+    else:
+        known = limits.limit_of(here.name, here.environ)
+        source = known.source if known is not None and given.session_limit_s is None else "session_limit"
+        age = limits.session(limit_s)
+        detail = (
+            f"{here.name} ({here.evidence}): ends after {limit_s / 3600:g} h ({source}), "
+            f"is {age.age_s / 3600:.1f} h old ({age.evidence})"
+        )
+    yield Finding(what="session", verdict="note", detail=detail)
+
+
+def _keep(given: Settings) -> Iterator[Finding]:
+    try:
+        keep = keep_of(given.keep_last, given.keep_every, given.keep_best)
+    except QcityError as error:
+        yield Finding(what="keep", verdict="wrong", detail=str(error))
+        return
+    parts = [f"the newest {keep.last}"]
+    if keep.every is not None:
+        parts.append(f"the first of each {keep.every} steps")
+    if keep.goal is not None:
+        parts.append(f"the one with the {'highest' if keep.goal.mode == 'max' else 'lowest'} {keep.goal.metric}")
+    yield Finding(what="keep", verdict="ok", detail=", ".join(parts) + ", and those with a name")
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _store,
+    _local,
+    _keep,
+    _session,
+    _tracking,
+    _kernel,
+    _hosts,
+    _extras,
+)
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -173,7 +215,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _plain(value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return "-"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))

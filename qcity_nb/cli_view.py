@@ -21,7 +21,7 @@ from qcity_nb.run import identity, journal, lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 
-__all__ = ["logs", "ps", "show", "table"]
+__all__ = ["ago", "logs", "ps", "show", "size", "table"]
 
 _LOOK_EVERY_S = 0.5
 
@@ -39,7 +39,8 @@ def _when(at: str) -> str:
     return at[:19].replace("T", " ")
 
 
-def _ago(at: str) -> str:
+def ago(at: str) -> str:
+    """How long ago an ISO time was, for people."""
     seconds = _since(at)
     return f"{age(seconds)} ago" if seconds is not None else "-"
 
@@ -91,7 +92,7 @@ def ps(args: argparse.Namespace) -> int:
             fact["state"],
             fact.get("host") or "-",
             "-" if fact.get("step") is None else str(fact["step"]),
-            _ago(fact["checkpoint_at"]) if fact.get("checkpoint_at") else "-",
+            ago(fact["checkpoint_at"]) if fact.get("checkpoint_at") else "-",
             str(fact.get("attempts", "-")),
         )
         for fact in facts
@@ -112,13 +113,14 @@ def _events(store: Store, run: str, head: Head) -> list[Event]:
     return []
 
 
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
+def size(size_bytes: int) -> str:
+    """A number of bytes for people: 12 B, 3.4 MB."""
+    left = float(size_bytes)
     for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+        if left < 1000:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1000
+    return f"{left:.1f} TB"
 
 
 def show(args: argparse.Namespace) -> int:
@@ -147,7 +149,7 @@ def show(args: argparse.Namespace) -> int:
         ("state", state_of(head)),
         ("notebook", f"{head.notebook} in project {head.project}"),
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
-        ("made", f"{_when(head.created)} ({_ago(head.created)})"),
+        ("made", f"{_when(head.created)} ({ago(head.created)})"),
         ("hosts", ", ".join(head.wanted.hosts)),
         ("holder", lease.describe(head.holder) if head.holder else "nobody"),
         ("attempts", f"{head.epoch} of at most {head.launches.since_epoch + head.relaunch.attempts}"),
@@ -156,8 +158,11 @@ def show(args: argparse.Namespace) -> int:
         rows.append(("launching", f"{head.intent.attempt} on {head.intent.host}, by {head.intent.keeper}"))
     newest = head.checkpoint
     if newest is not None:
-        rows.append(("checkpoint", f"step {newest.step}, {_ago(newest.at)}, {newest.name}"))
-    rows.append(("stored", f"{len(names)} objects in {store.address}; checkpoints {_size(size_bytes)}"))
+        rows.append(("checkpoint", f"step {newest.step}, {ago(newest.at)}, {newest.name}"))
+    named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
+    if named:
+        rows.append(("named", ", ".join(named)))
+    rows.append(("stored", f"{len(names)} objects in {store.address}; checkpoints {size(size_bytes)}"))
     if head.tracked.uri:
         rows.append(("tracker", f"{head.tracked.uri} run {head.tracked.run_id}: {head.tracked.status}"))
     if head.output:

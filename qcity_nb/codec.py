@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 __all__ = ["FORMAT", "DecodeError", "decode", "dumps", "encode", "loads"]
@@ -28,12 +28,20 @@ def _fields(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+# Heads are read and written every other second for hours; what a type looks like does not change meanwhile.
+_origin: Callable[[Any], Any] = functools.cache(typing.get_origin)
+_dataclass_fields = functools.cache(dataclasses.fields)
+_SCALARS: frozenset[type] = frozenset({str, int, bool})
+
+
 def encode(value: object) -> Any:
     """A record (or a tree of records, tuples, mappings and scalars) as plain JSON values."""
+    if value is None or type(value) in _SCALARS:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {}
         extra: Mapping[str, Any] = {}
-        for field in dataclasses.fields(value):
+        for field in _dataclass_fields(type(value)):
             item = getattr(value, field.name)
             if field.name == "extra":
                 extra = item
@@ -62,7 +70,9 @@ def _plain(value: Any) -> Any:
 
 
 def _decode(kind: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(kind)
+    if kind in _SCALARS and type(value) is kind:
+        return value
+    origin = _origin(kind)
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(kind)
         if value is None and type(None) in options:
@@ -126,7 +136,7 @@ def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     hints = _fields(typing.cast(Any, cls))
     known: dict[str, Any] = {}
     names = set()
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # checked by every caller's type
+    for field in _dataclass_fields(typing.cast(Any, cls)):
         names.add(field.name)
         if field.name == "extra":
             continue

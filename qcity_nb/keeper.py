@@ -353,8 +353,11 @@ class Keeper:
 
     @property
     def pace_s(self) -> float:
-        """Seconds between two looks: several to a beat, so that a known death costs little time."""
-        return min(5.0, max(0.1, self._settings.beat_s / 8))
+        """Seconds between two looks: several to a beat, so that a known death costs little time.
+
+        The end of an attempt that this process started wakes it before (``hosts.local.wait_for_end``).
+        """
+        return min(5.0, max(0.1, self._settings.beat_s / 4))
 
     def keep(
         self,

@@ -85,6 +85,10 @@ class CheckpointRef:
     step: int = 0
     size_bytes: int = 0
     at: str = ""
+    label: str = ""
+    """The name that the user gave it: it stays for ever. Empty: none."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """The newest values of the metrics that decide what stays, among the rows that it added."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -56,6 +56,14 @@ class Settings:
     stop_grace_s: float = 30.0
     """How long a stop waits for the next loop boundary before it interrupts."""
     stall_timeout_s: float | None = None
+    session_limit_s: float | None = None
+    """How long this host lets a session live; ``None``: what is known of the host."""
+    keep_last: int = 3
+    """So many of the newest checkpoints stay in the store."""
+    keep_every: int | None = None
+    """And the first one of each so many steps."""
+    keep_best: str = ""
+    """And the one with the best value of this metric; ``fid:min`` says which way is better."""
     desk: str = ""
     """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
     chaos: str = ""
@@ -107,16 +115,16 @@ def seconds(value: object, *, name: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s"}
+_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
-_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s"}
+_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
 _ELSEWHERE = {
     "store": "give the address without it",
     "tracking": "give the address without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
 }
 """An address is written to files that others read: where a password belongs instead."""
-_INTEGERS = {"attempts", "without_progress"}
+_INTEGERS = {"attempts", "without_progress", "keep_last", "keep_every"}
 
 
 def _value(name: str, value: object) -> Any:

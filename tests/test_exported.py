@@ -53,12 +53,15 @@ def falsehoods(source: str, declared: object, has: set[str]) -> list[str]:
 
 
 def test_the_surface() -> None:
-    assert qcity_nb.__all__ == ["City", "__version__", "up"]
+    assert qcity_nb.__all__ == ["City", "__version__", "every_steps", "every_time", "on_best", "up"]
 
 
-@pytest.mark.parametrize("name", ["City", "up"])
-def test_lazy_names_resolve(name: str) -> None:
-    assert getattr(qcity_nb, name) is getattr(importlib.import_module("qcity_nb.city"), name)
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("City", "city"), ("up", "city")] + [(name, "notebook.pace") for name in ("every_steps", "every_time", "on_best")],
+)
+def test_lazy_names_resolve(name: str, module: str) -> None:
+    assert getattr(qcity_nb, name) is getattr(importlib.import_module(f"qcity_nb.{module}"), name)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -31,9 +31,14 @@ LAYERS: list[set[str]] = [
 STANDARD_ONLY = LAYERS[0] | LAYERS[1]
 
 THIRD_PARTY: dict[str, set[str]] = {
+    "checkpoint.compare": {"numpy"},
+    "checkpoint.digest": {"blake3", "xxhash"},
     "checkpoint.generators": {"numpy", "torch"},
+    "checkpoint.interop": {"numpy", "safetensors", "torch"},
+    "checkpoint.landing": {"torch"},
     "checkpoint.pickling": {"cloudpickle"},
-    "checkpoint.rebuild": {"numpy", "torch"},
+    "checkpoint.portable": {"numpy"},
+    "checkpoint.rebuild": {"jax", "numpy", "torch"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
@@ -47,6 +52,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "notebook.entry": {"papermill"},
     "notebook.panel": {"ipywidgets"},
     "notebook.plot": {"matplotlib"},
+    "cli_checkpoint": {"tqdm"},
     "cli_doctor": {"jupyter_client"},
     "cli_run": {"jupyter_client"},
 }

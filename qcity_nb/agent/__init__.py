@@ -10,10 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qcity_nb import codec, errors
+from qcity_nb.checkpoint.retention import Keep, keep_of
 from qcity_nb.errors import CheckpointError, QcityError
 from qcity_nb.records import Beat
 from qcity_nb.run.desk import Desk, Status, is_alive, start_time
@@ -55,6 +56,7 @@ class Config:
     take_over: bool = False
     wait: bool = False
     """Wait for a silent holder's lease to expire, rather than refuse at once."""
+    keep: Keep = field(default_factory=Keep)
     chaos: str = ""
 
 
@@ -96,6 +98,7 @@ def config_for(
         judged=judged,
         take_over=take_over,
         wait=wait,
+        keep=keep_of(settings.keep_last, settings.keep_every, settings.keep_best),
         chaos=settings.chaos,
     )
 

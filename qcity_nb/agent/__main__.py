@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +19,20 @@ from qcity_nb.agent.publish import Publisher
 from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.agent.take import LetGo, Taker
 from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.retention import names_left
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError
 from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
+from qcity_nb.run.bell import POLL_S, Bell
 from qcity_nb.run.desk import Answer, Desk, Request, Status, is_alive, process_state
 from qcity_nb.run.lease import Lease
 from qcity_nb.stores import open_store
 
 __all__ = ["Agent", "main"]
 
-TICK_S = 0.1
+TICK_S = 0.5
+"""How long it sleeps at most: requests, checkpoints and its owner's end wake it before."""
 NOTEBOOK_S = 20.0
 """The executed notebook travels with a checkpoint at most this often, and at the end."""
 TRACKER_S = 10.0
@@ -114,7 +116,7 @@ class Agent:
             # What the newest published checkpoint has need not be sent again, unless some of it is damaged.
             with contextlib.suppress(CheckpointError, Missing):
                 base = manifest_of(self.store, lease.run, lease.head.checkpoint)
-        return tier, Publisher(lease, self.desk, tier, published=base)
+        return tier, Publisher(lease, self.desk, tier, published=base, keep=self.config.keep)
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
@@ -148,12 +150,16 @@ class Agent:
             experiment=self.config.experiment,
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
+            progress=lambda: self.bell.ring(),
         )
+        checkpoints = self.tier.path / "checkpoints"
+        checkpoints.mkdir(exist_ok=True)
+        self.bell = Bell(self.config.owner.pid, [self.desk.path / "requests", checkpoints])
         # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
         try:
             while (code := self.tick()) is None:
-                time.sleep(TICK_S)
+                self.bell.wait(self.idle_s())
             return code
         except LeaseLost as error:
             self.show(state="lost", reason=str(error), error="LeaseLost")
@@ -172,6 +178,7 @@ class Agent:
             until_s=self.lease.until_s,
             tier=str(tier_path(Path(self.config.local), head.run, self.lease.epoch)),
             stop=stop,
+            names_left=names_left(sum(1 for ref in head.checkpoints if ref.label), self.config.keep),
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
             published_step=head.checkpoint.step if head.checkpoint else 0,
             published_at_s=self._published_s if self._published_s > 0 else 0.0,
@@ -195,6 +202,16 @@ class Agent:
         """Has a beat's time passed since the last confirmed one was sent?"""
         return self.clock.now_s() - self.lease.confirmed_s >= self.config.beat_s
 
+    def idle_s(self) -> float:
+        """Until there is something to do that nobody rings for."""
+        published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
+        next_s = self.lease.confirmed_s + self.config.beat_s
+        if self._tier_seq > published:
+            next_s = min(next_s, self._published_s + self.config.publish_s)
+        left_s = max(next_s, self._next_try_s) - self.clock.now_s()
+        # Overdue: its processes are stopped, and it does not beat for them.
+        return min(left_s, TICK_S) if left_s > 0 else POLL_S
+
     def newest_seq(self) -> int:
         """The newest local checkpoint, looked for only when the directory has changed."""
         with contextlib.suppress(FileNotFoundError):
@@ -213,14 +230,14 @@ class Agent:
         if not is_alive(self.config.owner.pid, self.config.owner.started):
             return self.orphaned()
         now = self.clock.now_s()
-        if now >= self._next_try_s and self.is_beating():
-            newest = self.newest_seq()
-            published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
-            due = newest > published and now - self._published_s >= self.config.publish_s
+        newest = self.newest_seq()
+        published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
+        due = newest > published and now - self._published_s >= self.config.publish_s
+        if now >= self._next_try_s and (due or self.is_beat_due()) and self.is_beating():
             try:
                 if due:
                     self.publish()
-                elif self.is_beat_due():
+                else:
                     self.publish_head()
             except StoreError as error:
                 self._next_try_s = now + min(self.config.beat_s, 5.0)
@@ -243,7 +260,7 @@ class Agent:
         send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
         job = self._worker.submit(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
         while not job.done():
-            wait([job], timeout=TICK_S)
+            wait([job], timeout=POLL_S)
             if not job.done() and self.is_beat_due() and self.is_beating():
                 # Head only: a long upload must not cost the lease. The upload says itself what the store answers.
                 with contextlib.suppress(StoreError):

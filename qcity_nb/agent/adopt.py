@@ -64,7 +64,7 @@ def load_published(
 
     Args:
         incoming: where its packs are kept while they are read.
-    Returns: the manifest, its verified ``read(digest)``, and what was wrong with newer ones.
+    Returns: the manifest, its verified ``read(name)``, and what was wrong with newer ones.
     Raises:
         StoreUnavailable: the store did not answer; that is no reason to fall back.
     """
@@ -73,8 +73,8 @@ def load_published(
         try:
             manifest = manifest_of(store, head.run, ref)
             read = reader(store, head.run, manifest, incoming)
-            for digest in manifest.objects:
-                read(digest)
+            for name in manifest.objects:
+                read(name)
             return manifest, read, trouble
         except (CheckpointError, Missing, codec.DecodeError) as error:
             trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
@@ -85,12 +85,12 @@ def reader(store: Store, run: str, manifest: Manifest, incoming: Path) -> Callab
     """Reads a published checkpoint's objects, verified; each pack is fetched once."""
     incoming.mkdir(parents=True, exist_ok=True)
 
-    def read(digest: str) -> bytes:
-        ref = manifest.objects[digest]
+    def read(name: str) -> bytes:
+        ref = manifest.objects[name]
         file = incoming / ref.pack.replace("/", "_")
         if not file.exists():
             file.write_bytes(store.get(run, ref.pack))
-        return read_object(file, ref, digest)
+        return read_object(file, ref, name)
 
     return read
 

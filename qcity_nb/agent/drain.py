@@ -6,8 +6,10 @@ tracker that drops exact repeats has each of them once. Nothing is sent while th
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from qcity_nb import points
@@ -32,6 +34,19 @@ SLICE = 2000
 """Rows that are sent before the progress is remembered."""
 
 
+@dataclass(slots=True)
+class Part:
+    """How far sending has come into what the head does not yet call drained; this process alone knows.
+
+    A repeat costs MLflow several times a first sending, and more with every row that it has: to begin a checkpoint of
+    100,000 rows anew after each failure might never come to an end.
+    """
+
+    first: int = 0
+    """The checkpoint whose rows come first in it."""
+    rows: int = 0
+
+
 def send_covered(
     store: Store,
     head: Head,
@@ -41,9 +56,12 @@ def send_covered(
     after: int,
     allowed: Callable[[], bool],
     sent: Callable[[int, int], None] = lambda seq, rows: None,
+    part: Part | None = None,
 ) -> int:
     """Send all rows of checkpoints after ``after`` that the head covers; returns the newest one sent.
 
+    Args:
+        part: of an earlier call of this process for the same tracker's run; changed.
     Raises:
         TrackerUnavailable: some rows may be there already; sending them again changes nothing.
     """
@@ -51,20 +69,25 @@ def send_covered(
     if newest <= after:
         return after
     before = after
+    part = part or Part()
     blocks = published_rows(store, head, after)
     seqs = [seq for seq in sorted(blocks) if seq <= newest]
     while seqs:
-        # Many small blocks go in one request; a failure then repeats no more than that.
+        # Many small blocks go together; a failure then repeats no more than a slice.
         rows: list[Row] = []
+        if part.first != seqs[0]:
+            part.first, part.rows = seqs[0], 0
         while seqs and (not rows or len(rows) < SLICE):
             after = seqs.pop(0)
             rows += decode_rows(blocks[after])
-        if rows:
+        while part.rows < len(rows):
             if not allowed():
                 return before
+            piece = rows[part.rows : part.rows + SLICE]
             points.hit("drain.before")
-            tracker.send(run_id, rows)
+            tracker.send(run_id, piece)
             points.hit("drain.after")
+            part.rows += len(piece)
         before = after
         sent(after, len(rows))
     return newest
@@ -81,12 +104,14 @@ class Drain:
         experiment: str,
         tags: Mapping[str, str],
         say: Callable[[str], None],
+        progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._lease = lease
         self._uri = uri
         self._experiment = experiment
         self._tags = dict(tags)
         self._say = say
+        self._progress = progress
         self._wake = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
@@ -99,6 +124,7 @@ class Drain:
         self.sent_rows = 0
         self._tracker: Tracker | None = None
         self._started = False
+        self._part = Part()
         self._thread = threading.Thread(target=self._loop, name="drain", daemon=True)
         if uri:
             self._thread.start()
@@ -191,6 +217,10 @@ class Drain:
         assert self._tracker is not None
         if not self._started:
             self._tracker.prepare()
+            # What mlflow brought stays: without this, each full collection looks through all of it, a fifth of what
+            # sending costs. The agent is a process of its own, and ends with the attempt.
+            if not gc.get_freeze_count():
+                gc.freeze()
             if not self._may_send():
                 return  # seconds may have passed
             run_id = self._tracker.start(
@@ -210,6 +240,7 @@ class Drain:
             after=self.tracked.drained_seq,
             allowed=lambda: lease.is_confirmed,
             sent=self._sent,
+            part=self._part,
         )
         self._set(drained_seq=sent)
 
@@ -235,3 +266,4 @@ class Drain:
     def _sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows
         self._set(drained_seq=seq)
+        self._progress()

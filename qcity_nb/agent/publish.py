@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import uuid
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from qcity_nb import codec
 from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.digest import blake3_of
+from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint.retention import Candidate, Keep, names_left, select
 from qcity_nb.clock import iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
@@ -22,13 +24,12 @@ from qcity_nb.records import CheckpointRef, Head
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Desk
 from qcity_nb.run.lease import Edit, Lease
+from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["KEEP", "Publisher"]
+__all__ = ["Publisher"]
 
 GONE_LOOKS = 5
 """So many looks in a row for a segment that the head names and the store does not have."""
-KEEP = 3
-"""Checkpoints that stay in the store: the newest, and two to fall back to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +46,24 @@ class _Draft:
 class Publisher:
     """Publishes under one lease. One thread at a time uses it."""
 
-    def __init__(self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None) -> None:
+    def __init__(
+        self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
+    ) -> None:
         self._lease = lease
         self._desk = desk
         self._tier = tier
         self._manifests: dict[str, Manifest] = {}
         """Manifests that the confirmed head names, as far as this attempt knows them."""
         self._newest = published
+        self._keep = keep or Keep()
         self._links: dict[str, str] = {}
         self._offset = desk.offset()
         self._absent: dict[str, int] = {}
         """How often a chain's newest segment was not there."""
         self._condemned: set[str] = set()
         """Garbage as of the last publish."""
+        self._is_untidy = True
+        """Something was stored, or is condemned, since the store was last found tidy."""
         self._dropped_seq = 0
         """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
@@ -78,19 +84,25 @@ class Publisher:
         epoch = self._lease.epoch
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        new = [digest for digest in needed if digest not in known]
-        refs: dict[str, ObjectRef] = {digest: known[digest] for digest in needed if digest in known}
+        new = [one for one in needed if one not in known]
+        refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
         files: dict[str, Source] = {}
         size = 0
         if new:
             name = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
             path = self._outgoing / Path(name).name
             with self._tier.opened(manifest) as read:
-                content: dict[str, Buffer] = {digest: read(digest) for digest in new}
-                placed = write_pack(path, content, epoch=epoch)
+                content = Lazy({one: manifest.objects[one] for one in new}, read)
+                placed = write_pack(
+                    path,
+                    content,
+                    epoch=epoch,
+                    size=sum(manifest.objects[one].size_bytes for one in new),
+                    seal=lambda name, data: blake3_of(data),
+                )
             files[name] = path
             size += path.stat().st_size
-            refs.update({digest: replace(ref, pack=name) for digest, ref in placed.items()})
+            refs.update({one: replace(ref, pack=name) for one, ref in placed.items()})
         stored = replace(manifest, objects=refs, epoch=epoch)
         data = manifests.dumps(stored)
         name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
@@ -103,10 +115,34 @@ class Publisher:
             step=manifest.step,
             size_bytes=size + len(data),
             at=iso_now(),
+            label=str(manifest.values.get("name", "")),
+            values=self._values(manifest.seq),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
         return _Draft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
+
+    def _values(self, seq: int) -> dict[str, float]:
+        """Of the metric that decides which checkpoint is the best.
+
+        Only from the rows that this checkpoint added: an older value is that of another state.
+        """
+        best = self._keep.best
+        found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
+        return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
+
+    def _kept(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
+        """The checkpoints that the next head names, newest first."""
+        if new.label and not names_left(sum(1 for ref in head.checkpoints if ref.label), self._keep):
+            message = f"checkpoint {new.seq} cannot be called {new.label!r}: the run has no room for another name"
+            self._desk.note(journal.event("trouble", epoch=self._lease.epoch, message=message))
+            new = replace(new, label="")
+        refs = {ref.seq: ref for ref in (new, *head.checkpoints)}
+        candidates = [
+            Candidate(seq=ref.seq, step=ref.step, value=ref.values.get(self._keep.best or ""), name=ref.label)
+            for ref in refs.values()
+        ]
+        return tuple(refs[one.seq] for one in select(candidates, self._keep))
 
     def publish(
         self,
@@ -141,8 +177,7 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                kept = (draft.ref, *head.checkpoints)[:KEEP]
-                head = replace(head, checkpoints=kept)
+                head = replace(head, checkpoints=self._kept(draft.ref, head))
                 if draft.rows:
                     head = self._chain(head, "outbox", draft.rows, files, dropped)
             if lines:
@@ -154,6 +189,7 @@ class Publisher:
                     dropped.append(head.executed)
                 head = replace(head, executed=name)
             self._mine.update(files)
+            self._is_untidy = self._is_untidy or bool(files)
             return Edit(head=change(head), files=files)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)
@@ -176,7 +212,9 @@ class Publisher:
             # One publish late, for the same reason as in `_tidy`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
-        self._tidy(head, dropped)
+        if self._is_untidy:
+            # A beat alone drops nothing, and to list the store for each would cost more than the beat.
+            self._tidy(head, dropped)
         return head
 
     def _published(self, head: Head) -> Manifest | None:
@@ -232,6 +270,8 @@ class Publisher:
             if garbage and (self._lease.is_confirmed or head.holder is None):
                 self._lease.store.delete(head.run, garbage)
                 self._mine.difference_update(garbage)
+                self._condemned = unnamed.difference(garbage)
+            self._is_untidy = bool(self._condemned)
         except (StoreError, codec.DecodeError, KeyError):
             return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
 

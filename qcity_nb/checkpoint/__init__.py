@@ -1,1 +1,22 @@
-"""State to named buffers to packs, and back."""
+"""State to named buffers to packs, and back. Usable alone, without a run: ``save``, ``load``, ``Checkpointer``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qcity_nb.checkpoint.saver import Checkpointer, load, save
+
+__all__ = ["Checkpointer", "load", "save"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
+    # Late: other modules of this package are imported without the engine.
+    if name in __all__:
+        return getattr(importlib.import_module("qcity_nb.checkpoint.saver"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

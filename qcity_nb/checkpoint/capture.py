@@ -11,11 +11,14 @@ leaves out.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcity_nb.checkpoint import kind, pickling, placing, refusal
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint import kind, landing, pickling, placing, refusal
+from qcity_nb.checkpoint.freezer import Freezer, Lazily, Shot
+from qcity_nb.checkpoint.frozen import Content, Held
+from qcity_nb.checkpoint.memory import Span, view_at
 from qcity_nb.errors import CheckpointError, StateRefused
 
 __all__ = ["Captured", "capture", "capture_generators", "check_state", "load", "restore", "restore_generators"]
@@ -23,17 +26,24 @@ __all__ = ["Captured", "capture", "capture_generators", "check_state", "load", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """A frozen copy of a state: nothing in it is shared with the live objects."""
+    """A frozen copy of a state: once ``shot.copied`` is set, nothing in it is shared with the live objects."""
 
     skeleton: bytes
     """The pickle-5 stream, without its bulk."""
-    buffers: tuple[Buffer, ...] = ()
+    buffers: Sequence[Content] = ()
     """The bulk, in the stream's order."""
+    shot: Shot | None = None
+    """The memory that it lies in, where a freezer made it: usable until ``release``."""
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all of it."""
-        return len(self.skeleton) + sum(len(buffer) for buffer in self.buffers)
+        return len(self.skeleton) + sum(buffer.size for buffer in self.buffers)
+
+    def release(self) -> None:
+        """Its content is not needed any more: the next capture may have the memory."""
+        if self.shot is not None:
+            self.shot.release()
 
 
 def check_state(state: object) -> None:
@@ -49,21 +59,41 @@ def check_state(state: object) -> None:
         )
 
 
-def capture(state: object) -> Captured:
+def capture(
+    state: object,
+    freezer: Freezer | None = None,
+    *,
+    stored: Collection[str] = (),
+    lazily: Lazily = "never",
+) -> Captured:
     """Copy ``state``.
 
+    Args:
+        freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
+        stored: the names of the objects of the newest checkpoint: what is among them is not copied again.
+        lazily: what may be copied after the call returned; see ``Shot.copied``.
     Raises:
         StateRefused: a variable cannot be saved; the message names it and says why.
     """
     try:
-        skeleton, buffers = _dump(state)
+        dumped = _dump(state)
     except Exception as error:
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {refusal.reason(value, cause)}") from error
-    return Captured(skeleton=skeleton, buffers=tuple(buffers))
+    if freezer is None:
+        return Captured(skeleton=dumped.skeleton, buffers=[_held(span) for span in dumped.spans])
+    buffers, shot = freezer.freeze(dumped, stored=stored, lazily=lazily)
+    return Captured(skeleton=dumped.skeleton, buffers=buffers, shot=shot)
 
 
-def _dump(state: object) -> tuple[bytes, list[Buffer]]:
+def _held(span: Span) -> Held:
+    if span.device is None:
+        return Held(bytes(view_at(span.address, span.size)) if span.size else b"")
+    host = span.device.cpu()
+    return Held(bytes(view_at(host.data_ptr(), span.size)))
+
+
+def _dump(state: object) -> pickling.Dumped:
     try:
         return pickling.dump(state)
     except (pickling.Refused, MemoryError):
@@ -88,8 +118,8 @@ def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
     return path, value, error
 
 
-def _load(captured: Captured) -> tuple[Any, list[pickling.StateDict]]:
-    unpickler = pickling.StateUnpickler(captured.skeleton, captured.buffers)
+def _load(captured: Captured, memory: Sequence[Any]) -> tuple[Any, list[pickling.StateDict]]:
+    unpickler = pickling.StateUnpickler(captured.skeleton, memory)
     try:
         return unpickler.load(), unpickler.records
     except (AttributeError, ImportError) as error:
@@ -109,20 +139,26 @@ def load(captured: Captured) -> Any:
     Raises:
         CheckpointError: a class that it needs is missing, or the stream is not one of ours.
     """
-    return _load(captured)[0]
+    return _load(captured, landing.land(captured.skeleton, captured.buffers).memory)[0]
 
 
 def restore(state: object, captured: Captured) -> None:
-    """Make ``state`` what was captured, in place.
+    """Make ``state`` what was captured, in place: live arrays and tensors that fit are read into directly.
 
     Raises:
         CheckpointError: it does not fit (another architecture, a module that is not built yet, …); the
             message names the variable. ``state`` may then be restored in part.
     """
-    saved, records = _load(captured)
+    landed = landing.land(captured.skeleton, captured.buffers, into=state)
+    saved, records = _load(captured, landed.memory)
     if state is None and saved is None:
         return
-    placing.place(state, saved, records)
+    try:
+        placing.place(state, saved, records, landed.taken)
+    except placing.Misplaced:
+        # Live arrays share memory in a way that the saved ones do not: read everything beside them, then copy.
+        saved, records = _load(captured, landing.land(captured.skeleton, captured.buffers).memory)
+        placing.place(state, saved, records, {})
 
 
 def capture_generators() -> Captured:

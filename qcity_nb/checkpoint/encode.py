@@ -1,38 +1,69 @@
-"""Captured state to objects by digest, and back."""
+"""Captured state to objects by name, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 
 from qcity_nb.checkpoint.capture import Captured
+from qcity_nb.checkpoint.digest import name_of
+from qcity_nb.checkpoint.frozen import Read, Stored, slices_of
 from qcity_nb.checkpoint.manifest import Encoded
-from qcity_nb.checkpoint.pack import digest
 from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
-__all__ = ["decode_state", "encode_state"]
+__all__ = ["Discarded", "decode_state", "encode_state"]
+
+
+class Discarded(CheckpointError):
+    """The live state was changed while it was copied lazily; the next save copies before the loop goes on."""
 
 
 def encode_state(captured: Captured) -> tuple[Encoded, dict[str, Buffer]]:
-    """Its digests, and its objects by digest; nothing is copied."""
+    """Its names, and its objects by name, those left out that are known to be unchanged; nothing is copied.
+
+    Waits for a lazy copy.
+
+    Raises:
+        Discarded: the lazy copy came to nothing.
+    """
+    shot = captured.shot
+    if shot is not None:
+        shot.copied.wait()
+        if shot.trouble is not None:
+            raise CheckpointError(f"the state could not be copied: {shot.trouble}") from shot.trouble
+        if shot.is_spoiled:
+            raise Discarded("the state was changed before the optimizer's step, while it was copied")
     objects: dict[str, Buffer] = {}
-    skeleton = digest(captured.skeleton)
-    objects[skeleton] = captured.skeleton
-    buffers = []
-    for buffer in captured.buffers:
-        name = digest(buffer)
-        objects[name] = buffer
-        buffers.append(name)
-    return Encoded(skeleton=skeleton, buffers=tuple(buffers)), objects
+    skeleton = tuple(_named(_parts(captured.skeleton), objects))
+    buffers = tuple(tuple(_named(buffer.parts(), objects)) for buffer in captured.buffers)
+    return Encoded(skeleton=skeleton, buffers=buffers, sizes=tuple(buffer.size for buffer in captured.buffers)), objects
 
 
-def decode_state(encoded: Encoded, read: Callable[[str], bytes]) -> Captured:
-    """The captured state, from a verified ``read``.
+def _parts(data: bytes) -> Iterator[tuple[str, Buffer]]:
+    view = memoryview(data)
+    for at, length in slices_of(len(data)):
+        yield name_of(view[at : at + length]), view[at : at + length]
 
+
+def _named(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer]) -> Iterator[str]:
+    for name, content in parts:
+        if content is not None:
+            objects[name] = content
+        yield name
+
+
+def decode_state(encoded: Encoded, read: Read) -> Captured:
+    """The captured state, from a verified ``read``. Buffers are read when it is loaded or restored.
+
+    Args:
+        read: if it has ``read_into(places)``, many objects are read with one call of that.
     Raises:
         CheckpointCorrupt: whatever ``read`` raises.
     """
-    cache: dict[str, bytes] = {}
-    for name in encoded.buffers:
-        if name not in cache:
-            cache[name] = read(name)
-    return Captured(skeleton=read(encoded.skeleton), buffers=tuple(cache[name] for name in encoded.buffers))
+    if len(encoded.sizes) != len(encoded.buffers) or min(encoded.sizes, default=0) < 0:
+        raise CheckpointCorrupt(f"{len(encoded.buffers)} buffers have {len(encoded.sizes)} sizes")
+    skeleton = b"".join(read(name) for name in encoded.skeleton)
+    return Captured(
+        skeleton=skeleton,
+        buffers=[Stored(size, names, read) for size, names in zip(encoded.sizes, encoded.buffers, strict=True)],
+    )

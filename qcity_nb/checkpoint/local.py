@@ -16,7 +16,6 @@ over. That halves the cost of a small save.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +24,11 @@ from qcity_nb import points
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint import pack, rowfile
 from qcity_nb.checkpoint.manifest import Manifest, ObjectRef
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint.reading import PackReader
+from qcity_nb.checkpoint.rebuild import Buffer
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
-__all__ = ["KEEP", "LocalTier"]
+__all__ = ["KEEP", "Lazy", "LocalTier"]
 
 KEEP = 2
 """Checkpoints that stay: the newest, and the one to fall back to."""
@@ -41,15 +41,20 @@ _DIGEST_SIZE = len(pack.digest(b""))
 class LocalTier:
     """Checkpoints of one epoch under ``path``."""
 
-    def __init__(self, path: Path, *, epoch: int) -> None:
+    def __init__(self, path: Path, *, epoch: int, keep: int = KEEP) -> None:
+        """Look at ``path``; ``keep`` of the newest checkpoints stay when another is saved."""
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least the newest stays")
         self.path = path
         self.epoch = epoch
+        self.keep = keep
         self.skipped: list[str] = []
         """Why checkpoints were passed over by the last ``newest``: tell the user."""
         self._checkpoints = path / "checkpoints"
         self._packs = path / "packs"
         self._rows = path / "rows"
-        self._previous: Manifest | None = None
+        self._kept: list[Manifest] = []
+        """What stays, newest first, once this is the owner."""
         self._is_owner = False
 
     # -- read
@@ -115,26 +120,22 @@ class LocalTier:
             self.rows(found.seq)
 
     @contextlib.contextmanager
-    def opened(self, found: Manifest) -> Iterator[Callable[[str], bytes]]:
-        """A verified ``read(digest)`` that goes on working if the owner drops the checkpoint meanwhile.
+    def opened(self, found: Manifest) -> Iterator[PackReader]:
+        """A verified ``read(name)`` that goes on working if the owner drops the checkpoint meanwhile.
 
         Raises:
             CheckpointCorrupt: a pack is gone already (take ``newest`` again), or, from ``read``, is damaged.
         """
-        with contextlib.ExitStack() as stack:
-            descriptors: dict[str, int] = {}
-            for name in sorted({ref.pack for ref in found.objects.values()}):
-                try:
-                    descriptors[name] = os.open(self._packs / name, os.O_RDONLY)
-                except OSError as error:
-                    raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
-                stack.callback(os.close, descriptors[name])
-
-            def read(name: str) -> bytes:
-                ref = _ref(found, name)
-                return pack.read_object(descriptors[ref.pack], ref, name)
-
+        with PackReader(self._packs, found.objects) as read:
             yield read
+
+    def reader(self, found: Manifest) -> PackReader:
+        """As ``opened``, open until nobody holds it any more.
+
+        Raises:
+            CheckpointCorrupt: a pack is gone already.
+        """
+        return PackReader(self._packs, found.objects)
 
     def read(self, found: Manifest, name: str) -> bytes:
         """One object of a checkpoint, verified.
@@ -169,7 +170,7 @@ class LocalTier:
 
         Args:
             manifest: without ``objects``; its ``seq`` is higher than that of the checkpoint before.
-            objects: content by digest; what the checkpoint before holds already need not be here.
+            objects: content by name; what the checkpoint before holds already need not be here.
             rows: the rows that this checkpoint adds, as JSON lines.
         Returns: the manifest as written.
         Raises:
@@ -180,7 +181,7 @@ class LocalTier:
         self._own()
         if rows and not rows.endswith(b"\n"):
             raise ValueError("rows are whole lines")
-        previous = self._previous
+        previous = self._kept[0] if self._kept else None
         if previous is not None and manifest.seq <= previous.seq:
             raise ValueError(f"checkpoint {manifest.seq} does not follow {previous.seq}")
         points.hit("outbox.before")
@@ -192,8 +193,8 @@ class LocalTier:
             with contextlib.suppress(OSError):
                 (self._rows / f"{manifest.seq}.jsonl").unlink(missing_ok=True)
             raise
-        self._previous = saved
-        self._prune(saved, previous)
+        self._kept = [saved, *self._kept][: self.keep]
+        self._prune()
         points.hit("local.after")
         return saved
 
@@ -236,6 +237,11 @@ class LocalTier:
         if rows:
             rowfile.write(self._rows / f"{seq}.jsonl", rows)
 
+    @property
+    def stored(self) -> Mapping[str, ObjectRef]:
+        """The objects of the newest checkpoint that was saved or found here: they need not be brought again."""
+        return self._kept[0].objects if self._kept else {}
+
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
         """The objects in packs that are mostly dead."""
         live: dict[str, int] = {}
@@ -262,13 +268,18 @@ class LocalTier:
                 f"cannot write to {self.path}: {error.strerror or error}; set another `local` directory"
             ) from error
         # Deep: what follows reuses its objects, and must not build on damage.
-        self._previous = self.newest(deep=True)
+        newest = self.newest(deep=True)
+        if newest is not None:
+            self._kept = [newest]
+            for seq in reversed(self.seqs()):
+                if seq < newest.seq and len(self._kept) < self.keep:
+                    with contextlib.suppress(CheckpointCorrupt):
+                        self._kept.append(self.load(seq))
         self._is_owner = True
 
-    def _prune(self, saved: Manifest, previous: Manifest | None) -> None:
-        """Drop what neither of the two newest checkpoints needs. A failure only leaves garbage for later."""
-        kept = [saved] if previous is None else [saved, previous]
-        assert len(kept) <= KEEP
+    def _prune(self) -> None:
+        """Drop what none of the kept checkpoints needs. A failure only leaves garbage for later."""
+        kept = self._kept
         seqs = {one.seq for one in kept}
         packs = {ref.pack for one in kept for ref in one.objects.values()}
         with contextlib.suppress(OSError):
@@ -296,7 +307,7 @@ class LocalTier:
         It keeps its ``seq``; its objects go into a pack of this epoch.
 
         Args:
-            read: gives an object by digest, verified.
+            read: gives an object by name, verified.
             rows: by seq, what the tracker may not have yet.
         Raises:
             CheckpointError: the disk is full or refuses.
@@ -304,7 +315,7 @@ class LocalTier:
         """
         points.hit("local.before")
         self._own()
-        if self._previous is not None:
+        if self._kept:
             raise ValueError(f"{self.path} has checkpoints of its own")
         written = []
         try:
@@ -313,8 +324,9 @@ class LocalTier:
                 self._write_rows(seq, data)
             refs = pack.write_pack(
                 self._packs / f"e{self.epoch}-{manifest.seq}.pack",
-                _Lazy(manifest.objects, read),
+                Lazy(manifest.objects, read),
                 epoch=self.epoch,
+                size=manifest.size_bytes,
             )
             saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
@@ -324,13 +336,13 @@ class LocalTier:
                 for seq in written:
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
             raise
-        self._previous = saved
-        self._prune(saved, None)
+        self._kept = [saved]
+        self._prune()
         points.hit("local.after")
         return saved
 
 
-class _Lazy(Mapping[str, bytes]):
+class Lazy(Mapping[str, bytes]):
     """Objects that are read when they are asked for: one at a time in memory."""
 
     def __init__(self, names: Mapping[str, ObjectRef], read: Callable[[str], bytes]) -> None:

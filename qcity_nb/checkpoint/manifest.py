@@ -1,14 +1,14 @@
 """What a checkpoint consists of: the record that makes one exist (docs/design.md, "What a checkpoint holds").
 
-Objects (skeletons, buffers, outputs) are named by digest; ``Manifest.objects`` says where each lies. Fields
-that only later versions fill are here already, so that theirs and ours read each other.
+Objects (slices of skeletons, buffers and outputs) are named by ``digest.name_of``; ``Manifest.objects`` says where each
+lies. Fields that only later versions fill are here already, so that theirs and ours read each other.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qcity_nb import codec
@@ -24,10 +24,14 @@ _PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """A captured state as the digests of its parts."""
+    """A captured state as the names of its parts."""
 
-    skeleton: str
-    buffers: tuple[str, ...] = ()
+    skeleton: tuple[str, ...]
+    """The names of the stream's slices."""
+    buffers: tuple[tuple[str, ...], ...] = ()
+    """The names of each buffer's slices."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of each buffer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,9 @@ class Manifest:
     loops: tuple[LoopRecord, ...] = ()
     contexts: tuple[Context, ...] = ()
     objects: Mapping[str, ObjectRef] = field(default_factory=dict)
+    """Where each object lies."""
+    packs: Mapping[str, Any] = field(default_factory=dict)
+    """``objects`` as it is stored: ``{pack: {name: [offset, size_bytes, blake3]}}``; empty in memory."""
     rows_upto: int = 0
     """Rows of checkpoints up to this seq are covered by it."""
     rows_bytes: int = 0
@@ -89,10 +96,11 @@ class Manifest:
     rank: int = 0
     world_size: int = 1
     replicas: tuple[str, ...] = ()
-    """Other places that hold the same objects."""
+    """Addresses of other places that hold the same objects."""
     cipher: Mapping[str, Any] = field(default_factory=dict)
-    """How the objects are encrypted; empty: not."""
-    signature: str = ""
+    """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: not."""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    """Who vouches for it, ``{"version": 1, "key": key id, "value": …}``; empty: nobody."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,8 +113,9 @@ class Manifest:
         for loop in self.loops:
             for encoded in (loop.state, loop.generators, loop.begun):
                 if encoded is not None:
-                    yield encoded.skeleton
-                    yield from encoded.buffers
+                    yield from encoded.skeleton
+                    for buffer in encoded.buffers:
+                        yield from buffer
             yield from loop.outputs
 
 
@@ -116,8 +125,12 @@ def digest(data: bytes) -> str:
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """Canonical JSON."""
-    return codec.dumps(manifest)
+    """Canonical JSON; objects are listed by pack: a gigabyte has a thousand of them."""
+    packs: dict[str, dict[str, list[Any]]] = {}
+    for name, ref in manifest.objects.items():
+        place = [ref.offset, ref.size_bytes, ref.blake3] if ref.blake3 else [ref.offset, ref.size_bytes]
+        packs.setdefault(ref.pack, {})[name] = place
+    return codec.dumps(replace(manifest, objects={}, packs=packs))
 
 
 def loads(data: bytes, *, name: str = "manifest") -> Manifest:
@@ -128,12 +141,23 @@ def loads(data: bytes, *, name: str = "manifest") -> Manifest:
     """
     try:
         manifest = codec.loads(Manifest, data)
-    except codec.DecodeError as error:
+        objects = {one: _ref(file, place) for file, places in manifest.packs.items() for one, place in places.items()}
+    except (codec.DecodeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
-    missing = next((need for need in manifest.needs() if need not in manifest.objects), None)
+    manifest = replace(manifest, objects=objects, packs={})
+    missing = next((need for need in manifest.needs() if need not in objects), None)
     if missing is not None:
         raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
     strange = next((ref.pack for ref in manifest.objects.values() if not _PACK.fullmatch(ref.pack)), None)
     if strange is not None:
         raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is no file name")
     return manifest
+
+
+def _ref(file: str, place: list[Any]) -> ObjectRef:
+    offset, size, *rest = place
+    if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+        raise ValueError(f"{place!r} is no place in {file}")
+    if len(rest) > 1 or not all(isinstance(one, str) for one in rest):
+        raise ValueError(f"{place!r} is no place in {file}")
+    return ObjectRef(pack=file, offset=offset, size_bytes=size, blake3=rest[0] if rest else "")

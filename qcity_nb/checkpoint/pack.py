@@ -1,12 +1,12 @@
-"""Pack files: many objects in one file, each named by the digest of its content.
+"""Pack files: many objects in one file, each named by its content (``digest``).
 
     magic (8)  version u32  epoch u64          header, 20 bytes, little-endian
-    objects, each at a multiple of 64 bytes
-    index: JSON {digest: [offset, size_bytes]}
+    objects, each at a multiple of 64 bytes; large ones of a large pack at a page, or right behind the one before
+    index: JSON {name: [offset, size_bytes]}
     index offset u64, index size u64, blake2b-128 of header and index (16), magic (8)
 
 A pack describes itself; a manifest's ``ObjectRef`` saves reading the index. Whatever is wrong with a file is
-``CheckpointCorrupt`` naming it, and no byte is handed out before its digest was checked.
+``CheckpointCorrupt`` naming it, and no byte is handed out before it was checked.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qcity_nb import points
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint.digest import blake3_of, name_of
+from qcity_nb.checkpoint.direct import Sink, sync_data
+from qcity_nb.checkpoint.memory import PAGE, address_of, view_at
+from qcity_nb.checkpoint.rebuild import Buffer
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
 __all__ = [
     "ObjectRef",
+    "check",
     "digest",
     "read_index",
     "read_object",
@@ -37,8 +41,10 @@ __all__ = [
 _MAGIC = b"qcpack\r\n"
 _HEADER = struct.Struct("<8sIQ")
 _FOOTER = struct.Struct("<QQ16s8s")
-_VERSION = 1
+_VERSION = 2
 _ALIGN = 64
+_LARGE = 64 * 1024
+"""Objects of this size begin at a page, where the file is written past the page cache."""
 _INDEX_LIMIT = 1 << 30
 TEMPORARY = ".tmp"
 """How names of files end that are not finished."""
@@ -52,10 +58,12 @@ class ObjectRef:
     """The pack's file name."""
     offset: int
     size_bytes: int
+    blake3: str = ""
+    """Its BLAKE3 in hex, in what is published; the local tier is content with the name's hash."""
 
 
 def digest(data: Buffer) -> str:
-    """The name of a content: ``b2-`` and 64 hex digits of blake2b-256."""
+    """The digest of a record (a manifest, the rows): ``b2-`` and 64 hex digits of blake2b-256."""
     return "b2-" + hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
@@ -76,13 +84,12 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path, *, sync_name: bool) -> Iterator[int]:
-    """A temporary file that becomes ``path`` when it is complete and on disk, or is removed."""
+    """A temporary file that becomes ``path`` when the caller has put it on disk, or is removed."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             yield descriptor
-            os.fsync(descriptor)
         finally:
             os.close(descriptor)
         temporary.rename(path)
@@ -110,45 +117,79 @@ def write_file(path: Path, data: bytes, *, sync_name: bool = True) -> None:
     """
     with _replacing(path, sync_name=sync_name) as descriptor:
         _write_all(descriptor, data)
+        sync_data(descriptor)
 
 
 def write_pack(
-    path: Path, objects: Mapping[str, Buffer], *, epoch: int, sync_name: bool = True
+    path: Path,
+    objects: Mapping[str, Buffer],
+    *,
+    epoch: int,
+    sync_name: bool = True,
+    size: int | None = None,
+    seal: Callable[[str, Buffer], str] = lambda name, data: "",
 ) -> dict[str, ObjectRef]:
-    """Write ``objects`` (content by digest) as the pack ``path``: temporary file, fsync, rename, fsync.
+    """Write ``objects`` (content by name) as the pack ``path``: temporary file, fdatasync, rename, fsync.
 
     Args:
         objects: read one at a time, so that a lazy mapping needs memory for one only.
         sync_name: without it, a power cut may lose the name (never leave a part of the pack under it).
+        size: about how many bytes, where ``objects`` is lazy.
+        seal: gives a content's BLAKE3, where the pack is to be published.
     Raises:
         CheckpointError: the disk is full or refuses; there is no trace of the pack.
     """
+    if size is None:
+        size = sum(len(data) for data in objects.values())
     refs: dict[str, ObjectRef] = {}
     header = _HEADER.pack(_MAGIC, _VERSION, epoch)
     with _replacing(path, sync_name=sync_name) as descriptor:
-        pending = bytearray(header)  # small objects are gathered: one write for many
-        offset = len(header)
-        for name in objects:
-            data = memoryview(objects[name]).cast("B")
-            gap = -offset % _ALIGN
-            pending += bytes(gap)
-            offset += gap
-            refs[name] = ObjectRef(pack=path.name, offset=offset, size_bytes=len(data))
-            offset += len(data)
-            if len(data) < 1 << 20:
-                pending += data
-            if len(data) >= 1 << 20 or len(pending) > 1 << 22:
-                _write_all(descriptor, pending)
-                pending = bytearray()
-            if len(data) >= 1 << 20:
-                _write_all(descriptor, data)
-        index = json.dumps(
-            {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}, separators=(",", ":")
-        ).encode()
-        check = hashlib.blake2b(header + index, digest_size=16).digest()
-        _write_all(descriptor, pending + index + _FOOTER.pack(offset, len(index), check, _MAGIC))
+        sink = Sink(descriptor, size=size)
+        try:
+            sink.write(memoryview(header))
+            _write_objects(sink, objects, refs, path.name, seal)
+            sink.pad(_ALIGN)
+            offset = sink.position
+            index = json.dumps(
+                {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}, separators=(",", ":")
+            ).encode()
+            check = hashlib.blake2b(header + index, digest_size=16).digest()
+            sink.write(memoryview(index + _FOOTER.pack(offset, len(index), check, _MAGIC)))
+            sink.finish()
+        finally:
+            sink.close()
     points.hit("local.pack")
     return refs
+
+
+def _write_objects(
+    sink: Sink, objects: Mapping[str, Buffer], refs: dict[str, ObjectRef], file: str, seal: Callable[[str, Buffer], str]
+) -> None:
+    """Each where it begins at a multiple; what lies together in memory goes out together."""
+    start, end = 0, 0  # memory that is to be written with one call
+
+    def flush() -> None:
+        nonlocal start, end
+        if end > start:
+            sink.write(view_at(start, end - start))
+        start = end = 0
+
+    for name in objects:
+        data = memoryview(objects[name]).cast("B")
+        large = len(data) >= _LARGE
+        address = address_of(data) if large else 0
+        if not large or address != end or (end - start) % _ALIGN:
+            flush()
+            sink.align() if large else sink.pad(_ALIGN)
+        refs[name] = ObjectRef(
+            pack=file, offset=sink.position + (end - start), size_bytes=len(data), blake3=seal(name, data)
+        )
+        if large and address % PAGE == 0:
+            start, end = start or address, address + len(data)
+        else:
+            sink.write(data)
+            del data
+    flush()
 
 
 def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
@@ -187,7 +228,7 @@ def read_object(source: Path | int, ref: ObjectRef, name: str) -> bytes:
 
     Args:
         source: the pack's path, or a descriptor that is open on it.
-        name: the digest that the content must have.
+        name: the name that the content must have.
     Raises:
         CheckpointCorrupt: the pack is gone, too short, or holds something else there.
     """
@@ -202,9 +243,18 @@ def read_object(source: Path | int, ref: ObjectRef, name: str) -> bytes:
                 os.close(descriptor)
     except (OSError, ValueError, OverflowError) as error:
         raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: {error}") from error
-    if digest(data) != name:
-        raise CheckpointCorrupt(f"pack {ref.pack}: the bytes at {ref.offset} are not those of object {name}")
+    check(data, ref, name)
     return data
+
+
+def check(data: Buffer, ref: ObjectRef, name: str) -> None:
+    """Is this that object?
+
+    Raises:
+        CheckpointCorrupt: it is not.
+    """
+    if name_of(data) != name or (ref.blake3 and blake3_of(data) != ref.blake3):
+        raise CheckpointCorrupt(f"pack {ref.pack}: the bytes at {ref.offset} are not those of object {name}")
 
 
 def _read_at(descriptor: int, ref: ObjectRef) -> bytes:

@@ -8,13 +8,12 @@ are not left to pickle:
 * the memory of a torch storage becomes one buffer, whatever tensors and views lie over it;
 * numpy arrays of the state that overlap are written as views of one buffer (pickle alone would copy each).
 
-Buffers are copied when the pickler meets them: whatever the caller changes later does not reach them.
+The bulk is not copied here: ``Span`` says where it lies. Whoever called copies it before the state may change.
 Neither torch nor numpy is imported here unless a checkpoint that is loaded needs it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib
 import io
@@ -22,15 +21,18 @@ import pickle
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from qcity_nb.checkpoint import rebuild
+from qcity_nb.checkpoint.memory import Span, address_of, view_at
 from qcity_nb.checkpoint.overlap import memory_bounds, overlaps, owner
 from qcity_nb.checkpoint.rebuild import Buffer
 
 __all__ = [
     "INLINE_BYTES",
     "Buffer",
+    "Dumped",
     "Refused",
     "StateDict",
     "StateUnpickler",
@@ -74,29 +76,41 @@ def _is_importable(value: Any) -> bool:
     return found is value
 
 
+def _counter(tensors: Sequence[Any]) -> int:
+    """Moves when torch changes one of them; -1 where torch does not count."""
+    if not tensors or any(tensor.is_inference() for tensor in tensors):
+        return -1
+    return sum(tensor._version for tensor in tensors)
+
+
 class _Reducers:
     """The part of the pickler that knows torch and numpy. Mixed in before a real pickler class."""
 
     torch: Any = None
     numpy: Any = None
+    jax: Any = None
 
     def __init__(self, out: io.BytesIO, shared: dict[int, tuple[Any, int, Any]]) -> None:
         make: Any = super().__init__
         make(out, protocol=5, buffer_callback=self.take)
-        self.buffers: list[Buffer] = []
+        self.spans: list[Span] = []
+        self.optimizers: list[Any] = []
+        """Torch optimizers that were met: their steps can be made to wait."""
         self.shared = shared
         self.arrays: dict[int, tuple[int, int, Any, Any]] = {}
         self._storages: dict[int, Any] = {}
-        torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+        self._over: dict[int, list[Any]] = {}
+        torch, numpy, jax = (sys.modules.get(name) for name in ("torch", "numpy", "jax"))
+        self.jax = jax if hasattr(jax, "Array") else None
         self.torch = torch if hasattr(torch, "UntypedStorage") else None
         self.numpy = numpy if hasattr(numpy, "ndarray") else None
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Keep a copy of an out-of-band buffer; true: leave it in the stream."""
+        """Note an out-of-band buffer; true: leave it in the stream."""
         raw = buffer.raw()
         if raw.nbytes < INLINE_BYTES:
             return True
-        self.buffers.append(bytes(raw))
+        self.spans.append(Span(address_of(raw), raw.nbytes, raw))
         return False
 
     def reducer_override(self, value: Any) -> Any:
@@ -119,8 +133,12 @@ class _Reducers:
                 return rebuild.torch_generator, (str(value.device), self._bytes(state.untyped_storage()))
         if numpy is not None and isinstance(value, numpy.ndarray):
             return self._array(value)
+        if self.jax is not None and isinstance(value, self.jax.Array):
+            return self._jax_array(value)
         if has_state_dict(value):
             cls = type(value)
+            if torch is not None and isinstance(value, torch.optim.Optimizer):
+                self.optimizers.append(value)
             return StateDict, (f"{cls.__module__}.{cls.__qualname__}",), value.state_dict()
         return self._otherwise(value)
 
@@ -146,6 +164,7 @@ class _Reducers:
             # Rare kinds go through torch's own reduction, which comes back here for their storages.
             return NotImplemented
         storage = self._canonical(value.untyped_storage())
+        self._over.setdefault(storage._cdata, []).append(value)
         where = value.storage_offset(), tuple(value.shape), value.stride()
         return rebuild.tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
 
@@ -156,17 +175,37 @@ class _Reducers:
     def _bytes(self, storage: Any) -> bytes:
         host = storage if storage.device.type == "cpu" else storage.cpu()
         size = host.nbytes()
-        return bytes(memoryview((ctypes.c_char * size).from_address(host.data_ptr()))) if size else b""
+        return bytes(view_at(host.data_ptr(), size)) if size else b""
 
     def _untyped(self, storage: Any) -> Any:
         first = self._canonical(storage)
         if first is not storage:
             return rebuild.same, (first,)
-        device, data = str(storage.device), self._bytes(storage)
-        if len(data) < INLINE_BYTES:
-            return rebuild.inline_storage, (data, device)
-        self.buffers.append(data)
-        return rebuild.stored_storage, (len(self.buffers) - 1, device, len(data))
+        size, device = storage.nbytes(), storage.device
+        if size < INLINE_BYTES:
+            return rebuild.inline_storage, (self._bytes(storage), str(device))
+        is_here = device.type == "cpu"
+        over = self._over.get(storage._cdata, ())
+        self.spans.append(
+            Span(
+                address=storage.data_ptr() if is_here else 0,
+                size=size,
+                keep=storage,
+                hint=_counter(over),
+                device=None if is_here else storage,
+                watch=tuple(over),
+            )
+        )
+        return rebuild.stored_storage, (len(self.spans) - 1, str(device), size)
+
+    def _jax_array(self, value: Any) -> Any:
+        jax = self.jax
+        if not value.is_fully_addressable:
+            raise Refused("the jax array has parts on other hosts: gather it first")
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            data = self.numpy.asarray(jax.random.key_data(value))
+            return rebuild.jax_key, (data, str(jax.random.key_impl(value)))
+        return rebuild.jax_array, (self.numpy.asarray(value),)
 
     def _array(self, value: Any) -> Any:
         numpy = self.numpy
@@ -203,8 +242,19 @@ def _cloud() -> Any:
     return type("_Cloud", (_Reducers, cloudpickle.Pickler), {})
 
 
-def dump(value: object, *, by_value: bool = False) -> tuple[bytes, list[Buffer]]:
-    """The stream and its buffers.
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A state as a stream, and where its bulk lies."""
+
+    skeleton: bytes
+    spans: list[Span]
+    optimizers: list[Any]
+    keep: Any
+    """What keeps the memory of the spans there, beside the state itself."""
+
+
+def dump(value: object, *, by_value: bool = False) -> Dumped:
+    """The stream and its buffers, which are still the live ones.
 
     Args:
         by_value: write what cannot be found by name (lambdas, local classes) by value, through cloudpickle.
@@ -220,23 +270,27 @@ def dump(value: object, *, by_value: bool = False) -> tuple[bytes, list[Buffer]]
         pickler.dump(value)
         if not shared and (shared := overlaps(pickler.numpy, pickler.arrays)):
             continue  # overlapping arrays were met: write them once more, as views of common bytes
-        return out.getvalue(), pickler.buffers
+        return Dumped(out.getvalue(), pickler.spans, pickler.optimizers, shared)
 
 
 class StateUnpickler(pickle.Unpickler):
-    """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records that it met."""
+    """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records that it met.
 
-    def __init__(self, skeleton: bytes, buffers: Sequence[Buffer]) -> None:
+    Args:
+        buffers: memory that holds each buffer's content: torch storages where the stream asks for one,
+            else writable bytes, which arrays lie over for the rest of their lives.
+    """
+
+    def __init__(self, skeleton: bytes, buffers: Sequence[Any]) -> None:
         self.records: list[StateDict] = []
         self._buffers = buffers
         self._next = 0
         super().__init__(io.BytesIO(skeleton), buffers=self._out_of_band())
 
-    def _out_of_band(self) -> Iterator[bytearray]:
-        # Arrays lie over these for the rest of their lives, so each gets memory of its own, and writable.
+    def _out_of_band(self) -> Iterator[Any]:
         while True:
             self._next += 1
-            yield bytearray(self._buffers[self._next - 1])
+            yield self._buffers[self._next - 1]
 
     def find_class(self, module: str, name: str) -> Any:
         """The class or function of that name; two of ours are this loader's own methods."""
@@ -249,10 +303,10 @@ class StateUnpickler(pickle.Unpickler):
     def _stored_storage(self, index: int, device: str, size: int) -> Any:
         # Buffers were numbered in the stream's order; ours is not the next array's.
         self._next = max(self._next, index + 1)
-        data = self._buffers[index]
-        if len(data) != size:
-            raise pickle.UnpicklingError(f"buffer {index} has {len(data)} bytes, not {size}")
-        return rebuild.storage(data, device)
+        storage = self._buffers[index]
+        if storage.nbytes() != size:
+            raise pickle.UnpicklingError(f"buffer {index} has {storage.nbytes()} bytes, not {size}")
+        return rebuild.moved(storage, device)
 
     def _record(self, kind: str) -> StateDict:
         record = StateDict(kind)

@@ -8,6 +8,7 @@ partner. So the result has the aliases of the saved state and the identities of 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import sys
 from collections import Counter, defaultdict
@@ -20,19 +21,26 @@ from qcity_nb.checkpoint.overlap import memory_bounds
 from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["place"]
+__all__ = ["Misplaced", "place"]
 
 _MISSING = object()
 _DEPTH = 100_000
 
 
-def place(target: Any, saved: Any, records: list[StateDict]) -> None:
+class Misplaced(Exception):
+    """A live array that holds its saved content already would be filled with another's."""
+
+
+def place(target: Any, saved: Any, records: list[StateDict], taken: dict[int, tuple[int, Any]]) -> None:
     """Fill ``target`` with ``saved``.
 
+    Args:
+        taken: live memory that holds its content already: bytes and live object by address (``landing``).
     Raises:
         CheckpointError: the two do not fit; the message names the variable.
+        Misplaced: ``taken`` is not how the two fit; nothing but arrays was filled yet, or only in part.
     """
-    work = _Placing(saved)
+    work = _Placing(saved, taken)
     work.pair(target, saved)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))  # what pickle could write must not be too deep to restore
@@ -58,8 +66,10 @@ def _describe(value: Any) -> str:
 
 
 class _Placing:
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, taken: dict[int, tuple[int, Any]]) -> None:
         self.root = root
+        self._taken = taken
+        self._starts = sorted(taken)
         self.done: dict[int, Any] = {}
         self._partner: dict[int, Any] = {}
         self._claimed: set[int] = set()
@@ -227,6 +237,8 @@ class _Placing:
 
     def _fill_record(self, target: Any, saved: StateDict) -> None:
         state = self.value(saved.state)
+        if self._taken:
+            self._put_live(target, state)
         try:
             target.load_state_dict(state)
         except Exception as error:
@@ -267,12 +279,45 @@ class _Placing:
 
     _fill_array = _fill_bytearray
 
+    def _is_there(self, target: Any, low: int, high: int, source: int) -> bool:
+        """Was ``target`` read into already, and from that very buffer?"""
+        near = bisect.bisect_left(self._starts, high) - 1  # what was read into does not overlap: the last one decides
+        if near < 0:
+            return False
+        start = self._starts[near]
+        size, live = self._taken[start]
+        if low >= start + size:
+            return False
+        if source != low or live is not target:
+            raise Misplaced
+        return True
+
+    def _put_live(self, target: Any, state: Any) -> None:
+        """A module's own tensors in place of the saved ones that lie over their memory: torch need not copy them."""
+        torch: Any = sys.modules["torch"]
+        if not isinstance(target, torch.nn.Module) or not isinstance(state, dict):
+            return
+        own = dict(target.named_parameters(remove_duplicate=False))
+        own.update(target.named_buffers(remove_duplicate=False))
+        for key, item in state.items():
+            live = own.get(key)
+            if live is None or not isinstance(item, torch.Tensor) or live.data_ptr() not in self._taken:
+                continue
+            if live.data_ptr() == item.data_ptr() and live.shape == item.shape and live.stride() == item.stride():
+                state[key] = live
+
     def _fill_ndarray(self, target: Any, saved: Any) -> None:
-        if target is not saved:
+        if target is not saved and not self._is_there(
+            target, *memory_bounds(target), saved.__array_interface__["data"][0]
+        ):
             target[...] = saved
 
     def _fill_tensor(self, target: Any, saved: Any) -> None:
-        if target is not saved:
+        if target is saved:
+            return
+        low, span = target.data_ptr(), 1
+        span += sum(stride * (size - 1) for stride, size in zip(target.stride(), target.shape, strict=True) if size)
+        if not self._is_there(target, low, low + span * target.element_size(), saved.data_ptr()):
             torch: Any = sys.modules["torch"]
             with torch.no_grad():
                 target.copy_(saved)

@@ -14,6 +14,9 @@ __all__ = [
     "Buffer",
     "array_view",
     "inline_storage",
+    "jax_array",
+    "jax_key",
+    "moved",
     "same",
     "storage",
     "stored_storage",
@@ -33,11 +36,15 @@ def stored_storage(index: int, device: str, size: int) -> Any:
 def storage(data: Buffer, device: str) -> Any:
     """A torch storage with that content, on its device where this host has it."""
     torch = importlib.import_module("torch")
-    size = len(data)
-    # Torch's own allocation, not the buffer's: BLAS may give other last bits for another alignment.
-    made = torch.UntypedStorage(size)
-    if size:
-        memoryview((ctypes.c_char * size).from_address(made.data_ptr())).cast("B")[:] = data
+    made = torch.UntypedStorage(len(data))
+    if data:
+        memoryview((ctypes.c_char * len(data)).from_address(made.data_ptr())).cast("B")[:] = data
+    return moved(made, device)
+
+
+def moved(made: Any, device: str) -> Any:
+    """A torch storage on its device, where this host has it; else as it is."""
+    torch = importlib.import_module("torch")
     where = torch.device(device)
     if where.type == "cpu" or not _is_there(torch, where):
         return made
@@ -97,6 +104,24 @@ def array_view(
     if not writable:
         array.flags.writeable = False
     return array
+
+
+def jax_array(value: Any) -> Any:
+    """A jax array with that content; the numpy array itself where jax is not installed."""
+    try:
+        jax = importlib.import_module("jax")
+    except ImportError:
+        return value
+    made = jax.numpy.asarray(value)
+    if made.dtype != value.dtype:
+        raise pickle.UnpicklingError(f"jax gives {made.dtype} for {value.dtype}: set jax_enable_x64 as it was")
+    return made
+
+
+def jax_key(data: Any, kind: str) -> Any:
+    """A jax random key."""
+    jax = importlib.import_module("jax")
+    return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=kind)
 
 
 def same(value: Any) -> Any:

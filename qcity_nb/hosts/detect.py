@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["NAMES", "HostFacts", "detect", "notebook_path"]
+from qcity_nb.hosts.limits import limit_of
 
-_HOUR_S = 3600.0
+__all__ = ["NAMES", "HostFacts", "detect", "notebook_path"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class HostFacts:
     evidence: str
     """The variable, file or object that gave the host away."""
     session_limit_s: float | None
-    """How long the host lets a session live as a rule, seconds; ``None``: no known limit.
+    """How long the host lets a session live as a rule, seconds; ``None``: no known limit. See ``limits``.
 
     Does not promise that the session lives so long: hosts evict earlier, for idleness or for nothing.
     """
@@ -118,8 +118,6 @@ def _jupyter(here: _Here) -> str | None:
 class _Kind:
     name: str
     probe: Callable[[_Here], str | None]
-    limit_s: float | None = None
-    """Kaggle and Colab: 12 h. HF Jobs: 30 min unless the job was given another timeout. Actions: 6 h a job."""
     labels: tuple[str, ...] = ()
     """Variables that are shown as labels."""
     is_headless: bool = False
@@ -127,13 +125,12 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind(name="kaggle", probe=_kaggle, limit_s=12 * _HOUR_S, labels=("KAGGLE_KERNEL_RUN_TYPE",)),
-    _Kind(name="colab", probe=_colab, limit_s=12 * _HOUR_S, labels=("COLAB_RELEASE_TAG",)),
+    _Kind(name="kaggle", probe=_kaggle, labels=("KAGGLE_KERNEL_RUN_TYPE",)),
+    _Kind(name="colab", probe=_colab, labels=("COLAB_RELEASE_TAG",)),
     _Kind(name="hf-space", probe=_hf_space, labels=("SPACE_ID",)),
     _Kind(
         name="hf-job",
         probe=_hf_job,
-        limit_s=0.5 * _HOUR_S,
         labels=("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY"),
         is_headless=True,
     ),
@@ -144,7 +141,6 @@ _KINDS = (
     _Kind(
         name="actions",
         probe=_actions,
-        limit_s=6 * _HOUR_S,
         labels=("GITHUB_REPOSITORY", "GITHUB_RUN_ID"),
         is_headless=True,
     ),
@@ -196,11 +192,12 @@ def detect(
         is_interactive = _takes_input(here.shell)
     else:
         is_interactive = (has_terminal or _stdin_is_terminal)()
+    limit = limit_of(kind.name, environ)
     labels = {name.lower(): value for name in kind.labels if (value := environ.get(name))}
     return HostFacts(
         name=kind.name,
         evidence=evidence,
-        session_limit_s=kind.limit_s,
+        session_limit_s=limit.limit_s if limit is not None else None,
         is_interactive=is_interactive,
         labels=labels,
         environ=environ,

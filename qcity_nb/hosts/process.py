@@ -9,6 +9,7 @@ Process ids are used again: a process is the same only while its start time is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -40,6 +41,12 @@ class Process:
 
 def machine() -> dict[str, str]:
     """What a process id means anything in: the machine, its boot, its process namespace."""
+    return dict(_machine(os.getpid()))
+
+
+@functools.cache
+def _machine(_pid: int) -> dict[str, str]:
+    # None of it changes while a process lives; a child that was forked into another namespace has another id.
     found = {"node": os.uname().nodename, "boot": "", "namespace": ""}
     with contextlib.suppress(OSError):
         found["boot"] = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -102,7 +109,15 @@ def look_up(pid: int) -> Process | None:
 
 def is_alive(pid: int, started: str) -> bool:
     """Is it still that process, and not a zombie?"""
-    found = look_up(pid)
+    if _PROC.joinpath("self").exists():
+        # Without the command line, which nobody asks for here.
+        try:
+            stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        found: Process | None = _parse_stat(pid, stat, "")
+    else:
+        found = look_up(pid)
     return found is not None and found.started == started and not found.is_zombie
 
 

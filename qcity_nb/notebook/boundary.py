@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qcity_nb import points
-from qcity_nb.checkpoint.capture import Captured, capture, capture_generators
+from qcity_nb.checkpoint.capture import Captured, capture_generators
+from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.encode import encode_state
+from qcity_nb.checkpoint.engine import Engine
+from qcity_nb.checkpoint.freezer import Lazily
 from qcity_nb.checkpoint.manifest import Encoded, LoopRecord
-from qcity_nb.checkpoint.pack import digest
 from qcity_nb.notebook.ledger import Scope
 from qcity_nb.notebook.outputs import Recorder, joined
 
-__all__ = ["Loop", "Piece"]
+__all__ = ["Draft", "Loop", "Piece"]
 
 PIECE = 64 * 1024
 """A piece of recorded output grows up to about this size, then the next one begins."""
@@ -21,10 +23,39 @@ PIECE = 64 * 1024
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """Recorded output: its digest, and its content as long as it may grow or is not in the tier."""
+    """Recorded output: its name, and its content as long as it may grow or is not in the tier."""
 
     name: str
     content: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """What a checkpoint is about to say of a loop. Frozen: the loop may go on while it is written."""
+
+    loop: Loop
+    base: LoopRecord
+    """With what the tier has already."""
+    state: Captured | None
+    generators: Captured | None
+    begun: Captured | None
+    pieces: list[tuple[str, bytes]]
+
+    def record(self, objects: dict[str, Any]) -> LoopRecord:
+        """As a manifest names it; the content goes into ``objects``. Hashes, so not in the loop's time.
+
+        Raises:
+            Discarded: the state was changed while it was copied.
+        """
+        record = self.base
+        if self.state is not None:
+            record = replace(record, state=_encoded(self.state, objects))
+        if self.generators is not None:
+            record = replace(record, generators=_encoded(self.generators, objects))
+        if self.begun is not None:
+            record = replace(record, begun=_encoded(self.begun, objects))
+        objects.update({name: content for name, content in self.pieces if content})
+        return record
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +84,10 @@ class Loop:
     """It has inner loops, whose checkpoints need this one's state at every boundary."""
     is_fresh: bool = False
     """What is captured or saved belongs to the present boundary."""
+    lazily: Lazily = "gated"
+    """What of the state may be copied while the next iteration has begun."""
     snap: tuple[Captured | None, Captured] | None = None
-    """State and generators at the present boundary, while they are not in the tier."""
+    """State and generators at the present boundary, until a save takes them."""
     begun: Captured | None = None
     """The generators when the pass began, while they are not in the tier."""
     saved_state: Encoded | None = None
@@ -85,14 +118,21 @@ class Loop:
             outputs=[Piece(name) for name in record.outputs],
         )
 
-    def freeze(self, recorder: Recorder) -> None:
+    def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool) -> None:
         """Capture state, generators and output: this is the boundary.
+
+        Args:
+            at_once: copy all of the state before this returns: no iteration follows whose optimizer would wait.
 
         Raises:
             StateRefused: a variable cannot be saved.
         """
         points.hit("capture.before")
-        self.snap = (capture(self.state) if self.state is not None else None, capture_generators())
+        self.drop_snap()
+        state = (
+            engine.capture(self.state, lazily="never" if at_once else self.lazily) if self.state is not None else None
+        )
+        self.snap = (state, capture_generators())
         self.is_fresh = True
         self._cut(recorder)
         points.hit("capture.after")
@@ -108,24 +148,27 @@ class Loop:
         if last is not None and 0 < len(last.content) < PIECE:
             self.outputs.pop()
             shown = joined(last.content, shown.content)
-        self.outputs.append(Piece(digest(shown.content), shown.content))
+        self.outputs.append(Piece(name_of(shown.content), shown.content))
 
     def advance(self) -> None:
         """One more iteration is finished; what was captured belongs to the boundary before."""
         self.done += 1
         self.count += 1
-        self.is_fresh, self.snap = False, None
+        self.is_fresh = False
+        self.drop_snap()
 
-    def record(self, objects: dict[str, Any]) -> LoopRecord:
-        """As a manifest names it; the content goes into ``objects``."""
-        state, generators, begun = self.saved_state, self.saved_generators, self.saved_begun
-        if self.snap is not None:
-            state = _encoded(self.snap[0], objects) if self.snap[0] is not None else None
-            generators = _encoded(self.snap[1], objects)
-        if self.begun is not None:
-            begun = _encoded(self.begun, objects)
-        objects.update({piece.name: piece.content for piece in self.outputs if piece.content})
-        return LoopRecord(
+    def drop_snap(self) -> None:
+        """Forget what was captured and no save has taken."""
+        if self.snap is not None and self.snap[0] is not None:
+            self.snap[0].release()
+        self.snap = None
+
+    def draft(self) -> Draft:
+        """What the next checkpoint says of it. What was captured is the draft's from here on."""
+        state, generators = self.snap if self.snap is not None else (None, None)
+        begun, self.snap, self.begun = self.begun, None, None
+        kept = self.saved_state if generators is None else None
+        base = LoopRecord(
             key=self.key,
             name=self.name,
             source=self.source,
@@ -134,18 +177,21 @@ class Loop:
             total=self.total,
             finished=self.finished,
             passes=self.passes,
-            state=state,
-            generators=generators,
-            begun=begun,
+            state=kept,
+            generators=self.saved_generators if generators is None else None,
+            begun=self.saved_begun if begun is None else None,
             outputs=tuple(piece.name for piece in self.outputs),
         )
+        pieces = [(piece.name, piece.content) for piece in self.outputs]
+        return Draft(self, base, state, generators, begun, pieces)
 
     def saved(self, record: LoopRecord) -> None:
         """That record is in the tier now."""
         self.saved_state, self.saved_generators, self.saved_begun = record.state, record.generators, record.begun
-        self.snap = self.begun = None
+        there = set(record.outputs)
         for piece in self.outputs[:-1]:  # only the newest may still grow
-            piece.content = b""
+            if piece.name in there:
+                piece.content = b""
 
 
 def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:

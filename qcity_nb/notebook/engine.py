@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +35,14 @@ from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavail
 from qcity_nb.notebook import early
 from qcity_nb.records import Failure, Wanted
 from qcity_nb.run import identity, journal
-from qcity_nb.run.desk import Answer, Desk, is_alive
+from qcity_nb.run.desk import Answer, Desk, Status, is_alive
 
 __all__ = ["QcityEngine", "Seat", "take_seat"]
 
+LOOK_S = 1.0
 POLL_S = 0.1
-"""nbclient looks for a dead kernel once a second; a tenth of that costs nothing and saves most of it."""
+"""How often it looks for a dead kernel: where the system tells of the end by itself, and where it does not."""
+WARDEN_S = 0.5
 END_S = 900.0
 """How long the end of a run waits for a store that does not answer."""
 
@@ -164,18 +166,46 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill pub
         self.save()
 
 
+@contextmanager
+def _told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
+    """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
+    loop = asyncio.get_running_loop()
+    handle = None
+    with suppress(OSError, AttributeError, NotImplementedError):
+        handle = os.pidfd_open(pid) if pid else None
+    if handle is None:
+        yield None
+        return
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(handle)
+        ended.set_result(None)
+
+    try:
+        loop.add_reader(handle, tell)
+        yield ended
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
 class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
     """papermill's client: notices a dead kernel at once, and tells who fell."""
 
     async def _async_poll_kernel_alive(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                await self._async_check_alive()
-            except DeadKernelError:
-                if self.task_poll_for_reply is not None:
-                    self.task_poll_for_reply.cancel()
-                return
+        with _told_of_end(self.km.provisioner.pid) as ended:
+            while True:
+                if ended is None or ended.done():
+                    await asyncio.sleep(POLL_S)
+                else:
+                    await asyncio.wait([ended], timeout=LOOK_S)
+                try:
+                    await self._async_check_alive()
+                except DeadKernelError:
+                    if self.task_poll_for_reply is not None:
+                        self.task_poll_for_reply.cancel()
+                    return
 
     def papermill_execute_cells(self) -> None:
         """All cells in order, up to the first that fails."""
@@ -250,8 +280,11 @@ class _Warden(threading.Thread):
 
     def run(self) -> None:
         since_s: float | None = None
-        while not self._end.wait(0.2):
-            status = self._seat.desk.status()
+        seen: tuple[int, int] | None = None
+        status = Status()
+        while not self._end.wait(WARDEN_S):
+            if (found := self._seat.desk.version()) != seen:
+                seen, status = found, self._seat.desk.status()
             if status.state == "held" and status.pid and not is_alive(status.pid):
                 agent.spawn(agent.again(self._seat.config))
                 self._end.wait(2.0)

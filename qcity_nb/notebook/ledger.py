@@ -14,6 +14,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.manifest import Context, Manifest
 from qcity_nb.errors import UsageError
+from qcity_nb.notebook.best import Bests
 from qcity_nb.records import Row
 
 __all__ = ["Batch", "Ledger", "Scope"]
@@ -64,6 +65,8 @@ class Ledger:
         self.committed: dict[tuple[str, int], int] = {}
         """Rows that the newest checkpoint covers, by scope."""
         self.pending: list[_Line] = []
+        self.bests = Bests()
+        """Hears of every row, also of those that a checkpoint covers."""
         self._wall_ms = wall_ms
         self._covered = {(row.key, row.loop, row.iteration, row.ordinal) for row in covered}
         """Rows that were published with a checkpoint that is damaged now."""
@@ -136,6 +139,9 @@ class Ledger:
                 ordinal += 1
             scope.rows = ordinal
             self.pending += lines
+            if self.bests.metrics:
+                for key in self.bests.metrics & metrics.keys():
+                    self.bests.hear(key, _number(key, metrics[key]))
 
     def _beside(self, scope: Scope) -> Scope:
         if scope.aside is None:

@@ -14,18 +14,22 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from qcity_nb.checkpoint.capture import capture_generators, check_state, restore, restore_generators
+from qcity_nb.checkpoint.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.notebook.boundary import Loop
 from qcity_nb.notebook.items import Items
 from qcity_nb.notebook.pace import Every, Pace, pace
 from qcity_nb.notebook.session import Session
+from qcity_nb.notebook.watch import Watch
 
 __all__ = ["begin"]
 
 T = TypeVar("T")
 
 
-def begin(session: Session, items: Iterable[T], state: object, every: Every, name: str | None) -> Iterator[T]:
+def begin(
+    session: Session, items: Iterable[T], state: object, every: Every, name: str | None, lazy: bool | None = None
+) -> Iterator[T]:
     """Check the arguments at once; the iteration itself begins with the first item asked for.
 
     Raises:
@@ -36,7 +40,7 @@ def begin(session: Session, items: Iterable[T], state: object, every: Every, nam
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
-    return _run(session, items, state, pace(every), name)
+    return _run(session, items, state, pace(every), name, _LAZILY[lazy])
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -107,17 +111,23 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     if not items.is_indexed:
         loop.begun = capture_generators()
     if loop.parent is None:
-        session.save("loop begins", step=loop.count)
+        session.save("loop begins", step=loop.count, strict=True)
         session.contact.stop_if_asked()
     return items.after(0, _slow(session, 0))
 
 
-def _run(session: Session, source: Iterable[T], state: object, when: Pace, name: str | None) -> Iterator[T]:
+_LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
+
+
+def _run(
+    session: Session, source: Iterable[T], state: object, when: Pace, name: str | None, lazily: Lazily
+) -> Iterator[T]:
     session.contact.check()
     items = Items(source)
     loop, is_known = _find(session, name)
-    loop.total, loop.state, loop.touched = items.total, state, True
+    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
     session.enter(loop)
+    watch = Watch(session, loop, when, is_new=not is_known)
     try:
         values = _resume(session, loop, items) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
@@ -125,48 +135,46 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, name:
         for value in values:
             yield value
             session.advance(loop)
-            if _boundary(session, loop, when, saved_done):
+            if _boundary(session, loop, watch, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):
-            _finish(session, loop, when, saved_done)
+            _finish(session, loop, watch, saved_done)
     except GeneratorExit:
         session.leave(loop)
         raise
     finally:
+        watch.close()
         session.drop(loop)
 
 
-def _is_due(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
-    return (
-        bool(session.contact.look().stop)
-        or session.force
-        or when.is_due(
-            iterations=loop.done - saved_done,
-            elapsed_s=session.clock.now_s() - session.saved_at_s,
-            cost_s=session.save_s,
-        )
-    )
+def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
+    due = watch.is_due(loop.done - saved_done)  # first: it is to be asked at each boundary
+    return due or bool(session.contact.look().stop) or session.force
 
 
-def _boundary(session: Session, loop: Loop, when: Pace, saved_done: int) -> bool:
+def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
     """Between two iterations; returns whether it was saved."""
     session.contact.check()
     if loop.done == loop.total and not session.contact.look().stop:
         return False  # it is over: the final state is saved as such
-    due = _is_due(session, loop, when, saved_done)
+    due = _is_due(session, loop, watch, saved_done)
+    must = watch.pace.is_strict or bool(session.contact.look().stop) or session.force
+    if due and not must and session.is_saving and not watch.pace.waits:
+        due = False  # the save before is still being written: rather a later one than a loop that waits
     if due or loop.has_inner:
         session.freeze(loop)
     if not due or not session.can_save():
         return False
-    session.save("every", step=loop.count)
+    watch.keep()
+    session.save("every", step=loop.count, strict=must)
     session.contact.stop_if_asked()
     return True
 
 
-def _finish(session: Session, loop: Loop, when: Pace, saved_done: int) -> None:
+def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
     """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
     session.contact.check()
     session.finish(loop)
-    if loop.parent is None or (_is_due(session, loop, when, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count)
+    if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
+        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.contact.look().stop))
         session.contact.stop_if_asked()

@@ -5,20 +5,23 @@ Nothing here talks to the store: a checkpoint goes to the local tier, and the ag
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.capture import Captured
-from qcity_nb.checkpoint.encode import decode_state
+from qcity_nb.checkpoint.encode import Discarded, decode_state
+from qcity_nb.checkpoint.engine import Engine, Saving
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import UsageError
-from qcity_nb.notebook.boundary import Loop
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.notebook.boundary import Draft, Loop
 from qcity_nb.notebook.contact import Contact
 from qcity_nb.notebook.interrupt import uninterrupted
-from qcity_nb.notebook.ledger import Ledger
+from qcity_nb.notebook.ledger import Batch, Ledger
 from qcity_nb.notebook.outputs import Recorder
 from qcity_nb.run.desk import Desk, Status
 from qcity_nb.tracking.outbox import decode_rows, encode_rows
@@ -27,6 +30,8 @@ __all__ = ["Session"]
 
 _QUOTED = str.maketrans({"%": "%25", "/": "%2F", "#": "%23", ":": "%3A"})
 """A name is one part of a key; these separate the parts."""
+NAMED_S = 60.0
+"""How long a loop waits until the store has a checkpoint that was given a name."""
 
 
 class Session:
@@ -39,6 +44,7 @@ class Session:
         *,
         revive: Callable[[], None] | None = None,
         clock: Clock | None = None,
+        deadline_s: float | None = None,
     ) -> None:
         self.contact = Contact(desk, status, revive=revive)
         self.run = status.run
@@ -47,10 +53,15 @@ class Session:
         self.epoch = status.epoch
         folder = Path(status.tier)
         self.tier = LocalTier(folder, epoch=status.epoch)
+        self.engine = Engine(self.tier)
+        self._pending: _Pending | None = None
+        self._told = False
+        """A checkpoint was settled that the listeners have not heard of."""
         self.manifest: Manifest | None = self.tier.newest()
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
         covered = folder / "covered.jsonl"
         self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
+        self.bests = self.ledger.bests
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
         """The loops that run, outermost first."""
@@ -65,11 +76,18 @@ class Session:
         self.saved_at_s = self.clock.now_s()
         self.force = False
         """Somebody asked for a checkpoint: the next boundary makes it."""
+        self.label = ""
+        """What the next checkpoint is to be called: it stays in the store for ever."""
+        self.deadline_s = deadline_s
+        """When this host ends its session, on ``clock``; ``None``: not known."""
+        self._began_s = self.clock.now_s()
+        self._alive_before_s = 0.0
         self.listeners: list[Callable[[], None]] = []
         self.deaths: list[int] = []
         """The steps that the run went on from, one for each time it died."""
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
+            self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
         self._rewind()
 
     # -- rows and cells -----------------------------------------------------------------------------------
@@ -100,20 +118,24 @@ class Session:
     def end_cell(self, *, ok: bool) -> None:
         """A cell ended: what it did is committed, or, if it failed, forgotten back to the last checkpoint."""
         if not ok:
+            self.settle(quietly=True)
             self._rewind()
             return
         while self.open:  # somebody still holds their iterators
             self.leave(self.open[0])
         self.commit("cell")
+        self.settle()
         self.ledger.end_cell()
         for loop in self.loops.values():
             if loop.finished and loop.touched:
                 self.settled[loop.key] = loop.passes
 
     def commit(self, reason: str) -> None:
-        """Save rows and loops left by ``break`` that no checkpoint covers yet."""
+        """Save rows and loops left by ``break`` that no checkpoint covers yet; durable when this returns."""
+        self.settle()
         if self.ledger.pending or self.has_left:
             self.save(reason)
+            self.settle()
 
     @property
     def has_left(self) -> bool:
@@ -124,8 +146,12 @@ class Session:
         """Forget what no checkpoint covers."""
         touched = {key for key, loop in self.loops.items() if loop.touched}
         records = self.manifest.loops if self.manifest is not None else ()
+        for loop in self.loops.values():
+            loop.drop_snap()
         self.open.clear()
         self.force = False
+        self.label = ""
+        self.bests.restore(self.manifest.values.get("best", {}) if self.manifest is not None else {})
         self.loops = {record.key: Loop.of(record) for record in records}
         for key, loop in self.loops.items():
             loop.touched = key in touched
@@ -203,10 +229,15 @@ class Session:
                 if key.startswith(prefix):
                     self.loops[key] = Loop(key=key, name=inner.name, count=inner.count, has_inner=inner.has_inner)
 
-    def freeze(self, loop: Loop) -> None:
-        """Capture the loop at its present boundary."""
+    def freeze(self, loop: Loop, *, at_once: bool = False) -> None:
+        """Capture the loop at its present boundary; waits for the save before, whose memory it uses.
+
+        Args:
+            at_once: nothing is copied lazily.
+        """
         began_s = self.clock.now_s()
-        loop.freeze(self.recorder)
+        self.settle()
+        loop.freeze(self.recorder, self.engine, at_once=at_once)
         if self.open:
             self.recorder.drop(min(one.out_from for one in self.open))
         self.cost_s += self.clock.now_s() - began_s
@@ -217,7 +248,7 @@ class Session:
             self.advance(loop)  # raises
         self._drop_inner(loop)
         loop.finished = True
-        self.freeze(loop)
+        self.freeze(loop, at_once=True)
         self.drop(loop)
 
     def leave(self, loop: Loop) -> None:
@@ -225,7 +256,7 @@ class Session:
         if loop not in self.open:
             return
         try:
-            self.freeze(loop)
+            self.freeze(loop, at_once=True)
         except Exception as error:  # noqa: BLE001 - told when the loop is to be saved: a closing iterator cannot
             loop.trouble = error
         self.drop(loop)
@@ -240,17 +271,20 @@ class Session:
 
     def restored(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
         """State and generators of a loop, out of the tier."""
+        self.settle()
         return self.read(loop.saved_state), self.read(loop.saved_generators)
 
     def read(self, encoded: Encoded | None) -> Captured | None:
         """What the newest checkpoint holds under that name."""
+        self.settle()
         manifest = self.manifest
         if encoded is None or manifest is None:
             return None
-        return decode_state(encoded, lambda name: self.tier.read(manifest, name))
+        return decode_state(encoded, self.tier.reader(manifest))
 
     def replay(self, loop: Loop) -> None:
         """Show again what the loop had shown up to its boundary."""
+        self.settle()
         assert self.manifest is not None
         for piece in loop.outputs:
             self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
@@ -262,20 +296,51 @@ class Session:
         """Is the state of every loop that runs known at its last boundary?"""
         return all(loop.is_fresh for loop in self.open)
 
-    def save(self, reason: str, *, step: int | None = None) -> int:
-        """Write a checkpoint of all loops, with the rows logged so far, to the local tier; returns its number.
+    def save(self, reason: str, *, step: int | None = None, strict: bool = False) -> int:
+        """Make a checkpoint of all loops, with the rows logged so far; returns its number.
 
-        Loops left by ``break`` are finished with it: the code has gone on.
+        What is to be saved is frozen when this returns; hashing and writing go on in the background, and ``settle``
+        waits for them. Loops left by ``break`` are finished with it: the code has gone on.
 
+        Args:
+            strict: it is in the local tier when this returns.
         Raises:
             StateRefused: the state of such a loop cannot be saved.
-            CheckpointError: the disk is full or cannot be written; nothing is lost of what was saved before.
+            CheckpointError: the disk is full or cannot be written (with ``strict``, and at the next call without);
+                nothing is lost of what was saved before.
         """
         with uninterrupted():
+            self.settle()
             self._save(reason, step)
-        for listener in self.listeners:
-            listener()
+        if strict or self.force or self.label:
+            self.settle()
+        if self.label:
+            self._send_named()
         return self.seq
+
+    def alive_s(self, now_s: float) -> float:
+        """How long the run has lived, over all attempts: of those that died, up to their last checkpoint."""
+        return self._alive_before_s + now_s - self._began_s
+
+    def _values(self) -> dict[str, Any]:
+        """What a manifest's ``values`` hold."""
+        going_on = {key for key, loop in self.loops.items() if not loop.finished}
+        found = {
+            "deaths": self.deaths,
+            "alive_s": round(self.alive_s(self.clock.now_s()), 3),
+            "best": self.bests.encode(going_on),
+            "name": self.label,
+        }
+        return {key: value for key, value in found.items() if value or key == "deaths"}
+
+    def _send_named(self) -> None:
+        """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
+        name, self.label, self.force = self.label, "", False
+        try:
+            self.contact.ask("flush", wait_s=NAMED_S)
+        except StoreUnavailable as error:
+            self.contact.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
+            warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
 
     def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
@@ -284,29 +349,92 @@ class Session:
                 raise loop.trouble
             self._drop_inner(loop)
             loop.finished = True
-        objects: dict[str, Any] = {}
-        records = {loop.key: loop.record(objects) for loop in self.loops.values()}
+        drafts = [loop.draft() for loop in self.loops.values()]
         batch = self.ledger.batch()
-        manifest = Manifest(
+        base = Manifest(
             run=self.run,
             epoch=self.epoch,
             seq=self.seq + 1,
             at=iso_now(),
             reason=reason,
             step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
-            loops=tuple(records.values()),
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
             logged=batch.logged,
-            values={"deaths": self.deaths},
+            values=self._values(),
         )
-        self.manifest = self.tier.save(manifest, objects, encode_rows(batch.rows))
+
+        def write() -> tuple[Manifest, dict[str, Any], bytes]:
+            objects: dict[str, Any] = {}
+            loops = tuple(draft.record(objects) for draft in drafts)
+            return replace(base, loops=loops), objects, encode_rows(batch.rows)
+
+        used = [one for draft in drafts for one in (draft.state, draft.generators, draft.begun) if one is not None]
+        self._pending = _Pending(self.engine.submit(write, used), drafts, batch)
         self.seq += 1
-        self.ledger.cover(batch)
-        for key, record in records.items():
-            self.loops[key].saved(record)
         self.saved_at_s = self.clock.now_s()
         self.save_s = self.cost_s + self.saved_at_s - began_s
         self.cost_s = 0.0
-        if self.force:
+
+    @property
+    def is_saving(self) -> bool:
+        """Is a checkpoint still being written?"""
+        return self._pending is not None and self.engine.is_busy
+
+    def settle(self, *, quietly: bool = False) -> None:
+        """Wait for the checkpoint that is being written, and take note of it.
+
+        Args:
+            quietly: what went wrong is only noted: the caller goes back to the checkpoint before anyway.
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._pending is not None:
+            with uninterrupted():
+                self._settle(self._pending, quietly=quietly)
+            if self._told:
+                self._told = False
+                for listener in self.listeners:
+                    listener()
+
+    def _settle(self, pending: _Pending, *, quietly: bool) -> None:
+        began_s = self.clock.now_s()
+        try:
+            self.manifest = pending.saving.wait()
+        except Discarded as error:
+            self.contact.note("discarded", message=str(error))
+            self._lost(pending)
+            return
+        except BaseException as error:
+            self._lost(pending)
+            if not (quietly and isinstance(error, QcityError)):
+                raise
+            self.contact.note("trouble", message=str(error))
+            return
+        self._pending = None
+        self.ledger.cover(pending.batch)
+        for record, draft in zip(self.manifest.loops, pending.drafts, strict=True):
+            draft.loop.saved(record)
+        waited_s = self.clock.now_s() - began_s
+        self.saved_at_s += waited_s
+        # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
+        self.save_s += waited_s + pending.saving.cpu_s
+        self._told = True
+        if self.force and not self.label:
             self.force = False
             self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait
+
+    def _lost(self, pending: _Pending) -> None:
+        """It was not written: what it held of the present boundaries is gone with it."""
+        self._pending = None
+        for draft in pending.drafts:
+            if draft.generators is not None and draft.loop.done == draft.base.done:
+                draft.loop.is_fresh = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A checkpoint that is being written."""
+
+    saving: Saving
+    drafts: list[Draft]
+    batch: Batch

@@ -20,6 +20,7 @@ Does not: stop a superseded holder from computing, or undo its effects outside t
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -79,6 +80,12 @@ class Snapshot:
     now_s: float
 
 
+@functools.lru_cache(maxsize=8)
+def _decoded(data: bytes) -> Head:
+    """A head from its bytes. A keeper finds the same ones most of the time; decoding is most of the cost of a look."""
+    return codec.loads(Head, data)
+
+
 def read(store: Store, run: str) -> Snapshot:
     """The run's head.
 
@@ -91,7 +98,7 @@ def read(store: Store, run: str) -> Snapshot:
     if stamped is None:
         raise UnknownRun(f"no run {run!r} in {store.address}: `qcity ps` lists what is there")
     try:
-        head = codec.loads(Head, stamped.data)
+        head = _decoded(stamped.data)
     except codec.DecodeError as error:
         raise HeadCorrupt(f"the head of run {run!r} in {store.address} cannot be read: {error}") from None
     return Snapshot(head=head, version=stamped.version, written_s=stamped.written_s, now_s=stamped.now_s)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -186,8 +186,9 @@ class MlflowTracker:
             except Exception:
                 self._batch = max(_SMALLEST_BATCH, self._batch // 2)
                 raise
-            self._batch = min(_METRICS, self._batch * 2)
             start += len(batch)
+        # Not after each request: where 500 go and 1,000 do not, no call of more than 1,500 rows would ever succeed.
+        self._batch = min(_METRICS, self._batch * 2)
 
     @_translated
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -277,6 +278,7 @@ def _finite(value: float) -> float:
     return max(-LARGEST, min(LARGEST, value)) if value == value else value
 
 
+@lru_cache(maxsize=1024)
 def _key(name: str) -> str:
     """The name as MLflow takes it: letters, digits and ``_-. /``, no path that leads upwards."""
     clean = re.sub(r"[^\w\-. /]", "_", name)

@@ -270,6 +270,23 @@ def test_a_lost_reply_leaves_one_run_and_each_row_once(
     assert len(suite.stored(mlflow_uri, run_id).rows) == 10
 
 
+def test_a_store_that_takes_small_batches_only_gets_all_rows_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """Answers in time for at most 500 rows."""
+
+        def log_batch(self, run_id: str, metrics: Sequence[object], **_: object) -> None:
+            if len(metrics) > 500:
+                raise TimeoutError("timed out")
+
+    tracker = MlflowTracker("http://nowhere.invalid")
+    monkeypatch.setattr(tracker, "_connect", Slow)
+    rows = [Row(key="a", value=1.0, timestamp_ms=n, step=n, loop="l", iteration=n, ordinal=0) for n in range(4000)]
+    for _ in range(2):  # a slice each, and each begins with a batch that is too large
+        with pytest.raises(TrackerUnavailable):
+            tracker.send("r", rows)
+        tracker.send("r", rows)
+
+
 def test_a_smaller_batch_follows_a_failure(proxy: Proxy) -> None:
     tracker = mlflow(proxy.uri)
     run_id = begin(tracker, "smaller")
@@ -280,7 +297,10 @@ def test_a_smaller_batch_follows_a_failure(proxy: Proxy) -> None:
             tracker.send(run_id, rows)
     proxy.calls.clear()
     tracker.send(run_id, rows)
-    assert len(proxy.calls) == 3  # 250, 500, the rest
+    assert len(proxy.calls) == 4  # 250 each: what just failed is not tried again before a whole call has succeeded
+    proxy.calls.clear()
+    tracker.send(run_id, [replace(row, step=row.step + 10_000) for row in rows])
+    assert len(proxy.calls) == 2  # 500, the rest
 
 
 class Silent:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from qcity_nb import points
+from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.notebook import loop
 from qcity_nb.notebook.kernel import cell_key
@@ -25,6 +27,18 @@ class Killed(BaseException):
     """This attempt's process died here."""
 
 
+class Inline(Executor):
+    """Writes in the caller's own thread, so that the n-th crash point is the same one in each replay."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - told by the future, as a thread's would be
+            future.set_exception(error)
+        return future
+
+
 class World:
     """One run below ``path``; ``start`` begins the next attempt."""
 
@@ -37,8 +51,8 @@ class World:
     def tier(self, epoch: int) -> Path:
         return self.path / str(epoch)
 
-    def start(self) -> Session:
-        """The next attempt, as the agent prepares it (agent/adopt.py)."""
+    def start(self, **given: Any) -> Session:
+        """The next attempt, as the agent prepares it (agent/adopt.py); ``given`` goes to its session."""
         self.epoch += 1
         folder = self.tier(self.epoch)
         folder.mkdir(parents=True)
@@ -54,7 +68,8 @@ class World:
         (folder / "seq").write_text(str(self.seq))
         desk = Desk(self.path / f"desk-{self.epoch}").open()
         self.show(desk)
-        self.session = Session(desk, desk.status())
+        self.session = Session(desk, desk.status(), **given)
+        self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 
     def show(self, desk: Desk | None = None, **changes: Any) -> None:

@@ -131,8 +131,8 @@ def remove(path: Path, _: int) -> None:
 
 def inside(manifest: dict[str, Any], pack: str) -> int:
     """Where an object of the manifest lies in the pack."""
-    ref = next(ref for ref in manifest["objects"].values() if ref["pack"] == pack)
-    return int(ref["offset"]) + int(ref["size_bytes"]) // 2
+    offset, size, *_ = next(iter(manifest["packs"][pack].values()))
+    return int(offset) + int(size) // 2
 
 
 @pytest.mark.parametrize(("kind", "damage"), [("packs", flip), ("packs", cut), ("packs", remove), ("checkpoints", cut)])
@@ -149,7 +149,7 @@ def test_a_damaged_published_checkpoint(kind: str, damage: Damage, scripts: Call
         damage(files / newest.name, 100)
     else:
         manifest = json.loads((files / newest.name).read_bytes())
-        pack = next(ref["pack"] for ref in manifest["objects"].values() if f"/e1-{newest.seq}-" in ref["pack"])
+        pack = next(pack for pack in manifest["packs"] if f"/e1-{newest.seq}-" in pack)
         damage(files / pack, inside(manifest, pack))
     again = scripts()
     ended_well(again, epoch=2)

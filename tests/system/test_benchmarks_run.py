@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from qcity_nb import checkpoint
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 
@@ -29,11 +31,51 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["import_time", "up", "log_call"])
+FAKE = """
+import sys, tempfile
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+import numpy as np
+import checkpoint_engines, checkpoint_turn
+
+class Fake(checkpoint_engines.Engine):
+    kept = {{}}
+    def copied(self, arrays):
+        return {{name: array.copy() for name, array in arrays.items()}}
+    def save(self, state):
+        Fake.kept = self.copied(state.arrays()) if {fault!r} != "copies late" else state.arrays()
+    def wait(self):
+        pass
+    def tidy(self):
+        Fake.kept = self.copied(Fake.kept)
+    def restore(self, state):
+        for name, array in state.arrays().items():
+            if {fault!r} != "restores nothing":
+                np.copyto(array, Fake.kept[name])
+
+checkpoint_engines.ENGINES["fake"] = ("fake", Fake)
+spec = dict(engine="fake", kind="tensors", size=8_000_000, share=0.05, saves=1, records=1, prove=True)
+with tempfile.TemporaryDirectory() as folder:
+    checkpoint_turn.saved(spec, Path(folder))
+"""
+
+
+@pytest.mark.parametrize("fault", ["", "copies late", "restores nothing"])
+def test_an_engine_that_saves_something_else_is_refused(fault: str) -> None:
+    code = FAKE.format(folder=str(FOLDER), fault=fault)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "restored something else" in done.stderr) == (bool(fault), bool(fault)), done.stderr
+
+
+@pytest.mark.parametrize("name", ["import_time", "up", "log_call", "checkpoint"])
+@pytest.mark.timeout(300)
 def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
+    if name == "checkpoint" and not hasattr(checkpoint, "Checkpointer"):
+        pytest.skip("declared: this version has no Checkpointer")
     file = tmp_path / "report.json"
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    # Each of the fourteen turns of the checkpoint engines is a process that imports torch, some jax too.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280 if name == "checkpoint" else 110)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(file.read_text(encoding="utf-8"))
     assert report["budgets"]
@@ -46,7 +88,8 @@ def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
 
 def test_every_benchmark_is_run_and_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     run_all = load("run_all", monkeypatch)
-    scripts = {file.stem for file in FOLDER.glob("*.py")} - {"measure", "run_all"}
+    parts = {"measure", "run_all", "checkpoint_turn", "checkpoint_engines", "checkpoint_states"}
+    scripts = {file.stem for file in FOLDER.glob("*.py")} - parts
     assert set(run_all.NAMES) == scripts
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}.py`" in page for name in scripts)

@@ -33,6 +33,7 @@ from qcity_nb.checkpoint.capture import (
     restore_generators,
 )
 from qcity_nb.checkpoint.encode import decode_state, encode_state
+from qcity_nb.checkpoint.frozen import Held
 from qcity_nb.checkpoint.pickling import INLINE_BYTES, StateDict
 from qcity_nb.errors import CheckpointError, StateRefused
 
@@ -702,7 +703,7 @@ def test_a_damaged_stream_is_an_error_of_ours() -> None:
     for n in range(0, len(captured.skeleton), 7):
         with pytest.raises(CheckpointError):
             load(Captured(skeleton=captured.skeleton[:n], buffers=captured.buffers))
-    for buffers in ((), captured.buffers[:1], (b"", b"")):
+    for buffers in ((), captured.buffers[:1], (Held(b""), Held(b""))):
         with pytest.raises(CheckpointError):
             load(Captured(skeleton=captured.skeleton, buffers=buffers))
 

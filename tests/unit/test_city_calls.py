@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from loop_world import World
 
-from qcity_nb import agent, settings
+from qcity_nb import agent, codec, settings
+from qcity_nb.checkpoint.retention import Keep
 from qcity_nb.city import City
 from qcity_nb.errors import LeaseLost, UsageError
 from qcity_nb.hosts.detect import detect
@@ -25,12 +26,12 @@ def world(tmp_path: Path) -> World:
     return one
 
 
-def city_of(world: World) -> City:
+def city_of(world: World, **overrides: object) -> City:
     """A city over the world's newest attempt."""
     desk = world.session.contact.desk
-    given = settings.load(world.path, environ={})
+    given = settings.load(world.path, overrides, environ={})
     config = agent.config_for(given, run="r", attempt=desk.path.name, host="here")
-    city = City(given, detect(), config, desk, desk.status())
+    city = City(given, detect(environ={}), config, desk, desk.status())
     world.session = city.session
     world.cell()
     return city
@@ -150,3 +151,48 @@ def test_calls_of_an_attempt_that_lost_the_run_say_so(world: World) -> None:
         city.log(a=1)
     with pytest.raises(LeaseLost, match="attempt x"):
         city.finish()
+
+
+def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> None:
+    city = city_of(world)
+    city.log(a=1.0)
+    with answering(world) as asked:
+        assert city.checkpoint(name="warm") == 1
+        assert world.session.manifest is not None
+        assert world.session.manifest.values["name"] == "warm"
+        for n in city.loop(range(3), {}, every="1h"):
+            if n == 0:
+                city.checkpoint(name="in the loop")
+                with pytest.raises(UsageError, match="'in the loop' already"):
+                    city.checkpoint(name="another")
+            if n == 1:
+                assert world.session.manifest.values["name"] == "in the loop"
+    assert set(asked) == {"flush"}
+    assert "name" not in world.session.manifest.values
+
+
+def test_a_name_is_refused_where_it_says_nothing_or_there_is_no_room(world: World) -> None:
+    city = city_of(world)
+    for name in (" ", "x" * 101, "a\nb"):
+        with pytest.raises(UsageError, match="printable"):
+            city.checkpoint(name=name)
+    world.show(names_left=0)
+    with pytest.raises(UsageError, match="as many named checkpoints"):
+        city.checkpoint(name="one too many")
+    assert world.session.seq == 0
+
+
+def test_the_session_ends_by_the_setting_or_by_what_is_known_of_the_host(world: World) -> None:
+    assert city_of(world).session.deadline_s is None
+    city = city_of(world, session_limit="1000d")
+    left_s = (city.session.deadline_s or 0.0) - city.session.clock.now_s()
+    assert 0 < left_s <= 1000 * 86400
+
+
+def test_what_is_to_stay_reaches_the_agent_and_is_checked_first(world: World) -> None:
+    given = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
+    config = agent.config_for(given, run="r", attempt="a", host="here")
+    assert config.keep == Keep(last=5, every=10, best="fid", best_mode="min")
+    assert codec.loads(agent.Config, codec.dumps(config)) == config
+    with pytest.raises(UsageError, match="keep_last = 101"):
+        city_of(world, keep_last=101)

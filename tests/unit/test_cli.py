@@ -21,7 +21,7 @@ from qcity_nb.records import CheckpointRef, Failure, Head, Holder, RunState, Wan
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 
-COMMANDS = ("run", "keep", "ps", "show", "logs", "stop", "resume", "doctor", "init", "demo")
+COMMANDS = ("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "init", "demo")
 
 
 def notebook(*cells: str, tagged: str | None = None, **changes: Any) -> str:
@@ -394,7 +394,9 @@ def test_ps_lists_what_can_be_read_and_what_cannot(project: Path, capsys: pytest
     assert cli.main(["ps"]) == 0
     assert "no runs" in capsys.readouterr().out
     newest = CheckpointRef(name="c", digest="d", seq=4, epoch=2, step=17, at="2026-01-01T00:00:00.000+00:00")
-    put(project, epoch=2, checkpoints=(newest,))
+    put(project, epoch=2, checkpoints=(replace(newest, label="warm"),))
+    assert cli.main(["show", "train"]) == 0
+    assert "warm (step 17)" in capsys.readouterr().out
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     assert cli.main(["ps"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -428,13 +430,32 @@ def test_doctor_says_every_setting_and_what_is_wrong(project: Path, capsys: pyte
     said = capsys.readouterr().out
     assert "nothing is wrong" in said
     assert "pyproject.toml" in said
+    assert "the newest 3, and those with a name" in said
+    assert "no limit is known" in said
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
-    (project / "pyproject.toml").write_text('[tool.qcity]\nhosts = ["local", "moon"]\nlocal = "train.ipynb"\n')
+    (project / "pyproject.toml").write_text(
+        '[tool.qcity]\nhosts = ["local", "moon"]\nlocal = "train.ipynb"\nkeep_last = 101\n'
+    )
     assert cli.main(["doctor", "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
     wrong = {each["what"] for each in report["findings"] if each["verdict"] == "wrong"}
-    assert wrong == {"run bad-1", "host moon", "local"}
+    assert wrong == {"run bad-1", "host moon", "local", "keep"}
     assert report["settings"]["hosts"] == {"value": "local, moon", "origin": "pyproject.toml"}
+
+
+def test_doctor_says_what_stays_and_when_the_session_ends(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("QCITY_KEEP_EVERY", "100")
+    monkeypatch.setenv("QCITY_KEEP_BEST", "fid:min")
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "the newest 3, the first of each 100 steps, the one with the lowest fid, and those with a name" in said
+    assert "ends after 6 h (https://docs.github.com/" in said
+    monkeypatch.setenv("QCITY_SESSION_LIMIT", "90m")
+    assert cli.main(["doctor"]) == 0
+    assert "ends after 1.5 h (session_limit)" in capsys.readouterr().out
 
 
 def test_doctor_shows_no_secrets(

@@ -143,6 +143,10 @@ def test_limits_and_labels() -> None:
     assert job.session_limit_s == 1800
     assert job.labels == {"job_id": "42", "accelerator": "t4"}
     assert look({"COLAB_RELEASE_TAG": "r"}).session_limit_s == 12 * 3600
+    assert look({"KAGGLE_KERNEL_RUN_TYPE": "Batch"}).session_limit_s == 12 * 3600
+    actions = {"GITHUB_ACTIONS": "true"}
+    assert look({**actions, "RUNNER_ENVIRONMENT": "github-hosted"}).session_limit_s == 6 * 3600
+    assert look({**actions, "RUNNER_ENVIRONMENT": "self-hosted"}).session_limit_s == 5 * 24 * 3600
     assert look({}).session_limit_s is None
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.capture import capture, load
+from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.encode import decode_state, encode_state
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Context, LoopRecord, Manifest
@@ -30,7 +30,7 @@ def state(seq: int) -> dict[str, object]:
 
 def save(tier: LocalTier, seq: int, *contents: bytes) -> Manifest:
     encoded, objects = encode_state(capture(state(seq)))
-    outputs = {pack.digest(data): data for data in contents}
+    outputs = {name_of(data): data for data in contents}
     record = LoopRecord(key="cell/0", done=seq, count=seq, state=encoded, outputs=tuple(outputs))
     manifest = Manifest(
         run="r",
@@ -75,7 +75,7 @@ def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Pa
     first = save(tier, 1, same)
     for seq in range(2, 6):
         saved = save(tier, seq, same)
-        assert saved.objects[pack.digest(same)] == first.objects[pack.digest(same)]
+        assert saved.objects[name_of(same)] == first.objects[name_of(same)]
         written = (tmp_path / "packs" / f"e3-{seq}.pack").stat().st_size
         assert written < 100_000
     assert tier.seqs() == [4, 5]
@@ -90,7 +90,7 @@ def test_an_object_the_checkpoint_before_holds_need_not_be_given(tmp_path: Path)
     second = tier.save(replace(first, seq=2, objects={}), {}, b"")
     assert second.objects == first.objects
     assert tier.rows(2) == b""
-    lost = replace(first, seq=3, loops=(LoopRecord(key="k", outputs=(pack.digest(b"nobody has it"),)),))
+    lost = replace(first, seq=3, loops=(LoopRecord(key="k", outputs=(name_of(b"nobody has it"),)),))
     with pytest.raises(CheckpointError, match="nobody has"):
         tier.save(lost, {}, b"x\n")
     assert tier.rows(3) == b""
@@ -102,7 +102,7 @@ def test_a_mostly_dead_pack_is_rewritten(tmp_path: Path) -> None:
     small, large = os.urandom(1000), os.urandom(300_000)
     first = save(tier, 1, small, large)
     second = save(tier, 2, small)
-    name = pack.digest(small)
+    name = name_of(small)
     assert first.objects[name].pack == "e1-1.pack"
     assert second.objects[name].pack == "e1-2.pack"
     save(tier, 3, small)
@@ -116,9 +116,9 @@ def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
     with LocalTier(tmp_path, epoch=1).opened(first) as read:
         for seq in range(2, 6):
             save(tier, seq)
-        assert read(pack.digest(b"old" * 9000)) == b"old" * 9000
+        assert read(name_of(b"old" * 9000)) == b"old" * 9000
     with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):
-        tier.objects(first, [pack.digest(b"old" * 9000)])
+        tier.objects(first, [name_of(b"old" * 9000)])
 
 
 def test_rows_are_dropped_only_by_request(tmp_path: Path) -> None:
@@ -264,7 +264,9 @@ for seq in range(1, 5):
 """
 
 POINTS = ["local.before", "outbox.before", "outbox.after", "local.pack", "local.after"]
-CALLS = [("os.fsync", n) for n in (8, 9, 10, 11, 12)] + [("os.unlink", n) for n in (1, 2, 3)]
+CALLS = (
+    [("os.fdatasync", n) for n in (7, 8, 9)] + [("os.fsync", n) for n in (2, 3)] + [("os.unlink", n) for n in (1, 2, 3)]
+)
 
 
 @pytest.mark.kill
@@ -296,7 +298,7 @@ def test_a_manifest_that_is_none_is_corruption() -> None:
     for data in (b"", b"{}", b'{"format":1}', b"[1]"):
         with pytest.raises(CheckpointCorrupt, match="here"):
             manifests.loads(data, name="here")
-    nowhere = LoopRecord(key="k", outputs=(pack.digest(b"x"),))
+    nowhere = LoopRecord(key="k", outputs=(name_of(b"x"),))
     with pytest.raises(CheckpointCorrupt, match="does not say where"):
         manifests.loads(manifests.dumps(Manifest(run="r", epoch=1, seq=1, loops=(nowhere,))))
 
@@ -304,12 +306,12 @@ def test_a_manifest_that_is_none_is_corruption() -> None:
 def test_reads_are_verified(tmp_path: Path) -> None:
     tier = LocalTier(tmp_path, epoch=1)
     saved = save(tier, 1, b"x" * 5000)
-    name = pack.digest(b"x" * 5000)
+    name = name_of(b"x" * 5000)
     damage(tmp_path / "packs" / "e1-1.pack", "flip", saved.objects[name].offset + 17)
     readers: list[Callable[[], object]] = [
         lambda: tier.read(saved, name),
         lambda: tier.objects(saved, [name]),
-        lambda: tier.read(saved, pack.digest(b"never saved")),
+        lambda: tier.read(saved, name_of(b"never saved")),
     ]
     for reader in readers:
         with pytest.raises(CheckpointCorrupt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from loop_world import World
 from qcity_nb import errors, points
 from qcity_nb.errors import LeaseLost, RunStopped, StateRefused, UsageError
 from qcity_nb.notebook import items as items_module
+from qcity_nb.notebook.pace import Every, every_steps, on_best
+from qcity_nb.testing.clock import ManualClock
 
 
 @pytest.fixture
@@ -523,3 +525,156 @@ def test_time_and_cost_decide_when_to_save(world: World) -> None:
     world.cell("e")
     list(world.loop(range(300), {}, None))
     assert world.session.seq < 2 + 6 + 30  # 1% of next to nothing
+
+
+def saved_after(world: World, values: list[float], every: Every, *, first: int = 0, metric: str = "loss") -> list[int]:
+    """One loop that logs these values; the iterations after which it was saved, its last one left out."""
+    saved: list[int] = []
+    before = world.session.seq
+    world.cell()
+    for n in world.loop(range(len(values)), {}, every):
+        if world.session.seq > before and n > first:
+            saved.append(n - 1)
+        before = world.session.seq
+        world.log(**{metric: values[n]})
+    world.end()
+    return saved
+
+
+def values_of(world: World) -> Mapping[str, Any]:
+    """What the newest checkpoint's ``values`` hold."""
+    assert world.session.manifest is not None
+    return world.session.manifest.values
+
+
+def test_on_best_saves_where_a_strictly_better_value_was_logged(world: World) -> None:
+    values = [3.0, 2.0, 2.5, float("nan"), 2.0, 1.0, 4.0, 0.0]
+    assert saved_after(world, values, on_best("loss")) == [0, 1, 5]
+    assert saved_after(world, values, on_best("loss", "max")) == [0, 6], "a new pass has no best yet"
+    assert saved_after(world, values, on_best("acc")) == []
+    assert saved_after(world, [1.0, *[0.0] * 5, -1.0, 0.0], every_steps(3) & on_best("loss")) == [2, 6]
+    # 0.0 comes between two third steps: it is neither saved nor counted at the next one.
+    assert saved_after(world, [5.0, 5.0, 1.0, 0.0, 3.0, 2.0, 4.0, 0.5, 9.0], every_steps(3) & on_best("loss")) == [2, 7]
+
+
+def test_the_best_is_what_it_was_at_the_boundary_that_a_new_attempt_goes_on_from(world: World) -> None:
+    world.cell()
+    for n, value in zip(world.loop(range(9), {}, on_best("acc")), [0.5, 0.7, 0.6, 0.65], strict=False):
+        world.log(acc=value)
+        if n == 3:
+            break
+    world.end(ok=False)
+    world.start()
+    values = [9, 9, 0.6, 0.7, 0.71, 0.7, 0.72, 0.8, 0.9]
+    assert saved_after(world, values, on_best("acc"), first=2, metric="acc") == [4, 6, 7]
+    assert saved_after(world, values, on_best("acc"), metric="acc") == [0], "a new pass begins anew"
+    assert "best" not in values_of(world), "finished loops need none"
+
+
+def test_on_best_around_an_inner_loop_counts_what_that_one_logged_before_a_death(world: World) -> None:
+    def cell(*, die: bool) -> list[int]:
+        seen = []
+        world.cell()
+        for outer in world.loop(range(3), {}, on_best("acc"), name="outer"):
+            seen.append(world.session.seq)
+            for inner in world.loop(range(3), {}, 1, name="inner"):
+                if die and (outer, inner) == (1, 2):
+                    world.end(ok=False)
+                    return seen
+                world.log(acc=0.9 if (outer, inner) == (1, 0) else 0.1 if outer == 0 else 0.0)
+        world.end()
+        return seen
+
+    assert cell(die=True) == [1, 5]  # the beginning, three inner boundaries, a better value
+    world.start()
+    # The row of (1, 0) is covered and not logged again; its value makes this boundary the best: 7, 8 and 9.
+    assert cell(die=False) == [7, 9]
+
+
+def test_a_value_that_a_refused_call_had_is_not_heard(world: World) -> None:
+    world.cell()
+    seqs = []
+    for n in world.loop(range(3), {}, on_best("acc")):
+        seqs.append(world.session.seq)
+        if n == 0:
+            with pytest.raises(UsageError):
+                world.log(acc=1.0, name="x")
+    assert seqs == [1, 1, 1]
+
+
+def test_near_the_end_of_the_session_each_boundary_is_saved_and_no_more_once_it_outlived_it(tmp_path: Path) -> None:
+    clock = ManualClock(0.0)
+    world = World(tmp_path)
+    world.start(clock=clock, deadline_s=1000.0)
+    world.cell()
+    saved = []
+    before = 1
+    for n in world.loop(range(30), {}, "1h"):
+        if world.session.seq > before:
+            saved.append(n)
+            before = world.session.seq
+        clock.advance(50.0)
+    # At n the clock shows 50 n; the last boundary that can wait has 1000 - 50 n >= 50 + 60 left.
+    assert saved == list(range(18, 27))  # and 1000 + 300 is at 26
+
+
+def test_the_longest_of_the_newest_iterations_decides_how_near_the_end_is(tmp_path: Path) -> None:
+    clock = ManualClock(0.0)
+    world = World(tmp_path)
+    world.start(clock=clock, deadline_s=1000.0)
+    world.cell()
+    saved = []
+    for n in world.loop(range(5), {}, on_best("loss")):
+        saved.append(world.session.seq)
+        clock.advance(500.0 if n == 0 else 10.0)
+    assert saved == [1, 2, 3, 4, 5]
+
+
+def test_after_a_death_the_default_goes_by_how_long_the_run_has_lived(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    clock = ManualClock(0.0)
+    world.start(clock=clock)
+    world.cell()
+    for n in world.loop(range(9), {}, 1):
+        clock.advance(100.0)
+        if n == 3:
+            break
+    world.end(ok=False)
+    assert values_of(world)["alive_s"] == 300.0
+    clock = ManualClock(77.0)
+    world.start(clock=clock)
+    assert len(world.session.deaths) == 1
+    assert world.session.alive_s(clock.now_s()) == 300.0
+    world.cell()
+    seqs = []
+    for n in world.loop(range(60), {}, None):
+        world.session.save_s = 0.02  # sqrt(2 · 0.02 · 300) s is 3.5 s; one percent would be 2 s
+        seqs.append(world.session.seq)
+        clock.advance(1.0)
+        if n == 12:
+            break
+    assert [seq - seqs[0] for seq in seqs] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
+
+
+def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(op: str, *, wait_s: float, **_: object) -> dict[str, Any]:
+        asked.append(op)
+        assert values_of(world)["name"] == "good"
+        assert wait_s <= 60
+        if len(asked) == 2:
+            raise errors.StoreUnavailable("away")
+        return {}
+
+    monkeypatch.setattr(world.session.contact, "ask", ask)
+    world.cell()
+    with pytest.warns(UserWarning, match="'good' is on this host alone"):  # noqa: PT031 - the loop is what warns
+        for n in world.loop(range(6), {}, "1h"):
+            if n in (1, 3):
+                world.session.force, world.session.label = True, "good"
+    assert asked == ["flush", "flush"]
+    assert world.session.seq == 4
+    assert "name" not in values_of(world)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.pack import ObjectRef
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
@@ -20,13 +21,13 @@ CONTENTS: list[bytes | bytearray] = [b"", b"a", b"abc" * 1000, os.urandom(5000),
 
 
 def make(path: Path) -> dict[str, ObjectRef]:
-    return pack.write_pack(path, {pack.digest(data): data for data in CONTENTS}, epoch=7)
+    return pack.write_pack(path, {name_of(data): data for data in CONTENTS}, epoch=7)
 
 
 def test_objects_come_back(tmp_path: Path) -> None:
     path = tmp_path / "e7-1.pack"
     refs = make(path)
-    assert [pack.read_object(path, refs[pack.digest(data)], pack.digest(data)) for data in CONTENTS] == CONTENTS
+    assert [pack.read_object(path, refs[name_of(data)], name_of(data)) for data in CONTENTS] == CONTENTS
     assert all(ref.offset % 64 == 0 for ref in refs.values())
     assert pack.read_index(path) == (7, refs)
     assert [file.name for file in tmp_path.iterdir()] == ["e7-1.pack"]
@@ -35,9 +36,9 @@ def test_objects_come_back(tmp_path: Path) -> None:
 def test_large_objects_and_many_small_ones_come_back(tmp_path: Path) -> None:
     path = tmp_path / "p.pack"
     contents = [os.urandom(3 << 20), *(n.to_bytes(4, "big") * 5000 for n in range(400)), os.urandom(1 << 20)]
-    refs = pack.write_pack(path, {pack.digest(data): memoryview(data) for data in contents}, epoch=1)
+    refs = pack.write_pack(path, {name_of(data): memoryview(data) for data in contents}, epoch=1)
     for data in contents:
-        assert pack.read_object(path, refs[pack.digest(data)], pack.digest(data)) == data
+        assert pack.read_object(path, refs[name_of(data)], name_of(data)) == data
 
 
 @given(data=st.data())
@@ -52,7 +53,7 @@ def test_damage_is_never_handed_out(data: st.DataObject, tmp_path_factory: pytes
         bit = 1 << data.draw(st.integers(0, 7))
         path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
     for content in CONTENTS:
-        name = pack.digest(content)
+        name = name_of(content)
         with contextlib.suppress(CheckpointCorrupt):
             assert pack.read_object(path, refs[name], name) == content
     with contextlib.suppress(CheckpointCorrupt):
@@ -63,7 +64,7 @@ def test_every_flipped_byte_of_an_object_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "p.pack"
     refs = make(path)
     whole = path.read_bytes()
-    name = pack.digest(CONTENTS[3])
+    name = name_of(CONTENTS[3])
     ref = refs[name]
     for at in range(ref.offset, ref.offset + ref.size_bytes, 97):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
@@ -77,7 +78,7 @@ def test_a_wrong_reference_is_corruption(tmp_path: Path, offset: int, size: int)
     path = tmp_path / "p.pack"
     make(path)
     with pytest.raises(CheckpointCorrupt):
-        pack.read_object(path, ObjectRef(pack="p.pack", offset=offset, size_bytes=size), pack.digest(b"a"))
+        pack.read_object(path, ObjectRef(pack="p.pack", offset=offset, size_bytes=size), name_of(b"a"))
 
 
 def test_a_pack_that_is_gone_is_corruption(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_pack_that_is_gone_is_corruption(tmp_path: Path) -> None:
         pack.read_index(tmp_path / "gone.pack")
     ref = ObjectRef(pack="gone.pack", offset=0, size_bytes=0)
     with pytest.raises(CheckpointCorrupt, match=r"gone\.pack"):
-        pack.read_object(tmp_path / "gone.pack", ref, pack.digest(b""))
+        pack.read_object(tmp_path / "gone.pack", ref, name_of(b""))
 
 
 def test_a_disk_that_refuses_leaves_no_trace(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""Two states side by side: which variables differ, and by how much.
+
+    for change in compare(before, after): …        # both as capture.load gave them
+
+Numbers are compared as float64, those of types that numpy does not have (bfloat16, float8) through float32. NaN is
+equal to NaN, 0.0 to -0.0. Large arrays are taken in pieces, so that beside the two states little memory is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qcity_nb.checkpoint.flat import is_numpy, is_torch
+from qcity_nb.checkpoint.kind import kind_of
+from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
+from qcity_nb.checkpoint.refusal import children
+
+__all__ = ["Difference", "compare"]
+
+_PIECE = 1 << 20
+"""Elements that are compared at once."""
+_SHOWN = 40
+"""Characters of a value's repr."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One variable that both states have, or one of them; ``equal`` ones are reported too."""
+
+    path: str
+    what: Literal["equal", "changed", "added", "removed"]
+    kind: str = ""
+    """dtype and shape, or the type; ``before -> after`` where it is another one."""
+    count: int = 0
+    """Elements that changed."""
+    size: int = 0
+    """Elements that there are; 0 for what is no array, or has another shape or dtype than before."""
+    max_change: float | None = None
+    """The largest absolute difference; NaN where NaNs came or went."""
+    relative: float | None = None
+    """L2 norm of the difference over that of the value before."""
+    before: str = ""
+    after: str = ""
+    """Other values, shortened."""
+
+
+def compare(before: object, after: object) -> Iterator[Difference]:
+    """Every variable of two states, in the order of the second; removed ones last."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    for path, value in new.items():
+        if path in old:
+            yield _difference(path, old.pop(path), value)
+        else:
+            yield Difference(path=path, what="added", kind=_kind(value), after=_shown(value))
+    for path, value in old.items():
+        yield Difference(path=path, what="removed", kind=_kind(value), before=_shown(value))
+
+
+@dataclass(frozen=True, slots=True)
+class _Alias:
+    """The same object as one met before."""
+
+    path: str
+
+    def __repr__(self) -> str:
+        return f"the same object as {self.path}"
+
+
+def _leaves(root: object) -> Iterator[tuple[str, Any]]:
+    """What has no parts of its own, by path; a container met again is an ``_Alias``."""
+    seen: dict[int, str] = {}
+    kept: list[object] = []
+    stack: list[tuple[str, object]] = [("", root)]
+    while stack:
+        path, value = stack.pop()
+        is_container = (
+            isinstance(value, StateDict)
+            or has_state_dict(value)
+            or kind_of(value) in ("dict", "list", "tuple", "object")
+        )
+        parts = list(children(value)) if is_container else []
+        if not parts or (isinstance(value, list | tuple) and _is_short(value)):
+            yield path or "state", value
+            continue
+        if id(value) in seen:
+            yield path, _Alias(seen[id(value)] or "state")
+            continue
+        seen[id(value)] = path
+        kept.append(value)  # a state_dict is made anew: nothing else may get its id
+        named = [(_path(path, suffix), item) for suffix, item in parts]
+        stack.extend(reversed(named))
+
+
+def _is_short(value: list[Any] | tuple[Any, ...]) -> bool:
+    """Plain values only: shown as one."""
+    return all(item is None or type(item) in (bool, int, float, str) for item in value)
+
+
+def _path(path: str, suffix: str) -> str:
+    """``['model']`` at the top is ``model``."""
+    name = suffix[2:-2] if suffix.startswith(("['", '["')) else ""
+    return name if not path and name.isidentifier() else f"{path or 'state'}{suffix}"
+
+
+def _is_array(value: object) -> bool:
+    return is_torch(value) or is_numpy(value)
+
+
+def _kind(value: Any) -> str:
+    if _is_array(value):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype} {list(value.shape)}"
+    return "" if isinstance(value, _Alias) else type(value).__qualname__
+
+
+def _shown(value: Any) -> str:
+    if _is_array(value):
+        return ""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - a repr is anybody's code
+        text = f"<{type(value).__qualname__}>"
+    if " at 0x" in text:
+        return ""  # an address says nothing
+    if len(text) <= _SHOWN:
+        return text
+    count = f" ({len(value)} items)" if isinstance(value, list | tuple | dict | set) else ""
+    return f"{text[: _SHOWN - 3 - len(count)]}...{count}"
+
+
+def _difference(path: str, old: Any, new: Any) -> Difference:
+    kinds = [_kind(old), _kind(new)]
+    kind = kinds[1] if kinds[0] == kinds[1] else " -> ".join(kinds)
+    if _is_array(old) and _is_array(new) and kinds[0] == kinds[1]:
+        return _numbers(path, kind, old, new)
+    if kinds[0] == kinds[1] and _is_equal(old, new):
+        return Difference(path=path, what="equal", kind=kind)
+    return Difference(path=path, what="changed", kind=kind, before=_shown(old), after=_shown(new))
+
+
+def _is_equal(old: Any, new: Any) -> bool:
+    with contextlib.suppress(Exception):  # a comparison is anybody's code
+        if old is new or bool(old == new):
+            return True
+    if kind_of(old) == "torch generator":
+        return bool((old.get_state() == new.get_state()).all())
+    try:
+        return pickle.dumps(old, 5) == pickle.dumps(new, 5)
+    except Exception:  # noqa: BLE001 - the same
+        return False
+
+
+def _flat(value: Any) -> Any:
+    """A flat numpy array of the same bits, or of float32 where numpy has no such type; ``None``: cannot be said."""
+    if is_numpy(value):
+        return value.reshape(-1)
+    try:
+        tensor = value.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+        name = str(tensor.dtype)
+        if name.startswith(("torch.bfloat16", "torch.float8")):
+            tensor = tensor.float()
+        return tensor.numpy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None  # sparse, quantized, packed: compared by their pickles
+
+
+def _numbers(path: str, kind: str, old: Any, new: Any) -> Difference:
+    one, other = _flat(old), _flat(new)
+    if one is None or other is None or one.dtype.kind not in "biufc":
+        equal = _is_same_array(one, other) if one is not None and other is not None else _is_equal(old, new)
+        return Difference(path=path, what="equal" if equal else "changed", kind=kind)
+    numpy = importlib.import_module("numpy")
+    count, largest, squares, norm = 0, 0.0, 0.0, 0.0
+    with numpy.errstate(all="ignore"):
+        for start in range(0, len(one), _PIECE):
+            a, b = one[start : start + _PIECE], other[start : start + _PIECE]
+            are_nan = (a != a) & (b != b)
+            differs = (a != b) & ~are_nan
+            wide = numpy.complex128 if one.dtype.kind == "c" else numpy.float64
+            a = a.astype(wide)
+            a[are_nan] = 0
+            norm += float(numpy.vdot(a, a).real)
+            found = int(numpy.count_nonzero(differs))
+            if found:
+                step = numpy.abs(b[differs].astype(wide) - a[differs])
+                count += found
+                largest = float(numpy.maximum(largest, step.max()))
+                squares += float(step @ step)
+    if not count:
+        return Difference(path=path, what="equal", kind=kind, size=len(one))
+    relative = float("inf") if norm == 0 else float((squares / norm) ** 0.5)
+    return Difference(
+        path=path, what="changed", kind=kind, count=count, size=len(one), max_change=largest, relative=relative
+    )
+
+
+def _is_same_array(one: Any, other: Any) -> bool:
+    """For text, times, structures and objects: equal, or not."""
+    if not one.dtype.hasobject:
+        return bool(one.tobytes() == other.tobytes())
+    return all(_is_equal(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True))

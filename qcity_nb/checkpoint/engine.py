@@ -1,0 +1,144 @@
+"""The checkpoint engine: captures in the caller's time, hashes and writes in a thread of its own.
+
+    capture ── copied into the arena, or proved unchanged ──▶ the caller goes on
+       └─▶ writer thread: hash → what the checkpoint before does not have → pack → manifest ──▶ durable
+
+One save at a time: the arena is in use until it is written, so that memory stays bounded by one arena. Who wants to
+save before that waits, or does not save now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+from qcity_nb.checkpoint.capture import Captured, capture
+from qcity_nb.checkpoint.encode import Discarded
+from qcity_nb.checkpoint.freezer import Freezer, Lazily
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import Manifest
+from qcity_nb.checkpoint.rebuild import Buffer
+
+__all__ = ["Draft", "Engine", "Saving"]
+
+_NICE = 10
+"""The writer gives way to the training."""
+
+Draft = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
+"""Makes a checkpoint out of what was captured: manifest, objects, rows. Called in the writer thread."""
+
+
+class Saving:
+    """A save under way."""
+
+    def __init__(self) -> None:
+        self._future: Future[Manifest] | None = None
+        self.new_bytes = 0
+        """Bytes of the objects that were written, once it is done."""
+        self.cpu_s = 0.0
+        """CPU that hashing and writing took, once it is done."""
+
+    def done(self) -> bool:
+        """Is it over, well or not?"""
+        return self._future is None or self._future.done()
+
+    def wait(self, timeout_s: float | None = None) -> Manifest:
+        """Wait until the checkpoint is durable.
+
+        Raises:
+            CheckpointError: the disk is full or refuses; the checkpoint before is untouched.
+            Discarded: the state was changed while it was copied lazily; nothing was written.
+            TimeoutError: it takes longer than ``timeout_s``.
+        """
+        assert self._future is not None
+        return self._future.result(timeout_s)
+
+
+class Engine:
+    """Saves into one local tier. For one thread at a time, but for ``wait_copied``."""
+
+    def __init__(self, tier: LocalTier, *, writer: Executor | None = None) -> None:
+        """Save into ``tier``, in a thread of this engine's own or in ``writer``, which does one thing at a time."""
+        self.tier = tier
+        self.freezer = Freezer()
+        self._copying: Captured | None = None
+        self._saving: Saving | None = None
+        self._writer = writer
+
+    @property
+    def is_busy(self) -> bool:
+        """Is a save still being written?"""
+        return self._saving is not None and not self._saving.done()
+
+    def capture(self, state: object, *, lazily: Lazily = "gated") -> Captured:
+        """Freeze ``state``; waits for the save before, whose memory it uses.
+
+        Raises:
+            StateRefused: a variable cannot be saved.
+        """
+        self.wait_copied()
+        self.finish()
+        captured = capture(state, self.freezer, stored=self.tier.stored.keys(), lazily=lazily)
+        self._copying = captured
+        return captured
+
+    def wait_copied(self) -> None:
+        """Wait until the live state may be changed by any means."""
+        captured = self._copying
+        if captured is not None and captured.shot is not None:
+            captured.shot.copied.wait()
+
+    def finish(self) -> None:
+        """Wait until nothing is being written; what came of it, its ``Saving`` says."""
+        if self._saving is not None and self._saving._future is not None:
+            with contextlib.suppress(Exception):
+                self._saving.wait()
+
+    def submit(self, draft: Draft, used: Sequence[Captured]) -> Saving:
+        """Write a checkpoint in the background. The memory of ``used`` is free again when it is done.
+
+        Where memory was too short for a copy, it is written before this returns.
+        """
+        self.finish()
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="qcity-save", initializer=_give_way)
+        saving = self._saving = Saving()
+        saving._future = self._writer.submit(self._write, saving, draft, used)
+        if any(captured.shot is not None and captured.shot.is_live for captured in used):
+            self.finish()
+        return saving
+
+    def _write(self, saving: Saving, draft: Draft, used: Sequence[Captured]) -> Manifest:
+        began_s = time.thread_time()
+        try:
+            manifest, objects, rows = draft()
+            before = self.tier.stored
+            saved = self.tier.save(manifest, objects, rows)
+            saving.new_bytes = sum(ref.size_bytes for name, ref in saved.objects.items() if name not in before)
+            return saved
+        except Discarded:
+            self.freezer.gate.is_trusted = False
+            raise
+        finally:
+            for captured in used:
+                if captured.shot is not None:
+                    captured.shot.copied.wait()  # a failed draft may not have waited for all of them
+                captured.release()
+            saving.cpu_s = time.thread_time() - began_s
+
+    def close(self) -> None:
+        """Finish what is under way, and give all memory back."""
+        self.wait_copied()
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+            self._writer = None
+        self.freezer.close()
+
+
+def _give_way() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # a thread's own priority is Linux's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -1,0 +1,159 @@
+"""Raw memory: where a live buffer lies, and the arena into which it is copied.
+
+Nothing here knows numpy or torch; a buffer is an address, a size and the object that keeps it alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.checkpoint.rebuild import Buffer
+
+__all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "view_at"]
+
+PAGE = 4096
+_HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
+
+
+class _PyBuffer(ctypes.Structure):
+    # Py_buffer of the C API, stable since Python 3.0.
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+def address_of(data: Buffer) -> int:
+    """Where a contiguous buffer begins; valid as long as the caller keeps it."""
+    found = _PyBuffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(found), 0)
+    try:
+        return found.buf or 0
+    finally:
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
+
+
+def view_at(address: int, size: int) -> memoryview:
+    """The memory there, as writable bytes. Nothing keeps it alive."""
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def copy(target: int, source: int, size: int) -> None:
+    """Copy ``size`` bytes; other Python threads run meanwhile."""
+    ctypes.memmove(target, source, size)
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """A live buffer, not copied yet."""
+
+    address: int
+    size: int
+    keep: Any
+    """What keeps the memory there."""
+    hint: int = -1
+    """A counter that moves with most changes (torch's ``_version``); -1: none. Never trusted alone."""
+    device: Any = None
+    """A torch storage that is not in this host's memory; the address is then 0."""
+    watch: tuple[Any, ...] = ()
+    """The torch tensors that lie over it."""
+
+
+class Arena:
+    """Page-aligned memory that is used again and again: fresh pages cost more than twice a copy into warm ones."""
+
+    def __init__(self) -> None:
+        self._map: mmap.mmap | None = None
+        self._anchor: Any = None
+        self.size = 0
+        self.address = 0
+        self.used = 0
+        self._pinned: Callable[[], object] | None = None
+
+    def begin(self, size: int) -> None:
+        """Forget the content, and have room for ``size`` bytes.
+
+        Raises:
+            MemoryError: there is no such room.
+        """
+        self.used = 0
+        if size <= self.size:
+            return
+        self.release()
+        size = -(-size // PAGE) * PAGE
+        try:
+            self._map = mmap.mmap(-1, size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise MemoryError(f"no memory for an arena of {size} bytes") from error
+        if _HUGE is not None:
+            with contextlib.suppress(OSError):  # without huge pages it is a little slower
+                self._map.madvise(_HUGE)
+        self._anchor = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+        self.size = size
+
+    def take(self, size: int) -> int:
+        """The address of the next ``size`` bytes, at a page's beginning."""
+        at = -(-self.used // PAGE) * PAGE
+        if at + size > self.size:
+            raise MemoryError(f"the arena has {self.size} bytes; {at + size} were asked for")
+        self.used = at + size
+        return self.address + at
+
+    def pin(self, register: Callable[[int, int], Callable[[], object] | None]) -> None:
+        """Let a GPU copy into it directly; ``register(address, size)`` returns what undoes it, or None."""
+        if self._pinned is None and self.size:
+            self._pinned = register(self.address, self.size)
+
+    def release(self) -> None:
+        """Give the memory back. Views of it must not be used any more."""
+        if self._pinned is not None:
+            self._pinned()
+            self._pinned = None
+        self._anchor = None
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # a view is still held somewhere: it goes when that goes
+                self._map.close()
+        self._map, self.size, self.address, self.used = None, 0, 0, 0
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        return None
+
+
+def available_bytes() -> int | None:
+    """What this process may still take without swapping: the machine's word or its cgroup's, the smaller one.
+
+    None where neither can be read (not Linux).
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        most, now = _number(Path(limit)), _number(Path(usage))
+        if most is not None and now is not None:
+            found.append(max(0, most - now))
+    return min(found) if found else None

@@ -1,0 +1,156 @@
+"""Many objects out of pack files at once, each straight to where it belongs, verified on the way."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.direct import DIRECT_BYTES, open_for_reading
+from qcity_nb.checkpoint.memory import PAGE
+from qcity_nb.checkpoint.pack import ObjectRef
+from qcity_nb.errors import CheckpointCorrupt
+
+__all__ = ["PackReader"]
+
+_PIECE = 4 << 20
+"""Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
+_THREADS = 4
+"""Reads in flight: while one waits for the disk, others are checked."""
+
+_Place = tuple[ObjectRef, str, memoryview]
+
+
+class PackReader:
+    """Reads a checkpoint's objects by name. Keeps its packs open, so that they may be deleted meanwhile."""
+
+    def __init__(self, folder: Path, objects: Mapping[str, ObjectRef]) -> None:
+        """Open the packs.
+
+        Raises:
+            CheckpointCorrupt: one is gone.
+        """
+        self._objects = objects
+        self._stack = ExitStack()
+        self._files: dict[str, tuple[int, int, bool]] = {}
+        sizes: dict[str, int] = {}
+        for ref in objects.values():
+            sizes[ref.pack] = sizes.get(ref.pack, 0) + ref.size_bytes
+        try:
+            for name, needed in sorted(sizes.items()):
+                descriptor, is_direct = open_for_reading(folder / name, size=needed)
+                self._stack.callback(os.close, descriptor)
+                self._files[name] = descriptor, os.fstat(descriptor).st_size, is_direct
+        except OSError as error:
+            self._stack.close()
+            raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
+
+    def __enter__(self) -> PackReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def __del__(self) -> None:
+        self._stack.close()
+
+    def _ref(self, name: str) -> ObjectRef:
+        try:
+            return self._objects[name]
+        except KeyError:
+            raise CheckpointCorrupt(f"the checkpoint has no object {name}") from None
+
+    def __call__(self, name: str) -> bytes:
+        """One object, verified.
+
+        Raises:
+            CheckpointCorrupt: it is not there or damaged.
+        """
+        ref = self._ref(name)
+        self._bounds(ref, name)
+        data = bytearray(ref.size_bytes)
+        self.read_into([(name, memoryview(data))])
+        return bytes(data)
+
+    def _bounds(self, ref: ObjectRef, name: str) -> None:
+        # Never ask for memory on a damaged record's word.
+        if not 0 <= ref.offset <= ref.offset + ref.size_bytes <= self._files[ref.pack][1]:
+            raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: the file is too short")
+
+    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+        """Objects by name, each into the memory given with it.
+
+        Raises:
+            CheckpointCorrupt: one of them is not there or damaged; what was read before it is in place.
+        """
+        wanted: list[_Place] = []
+        for name, target in places:
+            ref = self._ref(name)
+            self._bounds(ref, name)
+            if len(target) != ref.size_bytes:
+                raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
+            wanted.append((ref, name, target))
+        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
+        groups = _grouped(wanted)
+        if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
+            self._read_groups(iter(groups))
+            return
+        turn = iter(groups)  # one iterator for all threads: next() of a list's iterator is atomic
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
+            for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
+                done.result()
+
+    def _read_groups(self, groups: Iterable[list[_Place]]) -> None:
+        bounce: mmap.mmap | None = None
+        for group in groups:
+            ref, name, _ = group[0]
+            descriptor, _, is_direct = self._files[ref.pack]
+            low = ref.offset // PAGE * PAGE if is_direct else ref.offset
+            high = group[-1][0].offset + group[-1][0].size_bytes
+            length = -(-(high - low) // PAGE) * PAGE
+            if bounce is None or len(bounce) < length:
+                bounce = mmap.mmap(-1, max(length, PAGE if high - low < PAGE else _PIECE + 2 * PAGE))
+            with memoryview(bounce) as memory:
+                try:
+                    _read(descriptor, memory[:length] if is_direct else memory[: high - low], low, high - low)
+                except (OSError, ValueError) as error:
+                    raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: {error}") from error
+                for one, called, target in group:
+                    with memory[one.offset - low : one.offset - low + one.size_bytes] as data:
+                        pack.check(data, one, called)
+                        target[:] = data
+
+
+def _grouped(places: list[_Place]) -> list[list[_Place]]:
+    """What lies close together in a file is read together."""
+    groups: list[list[_Place]] = []
+    for place in places:
+        ref = place[0]
+        first = groups[-1][0][0] if groups else None
+        last = groups[-1][-1][0] if groups else None
+        if (
+            first is not None
+            and last is not None
+            and ref.pack == first.pack
+            and ref.offset - (last.offset + last.size_bytes) <= 2 * PAGE
+            and ref.offset + ref.size_bytes - first.offset <= _PIECE
+        ):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _read(descriptor: int, memory: memoryview, offset: int, needed: int) -> None:
+    """At least ``needed`` bytes into ``memory``."""
+    got = 0
+    while got < needed:
+        count = os.preadv(descriptor, [memory[got:]], offset + got)
+        if not count:
+            raise ValueError("the file ends early")
+        got += count

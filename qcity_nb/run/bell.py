@@ -1,0 +1,98 @@
+"""A bell: a process waits on it for files that come into directories and for another process's end.
+
+    bell = Bell(owner.pid, [desk.path / "requests"])
+    bell.wait(1.0)
+
+To wake up only to find nothing costs a good part of a CPU millisecond, ten times a second. Linux tells of news instead
+(inotify, pidfd). A bell is only a reason to look: it may ring for nothing, and where the system cannot tell, it rings
+every ``POLL_S``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["POLL_S", "Bell"]
+
+POLL_S = 0.1
+"""How often it rings where the system does not tell of news."""
+_MOVED_TO = 0x80
+"""A file was renamed to a name in the directory: how every file of ours comes to be seen (inotify(7))."""
+
+
+def _inotify(folders: Iterable[Path]) -> int:
+    """A descriptor that can be read once a file has been renamed into one of the directories.
+
+    Raises:
+        OSError: no such system call, no such directory, or the user's limit of watches is reached.
+    """
+    import ctypes  # slow to import, and nobody but an agent needs it
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "inotify_init1"):
+        raise OSError("no inotify")
+    handle = int(library.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if handle < 0:
+        raise OSError(ctypes.get_errno(), "inotify_init1")
+    for folder in folders:
+        if library.inotify_add_watch(handle, os.fsencode(folder), _MOVED_TO) < 0:
+            os.close(handle)
+            raise OSError(ctypes.get_errno(), "inotify_add_watch", str(folder))
+    return handle
+
+
+class Bell:
+    """See the module. One thread waits; any may ring.
+
+    Args:
+        pid: the process whose end rings.
+        folders: directories that are there already.
+    """
+
+    def __init__(self, pid: int, folders: Iterable[Path]) -> None:
+        self._files = -1
+        self._process = -1
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        with contextlib.suppress(OSError, AttributeError):
+            self._files = _inotify(folders)
+            self._process = os.pidfd_open(pid)
+        self._poll = select.poll()
+        for handle in (self._read, self._files, self._process):
+            if handle >= 0:
+                self._poll.register(handle, select.POLLIN)
+
+    @property
+    def is_told(self) -> bool:
+        """Does the system tell of all the news, so that there is no need to look often?"""
+        return self._files >= 0 and self._process >= 0
+
+    def ring(self) -> None:
+        """Wake the one who waits. Never blocks."""
+        with contextlib.suppress(OSError):  # full: it rings already
+            os.write(self._write, b"!")
+
+    def wait(self, timeout_s: float) -> None:
+        """Until it rings, at most for so long."""
+        timeout_s = timeout_s if self.is_told else min(timeout_s, POLL_S)
+        for handle, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
+            if handle == self._process:
+                # It stays so for ever, and whoever looks finds the process gone; should it not, this is no busy loop.
+                time.sleep(0.001)
+                continue
+            with contextlib.suppress(OSError):
+                while len(os.read(handle, 4096)) == 4096:
+                    pass
+
+    def close(self) -> None:
+        """Let the descriptors go."""
+        for handle in (self._read, self._write, self._files, self._process):
+            if handle >= 0:
+                os.close(handle)
+        self._files = self._process = -1

@@ -1,0 +1,73 @@
+"""A run with checkpoints in a store and in a local tier, made through the real protocol, without a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.agent.adopt import tier_path
+from qcity_nb.agent.publish import Publisher
+from qcity_nb.checkpoint.capture import capture
+from qcity_nb.checkpoint.encode import encode_state
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
+from qcity_nb.clock import iso_now
+from qcity_nb.ports import Store
+from qcity_nb.records import Head, Holder
+from qcity_nb.run import lease
+from qcity_nb.run.desk import Desk
+from qcity_nb.run.lease import Lease
+
+RUN = "train-abc123-1"
+
+
+class CheckpointRun:
+    """One attempt at the run ``RUN``.
+
+    Args:
+        folder: for the local tier and the desk.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store = store
+        self.local = folder / "local"
+        lease.create(store, Head(run=RUN, key="k", project="p", notebook="train.ipynb"))
+        self.lease: Lease = lease.acquire(store, RUN, Holder(attempt="a", host="local", ttl_s=10))
+        self.tier = LocalTier(tier_path(self.local, RUN, 1), epoch=1)
+        self._publisher = Publisher(self.lease, Desk(folder / "desk").open(), self.tier, published=None)
+        self._seq = 0
+
+    def save(
+        self, states: Mapping[str, Any], *, publish: bool = True, reason: str = "every", values: Mapping[str, Any] = {}
+    ) -> Manifest:
+        """A checkpoint of the loops' states by name, and on request its publish."""
+        self._seq += 1
+        loops, objects = [], {}
+        for name, state in states.items():
+            encoded, content = encode_state(capture(state))
+            objects.update(content)
+            done = self._seq
+            loops.append(LoopRecord(key=name, name=name, done=done, count=done, state=encoded))
+        manifest = Manifest(
+            run=RUN,
+            epoch=1,
+            seq=self._seq,
+            step=10 * self._seq,
+            at=iso_now(),
+            reason=reason,
+            loops=tuple(loops),
+            values=values,
+        )
+        saved = self.tier.save(manifest, objects, b"")
+        if publish:
+            self._publisher.publish(saved)
+        return saved
+
+    def release(self, change: Callable[[Head], Head] = lambda head: head) -> Head:
+        """The attempt lets go."""
+        return self.lease.release(change)
+
+    def head(self) -> Head:
+        """The head as it is now."""
+        return lease.read(self.store, RUN).head
