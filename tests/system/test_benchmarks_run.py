@@ -12,8 +12,6 @@ from types import ModuleType
 
 import pytest
 
-from qcity_nb import checkpoint
-
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 
@@ -70,8 +68,6 @@ def test_an_engine_that_saves_something_else_is_refused(fault: str) -> None:
 @pytest.mark.parametrize("name", ["import_time", "up", "log_call", "checkpoint"])
 @pytest.mark.timeout(300)
 def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
-    if name == "checkpoint" and not hasattr(checkpoint, "Checkpointer"):
-        pytest.skip("declared: this version has no Checkpointer")
     file = tmp_path / "report.json"
     command = [sys.executable, str(FOLDER / f"{name}.py"), "--quick", "--json", str(file)]
     # Each of the fourteen turns of the checkpoint engines is a process that imports torch, some jax too.
