@@ -16,9 +16,10 @@ from unittest import mock
 
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint.rebuild import Buffer
 from qcity_nb.errors import CheckpointCorrupt
 
 EPOCH = 1
@@ -31,7 +32,7 @@ def _bytes(seed: object, size: int) -> bytes:
 
 def name(data: bytes) -> str:
     """How the tier names a content."""
-    return pack.digest(data)
+    return name_of(data)
 
 
 @functools.cache
@@ -225,7 +226,7 @@ class Trusting(LocalTier):
     """Hands out what the disk holds, unchecked."""
 
     @contextlib.contextmanager
-    def opened(self, found: Manifest) -> Iterator[Callable[[str], bytes]]:
+    def opened(self, found: Manifest) -> Iterator[Any]:
         yield lambda name: self.read(found, name)
 
     def read(self, found: Manifest, name: str) -> bytes:

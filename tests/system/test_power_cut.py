@@ -13,7 +13,6 @@ from unittest import mock
 import pytest
 import tier_world as world
 
-from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.testing.disk import Call, Recorder
 from qcity_nb.testing.power_cut import CrashState, Names, crash_states
 from qcity_nb.testing.trace import Mark, Trace
