@@ -21,7 +21,7 @@ from qcity_nb.run.lease import Lease, read
 from qcity_nb.tracking import open_tracker
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["FINAL", "Drain", "send_covered"]
+__all__ = ["FINAL", "Drain", "Part", "send_covered"]
 
 FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "succeeded": "FINISHED",

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 from pathlib import Path
 
 from qcity_nb.checkpoint.memory import PAGE, address_of
@@ -146,7 +147,7 @@ def open_for_reading(path: Path, *, size: int) -> tuple[int, bool]:
     """
     if _O_DIRECT and size >= DIRECT_BYTES:
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | _O_DIRECT)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _O_DIRECT)
             try:
                 probe = mmap.mmap(-1, PAGE)
                 os.preadv(descriptor, [probe], 0)
@@ -154,4 +155,8 @@ def open_for_reading(path: Path, *, size: int) -> tuple[int, bool]:
                 return descriptor, True
             except OSError:
                 os.close(descriptor)
-    return os.open(path, os.O_RDONLY), False
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe under a pack's name must not wait
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor, False

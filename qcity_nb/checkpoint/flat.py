@@ -130,6 +130,8 @@ class _Flattening:
         if kind in ("list", "tuple"):
             return {kind: [self.node(item, _join(path, index)) for index, item in enumerate(value)]}
         if kind == "dict":
+            if len({str(key) for key in value}) < len(value):
+                self.are_paths = False  # 1 and "1": no reader that goes by names could tell them apart
             return {"dict": [pair for key, item in value.items() if (pair := self._pair(key, item, path))]}
         named = [(suffix[1:], item) for suffix, item in children(value)]
         return {"object": [[name, self.node(item, _join(path, name))] for name, item in named]}

@@ -83,7 +83,7 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, *, sync_name: bool) -> Iterator[int]:
+def _replacing(path: Path) -> Iterator[int]:
     """A temporary file that becomes ``path`` when the caller has put it on disk, or is removed."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -93,8 +93,7 @@ def _replacing(path: Path, *, sync_name: bool) -> Iterator[int]:
         finally:
             os.close(descriptor)
         temporary.rename(path)
-        if sync_name:
-            sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -107,15 +106,13 @@ def _replacing(path: Path, *, sync_name: bool) -> Iterator[int]:
         raise
 
 
-def write_file(path: Path, data: bytes, *, sync_name: bool = True) -> None:
-    """Write ``path`` whole or not at all, durably.
+def write_file(path: Path, data: bytes) -> None:
+    """Write ``path`` whole or not at all, durably, its name included.
 
-    Args:
-        sync_name: make the name durable too, at once.
     Raises:
         CheckpointError: the disk is full or refuses; there is no trace of the file.
     """
-    with _replacing(path, sync_name=sync_name) as descriptor:
+    with _replacing(path) as descriptor:
         _write_all(descriptor, data)
         sync_data(descriptor)
 
@@ -125,7 +122,6 @@ def write_pack(
     objects: Mapping[str, Buffer],
     *,
     epoch: int,
-    sync_name: bool = True,
     size: int | None = None,
     seal: Callable[[str, Buffer], str] = lambda name, data: "",
 ) -> dict[str, ObjectRef]:
@@ -133,7 +129,6 @@ def write_pack(
 
     Args:
         objects: read one at a time, so that a lazy mapping needs memory for one only.
-        sync_name: without it, a power cut may lose the name (never leave a part of the pack under it).
         size: about how many bytes, where ``objects`` is lazy.
         seal: gives a content's BLAKE3, where the pack is to be published.
     Raises:
@@ -143,7 +138,7 @@ def write_pack(
         size = sum(len(data) for data in objects.values())
     refs: dict[str, ObjectRef] = {}
     header = _HEADER.pack(_MAGIC, _VERSION, epoch)
-    with _replacing(path, sync_name=sync_name) as descriptor:
+    with _replacing(path) as descriptor:
         sink = Sink(descriptor, size=size)
         try:
             sink.write(memoryview(header))

@@ -23,7 +23,7 @@ _PIECE = 4 << 20
 _THREADS = 4
 """Reads in flight: while one waits for the disk, others are checked."""
 
-_Place = tuple[ObjectRef, str, memoryview]
+_Place = tuple[ObjectRef, str, memoryview | None]
 
 
 class PackReader:
@@ -95,6 +95,19 @@ class PackReader:
             if len(target) != ref.size_bytes:
                 raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
             wanted.append((ref, name, target))
+        self._read(wanted)
+
+    def verify(self) -> None:
+        """Read and check every object.
+
+        Raises:
+            CheckpointCorrupt: one of them is damaged.
+        """
+        for name, ref in self._objects.items():
+            self._bounds(ref, name)
+        self._read([(ref, name, None) for name, ref in self._objects.items()])
+
+    def _read(self, wanted: list[_Place]) -> None:
         wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
         groups = _grouped(wanted)
         if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
@@ -123,7 +136,8 @@ class PackReader:
                 for one, called, target in group:
                     with memory[one.offset - low : one.offset - low + one.size_bytes] as data:
                         pack.check(data, one, called)
-                        target[:] = data
+                        if target is not None:
+                            target[:] = data
 
 
 def _grouped(places: list[_Place]) -> list[list[_Place]]:

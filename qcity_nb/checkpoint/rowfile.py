@@ -16,12 +16,12 @@ def _seal(rows: bytes) -> bytes:
 
 
 def write(path: Path, rows: bytes) -> None:
-    """Write the rows, on disk when this returns; the name becomes durable with the manifest's.
+    """Write the rows, on disk when this returns.
 
     Raises:
         CheckpointError: the disk is full or refuses; there is no trace of the file.
     """
-    pack.write_file(path, rows + _seal(rows), sync_name=False)
+    pack.write_file(path, rows + _seal(rows))
 
 
 def read(path: Path) -> bytes:

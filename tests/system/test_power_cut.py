@@ -78,12 +78,6 @@ def check(root: Path, state: CrashState, *, gap: int | None = None) -> None:
     )
 
 
-def check_weak(root: Path, state: CrashState) -> None:
-    """What must hold even where names may be lost one by one: what is there is right, and the tier goes on."""
-    begun = world.highest(state.marks, "began")
-    world.check_left(root / TIER, 0, begun, rows_from=begun + 1)
-
-
 def replay(
     trace: Trace,
     names: Names,
@@ -107,15 +101,7 @@ def replay(
     return count, ""
 
 
-STRICT = pytest.param(
-    "strict",
-    marks=pytest.mark.xfail(
-        strict=True, reason="names of packs, rows and directories are not synced: docs/design.md, two tiers"
-    ),
-)
-
-
-@pytest.mark.parametrize("names", ["ordered", STRICT])
+@pytest.mark.parametrize("names", ["ordered", "strict"])
 @pytest.mark.parametrize("workload", world.WORKLOADS)
 def test_the_newest_acknowledged_checkpoint_survives(tmp_path: Path, names: Names, workload: str) -> None:
     trace = recorded(tmp_path / "disk", world.WORKLOADS[workload])
@@ -124,7 +110,7 @@ def test_the_newest_acknowledged_checkpoint_survives(tmp_path: Path, names: Name
     assert count > len(trace.operations) / 2
 
 
-@pytest.mark.parametrize("names", ["ordered", STRICT])
+@pytest.mark.parametrize("names", ["ordered", "strict"])
 def test_so_it_does_after_a_kill_and_a_new_start(tmp_path: Path, names: Names) -> None:
     kills = 0
     for at in range(1, 100):
@@ -145,14 +131,6 @@ def test_large_files_survive_too(tmp_path: Path) -> None:
     count, wrong = replay(trace, "ordered", first=started, limit=1, samples=1, holds=partial(check, gap=0))
     assert not wrong, f"state {count}: {wrong}"
     assert count > 10
-
-
-@pytest.mark.parametrize("workload", world.WORKLOADS)
-def test_where_names_get_lost_a_checkpoint_is_passed_over_and_never_wrong(tmp_path: Path, workload: str) -> None:
-    trace = recorded(tmp_path / "disk", world.WORKLOADS[workload])
-    count, wrong = replay(trace, "strict", limit=16, samples=8, holds=check_weak)
-    assert not wrong, f"state {count}: {wrong}"
-    assert count > len(trace.operations)
 
 
 # -- the checks can fail

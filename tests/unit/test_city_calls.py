@@ -168,6 +168,7 @@ def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> N
             if n == 1:
                 assert world.session.manifest.values["name"] == "in the loop"
     assert set(asked) == {"flush"}
+    world.session.settle()
     assert "name" not in world.session.manifest.values
 
 

@@ -353,6 +353,12 @@ def test_what_is_no_dcp_directory_is_said(tmp_path: Path) -> None:
         to_dcp({"a": torch.ones(1)}, tmp_path / "file")
 
 
+def test_keys_that_differ_only_in_kind_stay_apart(tmp_path: Path) -> None:
+    state = {"a": {"1": torch.ones(2), 1: {"c": [torch.zeros(3)]}}}
+    to_dcp(state, tmp_path / "dcp")
+    same(from_dcp(tmp_path / "dcp"), state)
+
+
 # --- both, random
 
 

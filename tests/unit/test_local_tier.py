@@ -265,7 +265,9 @@ for seq in range(1, 5):
 
 POINTS = ["local.before", "outbox.before", "outbox.after", "local.pack", "local.after"]
 CALLS = (
-    [("os.fdatasync", n) for n in (7, 8, 9)] + [("os.fsync", n) for n in (2, 3)] + [("os.unlink", n) for n in (1, 2, 3)]
+    [("os.fdatasync", n) for n in (7, 8, 9)]
+    + [("os.fsync", n) for n in (9, 10, 11)]
+    + [("os.unlink", n) for n in (1, 2, 3)]
 )
 
 

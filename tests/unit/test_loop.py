@@ -543,6 +543,7 @@ def saved_after(world: World, values: list[float], every: Every, *, first: int =
 
 def values_of(world: World) -> Mapping[str, Any]:
     """What the newest checkpoint's ``values`` hold."""
+    world.session.settle()
     assert world.session.manifest is not None
     return world.session.manifest.values
 

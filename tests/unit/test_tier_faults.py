@@ -186,7 +186,6 @@ def test_a_file_system_without_direct_writes_or_preallocation(tmp_path: Path) ->
     world.check_left(tmp_path / "1", world.LARGE, world.LARGE, rows_from=world.LARGE)
 
 
-@pytest.mark.xfail(strict=True, reason="a save without rows leaves what a dead writer left under its number")
 def test_rows_of_a_dead_writer_are_not_another_checkpoints(folder: Path) -> None:
     """A writer dies between its rows and its manifest; the next checkpoint of that number adds no rows."""
     tier = LocalTier(folder / "1", epoch=world.EPOCH)
