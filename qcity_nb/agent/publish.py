@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +29,12 @@ from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Publisher"]
 
+_NEW_SHARE = 0.9
+"""A local pack of which so much is new is published as it is."""
+_LIVE_SHARE = 0.5
+"""A published pack with less than this share of objects that are needed is not kept for them."""
+_WORTH_BYTES = 1 << 20
+"""Less than this is not worth sending anything again for."""
 GONE_LOOKS = 5
 """So many looks in a row for a segment that the head names and the store does not have."""
 
@@ -68,6 +75,8 @@ class Publisher:
         """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
+        self._sizes: dict[str, int] = {}
+        """Bytes of the packs that this attempt published."""
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
@@ -84,25 +93,14 @@ class Publisher:
         epoch = self._lease.epoch
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        new = [one for one in needed if one not in known]
         refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
+        for one in self._sparse(refs):
+            del refs[one]
+        new = [one for one in needed if one not in refs]
         files: dict[str, Source] = {}
-        size = 0
         if new:
-            name = f"packs/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
-            path = self._outgoing / Path(name).name
-            with self._tier.opened(manifest) as read:
-                content = Lazy({one: manifest.objects[one] for one in new}, read)
-                placed = write_pack(
-                    path,
-                    content,
-                    epoch=epoch,
-                    size=sum(manifest.objects[one].size_bytes for one in new),
-                    seal=lambda name, data: blake3_of(data),
-                )
-            files[name] = path
-            size += path.stat().st_size
-            refs.update({one: replace(ref, pack=name) for one, ref in placed.items()})
+            refs.update(self._packed(manifest, new, files))
+        size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
         stored = replace(manifest, objects=refs, epoch=epoch)
         data = manifests.dumps(stored)
         name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
@@ -143,6 +141,70 @@ class Publisher:
             for ref in refs.values()
         ]
         return tuple(refs[one.seq] for one in select(candidates, self._keep))
+
+    def _packed(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
+        """Where the objects ``new`` will lie in the store; the packs for it go into ``files``.
+
+        A local pack that is new goes as it is, by a hard link: local packs are never written again, so nothing
+        has to be copied here. What is left goes into a pack of its own.
+        """
+        epoch, refs, rest = self._lease.epoch, {}, []
+        local: dict[str, list[str]] = {}
+        for one in new:
+            local.setdefault(manifest.objects[one].pack, []).append(one)
+        with self._tier.opened(manifest) as read:
+            seals = {one: blake3_of(data) for one, data in read.walk(new)}
+            for pack, names in local.items():
+                path = self._named(manifest)
+                if not self._link(pack, path, sum(manifest.objects[one].size_bytes for one in names)):
+                    rest += names
+                    continue
+                files[f"packs/{path.name}"] = path
+                for one in names:
+                    refs[one] = replace(manifest.objects[one], pack=f"packs/{path.name}", blake3=seals[one])
+            if rest:
+                path = self._named(manifest)
+                placed = write_pack(
+                    path,
+                    Lazy({one: manifest.objects[one] for one in rest}, read),
+                    epoch=epoch,
+                    size=sum(manifest.objects[one].size_bytes for one in rest),
+                    seal=lambda one, data: seals[one],
+                )
+                files[f"packs/{path.name}"] = path
+                refs.update({one: replace(ref, pack=f"packs/{path.name}") for one, ref in placed.items()})
+        for name, source in files.items():
+            if isinstance(source, Path):
+                self._sizes[name] = source.stat().st_size
+        return refs
+
+    def _named(self, manifest: Manifest) -> Path:
+        return self._outgoing / f"e{self._lease.epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+
+    def _link(self, pack: str, path: Path, size: int) -> bool:
+        source = self._tier.pack_path(pack)
+        try:
+            if source.stat().st_size * _NEW_SHARE > size:
+                return False  # too much of it is there already, or nobody needs it
+            os.link(source, path)
+        except OSError:
+            return False  # dropped meanwhile, or a file system without links: it is read through the open file
+        return True
+
+    def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
+        """The objects in published packs that are mostly dead: sent once more, so that the store can drop the rest."""
+        live: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        for ref in refs.values():
+            live[ref.pack] = live.get(ref.pack, 0) + ref.size_bytes
+            ends[ref.pack] = max(ends.get(ref.pack, 0), ref.offset + ref.size_bytes)
+        whole = {pack: max(self._sizes.get(pack, 0), end) for pack, end in ends.items()}
+        sparse = {
+            pack
+            for pack, size in live.items()
+            if size < _LIVE_SHARE * whole[pack] and whole[pack] - size >= _WORTH_BYTES
+        }
+        return [one for one, ref in refs.items() if ref.pack in sparse]
 
     def publish(
         self,

@@ -130,6 +130,10 @@ class LocalTier:
         with PackReader(self._packs, found.objects) as read:
             yield read
 
+    def pack_path(self, name: str) -> Path:
+        """Where a pack lies, or lay. Once it has that name it is never written to again."""
+        return self._packs / name
+
     def reader(self, found: Manifest) -> PackReader:
         """As ``opened``, open until nobody holds it any more.
 

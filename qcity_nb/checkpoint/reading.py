@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -118,7 +118,29 @@ class PackReader:
             for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
                 done.result()
 
+    def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
+        """Objects by name, verified, in the order in which they lie; their memory is lent until the next is asked for.
+
+        Raises:
+            CheckpointCorrupt: one of them is not there or damaged.
+        """
+        wanted: list[_Place] = []
+        for name in names:
+            ref = self._ref(name)
+            self._bounds(ref, name)
+            wanted.append((ref, name, None))
+        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
+        for _, name, _, data in self._checked(_grouped(wanted)):
+            yield name, data
+
     def _read_groups(self, groups: Iterable[list[_Place]]) -> None:
+        for _, _, target, data in self._checked(groups):
+            if target is not None:
+                target[:] = data
+
+    def _checked(
+        self, groups: Iterable[list[_Place]]
+    ) -> Iterator[tuple[ObjectRef, str, memoryview | None, memoryview]]:
         bounce: mmap.mmap | None = None
         for group in groups:
             ref, name, _ = group[0]
@@ -136,8 +158,7 @@ class PackReader:
                 for one, called, target in group:
                     with memory[one.offset - low : one.offset - low + one.size_bytes] as data:
                         pack.check(data, one, called)
-                        if target is not None:
-                            target[:] = data
+                        yield one, called, target, data
 
 
 def _grouped(places: list[_Place]) -> list[list[_Place]]:
