@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from qcity_nb import hosts, settings
+from qcity_nb.checkpoint.memory import available_bytes
 from qcity_nb.checkpoint.retention import keep_of
 from qcity_nb.cli_run import address_of
 from qcity_nb.cli_view import table
@@ -61,6 +62,12 @@ def _store(given: Settings) -> Iterator[Finding]:
             yield Finding(what=f"run {run}", verdict="wrong", detail=str(error))
 
 
+def _memory() -> str:
+    free = available_bytes()
+    room = "free memory is not known" if free is None else f"{free / 1e9:.1f} GB free"
+    return f"{room}; a loop needs its state's size once more for a copy, or it waits while each save is written"
+
+
 def _local(given: Settings) -> Iterator[Finding]:
     folder = given.local
     try:
@@ -70,6 +77,7 @@ def _local(given: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(what="local", verdict="wrong", detail=f"{folder} cannot be written: {error.strerror}")
         return
+    yield Finding(what="memory", verdict="note", detail=_memory())
     free = shutil.disk_usage(folder).free
     yield Finding(
         what="local",

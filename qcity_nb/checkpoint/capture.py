@@ -65,6 +65,7 @@ def capture(
     *,
     stored: Collection[str] = (),
     lazily: Lazily = "never",
+    may_stream: bool = False,
 ) -> Captured:
     """Copy ``state``.
 
@@ -72,6 +73,7 @@ def capture(
         freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
         stored: the names of the objects of the newest checkpoint: what is among them is not copied again.
         lazily: what may be copied after the call returned; see ``Shot.copied``.
+        may_stream: where memory is short, the live buffers themselves are handed on; see ``Shot.is_live``.
     Raises:
         StateRefused: a variable cannot be saved; the message names it and says why.
     """
@@ -82,7 +84,10 @@ def capture(
         raise StateRefused(f"{path} cannot be saved: {refusal.reason(value, cause)}") from error
     if freezer is None:
         return Captured(skeleton=dumped.skeleton, buffers=[_held(span) for span in dumped.spans])
-    buffers, shot = freezer.freeze(dumped, stored=stored, lazily=lazily)
+    try:
+        buffers, shot = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
+    except MemoryError as error:
+        raise StateRefused(f"state cannot be saved: {error}") from error
     return Captured(skeleton=dumped.skeleton, buffers=buffers, shot=shot)
 
 

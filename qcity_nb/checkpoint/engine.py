@@ -74,15 +74,17 @@ class Engine:
         """Is a save still being written?"""
         return self._saving is not None and not self._saving.done()
 
-    def capture(self, state: object, *, lazily: Lazily = "gated") -> Captured:
+    def capture(self, state: object, *, lazily: Lazily = "gated", may_stream: bool = False) -> Captured:
         """Freeze ``state``; waits for the save before, whose memory it uses.
 
+        Args:
+            may_stream: it is submitted before the caller goes on, so where memory is short nothing need be copied.
         Raises:
             StateRefused: a variable cannot be saved.
         """
         self.wait_copied()
         self.finish()
-        captured = capture(state, self.freezer, stored=self.tier.stored.keys(), lazily=lazily)
+        captured = capture(state, self.freezer, stored=self.tier.stored.keys(), lazily=lazily, may_stream=may_stream)
         self._copying = captured
         return captured
 

@@ -19,10 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qcity_nb.checkpoint.digest import SLICE, name_of
+from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.frozen import Content, Frozen, Held, slices_of
 from qcity_nb.checkpoint.gate import Gate
-from qcity_nb.checkpoint.memory import Arena, Span, available_bytes, copy, view_at
+from qcity_nb.checkpoint.memory import PAGE, Arena, Span, available_bytes, copy, view_at
 from qcity_nb.checkpoint.pickling import Dumped
 
 __all__ = ["SMALL_BYTES", "Freezer", "Lazily", "Shot"]
@@ -82,8 +82,8 @@ class Freezer:
 
     # -- memory
 
-    def _arena(self, size: int) -> Arena | None:
-        """An arena with room for ``size`` bytes, or None if memory is short."""
+    def _arena(self, size: int, *, may_stream: bool) -> Arena | None:
+        """An arena with room for ``size`` bytes, or None if memory is short and that may be."""
         with self._lock:
             self._idle.sort(key=lambda one: one.size)
             fitting = next((one for one in self._idle if one.size >= size), None)
@@ -94,13 +94,15 @@ class Freezer:
         if before < size:
             arena.release()
             free = available_bytes()
-            if free is not None and size > free * _MEMORY_SHARE:
+            if may_stream and free is not None and size > free * _MEMORY_SHARE:
                 self.arena_bytes -= before
                 return None
         try:
             arena.begin(size)
         except MemoryError:
             self.arena_bytes -= before
+            if not may_stream:
+                raise
             return None
         self.arena_bytes += arena.size - before
         return arena
@@ -131,12 +133,15 @@ class Freezer:
 
     # -- freezing
 
-    def freeze(self, dumped: Dumped, *, stored: Collection[str], lazily: Lazily) -> tuple[list[Content], Shot]:
+    def freeze(
+        self, dumped: Dumped, *, stored: Collection[str], lazily: Lazily, may_stream: bool
+    ) -> tuple[list[Content], Shot]:
         """Freeze the buffers of a state.
 
         Args:
             stored: the names that need not be copied again: those of the newest checkpoint.
             lazily: which buffers may be copied later: ``gated``, those that only a hooked optimizer changes.
+            may_stream: where memory is short, copy nothing (``shot.is_live``): the caller writes before it goes on.
         Returns: the buffers in order, and the memory that they use. The state may change as soon as
             ``shot.copied`` is set; before that only a hooked optimizer's step may come, which waits.
         """
@@ -146,7 +151,8 @@ class Freezer:
         buffers: list[Content] = []
         jobs: list[tuple[Span, Frozen]] = []
         if large:
-            shot.arena = self._arena(sum(-(-span.size // SLICE) * SLICE for span in large))
+            room = sum(-(-span.size // PAGE) * PAGE for span in large)
+            shot.arena = self._arena(room, may_stream=may_stream)
             shot.is_live = shot.arena is None
         for span in dumped.spans:
             if span.size < SMALL_BYTES:
@@ -162,6 +168,10 @@ class Freezer:
                 _leave_live(span, frozen)
         arena = shot.arena
         if arena is not None:
+            if any(span.device is not None for span in large):
+                from qcity_nb.checkpoint import device
+
+                arena.pin(device.pin)
             shot.release = lambda: self._give_back(arena)
         gated = self.gate.gated(dumped.optimizers, lazily, jobs)
         later = [job for job in jobs if id(job[0]) in gated]

@@ -67,7 +67,7 @@ class Checkpointer:
         """
         if mode not in ("sync", "blocking", "lazy"):
             raise UsageError(f"save(mode={mode!r}): sync, blocking or lazy")
-        captured = self._engine.capture(state, lazily="gated" if mode == "lazy" else "never")
+        captured = self._engine.capture(state, lazily="gated" if mode == "lazy" else "never", may_stream=True)
         self._seq += 1
         base = Manifest(run="", epoch=1, seq=self._seq, at=iso_now(), reason=reason, step=step)
 

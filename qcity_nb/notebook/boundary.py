@@ -118,24 +118,27 @@ class Loop:
             outputs=[Piece(name) for name in record.outputs],
         )
 
-    def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool) -> None:
+    def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool, may_stream: bool) -> bool:
         """Capture state, generators and output: this is the boundary.
 
         Args:
             at_once: copy all of the state before this returns: no iteration follows whose optimizer would wait.
+            may_stream: it is saved before anything else happens, so where memory is short nothing need be copied.
+        Returns: was memory short?
 
         Raises:
             StateRefused: a variable cannot be saved.
         """
         points.hit("capture.before")
         self.drop_snap()
-        state = (
-            engine.capture(self.state, lazily="never" if at_once else self.lazily) if self.state is not None else None
-        )
+        state = None
+        if self.state is not None:
+            state = engine.capture(self.state, lazily="never" if at_once else self.lazily, may_stream=may_stream)
         self.snap = (state, capture_generators())
         self.is_fresh = True
         self._cut(recorder)
         points.hit("capture.after")
+        return state is not None and state.shot is not None and state.shot.is_live
 
     def _cut(self, recorder: Recorder) -> None:
         shown = recorder.since(self.out_from)

@@ -107,7 +107,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     """The first boundary, before any work: state that cannot be saved is told now, not after a night."""
     loop.out_from = session.recorder.mark()
-    session.freeze(loop)
+    session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:
         loop.begun = capture_generators()
     if loop.parent is None:
@@ -162,7 +162,7 @@ def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bo
     if due and not must and session.is_saving and not watch.pace.waits:
         due = False  # the save before is still being written: rather a later one than a loop that waits
     if due or loop.has_inner:
-        session.freeze(loop)
+        session.freeze(loop, may_stream=due and all(one.is_fresh for one in session.open if one is not loop))
     if not due or not session.can_save():
         return False
     watch.keep()

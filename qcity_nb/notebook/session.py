@@ -55,6 +55,7 @@ class Session:
         self.tier = LocalTier(folder, epoch=status.epoch)
         self.engine = Engine(self.tier)
         self._pending: _Pending | None = None
+        self._is_short = False
         self._told = False
         """A checkpoint was settled that the listeners have not heard of."""
         self.manifest: Manifest | None = self.tier.newest()
@@ -229,15 +230,21 @@ class Session:
                 if key.startswith(prefix):
                     self.loops[key] = Loop(key=key, name=inner.name, count=inner.count, has_inner=inner.has_inner)
 
-    def freeze(self, loop: Loop, *, at_once: bool = False) -> None:
+    def freeze(self, loop: Loop, *, at_once: bool = False, may_stream: bool = False) -> None:
         """Capture the loop at its present boundary; waits for the save before, whose memory it uses.
 
         Args:
             at_once: nothing is copied lazily.
+            may_stream: ``save`` follows before anything else, so where memory is short it need not be copied.
         """
         began_s = self.clock.now_s()
         self.settle()
-        loop.freeze(self.recorder, self.engine, at_once=at_once)
+        is_short = loop.freeze(self.recorder, self.engine, at_once=at_once, may_stream=may_stream)
+        if is_short and not self._is_short:
+            self._is_short = True
+            text = "memory is too short for a copy of the state: each save is written while the loop waits"
+            self.contact.note("short-memory", message=text)
+            warnings.warn(text, stacklevel=4)
         if self.open:
             self.recorder.drop(min(one.out_from for one in self.open))
         self.cost_s += self.clock.now_s() - began_s

@@ -29,7 +29,6 @@ def small_slices() -> Iterator[None]:
     """Slices of a page, so that small states have many; and every buffer counts as large."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frozen, "SLICE", SLICE)
-        patch.setattr(freezer, "SLICE", SLICE)
         patch.setattr(freezer, "SMALL_BYTES", 1)
         patch.setattr(freezer, "_PARALLEL_BYTES", 3 * SLICE)
         yield

@@ -679,3 +679,22 @@ def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not
     assert asked == ["flush", "flush"]
     assert world.session.seq == 4
     assert "name" not in values_of(world)
+
+
+def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qcity_nb.checkpoint import freezer
+
+    monkeypatch.setattr(freezer, "available_bytes", lambda: 1)
+    state = {"w": np.zeros(100_000)}
+    world.cell()
+    with pytest.warns(UserWarning, match="memory is too short") as told:  # noqa: PT031 - the loop is what warns
+        for n in world.loop(range(3), state, every=2):
+            state["w"] += n + 1
+    world.end()
+    assert len([one for one in told if "memory" in str(one.message)]) == 1
+    world.start()
+    state["w"][:] = -1
+    assert run(world, 3, state) == []
+    assert set(state["w"]) == {6.0}
