@@ -16,6 +16,7 @@ NAMES = (
     "local.before",
     "local.pack",
     "local.after",
+    "publish.pack",
     "publish.files.before",
     "publish.files.after",
     "publish.head.before",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,10 @@ import pytest
 
 HERE = Path(__file__).parent
 START_S = 110.0
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell leaves it to what it starts in the background; tests of Ctrl-C, and what they start, need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _test_run() -> tuple[Path, int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qcity_nb import codec
+from qcity_nb import codec, points
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.local import Lazy, LocalTier
@@ -173,6 +173,7 @@ class Publisher:
                 )
                 files[f"packs/{path.name}"] = path
                 refs.update({one: replace(ref, pack=f"packs/{path.name}") for one, ref in placed.items()})
+        points.hit("publish.pack")
         for name, source in files.items():
             if isinstance(source, Path):
                 self._sizes[name] = source.stat().st_size

@@ -224,6 +224,7 @@ class LocalTier:
         try:
             if new:
                 refs |= pack.write_pack(path, new, epoch=self.epoch)
+                points.hit("local.pack")
             saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
         except BaseException:
@@ -339,6 +340,7 @@ class LocalTier:
                 epoch=self.epoch,
                 size=manifest.size_bytes,
             )
+            points.hit("local.pack")
             saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
         except BaseException:

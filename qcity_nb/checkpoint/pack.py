@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qcity_nb import points
 from qcity_nb.checkpoint.digest import blake3_of, name_of
 from qcity_nb.checkpoint.direct import Sink, sync_data
 from qcity_nb.checkpoint.memory import PAGE, address_of, view_at
@@ -153,7 +152,6 @@ def write_pack(
             sink.finish()
         finally:
             sink.close()
-    points.hit("local.pack")
     return refs
 
 

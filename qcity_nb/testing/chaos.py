@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def _append(log: str, name: str) -> int:
     """Note a hit; returns its number."""
     fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(fd, f"{name} {os.getpid()}".ljust(_WIDTH - 1).encode() + b"\n")
+        os.write(fd, f"{name} {os.getpid()} {threading.get_native_id()}".ljust(_WIDTH - 1).encode() + b"\n")
         return os.lseek(fd, 0, os.SEEK_CUR) // _WIDTH
     finally:
         os.close(fd)
@@ -110,12 +111,17 @@ def _append(log: str, name: str) -> int:
 
 def hits(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Every hit so far: point and process id, in order."""
+    return [(name, pid) for name, pid, _ in hits_by_thread(log)]
+
+
+def hits_by_thread(log: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
+    """Every hit so far: point, process id and thread id, in order."""
     try:
         data = Path(log).read_bytes()
     except FileNotFoundError:
         return []
     lines = [data[n : n + _WIDTH].split() for n in range(0, len(data), _WIDTH)]
-    return [(name.decode(), int(pid)) for name, pid in lines]
+    return [(name.decode(), int(pid), int(thread)) for name, pid, thread in lines]
 
 
 def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:

@@ -356,30 +356,31 @@ def check_executions(world: World, *, is_machine_dead: bool) -> None:
             continue
         if n < len(world.published):
             published = world.published[n]
-            hits = chaos.hits(world.hits)[ended : world.strikes[n]]
+            hits = chaos.hits_by_thread(world.hits)[ended : world.strikes[n]]
             ended = world.strikes[n]
             must = _surely_published(hits, begun, is_first=reached == 0)
             assert published >= must, f"attempt {n} left {published} in the store, not {must}: {hits} {attempts}"
             reached = published
 
 
-def _surely_published(hits: list[tuple[str, int]], begun: list[int], *, is_first: bool) -> int:
+def _surely_published(hits: list[tuple[str, int, int]], begun: list[int], *, is_first: bool) -> int:
     """The iteration that the store must be at, by the rule of ``check_executions``."""
     if not begun:
         return 0
-    kernel = next((pid for name, pid in hits if name == "capture.before"), 0)
+    kernel = next((pid for name, pid, _ in hits if name == "capture.before"), 0)
     saved: list[int] = []
     """How many checkpoints the kernel had saved when each publish was confirmed."""
-    count, is_captured, sending = 0, False, ""
-    for name, pid in hits:
+    count, is_captured, sending, sender = 0, False, "", 0
+    for name, pid, thread in hits:
         if pid == kernel:
             # Other saves, of rows logged outside loops, add no iteration.
             if name == "local.after" and is_captured:
                 count, is_captured = count + 1, False
             is_captured = is_captured or name == "capture.after"
-        elif name in ("local.pack", "local.after"):
-            # The agent packs a checkpoint for the store; or, before the kernel begins, one that it brought here.
-            sending = "packed" if name == "local.pack" else ""
+        elif name == "publish.pack":
+            sending, sender = "packed", thread
+        elif thread != sender:
+            continue  # a beat, sent during a long upload: it confirms itself alone
         elif name == "publish.files.after" and sending:
             sending = "sent"
         elif name == "publish.head.after" and sending == "sent":

@@ -16,6 +16,7 @@ WHICH = {
     "capture": 5,
     "local": 6,
     "outbox": 4,
+    "publish": 3,
     "publish.files": 3,
     "publish.head": 4,
     "drain": 1,
