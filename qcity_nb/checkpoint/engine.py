@@ -110,6 +110,7 @@ class Engine:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="qcity-save", initializer=_give_way)
         saving = self._saving = Saving()
         saving._future = self._writer.submit(self._write, saving, draft, used)
+        self._writer.submit(self.tier.prune)  # a gigabyte takes half a second to unlink: nobody should wait for that
         if any(captured.shot is not None and captured.shot.is_live for captured in used):
             self.finish()
         return saving
@@ -119,7 +120,7 @@ class Engine:
         try:
             manifest, objects, rows = draft()
             before = self.tier.stored
-            saved = self.tier.save(manifest, objects, rows)
+            saved = self.tier.save(manifest, objects, rows, prune=False)
             saving.new_bytes = sum(ref.size_bytes for name, ref in saved.objects.items() if name not in before)
             return saved
         except Discarded:

@@ -170,13 +170,14 @@ class LocalTier:
 
     # -- write
 
-    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes) -> Manifest:
+    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes, *, prune: bool = True) -> Manifest:
         """Make a checkpoint, durably.
 
         Args:
             manifest: without ``objects``; its ``seq`` is higher than that of the checkpoint before.
             objects: content by name; what the checkpoint before holds already need not be here.
             rows: the rows that this checkpoint adds, as JSON lines.
+            prune: drop what is not needed any more before returning; else the caller does, soon.
         Returns: the manifest as written.
         Raises:
             CheckpointError: the disk is full or refuses; the checkpoint before is untouched.
@@ -199,7 +200,8 @@ class LocalTier:
                 (self._rows / f"{manifest.seq}.jsonl").unlink(missing_ok=True)
             raise
         self._kept = [saved, *self._kept][: self.keep]
-        self._prune()
+        if prune:
+            self.prune()
         points.hit("local.after")
         return saved
 
@@ -289,9 +291,14 @@ class LocalTier:
                         self._kept.append(self.load(seq))
         self._is_owner = True
 
-    def _prune(self) -> None:
-        """Drop what none of the kept checkpoints needs. A failure only leaves garbage for later."""
+    def prune(self) -> None:
+        """Drop what none of the kept checkpoints needs. A failure only leaves garbage for later.
+
+        Before the first save, nothing: it is not known yet what is to be kept.
+        """
         kept = self._kept
+        if not kept:
+            return
         seqs = {one.seq for one in kept}
         packs = {ref.pack for one in kept for ref in one.objects.values()}
         with contextlib.suppress(OSError):
@@ -350,7 +357,7 @@ class LocalTier:
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
             raise
         self._kept = [saved]
-        self._prune()
+        self.prune()
         points.hit("local.after")
         return saved
 

@@ -216,10 +216,10 @@ def check_left(
 class Hasty(LocalTier):
     """Drops what is there before the next is written."""
 
-    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes) -> Manifest:
+    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes, *, prune: bool = True) -> Manifest:
         if manifest.seq > 1:
             (self.path / "checkpoints" / f"{manifest.seq - 1}.json").unlink(missing_ok=True)
-        return super().save(manifest, objects, rows)
+        return super().save(manifest, objects, rows, prune=prune)
 
 
 class Trusting(LocalTier):

@@ -419,6 +419,18 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path: Path) -> None:
             saver.load(number=3)
 
 
+def test_a_save_that_fails_before_anything_was_written_drops_nothing(tmp_path: Path) -> None:
+    save(tmp_path, {"a": np.arange(9000)})
+    with Checkpointer(tmp_path) as saver:
+
+        def fail() -> Any:
+            raise Discarded("for a reason")
+
+        with pytest.raises(Discarded):
+            saver._engine.submit(fail, []).wait()
+    assert load(tmp_path)["a"][5] == 5
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as saver:
         with pytest.raises(UsageError, match="sync"):
