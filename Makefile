@@ -19,7 +19,7 @@ docs:           ## every block and link of README and docs
 	$(PYTHON) -m pytest tests/docs
 
 bench:          ## the budget table (needs the bench extra)
-	for file in benchmarks/bench_*.py; do $(PYTHON) "$$file" || exit 1; done
+	$(PYTHON) benchmarks/run_all.py
 
 ci:             ## what the CI runs, in a fresh environment
 	.ci/run

@@ -12,7 +12,10 @@ from typing import Any
 
 from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
 
-__all__ = ["is_fillable", "is_plain", "kind_of"]
+__all__ = ["SCALARS", "is_fillable", "is_plain", "kind_of"]
+
+SCALARS = frozenset({type(None), int, float, str, bool, bytes})
+"""Taken as they are, always; asked first, since a state may hold a million of them."""
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _FIXED = (int, float, complex, str, bytes, tuple, frozenset, range, type, BaseException)
@@ -34,7 +37,7 @@ def is_plain(value: object) -> bool:
 def kind_of(value: Any) -> str:
     """How it is filled; ``""`` for what is taken as it is."""
     cls = type(value)
-    if value is None or cls in (int, float, str, bool, bytes):
+    if cls in SCALARS:
         return ""
     if isinstance(value, StateDict):
         return "record"

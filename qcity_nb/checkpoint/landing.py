@@ -20,6 +20,7 @@ from typing import Any
 
 from qcity_nb.checkpoint import pickling, rebuild
 from qcity_nb.checkpoint.frozen import Content, fill
+from qcity_nb.checkpoint.kind import SCALARS
 from qcity_nb.checkpoint.memory import view_at
 from qcity_nb.checkpoint.overlap import memory_bounds
 from qcity_nb.errors import CheckpointError
@@ -256,9 +257,13 @@ def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
     if isinstance(saved, pickling.StateDict):
         return _recorded(live, saved.state) if pickling.has_state_dict(live) else []
     if type(saved) in (dict, collections.OrderedDict) and isinstance(live, dict):
-        return [(live.get(key, _MISSING), item) for key, item in saved.items() if _is_key(key)]
+        return [
+            (live.get(key, _MISSING), item)
+            for key, item in saved.items()
+            if type(item) not in SCALARS and (type(key) in SCALARS or _is_key(key))
+        ]
     if type(saved) in (list, tuple) and type(live) is type(saved):
-        return list(zip(live, saved, strict=False))
+        return [(one, item) for one, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
     return []
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qcity_nb.checkpoint import refusal
-from qcity_nb.checkpoint.kind import is_plain, kind_of
+from qcity_nb.checkpoint.kind import SCALARS, is_plain, kind_of
 from qcity_nb.checkpoint.overlap import memory_bounds
 from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
 from qcity_nb.errors import CheckpointError
@@ -97,7 +97,7 @@ class _Placing:
                 self._partner[id(old)] = live
                 self._claimed.add(id(live))
             # The first place in the saved state's order decides, so the stack gets them backwards.
-            stack += reversed(list(self._pairs(live, old, kind)))
+            stack += reversed([pair for pair in self._pairs(live, old, kind) if type(pair[1]) not in SCALARS])
 
     def _pairs(self, live: Any, old: Any, kind: str) -> Iterator[tuple[Any, Any]]:
         if kind == "dict":
@@ -210,6 +210,8 @@ class _Placing:
 
     def value(self, saved: Any) -> Any:
         """What stands for ``saved`` in the restored state."""
+        if type(saved) in SCALARS:
+            return saved
         key = id(saved)
         if key in self.done:
             return self.done[key]

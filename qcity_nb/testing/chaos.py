@@ -27,7 +27,7 @@ from typing import Literal
 
 from qcity_nb import points
 
-__all__ = ["Action", "Plan", "arm", "hits", "strike", "struck"]
+__all__ = ["Action", "Plan", "arm", "hits", "hits_by_thread", "strike", "struck"]
 
 Action = Literal["kill", "host", "machine", "stop", "stop-self"]
 

@@ -125,7 +125,7 @@ def main() -> None:
     state, step = torch_state() if is_torch else numpy_state()
     city = qcity.up(run="train", params={"lr": 0.05, "kind": "torch" if is_torch else "numpy"})
     city.log(begun=1.0)
-    for i in city.loop(range(ITERATIONS), state=state, every=1):
+    for i in city.loop(range(ITERATIONS), state=state, every=int(os.environ.get("KILL_EVERY") or 1)):
         note(f"start {i}")
         loss = step()
         city.log(loss=loss, third=float(i // 3))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -442,6 +444,28 @@ def test_bad_arguments(tmp_path: Path) -> None:
 
 def test_a_span_knows_what_keeps_it() -> None:
     assert Span(0, 0, None).hint == -1
+
+
+ALONE = """
+import sys
+import numpy as np
+from qcity_nb.checkpoint import load, save
+assert "numpy" in sys.modules and "torch" not in sys.modules
+state = {"a": np.arange(300_000.0), "n": 3}
+save(sys.argv[1], state)
+load(sys.argv[1], into=state)
+found = load(sys.argv[1])
+assert found["a"][-1] == 299_999
+print(*sorted(name for name in ("torch", "jax", "mlflow", "papermill", "huggingface_hub") if name in sys.modules))
+"""
+
+
+def test_nothing_is_imported_that_the_state_does_not_hold(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
 
 
 # ------------------------------------------------------------------ jax
