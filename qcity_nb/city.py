@@ -357,6 +357,7 @@ class City:
             self._panel.close()  # the buttons would ask an agent that is gone
         if self._process is not None:
             self._process.wait(timeout=30)
+        self.session.engine.close()  # its arena is as large as the state
 
     @property
     def data(self) -> Data:

@@ -37,6 +37,7 @@ class Saving:
 
     def __init__(self) -> None:
         self._future: Future[Manifest] | None = None
+        self._used: Sequence[Captured] = ()
         self.new_bytes = 0
         """Bytes of the objects that were written, once it is done."""
         self.cpu_s = 0.0
@@ -45,6 +46,12 @@ class Saving:
     def done(self) -> bool:
         """Is it over, well or not?"""
         return self._future is None or self._future.done()
+
+    def wait_copied(self) -> None:
+        """Wait until the live state may be changed by any means."""
+        for captured in self._used:
+            if captured.shot is not None:
+                captured.shot.copied.wait()
 
     def wait(self, timeout_s: float | None = None) -> Manifest:
         """Wait until the checkpoint is durable.
@@ -109,6 +116,7 @@ class Engine:
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="qcity-save", initializer=_give_way)
         saving = self._saving = Saving()
+        saving._used = used
         saving._future = self._writer.submit(self._write, saving, draft, used)
         self._writer.submit(self.tier.prune)  # a gigabyte takes half a second to unlink: nobody should wait for that
         if any(captured.shot is not None and captured.shot.is_live for captured in used):
@@ -131,6 +139,7 @@ class Engine:
                 if captured.shot is not None:
                     captured.shot.copied.wait()  # a failed draft may not have waited for all of them
                 captured.release()
+            saving._used = ()
             saving.cpu_s = time.thread_time() - began_s
 
     def close(self) -> None:

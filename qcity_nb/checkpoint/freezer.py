@@ -177,13 +177,16 @@ class Freezer:
         later = [job for job in jobs if id(job[0]) in gated]
         now = [job for job in jobs if id(job[0]) not in gated]
         plans = self._plan(jobs)
+        try:
+            self._work(now, plans, stored)
+        except BaseException:
+            shot.release()  # a device may fail; whoever captures next needs the memory
+            raise
         if later:
             shot.watch = [(span.watch, span.hint) for span, _ in later if span.hint >= 0]
             self.gate.close_for(shot)
-            self._work(now, plans, stored)
             self._workers().submit(self._later, shot, later, plans, stored)
         else:
-            self._work(now, plans, stored)
             shot.copied.set()
         for key in [key for key, known in self._known.items() if self._turn - known.seen > _FORGET_AFTER]:
             del self._known[key]

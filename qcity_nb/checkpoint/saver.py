@@ -81,6 +81,10 @@ class Checkpointer:
             saving.wait()
         return saving
 
+    def finish(self) -> None:
+        """Wait until nothing is being written; what came of it, the ``Saving`` says."""
+        self._engine.finish()
+
     def wait(self) -> None:
         """Wait until the state of the last ``save`` is copied and may be changed by any means."""
         self._engine.wait_copied()
@@ -91,7 +95,7 @@ class Checkpointer:
 
     def _candidates(self, number: int | None) -> Iterator[Manifest]:
         """The checkpoints to try, newest first."""
-        self._engine.finish()
+        self.finish()
         for seq in reversed(self._tier.seqs()) if number is None else (number,):
             try:
                 yield self._tier.load(seq)
@@ -147,16 +151,27 @@ def _state_of(manifest: Manifest) -> Encoded:
     return state
 
 
-def save(path: str | Path, state: object, *, step: int = 0) -> None:
-    """Save ``state`` as one more checkpoint in the directory ``path``; durable when this returns.
+_savers: dict[Path, Checkpointer] = {}
+"""Of directories that were saved into in the background: the next save needs their memory and what they know."""
 
-    For saves in a loop use a ``Checkpointer``: it keeps its memory, and knows what has not changed.
 
+def save(path: str | Path, state: object, *, step: int = 0, mode: Mode = "sync") -> Saving:
+    """Save ``state`` as one more checkpoint in the directory ``path``.
+
+    Args:
+        mode: as ``Checkpointer.save``; with ``blocking`` and ``lazy`` the arena stays for the next save into ``path``,
+            and what is under way is finished when Python ends.
+    Returns: what tells when it is durable, and when the state may change by any means.
     Raises:
         StateRefused, CheckpointError: as ``Checkpointer.save``.
     """
-    with Checkpointer(path) as saver:
-        saver.save(state, step=step, mode="sync")
+    key = Path(path).resolve()
+    if mode == "sync" and key not in _savers:
+        with Checkpointer(path) as saver:
+            return saver.save(state, step=step, mode=mode)
+    if key not in _savers:
+        _savers[key] = Checkpointer(path)
+    return _savers[key].save(state, step=step, mode=mode)
 
 
 def load(path: str | Path, into: object = None) -> Any:
@@ -167,6 +182,9 @@ def load(path: str | Path, into: object = None) -> Any:
     Raises:
         CheckpointError: there is no checkpoint, none verifies, or it does not fit.
     """
+    under_way = _savers.get(Path(path).resolve())
+    if under_way is not None:
+        under_way.finish()
     with Checkpointer(path) as saver:
         if into is None:
             return saver.load()

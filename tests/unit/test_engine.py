@@ -433,6 +433,23 @@ def test_a_save_that_fails_before_anything_was_written_drops_nothing(tmp_path: P
     assert load(tmp_path)["a"][5] == 5
 
 
+@pytest.mark.parametrize("mode", ["sync", "blocking", "lazy"])
+def test_save_and_load_alone_in_each_mode(tmp_path: Path, mode: Any) -> None:
+    state = fresh(OPTIMIZERS["adamw"])
+    for turn in range(4):
+        train(state["net"], state["optimizer"])
+        expected = bits(copy.deepcopy(state))
+        saving = save(tmp_path, state, step=turn, mode=mode)
+        assert mode != "sync" or saving.done()
+        saving.wait_copied()
+        state["ema"] += 1
+        with torch.no_grad():
+            state["net"].first.weight.mul_(2)
+        back = fresh(OPTIMIZERS["adamw"])
+        load(tmp_path, into=back)
+        assert bits(back) == expected
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     with Checkpointer(tmp_path) as saver:
         with pytest.raises(UsageError, match="sync"):
