@@ -173,11 +173,11 @@ class Freezer:
 
                 arena.pin(device.pin)
             shot.release = lambda: self._give_back(arena)
-        gated = self.gate.gated(dumped.optimizers, lazily, jobs)
-        later = [job for job in jobs if id(job[0]) in gated]
-        now = [job for job in jobs if id(job[0]) not in gated]
-        plans = self._plan(jobs)
         try:
+            gated = self.gate.gated(dumped.optimizers, lazily, jobs)
+            later = [job for job in jobs if id(job[0]) in gated]
+            now = [job for job in jobs if id(job[0]) not in gated]
+            plans = self._plan(jobs)
             self._work(now, plans, stored)
         except BaseException:
             shot.release()  # a device may fail; whoever captures next needs the memory

@@ -6,6 +6,7 @@ by, and then its state is copied at once, as if there were no hook.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,16 +54,15 @@ class Gate:
         trusted = [one for one in optimizers if self._is_trusted(one)]
         if lazily == "never" or not trusted or not self.is_trusted:
             return set()
+        torch: Any = sys.modules["torch"]
         # Of a storage that also holds something else, the optimizer is not the only writer.
         sizes: dict[int, int] = {}
         for optimizer in trusted:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    sizes[parameter.data_ptr()] = parameter.nbytes
-            for state in optimizer.state.values():
-                for value in state.values():
-                    if hasattr(value, "data_ptr"):
-                        sizes[value.data_ptr()] = value.nbytes
+            states = [one for one in optimizer.state.values() if isinstance(one, dict)]  # others keep what they like
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            for value in (*parameters, *(item for state in states for item in state.values())):
+                if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+                    sizes[value.data_ptr()] = value.nbytes
         return {id(span) for span, _ in jobs if span.device is None and sizes.get(span.address) == span.size}
 
     def _is_trusted(self, optimizer: Any) -> bool:

@@ -64,6 +64,12 @@ class Ledger:
         self.scopes: list[Scope] = [Scope(MAIN, 0, 0)]
         self.committed: dict[tuple[str, int], int] = {}
         """Rows that the newest checkpoint covers, by scope."""
+        self._again: dict[tuple[str, int], int] = {}
+        """Rows that the checkpoint gone back to covers, by scope, until the code has run past it.
+
+        Not those of later checkpoints: a scope of the same name that begins after them is another one (an inner loop
+        left by ``break`` has counted nothing when the next outer iteration begins it anew).
+        """
         self.pending: list[_Line] = []
         self.bests = Bests()
         """Hears of every row, also of those that a checkpoint covers."""
@@ -80,10 +86,20 @@ class Ledger:
 
     def scope(self, key: str, iteration: int, step: int) -> Scope:
         """A scope, with what is covered there already."""
-        made = Scope(key, iteration, step, skip=self.committed.get((key, iteration), 0))
-        if (key + ASIDE, iteration) in self.committed:
+        made = Scope(key, iteration, step, skip=self._again.get((key, iteration), 0))
+        if (key + ASIDE, iteration) in self._again:
             self._beside(made)
         return made
+
+    def passed(self, key: str) -> None:
+        """A loop's iteration is over: what is logged in a scope of that name, or inside of one, is new."""
+        if not self._again:
+            return
+        self._again = {
+            (known, turn): rows
+            for (known, turn), rows in self._again.items()
+            if known not in (key, key + ASIDE) and not known.startswith(key + "/")
+        }
 
     def start_cell(self, key: str) -> None:
         """A cell begins. Its turn stays the same until it succeeds; a new kernel goes on with the newest one."""
@@ -146,7 +162,7 @@ class Ledger:
     def _beside(self, scope: Scope) -> Scope:
         if scope.aside is None:
             key = scope.key + ASIDE
-            covered = self.committed.get((key, scope.iteration), 0)
+            covered = self._again.get((key, scope.iteration), 0)
             scope.aside = Scope(key, scope.iteration, scope.step, skip=covered)
         return scope.aside
 
@@ -198,6 +214,7 @@ class Ledger:
         with self._lock:
             self.pending.clear()
             self.committed = {(one.key, one.iteration): one.rows for one in contexts}
+            self._again = dict(self.committed)
             self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
             for scope in self.scopes:
                 scope.skip, scope.aside = self.committed.get((scope.key, scope.iteration), 0), None

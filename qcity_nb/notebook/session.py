@@ -221,6 +221,7 @@ class Session:
         del self.open[self.open.index(loop) :]
         if loop.scope in self.ledger.scopes:
             del self.ledger.scopes[self.ledger.scopes.index(loop.scope) :]
+        self.ledger.passed(loop.key)
 
     def _drop_inner(self, loop: Loop) -> None:
         """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
@@ -434,6 +435,8 @@ class Session:
         """It was not written: what it held of the present boundaries is gone with it."""
         self._pending = None
         for draft in pending.drafts:
+            if draft.begun is not None and draft.loop.begun is None:
+                draft.loop.begun = draft.begun  # a pass begins once
             if draft.generators is not None and draft.loop.done == draft.base.done:
                 draft.loop.is_fresh = False
 

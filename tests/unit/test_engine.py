@@ -308,6 +308,24 @@ def test_an_optimizer_whose_hook_never_fires_is_not_trusted(tmp_path: Path) -> N
                     parameter.add_(1)
 
 
+def test_an_optimizer_that_keeps_what_it_likes_is_saved(tmp_path: Path) -> None:
+    class Odd(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            super().step()
+            parameter = self.param_groups[0]["params"][0]
+            self.state[parameter] = {"note": "text", "sparse": torch.eye(3).to_sparse(), "m": parameter.detach() * 2}
+            self.state["all"] = 7  # type: ignore[index]
+
+    net = nn.Linear(90, 90)
+    state: dict[str, Any] = {"net": net, "optimizer": Odd(net.parameters(), lr=0.1)}
+    with Checkpointer(tmp_path) as saver:
+        for turn in range(4):
+            state["optimizer"].step()
+            expected = bits(net)
+            saver.save(state, mode="lazy", step=turn).wait()
+            assert bits(dict(saver.load()["net"].state)) == expected
+
+
 def test_after_wait_any_change_is_free(tmp_path: Path, late: threading.Event) -> None:
     state: dict[str, Any] = {"a": np.arange(SLICE * 5, dtype=np.uint8), "t": torch.ones(5000)}
     with Checkpointer(tmp_path) as saver:

@@ -698,3 +698,53 @@ def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_goes
     state["w"][:] = -1
     assert run(world, 3, state) == []
     assert set(state["w"]) == {6.0}
+
+
+def test_a_save_that_comes_to_nothing_keeps_how_the_pass_began(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that are consumed again need the generators of the pass's beginning, which are captured once."""
+    from qcity_nb.checkpoint.encode import Discarded
+
+    def numbers() -> Iterator[int]:
+        yield from np.random.permutation(20).tolist()  # as a loader draws its order when it begins
+
+    state: dict[str, Any] = {"seen": []}
+    real, left = world.session.tier.save, [1]
+
+    def save(*args: Any, **kwargs: Any) -> Any:
+        if left and args[0].seq == 1:
+            left.clear()
+            raise Discarded("planted")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(world.session.tier, "save", save)
+    np.random.seed(8)
+    expected = np.random.permutation(20).tolist()
+    np.random.seed(8)
+    world.cell()
+    with pytest.raises(RuntimeError):  # noqa: PT012 - the loop is what raises
+        for one in world.loop(numbers(), state, every=1):
+            if len(state["seen"]) == 2:
+                raise RuntimeError("dies")
+            state["seen"].append(one)
+    assert not left
+    world.start()
+    np.random.seed(99)
+    again: dict[str, Any] = {"seen": []}
+    world.cell()
+    for one in world.loop(numbers(), again, every=1):
+        again["seen"].append(one)
+    assert again["seen"] == expected
+
+
+@pytest.mark.parametrize("outer", [1, "1h"])
+def test_an_inner_loop_left_by_break_logs_in_each_outer_iteration(world: World, outer: Any) -> None:
+    world.cell()
+    for n in world.loop(range(3), {"a": 0}, every=outer):
+        for _ in world.loop(range(2), {"b": 0}, every=1):
+            world.log(n=n)
+            for _ in world.loop(range(1), {"c": 0}, every=1):
+                pass  # a save in the middle of the iteration that is left
+            break
+    world.end()
+    world.session.settle()
+    assert [row.value for row in world.rows()] == [0.0, 1.0, 2.0]
