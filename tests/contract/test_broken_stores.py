@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ class ExistsThenSet(Parts):
     """Looks, then writes: two writers may both have looked."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
@@ -86,7 +87,7 @@ class ExistsThenSetInThreads(Parts):
     """The same, without a named point in the window: only real concurrency shows it."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
@@ -98,7 +99,7 @@ class ChecksBeforeFiles(Parts):
     """Checks the version, then spends a long time on the files."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.check(run, expect)
         self.store_files(run, files)
@@ -109,7 +110,7 @@ class IgnoresTheVersion(Parts):
     """Last writer wins."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         return self.set(run, head)
@@ -119,7 +120,7 @@ class IgnoresAbsent(Parts):
     """Compares versions, but makes a run over one that exists."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         if expect is not None:
@@ -131,7 +132,7 @@ class TornHead(Parts):
     """Writes in place: the head is visible before it is complete."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
@@ -144,7 +145,7 @@ class HeadFirst(Parts):
     """The head names files that are not there yet."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.check(run, expect)
         version = self.set(run, head)
@@ -167,7 +168,7 @@ class TornFile(Parts):
             points.hit("publish.files.after")
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
@@ -195,7 +196,7 @@ class HandsOutOneVersion(Parts):
         return None if version is None else str(int(version) % 4)
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
@@ -207,7 +208,7 @@ class Sound(Parts):
     """All steps in the right order: what the broken ones are held against."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
