@@ -42,6 +42,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "stores.hub": {"huggingface_hub"},
     "stores.hub_client": {"huggingface_hub"},
     "stores.hub_pages": {"huggingface_hub"},
+    "stores.hub_repository": {"huggingface_hub"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
