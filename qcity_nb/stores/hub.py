@@ -49,6 +49,8 @@ ERASE_AFTER_S = 24 * 3600.0
 """Content younger than this may have been uploaded for a commit that is still to come."""
 _TRIES = 6
 """Against others who commit to the same branch without changing the head."""
+_LOOKS = 3
+"""For a head that is older than the last one seen."""
 _PACKS = f"{FILES}packs/"
 _LFS = f"{_PACKS}** filter=lfs diff=lfs merge=lfs -text\n".encode()
 
@@ -126,15 +128,19 @@ class HubStore:
         Raises:
             NoRepository: there is none, or none for this token.
         """
-        try:
-            reply = self._repository.read(HEAD, branch_of(run))
-        except (NoRevision, NoEntry):
-            return None
-        stamp, data = hub_address.read_head(reply.content)
-        if stamp is None:
-            # Somebody else's work, handed out as it is; named by its content, so that it can be written over.
-            stamp = Stamp(version=uuid.uuid5(uuid.NAMESPACE_OID, reply.content.hex()).hex[:16], commits=0)
-        seen = _Seen(version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s)
+        known = self._seen.get(run)
+        for turn in range(_LOOKS):
+            try:
+                reply = self._repository.read(HEAD, branch_of(run))
+            except (NoRevision, NoEntry):
+                return None
+            stamp, data = hub_address.read_head(reply.content)
+            if stamp is None:
+                # Somebody else's work, handed out as it is; named by its content, so that it can be written over.
+                stamp = Stamp(version=uuid.uuid5(uuid.NAMESPACE_OID, reply.content.hex()).hex[:16], commits=0)
+            seen = _Seen(version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s)
+            if known is None or seen.commits >= known.commits or turn == _LOOKS - 1:
+                break  # else: older than what was seen here already, by a cache; or squashed since, which is rare
         self._seen[run] = seen
         return seen
 
