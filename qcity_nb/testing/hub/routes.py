@@ -6,7 +6,7 @@ from importlib import import_module
 
 __all__ = ["MODULES"]
 
-MODULES = ("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "storage")
+MODULES = ("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "xet", "storage")
 
 for _name in MODULES:
     import_module(f"qcity_nb.testing.hub.{_name}")
