@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Options:
         storage_limit: bytes that a namespace may hold; None: no limit.
         rate_limits: requests that a user may make, by the kind of route, in ``rate_window_s``; none: no limit.
         xet: whether repositories are Xet-enabled.
+        now: the time of day that scheduled jobs go by; aware.
     """
 
     lfs_threshold: int = 10_000_000
@@ -41,6 +43,7 @@ class Options:
     rate_limits: dict[str, int] = field(default_factory=dict)
     rate_window_s: float = 300.0
     xet: bool = True
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Hub:
         url: where the Hub answers; set when the server listens.
         storage_url: where content is put and fetched: another origin, as the real Hub's storage is.
         closing: called in reverse order when the server stops.
+        parts: what modules keep for as long as the server runs, by their names.
+        ends_jobs: whether jobs that the server started end with it.
     """
 
     def __init__(self, folder: Path, *, users: Users, faults: Faults, options: Options) -> None:
@@ -79,6 +84,8 @@ class Hub:
         self.url = ""
         self.storage_url = ""
         self.closing: list[Callable[[], None]] = []
+        self.parts: dict[str, object] = {}
+        self.ends_jobs = False
         self.stopping = threading.Event()
         self.db = Database(folder / "hub.sqlite")
         self.secret = self.remember("secret", secrets.token_hex)

@@ -6,7 +6,7 @@ from importlib import import_module
 
 __all__ = ["MODULES"]
 
-MODULES = ("accounts",)
+MODULES = ("accounts", "jobs", "scheduled")
 
 for _name in MODULES:
     import_module(f"qcity_nb.testing.hub.{_name}")

@@ -36,6 +36,7 @@ class HubServer:
         port: 0: a free one, and from then on the same one in this folder's next starts is *not* promised.
         users: by default any token is one user.
         faults: what shall go wrong; can be set while it runs.
+        end_jobs: end the jobs that it started when it stops; else they go on, and the next server finds them.
 
     Does not: check TLS, host names, or who asks: whoever can reach this machine's loopback can use it.
     """
@@ -48,8 +49,10 @@ class HubServer:
         users: Users | None = None,
         faults: Faults | None = None,
         options: Options | None = None,
+        end_jobs: bool = False,
     ) -> None:
         self.hub = Hub(folder, users=users or Users.anybody(), faults=faults or Faults(), options=options or Options())
+        self.hub.ends_jobs = end_jobs
         self.faults = self.hub.faults
         self._listener = _Listener(port, self.hub, storage=False)
         try:
