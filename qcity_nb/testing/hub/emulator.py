@@ -31,6 +31,8 @@ class Options:
         tree_page: entries of a page of a tree; ``expanded_page`` with their last commits.
         storage_limit: bytes that a namespace may hold; None: no limit.
         rate_limits: requests that a user may make, by the kind of route, in ``rate_window_s``; none: no limit.
+        release_s: how long the storage of deleted history stays counted; the real Hub says within 36 hours.
+        forget_commits_s: how long a commit that no branch leads to can still be read by its id.
         xet: whether repositories are Xet-enabled.
         now: the time of day that scheduled jobs go by; aware.
     """
@@ -42,6 +44,8 @@ class Options:
     storage_limit: int | None = None
     rate_limits: dict[str, int] = field(default_factory=dict)
     rate_window_s: float = 300.0
+    release_s: float = 36 * 3600.0
+    forget_commits_s: float = 0.0
     xet: bool = True
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 

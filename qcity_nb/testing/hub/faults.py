@@ -52,10 +52,12 @@ class Faults:
 
     Attributes:
         struck: the names of the faults that struck, in order.
+        retry_s: after how many seconds a 429 asks to come again.
     """
 
     def __init__(self) -> None:
         self.struck: list[str] = []
+        self.retry_s = 1
         self._switches: dict[str, list[_Switch]] = {}
         self._hooks: dict[str, list[Callable[..., None]]] = {}
         self._lock = threading.Lock()
@@ -93,11 +95,15 @@ class Faults:
         with self._lock:
             return bool(self._switches.get(name))
 
-    def strike(self, name: str, kind: str = "") -> float | None:
-        """The fault's number if it strikes now, which uses it up by one; else None."""
+    def strike(self, name: str, kind: str = "", *, only: bool = False) -> float | None:
+        """The fault's number if it strikes now, which uses it up by one; else None.
+
+        Args:
+            only: a switch for any kind of route is passed over.
+        """
         with self._lock:
             switches = self._switches.get(name, [])
-            switch = next((one for one in switches if one.kind in (None, kind)), None)
+            switch = next((one for one in switches if one.kind == kind or (one.kind is None and not only)), None)
             if switch is None:
                 return None
             if switch.left is not None:

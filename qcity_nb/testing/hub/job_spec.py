@@ -19,7 +19,7 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 
 def _invalid(field: str, wanted: str) -> HubError:
-    return HubError(400, f"Invalid input: expected {wanted} → at {field}")
+    return HubError(400, f"Invalid input: expected {wanted}, at {field}")
 
 
 def read_strings(value: Any, field: str) -> dict[str, str]:

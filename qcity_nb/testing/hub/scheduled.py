@@ -165,7 +165,7 @@ def _schedule(text: Any) -> cron.Schedule:
     try:
         return cron.parse(text if isinstance(text, str) else "")
     except ValueError as error:
-        raise HubError(400, f"Invalid input: {error} → at schedule") from None
+        raise HubError(400, f"Invalid input: {error}, at schedule") from None
 
 
 def timetable_of(hub: Hub) -> Timetable:

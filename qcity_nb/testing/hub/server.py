@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ __all__ = ["HubServer"]
 log = logging.getLogger(__name__)
 log.debug("hub emulator: routes of %s", ", ".join(routes.MODULES))
 
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 DRAIN_BYTES = 1 << 20
 """A body that nobody read is read away up to this size, to keep the connection; past it the connection closes."""
 
@@ -179,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer
         raise AttributeError(name)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is http.server's)
+    def log_message(self, format: str, *args: Any) -> None:
         log.debug("hub emulator: %s", format % args)
 
     def _answer(self) -> None:
@@ -211,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> tuple[Request, Response]:
         headers = cast("Mapping[str, str]", self.headers)
-        origin = self.listener.url
+        host = self.headers.get("Host") or ""
+        origin = f"http://{host}" if _HOST.fullmatch(host) else self.listener.url
         request = Request(self.command, self.path, headers, cast("Any", self.rfile), user=None, origin=origin)
         self._request = request
         found = find_route(self.command, request.raw_path, storage=self.listener.storage)
@@ -245,6 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = response.body
         self.send_response(response.status)
         headers = {"X-Qcity-Emulator": "1", "X-Request-Id": f"Root=emulator-{uuid.uuid4().hex}", **response.headers}
+        if request is not None:
+            headers |= request.reply_headers
         given = {name.lower() for name in headers}
         chunked = False
         if response.status != 304 and response.status != 204 and "content-length" not in given:

@@ -32,8 +32,9 @@ __all__ = [
 
 Role = Literal["read", "write", "fineGrained"]
 
-Kind = Literal["api", "resolve", "lfs", "storage"]
-"""What a route is for: faults and rate limits may be for one kind alone. ``storage`` is the other listener's."""
+Kind = Literal["api", "read", "commit", "resolve", "lfs", "xet", "jobs", "storage"]
+"""What a route is for, so that a fault may strike one kind alone: ``read`` is information about a repository,
+``resolve`` a file, ``storage`` what the other listener answers, and ``api`` the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class Request:
         query: the last value of each name; ``queries`` has all of them.
         user: whom the token speaks for; None without a token.
         origin: the address that the client used, as ``http://127.0.0.1:8000``.
+        reply_headers: put on the answer, whatever it will be.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Request:
         self.headers = headers
         self.user = user
         self.origin = origin
+        self.reply_headers: dict[str, str] = {}
         self._body = body
         length = headers.get("Content-Length")
         self._chunked = "chunked" in (headers.get("Transfer-Encoding") or "").lower()
@@ -196,7 +199,8 @@ class Request:
         if "json" in (self.headers.get("Content-Type") or ""):
             value = self.json()
             members = value.items() if isinstance(value, dict) else ()
-            return {name: [str(one) for one in (found if isinstance(found, list) else [found])] for name, found in members}
+            lists = {name: found if isinstance(found, list) else [found] for name, found in members}
+            return {name: [str(one) for one in found] for name, found in lists.items()}
         return parse_qs(self.read().decode("utf-8", "replace"), keep_blank_values=True)
 
 
