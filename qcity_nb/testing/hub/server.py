@@ -292,7 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(error: HubError) -> Response:
-    headers = {"X-Error-Message": " ".join(error.message.split()), **error.headers}
+    message = " ".join(error.message.split()).encode("latin-1", "replace").decode("latin-1")  # as headers must be
+    headers = {"X-Error-Message": message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code
     return Response.json({"error": error.message, **error.extra}, error.status, headers)
