@@ -1,7 +1,7 @@
 """A store in a repository on the Hugging Face Hub: `hf://user/repo`.
 
     branch run/<run>      one a run; a ``/`` in the id is a ``+``
-      head                a stamp, then the head (`hub_address.read_head`)
+      qcity.head          a stamp, then the head (`hub_address.read_head`)
       files/<name>        objects
       README.md, …        what people see of the run
 
@@ -50,7 +50,7 @@ ERASE_AFTER_S = 24 * 3600.0
 _TRIES = 6
 """Against others who commit to the same branch without changing the head."""
 _LOOKS = 3
-"""For a head that is older than the last one seen."""
+"""For a head that is older than the last one seen, or gone."""
 _PACKS = f"{FILES}packs/"
 _LFS = f"{_PACKS}** filter=lfs diff=lfs merge=lfs -text\n".encode()
 
@@ -133,6 +133,9 @@ class HubStore:
             try:
                 reply = self._repository.read(HEAD, branch_of(run))
             except (NoRevision, NoEntry):
+                if known is not None and turn < _LOOKS - 1:
+                    continue
+                self._seen.pop(run, None)
                 return None
             stamp, data = hub_address.read_head(reply.content)
             if stamp is None:
@@ -279,6 +282,9 @@ class HubStore:
         repository.make_branch(branch)
         tip = repository.tip(branch)
         inherited = repository.tree(tip, recursive=False)
+        if any(one.path == HEAD for one in inherited):
+            # Made between the look and the reading of the tip: a commit on that tip would replace it.
+            raise Conflict(f"run {run!r} exists already in {self._where}")
         operations: list[Any] = [
             CommitOperationDelete(one.path, is_folder=not hasattr(one, "size"))
             for one in inherited

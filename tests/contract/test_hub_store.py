@@ -10,6 +10,7 @@ import pytest
 
 from qcity_nb.errors import Conflict
 from qcity_nb.ports import Store
+from qcity_nb.stores.hub_address import HEAD
 from qcity_nb.testing.hub.server import HubServer
 from qcity_nb.testing.store_contract import StoreContract
 
@@ -78,7 +79,7 @@ class TestHub(HubContract):
         )
         new = [commit for commit in api.list_repo_commits(repo, revision="run/r") if commit.commit_id not in before]
         assert len(new) == 1
-        info = api.get_paths_info(repo, ["files/packs/e1-2-x.pack", "head"], revision="run/r")
+        info = api.get_paths_info(repo, ["files/packs/e1-2-x.pack", HEAD], revision="run/r")
         assert [getattr(one, "lfs", None) is not None for one in sorted(info, key=lambda one: one.path)] == [
             True,
             False,

@@ -18,7 +18,7 @@ from qcity_nb.clock import Clock
 from qcity_nb.errors import StoreUnavailable
 from qcity_nb.ports import Source, Stamped, Store, Usage, Version
 from qcity_nb.stores.hub import HubStore
-from qcity_nb.stores.hub_address import branch_of, parse, read_head
+from qcity_nb.stores.hub_address import HEAD, branch_of, parse, read_head
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.hub.server import HubServer
 
@@ -52,9 +52,9 @@ def heads_of(store: Store, run: str) -> list[bytes]:
     found: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder:
         for commit in reversed(api.list_repo_commits(repo, revision=branch_of(run))):
-            if not api.file_exists(repo, "head", revision=commit.commit_id):
+            if not api.file_exists(repo, HEAD, revision=commit.commit_id):
                 continue
-            file = api.hf_hub_download(repo, "head", revision=commit.commit_id, local_dir=folder, force_download=True)
+            file = api.hf_hub_download(repo, HEAD, revision=commit.commit_id, local_dir=folder, force_download=True)
             head = read_head(Path(file).read_bytes())[1]
             if not found or head != found[-1]:
                 found.append(head)
@@ -64,7 +64,7 @@ def heads_of(store: Store, run: str) -> list[bytes]:
 def put_head(store: Store, run: str, data: bytes) -> None:
     """A foreign program's commit."""
     api, repo = api_of(store)
-    operation = CommitOperationAdd("head", data)
+    operation = CommitOperationAdd(HEAD, data)
     api.create_commit(repo, [operation], commit_message="by hand", revision=branch_of(run))
 
 
