@@ -20,7 +20,7 @@ PAGE = b"---\ntags:\n- qcity-nb\n---\n# r\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+    with hub_stores.serve(tmp_path_factory.mktemp("hub")) as server:
         yield server
 
 

@@ -25,7 +25,7 @@ _servers: list[HubServer] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+    with hub_stores.serve(tmp_path_factory.mktemp("hub")) as server:
         _servers[:] = [server]
         yield server
 

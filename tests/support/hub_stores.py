@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -22,12 +24,32 @@ from qcity_nb.stores.hub_address import HEAD, branch_of, parse, read_head
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.hub.server import HubServer
 
-__all__ = ["PatientStore", "api_of", "fresh_address", "heads_of", "litter", "new_store", "put_head", "unsigned"]
+__all__ = [
+    "PatientStore",
+    "api_of",
+    "fresh_address",
+    "heads_of",
+    "litter",
+    "new_store",
+    "put_head",
+    "serve",
+    "unsigned",
+]
 
 TOKEN = "any-token"  # the emulator takes any
 T = TypeVar("T")
 
 _count = itertools.count()
+
+
+def serve(folder: Path) -> HubServer:
+    """A server, at HF_ENDPOINT where that is set.
+
+    Clients before 1.0 know one endpoint, the environment's (`HubClient.api`): tests with them set it, and run in one
+    process.
+    """
+    given = os.environ.get("HF_ENDPOINT", "")
+    return HubServer(folder, port=urlsplit(given).port or 0)
 
 
 def fresh_address(server: HubServer) -> str:
