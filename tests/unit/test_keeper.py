@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,6 +71,10 @@ class Host:
         self.attempts: dict[str, Attempt] = {}
         self.is_reachable = True
         self.refuses = ""
+        self.costs = ""
+
+    def price(self) -> str:
+        return self.costs
 
     def launch(self, spec: AttemptSpec) -> None:
         assert spec.attempt not in self.attempts
@@ -91,7 +95,7 @@ class Host:
     def stop(self, attempt: str, *, grace_s: float) -> None:
         self.attempts[attempt].end(-15)
 
-    def logs(self, attempt: str) -> Path | None:
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
         return None
 
     def alive(self) -> list[Attempt]:
