@@ -20,11 +20,11 @@ from qcity_nb.cli_progress import state_of
 from qcity_nb.cli_view import ago, event_row, events, since, when
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreError
-from qcity_nb.notebook.curve import Point
 from qcity_nb.notebook.view import PanelView, Saved, panel_html
 from qcity_nb.ports import Store
 from qcity_nb.records import Event, Head
 from qcity_nb.run import lease
+from qcity_nb.tracking.curve import Point
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Reader", "Shown", "listing", "single"]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from qcity_nb import __version__
 from qcity_nb.errors import UsageError
@@ -59,6 +60,8 @@ class Settings:
     stall_timeout_s: float | None = None
     session_limit_s: float | None = None
     """How long this host lets a session live; ``None``: what is known of the host."""
+    storage_budget: int = 50_000_000_000
+    """Bytes that may lie in a store which gives deleted content back late (the Hub); it publishes more rarely then."""
     keep_last: int = 3
     """So many of the newest checkpoints stay in the store."""
     keep_every: int | None = None
@@ -143,6 +146,11 @@ _ELSEWHERE = {
 _LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
 _NONE = {"tracking", "job_install"}
 """What may be ``none``: an empty variable counts as not given, so the environment needs a word for it."""
+_BYTES = {"storage_budget"}
+_AT_A_HUB = {"ttl_s": 300.0, "beat_s": 60.0, "publish_s": 60.0}
+"""What a store on the Hub has by default: each beat and each publish is a commit there."""
+HUB_FLOOR_S = 60.0
+"""Commits to huggingface.co are no closer together than this: its users report limits at 128 an hour."""
 _INTEGERS = {"attempts", "without_progress", "keep_last", "keep_every"}
 
 
@@ -152,6 +160,11 @@ def _value(name: str, value: object) -> Any:
         if given == 0 and name in _POSITIVE:
             raise UsageError(f"{name} = {value!r}: more than 0 s is needed")
         return given
+    if name in _BYTES:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|)\s*", str(value), re.IGNORECASE)
+        if match is None or float(match[1]) == 0:
+            raise UsageError(f"{name} = {value!r}: write bytes, as 50000000000 or '50GB'")
+        return int(float(match[1]) * {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[match[2].upper()])
     if name in _INTEGERS:
         if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
             raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
@@ -173,6 +186,20 @@ def wants_traceback(environ: Mapping[str, str] | None = None) -> bool:
     """Does ``QCITY_TRACEBACK`` ask the command line for tracebacks?"""
     environ = os.environ if environ is None else environ
     return environ.get(ENV + "TRACEBACK", "") not in ("", "0")
+
+
+def _pace_at_a_hub(values: dict[str, Any], origin: dict[str, str], environ: Mapping[str, str]) -> None:
+    for name, default in _AT_A_HUB.items():
+        if origin[name] == "default":
+            values[name] = default
+            origin[name] = "default for hf:// stores"
+    options = dict(parse_qsl(urlsplit(values["store"]).query))
+    host = urlsplit(options.get("endpoint") or environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
+    if re.search(r"(^|\.)(huggingface\.co|hf\.co)$", host):
+        for name in ("beat_s", "publish_s"):
+            if values[name] < HUB_FLOOR_S:
+                values[name] = HUB_FLOOR_S
+                origin[name] += f", raised: huggingface.co takes a commit each {HUB_FLOOR_S:g} s"
 
 
 def load(
@@ -229,6 +256,8 @@ def load(
         words = str(values.get(name, "")).split()
         if any(_PASSWORD.search(word) or (name == "job_install" and _TOKEN.search(word)) for word in words):
             raise UsageError(f"{name} ({origin[name]}) holds a password: {_ELSEWHERE[name]}")
+    if values["store"].startswith("hf://"):
+        _pace_at_a_hub(values, origin, environ)
     settings = Settings(project=project, origin=origin, **values)
     if settings.ttl_s < 3 * settings.beat_s:
         raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.beat_s:g} s: raise it")

@@ -35,6 +35,8 @@ _LIVE_SHARE = 0.5
 """A published pack with less than this share of objects that are needed is not kept for them."""
 _WORTH_BYTES = 1 << 20
 """Less than this is not worth sending anything again for."""
+_DROPS = 40
+"""So many objects are dropped with one head: a commit on the Hub should stay under 100 files."""
 GONE_LOOKS = 5
 """So many looks in a row for a segment that the head names and the store does not have."""
 
@@ -234,6 +236,9 @@ class Publisher:
         lines, offset = self._desk.events_since(self._offset)
         notebook = self._notebook() if executed else b""
         dropped: list[str] = []
+        # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
+        # all that it names.
+        garbage = sorted(self._condemned)[:_DROPS]
 
         def edit(head: Head) -> Edit:
             dropped.clear()
@@ -253,9 +258,11 @@ class Publisher:
                 head = replace(head, executed=name)
             self._mine.update(files)
             self._is_untidy = self._is_untidy or bool(files)
-            return Edit(head=change(head), files=files)
+            return Edit(head=change(head), files=files, drop=garbage)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)
+        self._condemned.difference_update(garbage)
+        self._mine.difference_update(garbage)
         if lines:
             self._offset = offset
             with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
@@ -272,12 +279,12 @@ class Publisher:
             else:
                 # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
                 self._newest = self._published(head)
-            # One publish late, for the same reason as in `_tidy`.
+            # One publish late, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
         if self._is_untidy:
             # A beat alone drops nothing, and to list the store for each would cost more than the beat.
-            self._tidy(head, dropped)
+            self._condemn(head, dropped)
         return head
 
     def _published(self, head: Head) -> Manifest | None:
@@ -316,27 +323,19 @@ class Publisher:
             dropped.append(segment.replaced)
         return replace(head, **{name: segment.name})  # type: ignore[arg-type]  # name is journal or outbox
 
-    def _tidy(self, head: Head, dropped: list[str]) -> None:
-        """Delete what our own confirmed head dropped, and what we stored for tries that did not win."""
+    def _condemn(self, head: Head, dropped: list[str]) -> None:
+        """Find what the next publish may drop: what our own confirmed heads dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
         try:
             named |= self._chained(head)
             for ref in head.checkpoints:
                 named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
-            self._mine.update(dropped)
-            unnamed = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
-            # Only what was garbage at the last publish too: should the newest head be damaged, the one before it
-            # still finds all that it names.
-            garbage = sorted(unnamed & self._condemned)
-            self._condemned = unnamed
-            if garbage and (self._lease.is_confirmed or head.holder is None):
-                self._lease.store.delete(head.run, garbage)
-                self._mine.difference_update(garbage)
-                self._condemned = unnamed.difference(garbage)
-            self._is_untidy = bool(self._condemned)
         except (StoreError, codec.DecodeError, KeyError):
             return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
+        self._mine.update(dropped)
+        self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
+        self._is_untidy = bool(self._condemned)
 
     def _chained(self, head: Head) -> set[str]:
         """The segments of both chains; each is read once for its link."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
@@ -30,9 +31,14 @@ NEEDED = "1.21.0"
 """The first client whose ``list_jobs`` filters by label; jobs with labels can be made since 1.4.0."""
 _ENDPOINT = "https://huggingface.co"
 _LIST_S = 30
+ANSWER_S = 60.0
+"""How long one question may take."""
 _PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 _TRY_AGAIN = (408, 409, 425, 429)
 """The answers under 500 that say nothing about the request itself."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,21 +166,34 @@ class JobsClient:
         """Whose jobs these are."""
         if self._namespace:
             return self._namespace
-        with self._answers("asking whose token this is"):
-            return str(self._api.whoami(token=self.token)["name"])
+        token = self.token
+        return self._ask("asking whose token this is", lambda: str(self._api.whoami(token=token)["name"]))
 
-    @contextlib.contextmanager
-    def _answers(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except QcityError:
-            raise
-        # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and the
-        # like where an answer is not as it expects.
-        except Exception as error:
+    def _ask(self, doing: str, call: Callable[[], T]) -> T:
+        """The client's answer, in bounded time: by itself it waits for ever."""
+        box: list[tuple[T | None, Exception | None]] = []
+
+        def run() -> None:
+            try:
+                box.append((call(), None))
+            # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and
+            # the like where an answer is not as it expects.
+            except Exception as error:  # noqa: BLE001  # raised again below
+                box.append((None, error))
+
+        thread = threading.Thread(target=run, name="hf-jobs", daemon=True)
+        thread.start()
+        thread.join(ANSWER_S)
+        if not box:
+            raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {ANSWER_S:g} s")
+        value, error = box[0]
+        if error is not None:
             raise self._translated(error, doing) from error
+        return value  # type: ignore[return-value]  # None only where T allows it
 
     def _translated(self, error: Exception, doing: str) -> QcityError:
+        if isinstance(error, QcityError):
+            return error
         status = getattr(getattr(error, "response", None), "status_code", None)
         said = str(getattr(error, "server_message", "") or "") or str(error).strip().partition("\n")[0]
         said = said or type(error).__name__
@@ -195,9 +214,9 @@ class JobsClient:
 
     def run(self, order: Order) -> Job:
         """Begin a job. After ``StoreUnavailable`` it may run: look for its labels before trying again."""
-        with self._answers("starting a job"):
-            # `attempts` is left out: it came with 2.0, and one is the default. Who relaunches is the keeper.
-            return _job(self._api.run_job(**self._spelled(order)))
+        # `attempts` is left out: it came with 2.0, and one is the default. Who relaunches is the keeper.
+        spelled = self._spelled(order)
+        return self._ask("starting a job", lambda: _job(self._api.run_job(**spelled)))
 
     def _spelled(self, order: Order) -> dict[str, Any]:
         return {
@@ -208,25 +227,29 @@ class JobsClient:
             "labels": dict(order.labels),
             "env": dict(order.env),
             "secrets": dict(order.secrets),
-            "namespace": self.namespace,
-            "token": self.token,
+            **self._who,
         }
+
+    @property
+    def _who(self) -> dict[str, Any]:
+        return {"namespace": self.namespace, "token": self.token}
 
     def jobs(self, key: str, value: str) -> list[Job]:
         """The jobs with that label, newest first."""
-        with self._answers("listing jobs"):
-            listed = self._api.list_jobs(
-                labels={key: value}, namespace=self.namespace, token=self.token, timeout=_LIST_S
-            )
+        who = self._who
+
+        def call() -> list[Job]:
+            listed = self._api.list_jobs(labels={key: value}, timeout=_LIST_S, **who)
             # Filtered here too: a service that does not know the filter answers with all jobs.
-            found = [job for each in listed if (job := _job(each)).labels.get(key) == value]
-        return sorted(found, key=lambda job: job.created, reverse=True)
+            return [job for each in listed if (job := _job(each)).labels.get(key) == value]
+
+        return sorted(self._ask("listing jobs", call), key=lambda job: job.created, reverse=True)
 
     def inspect(self, job: str) -> Job | None:
         """The job; ``None``: there is none any more."""
+        who = self._who
         try:
-            with self._answers("asking for a job"):
-                return _job(self._api.inspect_job(job_id=job, namespace=self.namespace, token=self.token))
+            return self._ask("asking for a job", lambda: _job(self._api.inspect_job(job_id=job, **who)))
         except UsageError as error:
             if _is_missing(error):
                 return None
@@ -234,56 +257,66 @@ class JobsClient:
 
     def cancel(self, job: str) -> None:
         """End the job; one that has ended, or is not there, is no error."""
-        try:
-            with self._answers("cancelling a job"):
-                self._api.cancel_job(job_id=job, namespace=self.namespace, token=self.token)
-        except UsageError as error:
-            if not _is_missing(error):
-                raise
+        who = self._who
+        with _missing_is_fine():
+            self._ask("cancelling a job", lambda: self._api.cancel_job(job_id=job, **who))
 
     def logs(self, job: str, *, follow: bool) -> Iterator[str]:
-        """The lines that the job has written; with ``follow``, until it has ended."""
-        with self._answers("reading a job's logs"):
-            lines = self._api.fetch_job_logs(job_id=job, namespace=self.namespace, follow=follow, token=self.token)
-            for line in lines:
+        """The lines that the job has written; with ``follow``, until it has ended.
+
+        Raises: between two lines too, where the service no longer answers.
+        """
+        who = self._who
+        try:
+            for line in self._api.fetch_job_logs(job_id=job, follow=follow, **who):
                 yield line if line.endswith("\n") else f"{line}\n"
+        except Exception as error:
+            raise self._translated(error, "reading a job's logs") from error
 
     def hardware(self) -> list[Flavor]:
         """What there is now, cheapest first."""
-        with self._answers("asking for hardware and prices"):
-            found = [_flavor(each) for each in self._api.list_jobs_hardware(token=self.token)]
+        token = self.token
+        listed = self._ask("asking for hardware and prices", lambda: self._api.list_jobs_hardware(token=token))
+        found = [_flavor(each) for each in listed]
         return sorted(found, key=lambda flavor: (flavor.usd_per_hour is None, flavor.usd_per_hour or 0.0, flavor.name))
 
     # --- scheduled jobs
 
     def schedules(self, key: str) -> list[Schedule]:
         """The scheduled jobs that have such a label."""
-        with self._answers("listing scheduled jobs"):
+        who = self._who
+
+        def call() -> list[Schedule]:
             # Filtered here: the client passes labels on since 2.0 only.
-            found = [
-                _schedule(each)
-                for each in self._api.list_scheduled_jobs(namespace=self.namespace, token=self.token, timeout=_LIST_S)
-            ]
-        return [schedule for schedule in found if key in schedule.labels]
+            return [_schedule(each) for each in self._api.list_scheduled_jobs(timeout=_LIST_S, **who)]
+
+        return [schedule for schedule in self._ask("listing scheduled jobs", call) if key in schedule.labels]
 
     def schedule(self, order: Order, cron: str) -> Schedule:
         """Begin such a job again and again, never two at once. After ``StoreUnavailable`` it may be there."""
-        with self._answers("scheduling a job"):
-            made = self._api.create_scheduled_job(**self._spelled(order), schedule=cron, concurrency=False)
-            return _schedule(made)
+        spelled = {**self._spelled(order), "schedule": cron, "concurrency": False}
+        return self._ask("scheduling a job", lambda: _schedule(self._api.create_scheduled_job(**spelled)))
 
     def unschedule(self, schedule: str) -> None:
         """Delete the scheduled job; one that is not there is no error."""
-        try:
-            with self._answers("deleting a scheduled job"):
-                self._api.delete_scheduled_job(scheduled_job_id=schedule, namespace=self.namespace, token=self.token)
-        except UsageError as error:
-            if not _is_missing(error):
-                raise
+        who = self._who
+        with _missing_is_fine():
+            self._ask(
+                "deleting a scheduled job", lambda: self._api.delete_scheduled_job(scheduled_job_id=schedule, **who)
+            )
 
 
 def _is_missing(error: UsageError) -> bool:
     return getattr(getattr(error.__cause__, "response", None), "status_code", None) == 404
+
+
+@contextlib.contextmanager
+def _missing_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        if not _is_missing(error):
+            raise
 
 
 def _text(value: object) -> str:

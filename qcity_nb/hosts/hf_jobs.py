@@ -57,6 +57,7 @@ _CARRIED = (
     "keep_last",
     "keep_every",
     "keep_best",
+    "storage_budget",
     "chaos",
 )
 """Settings of the one who launches that must hold in the attempt too."""

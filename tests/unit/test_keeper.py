@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -236,9 +237,15 @@ def test_a_keeper_that_slept_through_its_own_intent_launches_nothing() -> None:
 
     class Slow(MemoryStore):
         def publish(
-            self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+            self,
+            run: str,
+            head: bytes,
+            *,
+            expect: Version | None,
+            files: Mapping[str, Source] | None = None,
+            **more: Any,
         ) -> Version:
-            version = world.store.publish(run, head, expect=expect, files=files)
+            version = world.store.publish(run, head, expect=expect, files=files, **more)
             world.clock.advance(16)
             return version
 
@@ -422,10 +429,10 @@ class Faulty(MemoryStore):
         return self.inner.read(run)
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self._lose("request")
-        version = self.inner.publish(run, head, expect=expect, files=files)
+        version = self.inner.publish(run, head, expect=expect, files=files, **more)
         self._lose("reply")
         return version
 
