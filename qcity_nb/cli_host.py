@@ -10,7 +10,8 @@ from qcity_nb.cli_run import address_of
 from qcity_nb.cli_view import table
 from qcity_nb.errors import QcityError, UsageError
 from qcity_nb.hosts import hf_watch
-from qcity_nb.hosts.hf_client import Flavor, JobsClient
+from qcity_nb.hosts.hf_client import JobsClient
+from qcity_nb.hosts.hf_facts import Flavor
 
 __all__ = ["list_hosts", "watch_on"]
 

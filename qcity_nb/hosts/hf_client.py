@@ -12,8 +12,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.hosts.hf_facts import Flavor, Job, Order, Schedule, flavor_of, job_of, schedule_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["NEEDED", "Flavor", "Job", "JobsClient", "Order", "Schedule", "is_here"]
+__all__ = ["NEEDED", "JobsClient", "is_here"]
 
 NEEDED = "1.21.0"
 """The first client whose ``list_jobs`` filters by label; jobs with labels can be made since 1.4.0."""
@@ -33,67 +33,11 @@ _ENDPOINT = "https://huggingface.co"
 _LIST_S = 30
 ANSWER_S = 60.0
 """How long one question may take."""
-_PER_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 _TRY_AGAIN = (408, 409, 425, 429)
 """The answers under 500 that say nothing about the request itself."""
 
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flavor:
-    """One kind of hardware, and what it costs."""
-
-    name: str
-    detail: str
-    usd_per_hour: float | None
-    """``None``: the service counts in a unit that is not known here."""
-
-    @property
-    def price(self) -> str:
-        """For people."""
-        return "unknown price" if self.usd_per_hour is None else f"${self.usd_per_hour:.2f}/h"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What to run: a job's, or each job's of a schedule."""
-
-    image: str
-    command: Sequence[str]
-    flavor: str
-    timeout_s: float
-    labels: Mapping[str, str]
-    env: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A job as the service shows it."""
-
-    id: str
-    stage: str
-    """SCHEDULING, RUNNING, COMPLETED, CANCELED, ERROR, DELETED, or one that came later."""
-    message: str
-    created: str
-    labels: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """A scheduled job as the service shows it."""
-
-    id: str
-    cron: str
-    labels: Mapping[str, str]
-    command: tuple[str, ...]
-    image: str
-    flavor: str
-    env: Mapping[str, str]
-    is_suspended: bool
-    next_at: str
 
 
 def is_here(address: str) -> bool:
@@ -216,7 +160,7 @@ class JobsClient:
         """Begin a job. After ``StoreUnavailable`` it may run: look for its labels before trying again."""
         # `attempts` is left out: it came with 2.0, and one is the default. Who relaunches is the keeper.
         spelled = self._spelled(order)
-        return self._ask("starting a job", lambda: _job(self._api.run_job(**spelled)))
+        return self._ask("starting a job", lambda: job_of(self._api.run_job(**spelled)))
 
     def _spelled(self, order: Order) -> dict[str, Any]:
         return {
@@ -241,7 +185,7 @@ class JobsClient:
         def call() -> list[Job]:
             listed = self._api.list_jobs(labels={key: value}, timeout=_LIST_S, **who)
             # Filtered here too: a service that does not know the filter answers with all jobs.
-            return [job for each in listed if (job := _job(each)).labels.get(key) == value]
+            return [job for each in listed if (job := job_of(each)).labels.get(key) == value]
 
         return sorted(self._ask("listing jobs", call), key=lambda job: job.created, reverse=True)
 
@@ -249,7 +193,7 @@ class JobsClient:
         """The job; ``None``: there is none any more."""
         who = self._who
         try:
-            return self._ask("asking for a job", lambda: _job(self._api.inspect_job(job_id=job, **who)))
+            return self._ask("asking for a job", lambda: job_of(self._api.inspect_job(job_id=job, **who)))
         except UsageError as error:
             if _is_missing(error):
                 return None
@@ -277,7 +221,7 @@ class JobsClient:
         """What there is now, cheapest first."""
         token = self.token
         listed = self._ask("asking for hardware and prices", lambda: self._api.list_jobs_hardware(token=token))
-        found = [_flavor(each) for each in listed]
+        found = [flavor_of(each) for each in listed]
         return sorted(found, key=lambda flavor: (flavor.usd_per_hour is None, flavor.usd_per_hour or 0.0, flavor.name))
 
     # --- scheduled jobs
@@ -288,14 +232,14 @@ class JobsClient:
 
         def call() -> list[Schedule]:
             # Filtered here: the client passes labels on since 2.0 only.
-            return [_schedule(each) for each in self._api.list_scheduled_jobs(timeout=_LIST_S, **who)]
+            return [schedule_of(each) for each in self._api.list_scheduled_jobs(timeout=_LIST_S, **who)]
 
         return [schedule for schedule in self._ask("listing scheduled jobs", call) if key in schedule.labels]
 
     def schedule(self, order: Order, cron: str) -> Schedule:
         """Begin such a job again and again, never two at once. After ``StoreUnavailable`` it may be there."""
         spelled = {**self._spelled(order), "schedule": cron, "concurrency": False}
-        return self._ask("scheduling a job", lambda: _schedule(self._api.create_scheduled_job(**spelled)))
+        return self._ask("scheduling a job", lambda: schedule_of(self._api.create_scheduled_job(**spelled)))
 
     def unschedule(self, schedule: str) -> None:
         """Delete the scheduled job; one that is not there is no error."""
@@ -317,44 +261,3 @@ def _missing_is_fine() -> Iterator[None]:
     except UsageError as error:
         if not _is_missing(error):
             raise
-
-
-def _text(value: object) -> str:
-    """An enumeration's value, a time, or nothing, as text."""
-    return "" if value is None else str(getattr(value, "value", value))
-
-
-def _job(info: Any) -> Job:
-    return Job(
-        id=info.id,
-        stage=_text(info.status.stage),
-        message=_text(info.status.message),
-        created=_text(info.created_at),
-        labels=info.labels or {},
-    )
-
-
-def _flavor(info: Any) -> Flavor:
-    factor = _PER_HOUR.get(_text(info.unit_label).removesuffix("s"))
-    gpu = info.accelerator
-    parts = [info.cpu, info.ram, f"{gpu.quantity} x {gpu.model}, {gpu.vram}" if gpu else ""]
-    return Flavor(
-        name=info.name,
-        detail=", ".join(part for part in parts if part),
-        usd_per_hour=info.unit_cost_usd * factor if factor else None,
-    )
-
-
-def _schedule(info: Any) -> Schedule:
-    spec = info.job_spec
-    return Schedule(
-        id=info.id,
-        cron=_text(info.schedule),
-        labels=spec.labels or {},
-        command=tuple(spec.command or ()),
-        image=_text(spec.docker_image or spec.space_id),
-        flavor=_text(spec.flavor),
-        env=spec.environment or {},
-        is_suspended=bool(info.suspend),
-        next_at=_text(info.status.next_job_run_at if info.status else None),
-    )

@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from qcity_nb import codec
 from qcity_nb.clock import Clock, SystemClock
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
-from qcity_nb.hosts.hf_client import Job, JobsClient, Order, is_here
+from qcity_nb.hosts.hf_client import JobsClient, is_here
+from qcity_nb.hosts.hf_facts import Job, Order
 from qcity_nb.hosts.job import SPEC
 from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec

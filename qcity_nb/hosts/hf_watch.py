@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcity_nb.errors import StoreUnavailable, UsageError
-from qcity_nb.hosts.hf_client import JobsClient, Order, Schedule
+from qcity_nb.hosts.hf_client import JobsClient
+from qcity_nb.hosts.hf_facts import Order, Schedule
 from qcity_nb.hosts.hf_jobs import DEFAULT_FLAVOR, as_variables, command, environment, label
 from qcity_nb.settings import Settings
 
