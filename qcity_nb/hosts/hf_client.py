@@ -32,7 +32,9 @@ NEEDED = "1.21.0"
 _ENDPOINT = "https://huggingface.co"
 _LIST_S = 30
 ANSWER_S = 60.0
-"""How long one question may take."""
+"""How long a call may take that starts or ends something."""
+LOOK_S = 20.0
+"""How long one may take that only looks; the client itself goes on trying for most of a minute."""
 _TRY_AGAIN = (408, 409, 425, 429)
 """The answers under 500 that say nothing about the request itself."""
 
@@ -113,8 +115,13 @@ class JobsClient:
         token = self.token
         return self._ask("asking whose token this is", lambda: str(self._api.whoami(token=token)["name"]))
 
-    def _ask(self, doing: str, call: Callable[[], T]) -> T:
-        """The client's answer, in bounded time: by itself it waits for ever."""
+    def _ask(self, doing: str, call: Callable[[], T], *, limit_s: float | None = None) -> T:
+        """The client's answer, in bounded time: by itself it waits for ever.
+
+        Args:
+            limit_s: ``LOOK_S`` by default.
+        """
+        limit_s = LOOK_S if limit_s is None else limit_s
         box: list[tuple[T | None, Exception | None]] = []
 
         def run() -> None:
@@ -127,9 +134,9 @@ class JobsClient:
 
         thread = threading.Thread(target=run, name="hf-jobs", daemon=True)
         thread.start()
-        thread.join(ANSWER_S)
+        thread.join(limit_s)
         if not box:
-            raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {ANSWER_S:g} s")
+            raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {limit_s:g} s")
         value, error = box[0]
         if error is not None:
             raise self._translated(error, doing) from error
@@ -160,7 +167,7 @@ class JobsClient:
         """Begin a job. After ``StoreUnavailable`` it may run: look for its labels before trying again."""
         # `attempts` is left out: it came with 2.0, and one is the default. Who relaunches is the keeper.
         spelled = self._spelled(order)
-        return self._ask("starting a job", lambda: job_of(self._api.run_job(**spelled)))
+        return self._ask("starting a job", lambda: job_of(self._api.run_job(**spelled)), limit_s=ANSWER_S)
 
     def _spelled(self, order: Order) -> dict[str, Any]:
         return {
@@ -203,7 +210,7 @@ class JobsClient:
         """End the job; one that has ended, or is not there, is no error."""
         who = self._who
         with _missing_is_fine():
-            self._ask("cancelling a job", lambda: self._api.cancel_job(job_id=job, **who))
+            self._ask("cancelling a job", lambda: self._api.cancel_job(job_id=job, **who), limit_s=ANSWER_S)
 
     def logs(self, job: str, *, follow: bool) -> Iterator[str]:
         """The lines that the job has written; with ``follow``, until it has ended.
@@ -219,8 +226,8 @@ class JobsClient:
 
     def hardware(self) -> list[Flavor]:
         """What there is now, cheapest first."""
-        token = self.token
-        listed = self._ask("asking for hardware and prices", lambda: self._api.list_jobs_hardware(token=token))
+        # Nobody need be logged in for that.
+        listed = self._ask("asking for hardware and prices", lambda: self._api.list_jobs_hardware())
         found = [flavor_of(each) for each in listed]
         return sorted(found, key=lambda flavor: (flavor.usd_per_hour is None, flavor.usd_per_hour or 0.0, flavor.name))
 
@@ -239,7 +246,9 @@ class JobsClient:
     def schedule(self, order: Order, cron: str) -> Schedule:
         """Begin such a job again and again, never two at once. After ``StoreUnavailable`` it may be there."""
         spelled = {**self._spelled(order), "schedule": cron, "concurrency": False}
-        return self._ask("scheduling a job", lambda: schedule_of(self._api.create_scheduled_job(**spelled)))
+        return self._ask(
+            "scheduling a job", lambda: schedule_of(self._api.create_scheduled_job(**spelled)), limit_s=ANSWER_S
+        )
 
     def unschedule(self, schedule: str) -> None:
         """Delete the scheduled job; one that is not there is no error."""

@@ -152,22 +152,26 @@ def observed(job: Job) -> Observation:
             return Observation(state="running", reason=job.message)
         case "COMPLETED":
             return Observation(state="gone", reason="exit code 0", exit_code=0)
-        case "CANCELED" | "CANCELLED":
-            return Observation(state="gone", reason=f"cancelled{said}")
         case "DELETED":
             return Observation(state="gone", reason=f"deleted{said}")
-        case "ERROR":
-            found = re.search(r"exit (?:code|status):? *(\d+)", job.message, re.IGNORECASE)
-            code = int(found[1]) if found else None
-            for pattern, reason in _REASONS:
-                if re.search(pattern, job.message, re.IGNORECASE):
-                    return Observation(state="gone", reason=f"{reason}{said}", exit_code=code)
-            if code is not None:
-                # What follows the code ("Reason: Error") says nothing more.
-                return Observation(state="gone", reason=f"exit code {code}", exit_code=code)
-            return Observation(state="gone", reason=f"error{said or ' without a word'}")
+        case "ERROR" | "CANCELED" | "CANCELLED":
+            return _dead(job, said)
     # A stage that this version does not know may be a beginning as well as an end: no death.
     return Observation(state="unknown", reason=f"the job is {job.stage}{said}")
+
+
+def _dead(job: Job, said: str) -> Observation:
+    found = re.search(r"exit (?:code|status):? *(\d+)", job.message, re.IGNORECASE)
+    code = int(found[1]) if found else None
+    for pattern, reason in _REASONS:
+        if re.search(pattern, job.message, re.IGNORECASE):
+            return Observation(state="gone", reason=f"{reason}{said}", exit_code=code)
+    if job.stage != "ERROR":
+        return Observation(state="gone", reason=f"cancelled{said}")
+    if code is not None:
+        # What follows the code ("Reason: Error") says nothing more.
+        return Observation(state="gone", reason=f"exit code {code}", exit_code=code)
+    return Observation(state="gone", reason=f"error{said or ' without a word'}")
 
 
 class HfJobsLauncher:
@@ -208,6 +212,7 @@ class HfJobsLauncher:
         Raises:
             UsageError: no such flavor; the message lists those that there are.
         """
+        _ = self._client.token  # without one it is no use to begin a run
         wanted = self._flavor or DEFAULT_FLAVOR
         flavors = self._client.hardware()
         for flavor in flavors:
