@@ -10,9 +10,9 @@ import gzip
 import hashlib
 import io
 import posixpath
-import re
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,6 +24,8 @@ __all__ = ["LIMIT_BYTES", "Bundle", "pack", "unpack"]
 
 LIMIT_BYTES = 20_000_000
 """Of all files together; the largest stay behind."""
+_PLAIN_BYTES = 3 * LIMIT_BYTES
+"""With what the archive adds to each file: more is no bundle of ours."""
 _SECRET = (
     *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.keystore"),
@@ -95,11 +97,13 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
     Does not promise: that a secret in a file of another name stays here. Nothing is read but names and sizes
         before a file is taken.
     """
+    root = root.resolve()
     left_out = []
     sizes: dict[str, int] = {}
     for name in {_PROJECT_FILE, *_tracked(root), *_named(root, patterns)}:
         path = root / name
-        if path.is_symlink() or not path.is_file() or _OURS & set(Path(name).parts):
+        # A link, or below one: what it leads to may be anything.
+        if path.resolve() != root / name or not path.is_file() or _OURS & set(Path(name).parts):
             continue
         if _is_secret(name):
             left_out.append(f"{name} (its name says that it is secret)")
@@ -122,35 +126,40 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
             entry.size = len(content)
             entry.mode = 0o755 if (root / name).stat().st_mode & 0o100 else 0o644
             archive.addfile(entry, io.BytesIO(content))
-    # Named by its content, not by what a version of zlib makes of it.
-    digest = hashlib.sha256(plain.getvalue()).hexdigest()[:16]
     return Bundle(
-        name=f"project-{digest}.tar.gz",
+        name=_name(plain.getvalue()),
         data=gzip.compress(plain.getvalue(), mtime=0),
         files=tuple(sorted(taken)),
         left_out=tuple(sorted(left_out)),
     )
 
 
-def unpack(data: bytes, folder: Path) -> list[str]:
+def _name(plain: bytes) -> str:
+    """By its content, not by what a version of zlib makes of it."""
+    return f"project-{hashlib.sha256(plain).hexdigest()[:16]}.tar.gz"
+
+
+def unpack(name: str, data: bytes, folder: Path) -> list[str]:
     """Lay the files of a bundle below ``folder``.
 
     Returns: their names.
     Raises:
-        CheckpointCorrupt: it is no bundle, is larger than one may be, or holds anything but plain files below
-            ``folder``; then nothing of it, or only a part, is there.
+        CheckpointCorrupt: it is not what its name says, is larger than one may be, or holds anything but plain files
+            below ``folder``; a part of it may be there then.
     """
     if not hasattr(tarfile, "data_filter"):
         raise UsageError("this Python cannot unpack a project safely: use 3.11.4 or newer")
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-            members, total = [], 0
-            for member in archive:
-                total += member.size
-                if total > LIMIT_BYTES or not member.isfile():
-                    raise CheckpointCorrupt(f"the project's bundle is refused: {member.name} is too large, or no file")
-                members.append(member)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            plain = packed.read(_PLAIN_BYTES + 1)
+        if len(plain) > _PLAIN_BYTES or _name(plain) != name:
+            raise CheckpointCorrupt(f"the project's bundle {name} is not what its name says")
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
+            members = archive.getmembers()
+            for member in members:
+                if not member.isfile():
+                    raise CheckpointCorrupt(f"the project's bundle {name} is refused: {member.name} is no plain file")
             archive.extractall(folder, members, filter="data")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise CheckpointCorrupt(f"the project's bundle cannot be unpacked: {error}") from None
-    return [re.sub(r"^\./", "", member.name) for member in members]
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
+        raise CheckpointCorrupt(f"the project's bundle {name} cannot be unpacked: {error}") from None
+    return [member.name for member in members]

@@ -80,7 +80,7 @@ def _lay(store: Store, head: Head) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project or "project")
     folder.mkdir()
     if head.bundle:
-        names = unpack(_asked(lambda: store.get(head.run, head.bundle)), folder)
+        names = unpack(head.bundle, _asked(lambda: store.get(head.run, head.bundle)), folder)
         _say(f"{len(names)} files of project {head.project} in {folder}")
     return folder
 
@@ -119,7 +119,7 @@ def _run() -> int:
         raise UsageError(
             f"{SPEC} is no attempt's spec ({error}): jobs are started by `qcity run --on hf-jobs`"
         ) from None
-    _say(f"{__version__}: attempt {spec.attempt} of run {spec.run} on {spec.host}")
+    _say(f"version {__version__}, attempt {spec.attempt} of run {spec.run} on {spec.host}")
     store = open_store(spec.store)
     head = _asked(lambda: lease.read(store, spec.run).head)
     if reason := unwanted(head, spec):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ class JobsWorld:
         facts = {"run": RUN, "host": "hf-jobs", "store": self.given.store, **more}
         return AttemptSpec(attempt=attempt, **facts)
 
-    def begin(self, attempt: str = f"{RUN}-1", **more: Any) -> Head:
+    def begin(self, attempt: str = f"{RUN}-1", files: Mapping[str, bytes] | None = None, **more: Any) -> Head:
         """A run, about to be launched as ``attempt``."""
         head = Head(run=RUN, key="k", project=self.given.project.name, notebook="train.ipynb", **more)
         intent = Intent(attempt=attempt, host="hf-jobs", keeper="test", judged=head.seen)
-        return lease.create(self.store, Head(**{**_members(head), "intent": intent}))
+        return lease.create(self.store, replace(head, intent=intent), files=files)
 
     def job(self, attempt: str = f"{RUN}-1") -> Any:
         [job] = self.api.list_jobs(namespace="user", labels={"qcity-attempt": attempt})
@@ -72,10 +72,6 @@ class JobsWorld:
 
     def log(self, attempt: str = f"{RUN}-1") -> str:
         return "\n".join(log_of(self.api, self.job(attempt).id))
-
-
-def _members(head: Head) -> dict[str, Any]:
-    return {name: getattr(head, name) for name in Head.__dataclass_fields__}
 
 
 @contextmanager
