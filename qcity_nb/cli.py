@@ -109,11 +109,13 @@ def parser() -> argparse.ArgumentParser:
         "keep",
         "keep runs running: relaunch what died",
         "  qcity keep                  # all runs of the store, until Ctrl-C\n"
-        "  qcity keep --once           # one look at each, as from cron\n  qcity keep --run RUN",
+        "  qcity keep --once           # one look at each, as from cron\n  qcity keep --run RUN\n"
+        "  qcity keep --on hf-jobs     # leave runs that want another host to other keepers",
         ("cli_run", "keep"),
     )
     keep.add_argument("--once", action="store_true", help="look at each run once")
     keep.add_argument("--run", action="append", metavar="RUN", help="only this run; ends when it has ended")
+    keep.add_argument("--on", type=_hosts, metavar="HOST[,HOST]", help="launch on these kinds of host alone")
     with_store(keep)
 
     ps = command("ps", "list the runs", "  qcity ps\n  qcity ps --json", ("cli_view", "ps"))
@@ -127,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
     logs = command(
         "logs",
-        "print what a run's attempts wrote on this machine",
+        "print what a run's attempts wrote, here or as the host's service has it",
         "  qcity logs train-1a2b3c-1\n  qcity logs -f train     # until the run has ended",
         ("cli_view", "logs"),
     )
@@ -167,10 +169,51 @@ def parser() -> argparse.ArgumentParser:
     with_store(doctor)
     with_json(doctor)
 
+    hosts = command(
+        "hosts",
+        "list the hosts that are installed, and what hardware there costs now",
+        "  qcity hosts\n  qcity hosts --json",
+        ("cli_host", "list_hosts"),
+    )
+    with_json(hosts)
+
+    watch = command(
+        "watch-on",
+        "have a keeper look at the store's runs on a schedule, without a machine of yours",
+        "  qcity watch-on hf-jobs --every 10m --state hf://me/runs\n  qcity watch-on hf-jobs --list\n"
+        "  qcity watch-on hf-jobs --off --state hf://me/runs",
+        ("cli_host", "watch_on"),
+    )
+    watch.add_argument("host", metavar="HOST", help="hf-jobs, or with hardware: hf-jobs:cpu-basic")
+    doing = watch.add_mutually_exclusive_group()
+    doing.add_argument("--every", default="10m", metavar="TIME", help="how often: 10m by default")
+    doing.add_argument("--list", action="store_true", help="list the stores that are watched")
+    doing.add_argument("--off", action="store_true", help="stop watching this store")
+    with_store(watch)
+
+    page = command(
+        "page",
+        "show the store's runs as a page in the browser",
+        "  qcity page                                  # http://127.0.0.1:7860\n"
+        "  qcity page --keep hf-jobs --host 0.0.0.0    # as in a container: for others, and a keeper with it",
+        ("cli_page", "page"),
+    )
+    page.add_argument("--port", type=int, default=7860, help="7860 by default; 0: a free one")
+    page.add_argument("--host", default="127.0.0.1", help="which address to listen on; by default this machine's own")
+    page.add_argument(
+        "--keep",
+        type=_hosts,
+        nargs="?",
+        const=(),
+        metavar="HOST[,HOST]",
+        help="be a keeper too, for these hosts or all",
+    )
+    with_store(page)
+
     init = command(
         "init",
         "lay a template into a new project directory",
-        "  qcity init my-project\n  qcity init digits my-project",
+        "  qcity init my-project\n  qcity init digits my-project\n  qcity init space my-space",
         ("cli_run", "init"),
     )
     init.add_argument("template", nargs="?", metavar="TEMPLATE", help="which template; the first one by default")

@@ -199,6 +199,14 @@ class Keeper:
     def _launch(self, head: Head, action: policy.Launch) -> tuple[Head, list[Event]]:
         launcher = self._launcher(action.host)
         assert launcher is not None, "decide() was given only hosts with a launcher"
+        price = ""
+        try:
+            price = launcher.price()
+        except StoreUnavailable:
+            pass  # whether the host takes the attempt, it says when asked for that
+        except UsageError:
+            self._unable.add((head.run, action.host))
+            raise
         attempt = f"{head.run}-{self._rng.getrandbits(40):010x}"
         intent = Intent(
             attempt=attempt,
@@ -209,7 +217,8 @@ class Keeper:
             since=iso_now(),
         )
         events = self._died(head, action.death)
-        events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason))
+        costs = {"price": price} if price else {}
+        events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
         begun_s = self._clock.now_s()
         head = self._amend(head, lambda now: replace(now, intent=intent), events)
         if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:

@@ -6,7 +6,7 @@ point groups ``qcity_nb.stores`` (by address scheme), ``qcity_nb.trackers`` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -152,6 +152,14 @@ class Launcher(Protocol):
     def name(self) -> str:
         """The name that ``--on`` takes."""
 
+    def price(self) -> str:
+        """What an attempt costs there, as the host says now, for people: ``$0.40/h``; empty where nobody pays.
+
+        Raises:
+            UsageError: no attempt can ever be launched so (unknown hardware, no token); the message says why.
+            StoreUnavailable: the host did not answer.
+        """
+
     def launch(self, spec: AttemptSpec) -> None:
         """Start the attempt, labelled with its id; returns once the host has taken it.
 
@@ -166,8 +174,13 @@ class Launcher(Protocol):
     def stop(self, attempt: str, *, grace_s: float) -> None:
         """Ask the attempt to end, and after ``grace_s`` seconds end it, with all its processes."""
 
-    def logs(self, attempt: str) -> Path | None:
-        """The attempt's log file, where this machine has it."""
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
+        """What the attempt wrote, in pieces of text; ``None`` if this launcher has nothing of it.
+
+        Args:
+            until: goes on with what is yet to be written, until the host says that the attempt has ended, or this
+                answers true, asked whenever nothing new is there. Without it: what there is now.
+        """
 
 
 class Tracker(Protocol):

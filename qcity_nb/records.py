@@ -165,6 +165,8 @@ class Head:
 
     source: str = ""
     """Name of the stored notebook that a fresh host executes."""
+    bundle: str = ""
+    """Name of the stored project files that a fresh host lays beside it; empty: there are none."""
     executed: str = ""
     """Name of the newest stored executed notebook."""
     checkpoints: tuple[CheckpointRef, ...] = ()

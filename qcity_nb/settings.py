@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from qcity_nb import __version__
 from qcity_nb.errors import UsageError
 
 __all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds", "wants_traceback"]
@@ -67,6 +68,18 @@ class Settings:
     """And the first one of each so many steps."""
     keep_best: str = ""
     """And the one with the best value of this metric; ``fid:min`` says which way is better."""
+    bundle: tuple[str, ...] = ()
+    """Files beside those that git tracks that a host without the project's files gets: patterns as of ``Path.glob``."""
+    job_image: str = "python:3.12"
+    """The container that a job runs in; it needs bash and Python."""
+    job_install: str = f"qcity-nb[local]=={__version__}"
+    """What pip installs there first, as on its command line; empty: the image has it."""
+    job_timeout_s: float = 21_600.0
+    """When the service ends a job, unless the run's needs say otherwise."""
+    job_namespace: str = ""
+    """The user or organization that pays; empty: the token's owner."""
+    job_secrets: tuple[str, ...] = ()
+    """Variables of this environment that a job gets too, as secrets."""
     desk: str = ""
     """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
     chaos: str = ""
@@ -118,15 +131,21 @@ def seconds(value: object, *, name: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s"}
+_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
-_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s"}
+_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
+_TOKEN = re.compile(r"://(?!git@)[^/@]+@")
+"""A name alone in an address is no secret; where packages come from it is a token."""
 _ELSEWHERE = {
     "store": "give the address without it",
     "tracking": "give the address without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "job_install": "it would stand in the job's command for all to see; make an image that has the package",
 }
 """An address is written to files that others read: where a password belongs instead."""
+_LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
+_NONE = {"tracking", "job_install"}
+"""What may be ``none``: an empty variable counts as not given, so the environment needs a word for it."""
 _BYTES = {"storage_budget"}
 _AT_A_HUB = {"ttl_s": 300.0, "beat_s": 60.0, "publish_s": 60.0}
 """What a store on the Hub has by default: each beat and each publish is a commit there."""
@@ -150,12 +169,14 @@ def _value(name: str, value: object) -> Any:
         if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
             raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
         return int(str(value))
-    if name == "hosts":
+    if name in _LISTS:
         items = value.split(",") if isinstance(value, str) else value
-        names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ()
-        if not all(names) or not names:
-            raise UsageError(f"hosts = {value!r}: a list of host names is needed")
+        names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ("",)
+        if not all(names) or (name == "hosts" and not names):
+            raise UsageError(f"{name} = {value!r}: a list of {_LISTS[name]} is needed")
         return names
+    if name in _NONE and str(value).strip().lower() == "none":
+        return ""
     if name == "local":
         return Path(str(value)).expanduser()
     return str(value)
@@ -231,8 +252,9 @@ def load(
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():
             values[name] = _value(name, str(project.root / Path(text).expanduser()))
-    for name in ("store", "tracking"):
-        if _PASSWORD.search(str(values[name])):
+    for name in _ELSEWHERE:
+        words = str(values.get(name, "")).split()
+        if any(_PASSWORD.search(word) or (name == "job_install" and _TOKEN.search(word)) for word in words):
             raise UsageError(f"{name} ({origin[name]}) holds a password: {_ELSEWHERE[name]}")
     if values["store"].startswith("hf://"):
         _pace_at_a_hub(values, origin, environ)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qcity_nb import __version__
 from qcity_nb.errors import UsageError
 from qcity_nb.settings import ENV, Settings, find_project, load, seconds
 
@@ -124,6 +125,10 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
         ("hosts = []", "hosts = []: a list of host names"),
         ('hosts = "a,,b"', "hosts = 'a,,b': a list of host names"),
         ("hosts = 3", "hosts = 3: a list of host names"),
+        ("job_timeout = 0", "job_timeout_s = 0: more than 0 s"),
+        ('job_install = "git+https://u:p@h/x"', "job_install (pyproject.toml) holds a password"),
+        ("bundle = 3", "bundle = 3: a list of file patterns"),
+        ("job_secrets = ['']", "job_secrets = ['']: a list of variables"),
         ("tll = 10", "unknown key 'tll'"),
         ('chaos = "local.after:1"', "unknown key 'chaos'"),
         ("ttl = 5\nbeat = 2", "ttl = 5 s is under three beats of 2 s"),
@@ -237,3 +242,15 @@ def test_sizes(tmp_path: Path) -> None:
     for wrong in ("much", "0", "-1GB", "5 GiB"):
         with pytest.raises(UsageError, match="storage_budget"):
             load(tmp_path, {"storage_budget": wrong}, {})
+
+
+def test_none_is_a_word_for_nothing(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={"QCITY_TRACKING": "none", "QCITY_JOB_INSTALL": "None"})
+    assert (settings.tracking, settings.job_install) == ("", "")
+    write(tmp_path, "[tool.qcity]\ntracking = ''\nbundle = []\njob_timeout = '12h'\n")
+    settings = load(tmp_path, environ={})
+    assert (settings.tracking, settings.bundle, settings.job_timeout_s) == ("", (), 43_200)
+
+
+def test_a_job_installs_this_very_version(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={}).job_install == f"qcity-nb[local]=={__version__}"
