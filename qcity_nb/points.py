@@ -19,6 +19,7 @@ NAMES = (
     "publish.pack",
     "publish.files.before",
     "publish.files.after",
+    "publish.commit",
     "publish.head.before",
     "publish.head.after",
     "outbox.before",

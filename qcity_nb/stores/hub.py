@@ -353,6 +353,7 @@ class HubStore:
         title = _title(operations, drop)
         for _ in range(_TRIES):
             deletions = [CommitOperationDelete(FILES + name, is_folder=False) for name in drop]
+            points.hit("publish.commit")
             try:
                 done = self._repository.commit(branch_of(run), [*operations, *deletions], parent=tip, title=title)
             except NoEntry:
