@@ -28,7 +28,7 @@ __all__ = ["Killer", "check", "in_jobs", "second_keeper", "told", "while_saving"
 
 KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
 """The epochs around which the three kills of a local run happen."""
-UPLOAD, COMMIT, JOB_WRITING_AT = 4, 16, 50
+UPLOAD, COMMIT, JOB_WRITING_AT = 3, 9, 50
 """Which upload and which commit a job does not survive, counted over all jobs, and at which save the third one dies."""
 UPLOAD_S, COMMIT_S = 0.003, 0.006
 """So long after its beginning: over loopback either takes some 10 ms."""
@@ -66,15 +66,15 @@ def in_jobs(log: str, *, plant: str = "") -> Plan:
 
     return Plan(
         log=log,
-        at={"publish.files.before": [UPLOAD], "publish.commit": [COMMIT], "local.pack": [JOB_WRITING_AT]},
-        late={"publish.files.before": UPLOAD_S, "publish.commit": COMMIT_S},
+        at={"publish.upload": [UPLOAD], "publish.commit": [COMMIT], "local.pack": [JOB_WRITING_AT]},
+        late={"publish.upload": UPLOAD_S, "publish.commit": COMMIT_S},
         action="host",
         plant=plant,
     )
 
 
 _MIDDLE = {
-    "publish.files.before": ("publish.files.after", "an upload"),
+    "publish.upload": ("publish.files.after", "an upload"),
     "publish.commit": ("publish.head.after", "a commit"),
     "local.pack": ("local.after", "a save"),
 }

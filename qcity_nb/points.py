@@ -18,6 +18,7 @@ NAMES = (
     "local.after",
     "publish.pack",
     "publish.files.before",
+    "publish.upload",
     "publish.files.after",
     "publish.commit",
     "publish.head.before",

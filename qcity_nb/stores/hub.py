@@ -309,6 +309,7 @@ class HubStore:
         points.hit("publish.files.before")
         large = [one for one in additions if isinstance(one.path_or_fileobj, str) and not one._is_uploaded]
         if large:
+            points.hit("publish.upload")
             self._repository.upload(branch_of(run), large)
         points.hit("publish.files.after")
         return additions
