@@ -122,7 +122,7 @@ class Lent(Mapping[str, memoryview]):
             memory.write(b"\xff" * len(memory))
 
         weakref.finalize(array, spoil)
-        return memoryview(array)
+        return array.data
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._objects)
