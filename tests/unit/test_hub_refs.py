@@ -202,5 +202,6 @@ def test_released_storage_is_given_back(hub: HubWorld) -> None:
     assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}  # the branch still has them
     hub.api.delete_branch(hub.repo, branch="b")
     assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 20}
+    assert hub.api.model_info(hub.repo).used_storage == 25
     put(hub, {"b.bin": b"1" * 10})
     assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}
