@@ -7,7 +7,7 @@ from importlib import import_module
 __all__ = ["MODULES"]
 
 MODULES = (
-    *("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "storage"),
+    *("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "xet", "storage"),
     *("jobs", "scheduled", "spaces", "webhooks"),
 )
 
