@@ -19,7 +19,23 @@ from qcity_nb.testing.hub.hardware import FLAVORS
 from qcity_nb.testing.hub.job_spec import answer_spec, read_body, read_labels, read_ports, read_spec
 from qcity_nb.testing.hub.web import Gone, HubError, Kind, Request, Response, page_of, route
 
-__all__ = ["answer", "find", "matches", "owner_of", "wanted_labels"]
+__all__ = [
+    "answer",
+    "cancel",
+    "duplicate",
+    "expose",
+    "find",
+    "hardware",
+    "inspect",
+    "label",
+    "listed",
+    "logs",
+    "matches",
+    "metrics",
+    "owner_of",
+    "run",
+    "wanted_labels",
+]
 
 PAGE = 100
 KEEP_ALIVE_S = 30.0

@@ -18,7 +18,19 @@ from qcity_nb.testing.hub.jobs import answer, matches, owner_of, wanted_labels
 from qcity_nb.testing.hub.sealed import Seal
 from qcity_nb.testing.hub.web import HubError, Request, Response, route
 
-__all__ = ["Timetable", "timetable_of"]
+__all__ = [
+    "Timetable",
+    "create",
+    "delete",
+    "inspect",
+    "label",
+    "listed",
+    "reschedule",
+    "resume",
+    "run",
+    "suspend",
+    "timetable_of",
+]
 
 log = logging.getLogger(__name__)
 

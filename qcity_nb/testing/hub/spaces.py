@@ -20,7 +20,23 @@ from qcity_nb.testing.hub.job_spec import read_body
 from qcity_nb.testing.hub.repos import MORE_INFO, Repo, iso, load_repo, now_ms, repo_route
 from qcity_nb.testing.hub.web import HubError, Request, Response, route
 
-__all__: list[str] = []
+__all__ = [
+    "add_secret",
+    "add_variable",
+    "delete_secret",
+    "delete_variable",
+    "delete_volumes",
+    "hardware",
+    "logs",
+    "pause",
+    "request_hardware",
+    "restart",
+    "runtime",
+    "secrets",
+    "set_volumes",
+    "sleep_time",
+    "variables",
+]
 
 table(
     "CREATE TABLE IF NOT EXISTS space (repo INTEGER PRIMARY KEY REFERENCES repo (id) ON DELETE CASCADE,"

@@ -12,7 +12,7 @@ from qcity_nb.testing.hub.fleet import fleet_of, new_id
 from qcity_nb.testing.hub.job_spec import read_body, read_spec, read_strings
 from qcity_nb.testing.hub.web import HubError, Request, Response, User, route
 
-__all__: list[str] = []
+__all__ = ["create", "delete", "get", "listed", "switch", "update"]
 
 _KINDS = ("dataset", "model", "space", "bucket", "kernel", "user", "org")
 _DOMAINS = ("repo", "discussion")
