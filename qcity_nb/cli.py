@@ -219,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("template", nargs="?", metavar="TEMPLATE", help="which template; the first one by default")
     init.add_argument("directory", metavar="DIR")
 
+    _hub(command)
+
     demo = command(
         "demo",
         "train on the digits, kill the host again and again, and compare with an undisturbed run",
@@ -299,6 +301,32 @@ def _checkpoints(
     prune.add_argument("--dry-run", action="store_true", help="only say what it would free")
     for sub in (listing, diff, verify, export, prune):
         with_store(sub)
+
+
+def _hub(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """``qcity hub`` and what belongs to it."""
+    top = command("hub", "serve an emulator of the Hugging Face Hub, for tests", "  qcity hub serve --port 8080", None)
+    actions = top.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    serve = command(
+        "serve",
+        "serve the emulator on this machine, until Ctrl-C",
+        "  qcity hub serve                    # any token is the user `user`\n"
+        "  qcity hub serve --port 8080 --dir /tmp/hub\n"
+        "  qcity hub serve --users users.toml    # a table for each token: name, role, orgs, scopes\n"
+        "  qcity hub serve --fault commit-lost=2 --fault upload-slow=100000",
+        ("cli_hub", "serve"),
+        actions,
+    )
+    serve.add_argument("--port", type=int, default=0, metavar="PORT", help="where to listen; default: a free port")
+    serve.add_argument("--dir", metavar="DIR", help="where all is kept; default: .qcity/hub of the project")
+    serve.add_argument("--users", metavar="FILE", help="users by token, as TOML or JSON; default: one, any token")
+    serve.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="let N calls fail in this way; for upload-slow bytes a second, for commit-slow seconds; may be repeated",
+    )
 
 
 def _count(text: str) -> int:

@@ -176,6 +176,9 @@ class Head:
     tracked: Tracked = Tracked()
     failure: Failure | None = None
 
+    sent: Mapping[str, int] = field(default_factory=dict)
+    """Bytes published in each of the last hours (since 1970, UTC), where the store gives room back late."""
+
     needs: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
     relaunch: Relaunch = Relaunch()

@@ -42,6 +42,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "stores.hub": {"huggingface_hub"},
     "stores.hub_client": {"huggingface_hub"},
     "stores.hub_pages": {"huggingface_hub"},
+    "stores.hub_repository": {"huggingface_hub"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
@@ -64,6 +65,9 @@ THIRD_PARTY: dict[str, set[str]] = {
 
 MAY_ARM = {"agent", "notebook", "hosts", "city", "cli", "demo"}
 """Where `qcity_nb.testing.chaos` may be imported, inside a function: crash points are armed on demand."""
+
+EMULATES = {"cli_hub"}
+"""Where `qcity_nb.testing.hub` may be imported: the command that serves the Hub emulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,8 @@ def violations(modules: Mapping[str, str]) -> list[str]:
                 elif root not in THIRD_PARTY.get(module, set()):
                     found.append(f"{where}: {root} is not in THIRD_PARTY for {module}")
             elif below.startswith("testing"):
-                if not (item.is_lazy and below == "testing.chaos" and top.partition("_")[0] in MAY_ARM):
+                may_arm = item.is_lazy and below == "testing.chaos" and top.partition("_")[0] in MAY_ARM
+                if not may_arm and not (below.startswith("testing.hub") and module in EMULATES):
                     found.append(f"{where}: imports {item.name}")
             elif here is not None and below and below != "__version__":
                 there = layer(below)
@@ -208,6 +213,7 @@ def test_every_entry_of_the_third_party_table_is_used() -> None:
         ("checkpoint.capture", "def late():\n    from qcity_nb.testing import chaos"),
         ("city", "from qcity_nb.testing import chaos"),
         ("city", "def late():\n    from qcity_nb.testing import store_contract"),
+        ("cli", "from qcity_nb.testing.hub.server import HubServer"),
         ("city", "from . import keeper"),
         ("city", "from qcity_nb import City"),
         ("helpers", ""),
@@ -223,12 +229,24 @@ def test_a_planted_import_is_refused(module: str, source: str) -> None:
         ("city", "def late():\n    from qcity_nb.testing import chaos"),
         ("city", "from qcity_nb.keeper import keep"),
         ("cli_views", "from qcity_nb import __version__, codec"),
+        ("cli_hub", "from qcity_nb.testing.hub.server import HubServer"),
         ("data.tracked", "import yaml, json"),
         ("testing.chaos", "import pytest\nfrom qcity_nb.cli import main"),
     ],
 )
 def test_what_the_design_allows_is_allowed(module: str, source: str) -> None:
     assert not violations({module: source})
+
+
+def test_the_hub_emulator_needs_the_standard_library_alone() -> None:
+    foreign = {
+        f"{module}: {item.name}"
+        for module, source in sources().items()
+        if module.startswith("testing.hub")
+        for item in imports(source, sources())
+        if item.name.partition(".")[0] not in {*sys.stdlib_module_names, "qcity_nb"}
+    }
+    assert not foreign
 
 
 def test_a_planted_ring_is_found() -> None:

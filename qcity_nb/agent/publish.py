@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec, points
+from qcity_nb.agent.adopt import published_rows
+from qcity_nb.agent.card import Series, page
+from qcity_nb.agent.pacing import counted
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
 from qcity_nb.checkpoint.retention import Candidate, Keep, names_left, select
-from qcity_nb.clock import iso_now
+from qcity_nb.clock import SystemClock, iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
 from qcity_nb.records import CheckpointRef, Head
@@ -79,11 +82,20 @@ class Publisher:
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
         self._sizes: dict[str, int] = {}
         """Bytes of the packs that this attempt published."""
+        self.newest_bytes = 0
+        """What the newest checkpoint took to send; 0: none was sent by this attempt."""
+        self._series: Series | None = None
+        self._series_seq = 0
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
         shutil.rmtree(self._outgoing, ignore_errors=True)
         self._outgoing.mkdir(parents=True)
+
+    @property
+    def live_bytes(self) -> int:
+        """Of the newest published checkpoint's objects."""
+        return self._newest.size_bytes if self._newest is not None else 0
 
     @property
     def _read(self) -> Callable[[str], bytes]:
@@ -235,6 +247,9 @@ class Publisher:
             draft = self._draft(manifest, head)
         lines, offset = self._desk.events_since(self._offset)
         notebook = self._notebook() if executed else b""
+        has_page = self._lease.store.has_pages
+        if has_page and draft is not None:
+            self._collect(head, draft.manifest.seq)
         dropped: list[str] = []
         # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
         # all that it names.
@@ -245,7 +260,7 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                head = replace(head, checkpoints=self._kept(draft.ref, head))
+                head = replace(head, checkpoints=self._kept(draft.ref, head), sent=self._counted(head, draft))
                 if draft.rows:
                     head = self._chain(head, "outbox", draft.rows, files, dropped)
             if lines:
@@ -258,7 +273,9 @@ class Publisher:
                 head = replace(head, executed=name)
             self._mine.update(files)
             self._is_untidy = self._is_untidy or bool(files)
-            return Edit(head=change(head), files=files, drop=garbage)
+            head = change(head)
+            shown = self._page(head, draft.manifest if draft else self._newest) if has_page and executed else None
+            return Edit(head=head, files=files, drop=garbage, page=shown)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)
         self._condemned.difference_update(garbage)
@@ -270,6 +287,7 @@ class Publisher:
         if notebook:
             self._executed = notebook
         if draft is not None:
+            self.newest_bytes = draft.ref.size_bytes
             for file in draft.files.values():
                 if isinstance(file, Path):
                     file.unlink(missing_ok=True)
@@ -285,7 +303,34 @@ class Publisher:
         if self._is_untidy:
             # A beat alone drops nothing, and to list the store for each would cost more than the beat.
             self._condemn(head, dropped)
+        if draft is not None:
+            with contextlib.suppress(StoreError):
+                self._lease.store.reclaim(head.run)
         return head
+
+    def _counted(self, head: Head, draft: _Draft) -> Mapping[str, int]:
+        release_s = self._lease.store.release_s
+        if release_s <= 0:
+            return head.sent
+        return counted(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
+
+    def _collect(self, head: Head, upto: int) -> Series:
+        """The run's metrics up to the local checkpoint ``upto``."""
+        if self._series is None:
+            self._series = Series()
+            self._series_seq = head.checkpoint.seq if head.checkpoint else 0
+            with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
+                for rows in published_rows(self._lease.store, head, 0).values():
+                    self._series.add(decode_rows(rows))
+        for seq in range(self._series_seq + 1, upto + 1):
+            self._series.add(decode_rows(self._tier.rows(seq)))
+            self._series_seq = seq
+        return self._series
+
+    def _page(self, head: Head, newest: Manifest | None) -> dict[str, bytes]:
+        """What people see of the run."""
+        deaths = newest.values.get("deaths", ()) if newest is not None else ()
+        return page(head, store=self._lease.store.address, series=self._series or Series(), deaths=deaths)
 
     def _published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:

@@ -1,7 +1,7 @@
 """A store in a repository on the Hugging Face Hub: `hf://user/repo`.
 
     branch run/<run>      one a run; a ``/`` in the id is a ``+``
-      head                a stamp, then the head (`hub_address.read_head`)
+      qcity.head          a stamp, then the head (`hub_address.read_head`)
       files/<name>        objects
       README.md, …        what people see of the run
 
@@ -49,6 +49,8 @@ ERASE_AFTER_S = 24 * 3600.0
 """Content younger than this may have been uploaded for a commit that is still to come."""
 _TRIES = 6
 """Against others who commit to the same branch without changing the head."""
+_LOOKS = 3
+"""For a head that is older than the last one seen, or gone."""
 _PACKS = f"{FILES}packs/"
 _LFS = f"{_PACKS}** filter=lfs diff=lfs merge=lfs -text\n".encode()
 
@@ -126,15 +128,22 @@ class HubStore:
         Raises:
             NoRepository: there is none, or none for this token.
         """
-        try:
-            reply = self._repository.read(HEAD, branch_of(run))
-        except (NoRevision, NoEntry):
-            return None
-        stamp, data = hub_address.read_head(reply.content)
-        if stamp is None:
-            # Somebody else's work, handed out as it is; named by its content, so that it can be written over.
-            stamp = Stamp(version=uuid.uuid5(uuid.NAMESPACE_OID, reply.content.hex()).hex[:16], commits=0)
-        seen = _Seen(version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s)
+        known = self._seen.get(run)
+        for turn in range(_LOOKS):
+            try:
+                reply = self._repository.read(HEAD, branch_of(run))
+            except (NoRevision, NoEntry):
+                if known is not None and turn < _LOOKS - 1:
+                    continue
+                self._seen.pop(run, None)
+                return None
+            stamp, data = hub_address.read_head(reply.content)
+            if stamp is None:
+                # Somebody else's work, handed out as it is; named by its content, so that it can be written over.
+                stamp = Stamp(version=uuid.uuid5(uuid.NAMESPACE_OID, reply.content.hex()).hex[:16], commits=0)
+            seen = _Seen(version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s)
+            if known is None or seen.commits >= known.commits or turn == _LOOKS - 1:
+                break  # else: older than what was seen here already, by a cache; or squashed since, which is rare
         self._seen[run] = seen
         return seen
 
@@ -273,6 +282,9 @@ class HubStore:
         repository.make_branch(branch)
         tip = repository.tip(branch)
         inherited = repository.tree(tip, recursive=False)
+        if any(one.path == HEAD for one in inherited):
+            # Made between the look and the reading of the tip: a commit on that tip would replace it.
+            raise Conflict(f"run {run!r} exists already in {self._where}")
         operations: list[Any] = [
             CommitOperationDelete(one.path, is_folder=not hasattr(one, "size"))
             for one in inherited

@@ -24,7 +24,8 @@ __all__ = [
 _BRANCHES = "run/"
 FILES = "files/"
 """The folder of a run's objects on its branch."""
-HEAD = "head"
+HEAD = "qcity.head"
+"""No name that anybody's own repository has: a new run's branch begins as a copy of ``main``."""
 
 _SEGMENT = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 _FORM = "hf://user/repo, or hf://datasets/user/repo"

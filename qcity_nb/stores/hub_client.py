@@ -81,11 +81,23 @@ class HubClient:
 
     @property
     def api(self) -> HfApi:
-        """The client; imported when first needed."""
+        """The client; imported when first needed.
+
+        Raises:
+            StoreRefused: it is too old for an endpoint of its own.
+        """
         with self._lock:
             if self._api is None:
-                from huggingface_hub import HfApi
+                from huggingface_hub import HfApi, constants
+                from huggingface_hub import __version__ as installed
 
+                endpoint = self.address.endpoint
+                if endpoint not in ("", constants.ENDPOINT) and installed.startswith("0."):
+                    # It reads each answer as one of constants.ENDPOINT, and raises after the commit has landed.
+                    raise StoreRefused(
+                        f"huggingface_hub {installed} takes another endpoint from the environment alone: set "
+                        f"HF_ENDPOINT={endpoint} before Python starts, or pip install -U huggingface_hub"
+                    )
                 self._api = HfApi(
                     endpoint=self.address.endpoint or None, library_name="qcity_nb", library_version=__version__
                 )

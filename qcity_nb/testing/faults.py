@@ -165,6 +165,8 @@ class FaultyStore:
                 self.log.append(f"publish on {expect}: landed late")
             except Conflict:
                 self.log.append(f"publish on {expect}: too late")
+            except StoreUnavailable:
+                self.log.append(f"publish on {expect}: late, and nobody knows")
 
         if fault is None:
             try:

@@ -13,6 +13,8 @@ from qcity_nb.testing.store_hooks import StoreHooks
 
 __all__ = ["ObjectContract"]
 
+PAGE = b"---\ntags:\n- qcity-nb\n---\n# r\n"
+
 
 class ObjectContract(StoreHooks):
     """Objects are whole before a head names them, are stored once, and go when told."""
@@ -123,8 +125,14 @@ class ObjectContract(StoreHooks):
         assert store.usage("r").size_bytes == 4
 
     def test_a_page_is_no_object(self, store: Store) -> None:
-        version = store.publish("r", b"h", expect=None, page={"README.md": b"# r"})
-        store.publish("r", b"i", expect=version, files={"a": b"1"}, page={"README.md": b"# r, again"})
+        version = store.publish("r", b"h", expect=None, page={"README.md": PAGE})
+        store.publish(
+            "r",
+            b"i",
+            expect=version,
+            files={"a": b"1"},
+            page={"README.md": PAGE + b"again"},
+        )
         assert store.names("r") == ["a"]
         found = store.read("r")
         assert found is not None

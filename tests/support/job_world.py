@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, JobInfo
+
 from qcity_nb.testing.hub.server import HubServer
 
 T = TypeVar("T")
@@ -58,8 +61,6 @@ def log_of(api: HfApi, job: JobInfo | str) -> list[str]:
 
 def raw(api: HfApi, path: str) -> Any:
     """An answer of the API as it came."""
-    from huggingface_hub.utils import get_session
-
-    response = get_session().get(f"{api.endpoint}{path}", headers={"Authorization": f"Bearer {api.token}"})
-    response.raise_for_status()
-    return response.json()
+    request = urllib.request.Request(f"{api.endpoint}{path}", headers={"Authorization": f"Bearer {api.token}"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        return json.load(answer)

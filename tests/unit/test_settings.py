@@ -212,6 +212,38 @@ def test_what_is_no_duration(value: object) -> None:
         seconds(value, name="x")
 
 
+def test_a_store_on_the_hub_has_a_slower_pace(tmp_path: Path) -> None:
+    given = load(tmp_path, {"store": "hf://user/runs"}, {})
+    assert (given.ttl_s, given.beat_s, given.publish_s) == (300.0, 60.0, 60.0)
+    assert given.origin["ttl_s"] == "default for hf:// stores"
+    slower = load(tmp_path, {"store": "hf://user/runs", "publish": "10m"}, {})
+    assert slower.publish_s == 600.0
+
+
+def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
+    hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "beat": 1, "ttl": "10m"}
+    given = load(tmp_path, hasty, {})
+    assert (given.publish_s, given.beat_s) == (60.0, 60.0)
+    assert "huggingface.co" in given.origin["publish_s"]
+    with pytest.raises(UsageError, match="three beats"):
+        load(tmp_path, {**hasty, "ttl": 10}, {})
+    for environ, store in (
+        ({"HF_ENDPOINT": "http://127.0.0.1:80"}, "hf://user/runs"),
+        ({}, "hf://user/runs?endpoint=http%3A%2F%2F127.0.0.1"),
+        ({}, "hf://user/runs?endpoint=https%3A%2F%2Fnothuggingface.co"),
+    ):
+        given = load(tmp_path, {**hasty, "store": store}, environ)
+        assert (given.publish_s, given.beat_s) == (1.0, 1.0)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    for text, size in (("50GB", 50 * 10**9), ("1.5 tb", 1_500_000_000_000), (123, 123), ("7", 7)):
+        assert load(tmp_path, {"storage_budget": text}, {}).storage_budget == size
+    for wrong in ("much", "0", "-1GB", "5 GiB"):
+        with pytest.raises(UsageError, match="storage_budget"):
+            load(tmp_path, {"storage_budget": wrong}, {})
+
+
 def test_none_is_a_word_for_nothing(tmp_path: Path) -> None:
     settings = load(tmp_path, environ={"QCITY_TRACKING": "none", "QCITY_JOB_INSTALL": "None"})
     assert (settings.tracking, settings.job_install) == ("", "")

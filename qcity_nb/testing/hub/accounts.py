@@ -12,7 +12,7 @@ from typing import Any, get_args
 from qcity_nb.errors import UsageError
 from qcity_nb.testing.hub.web import HubError, Request, Response, Role, User, route
 
-__all__ = ["Users", "allowed", "object_id", "role_in"]
+__all__ = ["Users", "allowed", "object_id", "role_in", "whoami"]
 
 _SCOPES = {"read": "repo.content.read", "write": "repo.write"}
 

@@ -18,7 +18,7 @@ from qcity_nb.testing.hub.refs import announce_refs
 from qcity_nb.testing.hub.repos import Repo, now_ms, repo_route
 from qcity_nb.testing.hub.web import Gone, HubError, Request, Response
 
-__all__ = ["check_path", "storage_full"]
+__all__ = ["check_path", "commit", "preupload", "storage_full"]
 
 PREUPLOAD_FILES = 256
 

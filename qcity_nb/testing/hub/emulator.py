@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import secrets
 import threading
@@ -11,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from qcity_nb.errors import UsageError
 from qcity_nb.testing.hub.accounts import Users, allowed, role_in
 from qcity_nb.testing.hub.database import Database, table
 from qcity_nb.testing.hub.faults import Faults
 from qcity_nb.testing.hub.web import HubError, Kind, Request, Response, User
 
-__all__ = ["BEFORE", "STARTING", "Event", "Hub", "Options", "before", "starting"]
+__all__ = ["BEFORE", "Event", "Hub", "Options", "STARTING", "before", "starting"]
 
 table("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
 
@@ -73,6 +75,7 @@ class Hub:
 
     Attributes:
         url: where the Hub answers; set when the server listens.
+        stopping: set when the server stops; whatever waits, waits for this too.
         storage_url: where content is put and fetched: another origin, as the real Hub's storage is.
         closing: called in reverse order when the server stops.
         parts: what modules keep for as long as the server runs, by their names.
@@ -81,6 +84,12 @@ class Hub:
 
     def __init__(self, folder: Path, *, users: Users, faults: Faults, options: Options) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UsageError(f"another emulator is running on {folder}: end it, or name another directory") from None
         self.folder = folder
         self.users = users
         self.faults = faults
@@ -94,6 +103,13 @@ class Hub:
         self.db = Database(folder / "hub.sqlite")
         self.secret = self.remember("secret", secrets.token_hex)
         self._listeners: list[Callable[[Event], None]] = []
+
+    def close(self) -> None:
+        """Call what ``closing`` has, and let go of the folder."""
+        while self.closing:
+            self.closing.pop()()
+        self.db.close()
+        self._lock.close()
 
     def remember(self, name: str, make: Callable[[], str]) -> str:
         """What is kept under ``name`` from the first start on; made if there is nothing yet."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["COUNTED", "EVENTS", "VALUED", "Faults"]
+__all__ = ["COUNTED", "EVENTS", "Faults", "VALUED"]
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,14 @@ class Faults:
             times: how often a valued fault strikes; None: until cleared.
             kind: only requests of this kind of route (``web.Kind``).
         """
-        if name in COUNTED:
-            switch = _Switch(None if number == float("inf") else int(number), number, kind)
-        elif name in VALUED:
-            switch = _Switch(times, number, kind)
-        else:
+        if name not in COUNTED and name not in VALUED:
             raise ValueError(f"no fault is called {name!r}; there are {', '.join([*COUNTED, *VALUED])}")
-        if number <= 0:
+        if not number > 0:
             raise ValueError(f"{name}: the number must be above 0")
+        if name in COUNTED:
+            switch = _Switch(None if number == float("inf") else math.ceil(number), number, kind)
+        else:
+            switch = _Switch(times, number, kind)
         with self._lock:
             self._switches.setdefault(name, []).append(switch)
 

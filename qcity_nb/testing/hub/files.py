@@ -16,7 +16,7 @@ from qcity_nb.testing.hub.objects import Blob, Commit
 from qcity_nb.testing.hub.repos import Repo, iso, repo_route, web_route
 from qcity_nb.testing.hub.web import FileRange, HubError, Request, Response, page_of
 
-__all__ = ["XET_HEADERS", "content_url", "no_entry", "ranged", "xet_headers"]
+__all__ = ["XET_HEADERS", "content_url", "no_entry", "paths_info", "ranged", "resolve", "tree", "xet_headers"]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 

@@ -145,7 +145,7 @@ class Fleet:
         Raises:
             HubError: 402 while there is no credit.
         """
-        if self._hub.faults.strike("credit", "api") is not None:
+        if self._hub.faults.strike("credit", "jobs") is not None:
             raise HubError(402, NO_CREDIT)
         job_id = new_id()
         self._launching.add(job_id)
@@ -317,7 +317,7 @@ class Fleet:
         if not self._hub.faults.is_set(fault):
             return
         running = next((job for job in reversed(self.jobs()) if job.stage == "RUNNING"), None)
-        if running is None or self._hub.faults.strike(fault, "api") is None:
+        if running is None or self._hub.faults.strike(fault, "jobs") is None:
             return
         if fault == "evict":
             self.evict(running.id)

@@ -13,7 +13,7 @@ from qcity_nb.testing.hub.refs import announce_refs, forget_unreachable
 from qcity_nb.testing.hub.repos import Repo, iso, now_ms, repo_route
 from qcity_nb.testing.hub.web import HubError, Request, Response, page_of
 
-__all__: list[str] = []
+__all__ = ["delete_file", "delete_files", "list_files", "squash"]
 
 FILES_PAGE = 1000
 

@@ -35,8 +35,7 @@ _JOB = _JOBS + r"/(?P<job_id>[^/]+)"
 
 @before
 def _down(hub: Hub, request: Request, kind: Kind) -> Response | None:
-    is_jobs = request.raw_path.startswith(("/api/jobs/", "/api/scheduled-jobs/"))
-    if is_jobs and hub.faults.strike("jobs-down", kind) is not None:
+    if kind == "jobs" and hub.faults.strike("jobs-down", kind) is not None:
         raise HubError(503, "Service Unavailable")
     return None
 
@@ -110,25 +109,25 @@ def matches(labels: dict[str, str], wanted: list[str]) -> bool:
     return all(labels.get(name) == value for name, _, value in (one.partition("=") for one in wanted))
 
 
-@route("GET", "/api/jobs/hardware")
+@route("GET", "/api/jobs/hardware", kind="jobs")
 def hardware(hub: Hub, request: Request) -> Response:
     """What there is, and what it costs a minute; no token is needed."""
     return Response.json([flavor.answer() for flavor in FLAVORS.values()])
 
 
-@route("POST", _JOBS)
+@route("POST", _JOBS, kind="jobs")
 def run(hub: Hub, request: Request, namespace: str) -> Response:
     """Run a job."""
     user = hub.require(request, "write", owner=namespace, scope="job.write")
     spec, secrets = read_spec(request.json())
     initiator = owner_of(hub, user.name)
     job = fleet_of(hub).start(namespace, spec, secrets, creator=user.name, initiator=initiator)
-    if hub.faults.strike("job-lost", "api") is not None:
+    if hub.faults.strike("job-lost", "jobs") is not None:
         raise Gone
     return Response.json(answer(hub, job))
 
 
-@route("GET", _JOBS)
+@route("GET", _JOBS, kind="jobs")
 def listed(hub: Hub, request: Request, namespace: str) -> Response:
     """A namespace's jobs, the newest first, by label and stage, in pages."""
     hub.require(request, "read", owner=namespace, scope="job.read")
@@ -144,13 +143,13 @@ def listed(hub: Hub, request: Request, namespace: str) -> Response:
     return Response.json([answer(hub, job) for job in page], headers=headers)
 
 
-@route("GET", _JOB)
+@route("GET", _JOB, kind="jobs")
 def inspect(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """One job."""
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 
-@route("POST", _JOB + "/cancel")
+@route("POST", _JOB + "/cancel", kind="jobs")
 def cancel(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Kill a job; one that is over stays as it is. Answers when its processes are gone."""
     find(hub, request, namespace, job_id, "write")
@@ -158,7 +157,7 @@ def cancel(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 
-@route("POST", _JOB + "/duplicate")
+@route("POST", _JOB + "/duplicate", kind="jobs")
 def duplicate(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Run a job's spec again, unless it had secrets: these are not kept."""
     job = find(hub, request, namespace, job_id, "write")
@@ -170,7 +169,7 @@ def duplicate(hub: Hub, request: Request, namespace: str, job_id: str) -> Respon
     return Response.json(answer(hub, again))
 
 
-@route("PUT", _JOB + "/labels")
+@route("PUT", _JOB + "/labels", kind="jobs")
 def label(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Replace a job's labels."""
     find(hub, request, namespace, job_id, "write")
@@ -178,7 +177,7 @@ def label(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 
-@route("PUT", _JOB + "/expose")
+@route("PUT", _JOB + "/expose", kind="jobs")
 def expose(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Replace the ports that a running job exposes: they are recorded, and nothing is exposed."""
     if find(hub, request, namespace, job_id, "write").is_over:
@@ -187,7 +186,7 @@ def expose(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 
-@route("GET", _JOB + "/logs")
+@route("GET", _JOB + "/logs", kind="jobs")
 def logs(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """The log from its beginning, or its last lines, then what follows until the job is over."""
     job = find(hub, request, namespace, job_id)
@@ -209,8 +208,10 @@ def _log_events(hub: Hub, job_id: str, tail: int | None) -> Iterator[bytes]:
             yield b"data: " + line + b"\n\n"
             spoke = time.monotonic()
         tail = None
-        if is_over or hub.stopping.wait(_POLL_S):
+        if is_over:
             return
+        if hub.stopping.wait(_POLL_S):
+            raise Gone  # an end in order would say that the job is over
         if time.monotonic() - spoke > KEEP_ALIVE_S:
             yield b": keep-alive\n\n"
             spoke = time.monotonic()
@@ -221,7 +222,7 @@ def _is_over(fleet: Fleet, job_id: str) -> bool:
     return job is None or job.is_over
 
 
-@route("GET", _JOB + "/metrics")
+@route("GET", _JOB + "/metrics", kind="jobs")
 def metrics(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """A sample each second of what the job's processes use; 406 once it is over."""
     job = find(hub, request, namespace, job_id)
@@ -251,7 +252,7 @@ def _samples(hub: Hub, job: Job) -> Iterator[bytes]:
         }
         yield f"event: metric\ndata: {json.dumps(sample)}\n\n".encode()
         if hub.stopping.wait(1.0):
-            return
+            raise Gone
 
 
 def _usage(job_id: str) -> tuple[float, int]:

@@ -6,18 +6,19 @@ import math
 import re
 import secrets
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from qcity_nb.testing.hub import objects, usage
 from qcity_nb.testing.hub.accounts import object_id
 from qcity_nb.testing.hub.commits import storage_full
 from qcity_nb.testing.hub.database import table
-from qcity_nb.testing.hub.emulator import Hub
+from qcity_nb.testing.hub.emulator import Hub, starting
 from qcity_nb.testing.hub.files import content_url
 from qcity_nb.testing.hub.repos import Repo, find_repo, web_route
 from qcity_nb.testing.hub.web import HubError, Request, Response, route
 
-__all__ = ["part_path"]
+__all__ = ["batch", "complete", "part_path", "purge", "verify"]
 
 table(
     """CREATE TABLE IF NOT EXISTS upload (
@@ -35,9 +36,19 @@ _JSON = {"Content-Type": "application/vnd.git-lfs+json; charset=utf-8"}
 MAX_PARTS = 10_000
 
 
-def part_path(hub: Hub, upload: str) -> Any:
+def part_path(hub: Hub, upload: str) -> Path:
     """The file that the parts of an upload are written into, each at its place."""
     return hub.folder / "incoming" / f"upload-{upload}"
+
+
+@starting
+def purge(hub: Hub) -> None:
+    """Delete what uploads left behind that a kill cut off; those in parts can go on."""
+    with hub.db.read() as db:
+        kept = {f"upload-{row['id']}" for row in db.execute("SELECT id FROM upload")}
+    for path in hub.folder.glob("incoming/*"):
+        if path.name not in kept:
+            path.unlink()
 
 
 @web_route("POST", r"\.git/info/lfs/objects/batch", kind="lfs")

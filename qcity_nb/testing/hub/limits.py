@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from qcity_nb.testing.hub.emulator import Hub, before
 from qcity_nb.testing.hub.web import HubError, Kind, Request, Response
 
-__all__: list[str] = []
+__all__ = ["bucket_of", "count", "strike"]
 
 
 @dataclass(slots=True)

@@ -15,8 +15,24 @@ from qcity_nb.testing.hub import git
 from qcity_nb.testing.hub.database import table
 from qcity_nb.testing.hub.git import EMPTY_TREE, Entry
 
-__all__ = ["Blob", "Clash", "Commit", "add_blob", "add_commit", "blobs", "edit_tree", "entry_at", "lfs_path", "put"]
-__all__ += ["ancestry", "read_blob", "read_tree", "regular_path", "sha256_of", "walk"]
+__all__ = [
+    "Blob",
+    "Clash",
+    "Commit",
+    "add_blob",
+    "add_commit",
+    "ancestry",
+    "blobs",
+    "edit_tree",
+    "entry_at",
+    "lfs_path",
+    "put",
+    "read_blob",
+    "read_tree",
+    "regular_path",
+    "sha256_of",
+    "walk",
+]
 
 table("CREATE TABLE IF NOT EXISTS blob (oid TEXT PRIMARY KEY, size INTEGER NOT NULL, lfs_oid TEXT, lfs_size INTEGER)")
 table("CREATE TABLE IF NOT EXISTS tree (oid TEXT PRIMARY KEY, data BLOB NOT NULL)")

@@ -10,7 +10,16 @@ from qcity_nb.testing.hub.emulator import Event, Hub
 from qcity_nb.testing.hub.repos import Repo, iso, repo_route
 from qcity_nb.testing.hub.web import HubError, Request, Response, page_of
 
-__all__ = ["announce_refs", "forget_unreachable"]
+__all__ = [
+    "announce_refs",
+    "create_branch",
+    "create_tag",
+    "delete_branch",
+    "delete_tag",
+    "forget_unreachable",
+    "list_commits",
+    "list_refs",
+]
 
 COMMITS_PAGE = 50
 

@@ -19,7 +19,23 @@ from qcity_nb.testing.hub.git import EMPTY_TREE
 from qcity_nb.testing.hub.patterns import ATTRIBUTES
 from qcity_nb.testing.hub.web import HubError, Kind, Request, Response, route
 
-__all__ = ["MORE_INFO", "REPO_PATH", "Repo", "find_repo", "iso", "load_repo", "repo_route", "web_route"]
+__all__ = [
+    "MORE_INFO",
+    "REPO_PATH",
+    "Repo",
+    "create",
+    "delete",
+    "find_repo",
+    "info",
+    "info_at",
+    "iso",
+    "load_repo",
+    "now_ms",
+    "repo_route",
+    "settings",
+    "validate",
+    "web_route",
+]
 
 table(
     """CREATE TABLE IF NOT EXISTS repo (

@@ -213,7 +213,7 @@ def _current(hub: Hub, scheduled_id: str) -> Response:
     return Response.json(_answer(hub, row))
 
 
-@route("POST", _ALL)
+@route("POST", _ALL, kind="jobs")
 def create(hub: Hub, request: Request, namespace: str) -> Response:
     """Keep a job for its times."""
     user = hub.require(request, "write", owner=namespace, scope="job.write")
@@ -221,7 +221,7 @@ def create(hub: Hub, request: Request, namespace: str) -> Response:
     return _current(hub, timetable_of(hub).add(namespace, user.name, body if isinstance(body, dict) else {}))
 
 
-@route("GET", _ALL)
+@route("GET", _ALL, kind="jobs")
 def listed(hub: Hub, request: Request, namespace: str) -> Response:
     """A namespace's scheduled jobs, by label, suspended ones too."""
     hub.require(request, "read", owner=namespace, scope="job.read")
@@ -230,13 +230,13 @@ def listed(hub: Hub, request: Request, namespace: str) -> Response:
     return Response.json([_answer(hub, row) for row in rows if matches(json.loads(row["spec"])["labels"], wanted)])
 
 
-@route("GET", _ONE)
+@route("GET", _ONE, kind="jobs")
 def inspect(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """One scheduled job."""
     return Response.json(_answer(hub, _find(hub, request, namespace, scheduled_id, "read")))
 
 
-@route("DELETE", _ONE)
+@route("DELETE", _ONE, kind="jobs")
 def delete(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Forget one."""
     _find(hub, request, namespace, scheduled_id)
@@ -244,7 +244,7 @@ def delete(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Res
     return Response(200)
 
 
-@route("POST", _ONE + "/suspend")
+@route("POST", _ONE + "/suspend", kind="jobs")
 def suspend(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Let its times pass."""
     _find(hub, request, namespace, scheduled_id)
@@ -252,7 +252,7 @@ def suspend(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Re
     return Response(200)
 
 
-@route("POST", _ONE + "/resume")
+@route("POST", _ONE + "/resume", kind="jobs")
 def resume(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Run it again from its next time on."""
     _find(hub, request, namespace, scheduled_id)
@@ -260,14 +260,14 @@ def resume(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Res
     return Response(200)
 
 
-@route("POST", _ONE + "/run")
+@route("POST", _ONE + "/run", kind="jobs")
 def run(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Run it now, besides its times; suspended or not."""
     row = _find(hub, request, namespace, scheduled_id)
     return Response.json(answer(hub, timetable_of(hub).trigger(row)))
 
 
-@route("POST", _ONE + "/schedule")
+@route("POST", _ONE + "/schedule", kind="jobs")
 def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Change its times."""
     _find(hub, request, namespace, scheduled_id)
@@ -277,7 +277,7 @@ def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) ->
     return _current(hub, scheduled_id)
 
 
-@route("PUT", _ONE + "/labels")
+@route("PUT", _ONE + "/labels", kind="jobs")
 def label(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Replace the labels that its jobs will have."""
     spec = json.loads(_find(hub, request, namespace, scheduled_id)["spec"])

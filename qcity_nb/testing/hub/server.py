@@ -35,11 +35,14 @@ class HubServer:
 
     Args:
         folder: where everything is kept; made if it is not there. One server at a time.
-        port: 0: a free one, and from then on the same one in this folder's next starts is *not* promised.
+        port: 0: a free one.
         users: by default any token is one user.
         faults: what shall go wrong; can be set while it runs.
         end_jobs: end the jobs that it started when it stops; else they go on, and the next server finds them.
 
+    Raises:
+        OSError: the port is taken.
+        UsageError: another server has the folder.
     Does not: check TLS, host names, or who asks: whoever can reach this machine's loopback can use it.
     """
 
@@ -56,10 +59,14 @@ class HubServer:
         self.hub = Hub(folder, users=users or Users.anybody(), faults=faults or Faults(), options=options or Options())
         self.hub.ends_jobs = end_jobs
         self.faults = self.hub.faults
-        self._listener = _Listener(port, self.hub, storage=False)
+        try:
+            self._listener = _Listener(port, self.hub, storage=False)
+        except OSError:
+            self.hub.close()
+            raise
         try:
             self._storage = _Listener(self._storage_port(), self.hub, storage=True)
-        except OSError:
+        except OSError:  # somebody else's by now
             self._storage = _Listener(0, self.hub, storage=True)
         self.hub.url, self.hub.storage_url = self._listener.url, self._storage.url
         self._remember_port()
@@ -102,9 +109,7 @@ class HubServer:
         for thread in self._threads:
             thread.join()
         self._threads = []
-        while self.hub.closing:
-            self.hub.closing.pop()()
-        self.hub.db.close()
+        self.hub.close()
 
     def __enter__(self) -> HubServer:
         return self.start()
@@ -292,7 +297,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(error: HubError) -> Response:
-    headers = {"X-Error-Message": " ".join(error.message.split()), **error.headers}
+    message = " ".join(error.message.split()).encode("latin-1", "replace").decode("latin-1")  # as headers must be
+    headers = {"X-Error-Message": message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code
     return Response.json({"error": error.message, **error.extra}, error.status, headers)

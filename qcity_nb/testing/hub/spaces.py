@@ -168,7 +168,7 @@ def request_hardware(hub: Hub, request: Request, repo: Repo) -> Response:
     flavor, sleep_s = body.get("flavor"), body.get("sleepTimeSeconds")
     if flavor not in FLAVORS:
         raise HubError(400, f"Invalid input: flavor is one of {'|'.join(FLAVORS)}")
-    if flavor != _FREE and hub.faults.strike("credit", "api") is not None:
+    if flavor != _FREE and hub.faults.strike("credit", "jobs") is not None:
         raise HubError(402, NO_CREDIT)
     with hub.db.write() as db:
         _row(db, repo)

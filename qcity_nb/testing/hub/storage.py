@@ -12,8 +12,9 @@ from qcity_nb.testing.hub.files import ranged
 from qcity_nb.testing.hub.lfs import part_path
 from qcity_nb.testing.hub.receive import receive, receive_file
 from qcity_nb.testing.hub.web import FileRange, HubError, Request, Response, route
+from qcity_nb.testing.hub.xet import unpack_object
 
-__all__: list[str] = []
+__all__ = ["fetch", "put"]
 
 _OBJECT = r"/repos/[0-9a-f]{2}/[0-9a-f]{2}/(?:[0-9a-f]{24}/)?(?P<oid>[0-9a-f]{64})"
 
@@ -27,11 +28,9 @@ def _check(hub: Hub, request: Request, *parts: str) -> None:
 def fetch(hub: Hub, request: Request, oid: str) -> Response:
     """An object, or a part of it."""
     _check(hub, request, "get", oid)
+    unpack_object(hub, oid)
     path = objects.lfs_path(hub.folder, oid)
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise HubError(404, "NoSuchKey") from None
+    size = path.stat().st_size
     headers = {
         "ETag": f'"{oid}"',
         "Accept-Ranges": "bytes",
