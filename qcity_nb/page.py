@@ -126,7 +126,7 @@ class Reader:
         except (QcityError, codec.DecodeError) as error:
             return Shown(run=run, trouble=str(error))
         known.read_s = now_s
-        known.shown = _shown(head, known, masked(self._store.address))
+        known.shown = _shown(head, known)
         self._known[run] = known
         return known.shown
 
@@ -142,7 +142,7 @@ class Reader:
         known.outbox, known.newest = head.outbox, max([known.newest, *blocks])
 
 
-def _shown(head: Head, known: _Known, address: str) -> Shown:
+def _shown(head: Head, known: _Known) -> Shown:
     newest, holder, intent = head.checkpoint, head.holder, head.intent
     hosts = [str(event.data["host"]) for event in known.story if event.kind == "lease" and event.data.get("host")]
     host = holder.host if holder else (hosts[-1] if hosts else "")
@@ -163,10 +163,8 @@ def _shown(head: Head, known: _Known, address: str) -> Shown:
         rows_waiting=sum(count for seq, count in known.counts.items() if seq > head.tracked.drained_seq),
         metrics=known.rows,
         deaths=tuple(deaths),
-        store=address,
         tracker=masked(head.tracked.uri),
         messages=tuple(messages),
-        at=f"{when(iso_now())} UTC",
     )
     return Shown(run=head.run, head=head, view=view, host=host, story=known.story)
 
@@ -183,7 +181,7 @@ header p { margin: 0; color: var(--faint); font-size: .9rem; overflow-wrap: anyw
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
 th { text-align: left; font-weight: 500; color: var(--faint) }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); white-space: nowrap }
-.number { text-align: right }
+th.number, td.number { text-align: right; padding-right: 1.8rem }
 a { color: inherit; text-underline-offset: .2em }
 section { margin: 0 0 1.6rem }
 .qcity-panel { max-width: none !important }
@@ -192,6 +190,10 @@ section { margin: 0 0 1.6rem }
 .story td:last-child { white-space: normal; overflow-wrap: anywhere; width: 100% }
 .story td:first-child, .story td:nth-child(2) { color: var(--faint) }
 summary { cursor: pointer; color: var(--faint); font-size: .85rem; margin-top: .4rem }
+@media (max-width: 40rem) {
+  .story tr { display: block; margin-bottom: .35rem }
+  .story td { display: inline; padding: 0 .4rem 0 0 }
+}
 .trouble { border-left: 3px solid #bf8700; padding: .2rem .7rem; margin: 0 0 1rem; overflow-wrap: anywhere }
 """
 _COLOURS = {
@@ -233,12 +235,14 @@ def _row(shown: Shown, base: str) -> str:
 
 
 def _story(shown: Shown, limit: int) -> str:
-    rows = [event_row(event) for event in shown.story[-limit:]]
+    # Cell by cell is for who looks at one run.
+    told = [event for event in shown.story if limit > TAIL or event.data.get("status") != "completed"]
+    rows = [event_row(event) for event in told[-limit:]]
     if not rows:
         return ""
     lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in reversed(rows))
     left = len(shown.story) - len(rows)
-    what = f"journal, newest first{f', without {left} older lines' if left else ''}"
+    what = f"journal, newest first{f'; {left} more lines' if left else ''}"
     return f'<details open><summary>{what}</summary><table class="story">{lines}</table></details>'
 
 
