@@ -164,8 +164,13 @@ def parser() -> argparse.ArgumentParser:
     doctor = command(
         "doctor",
         "say every setting, where it came from, and what is wrong",
-        "  qcity doctor\n  qcity doctor --json",
+        "  qcity doctor\n  qcity doctor --json\n  qcity doctor --probe hf://me/scratch",
         ("cli_doctor", "doctor"),
+    )
+    doctor.add_argument(
+        "--probe",
+        metavar="hf://USER/SCRATCH",
+        help="ask a Hub, in a scratch repository, whether it behaves as the store takes for granted; some 40 commits",
     )
     with_store(doctor)
     with_json(doctor)
