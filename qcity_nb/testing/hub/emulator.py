@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Options:
         release_s: how long the storage of deleted history stays counted; the real Hub says within 36 hours.
         forget_commits_s: how long a commit that no branch leads to can still be read by its id.
         xet: whether repositories are Xet-enabled.
+        now: the time of day that scheduled jobs go by; aware.
     """
 
     lfs_threshold: int = 10_000_000
@@ -47,6 +49,7 @@ class Options:
     release_s: float = 36 * 3600.0
     forget_commits_s: float = 0.0
     xet: bool = True
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Hub:
         stopping: set when the server stops; whatever waits, waits for this too.
         storage_url: where content is put and fetched: another origin, as the real Hub's storage is.
         closing: called in reverse order when the server stops.
+        parts: what modules keep for as long as the server runs, by their names.
+        ends_jobs: whether jobs that the server started end with it.
     """
 
     def __init__(self, folder: Path, *, users: Users, faults: Faults, options: Options) -> None:
@@ -92,6 +97,8 @@ class Hub:
         self.url = ""
         self.storage_url = ""
         self.closing: list[Callable[[], None]] = []
+        self.parts: dict[str, object] = {}
+        self.ends_jobs = False
         self.stopping = threading.Event()
         self.db = Database(folder / "hub.sqlite")
         self.secret = self.remember("secret", secrets.token_hex)

@@ -23,6 +23,11 @@ COUNTED: dict[str, str] = {
     "upload-cut": "an upload's connection is dropped half way",
     "stale-read": "a read of a branch answers as of the commit before",
     "storage-full": "a commit or an LFS batch is answered with 403 for want of storage",
+    "credit": "starting a job is answered with 402: there is no credit",
+    "credit-out": "a running job is ended for want of credit",
+    "evict": "a running job's machine is taken away",
+    "job-lost": "a job starts, and the connection is dropped without a reply",
+    "jobs-down": "a call about jobs is answered with 503",
     "down": "a connection is dropped before a request is read",
 }
 """Faults whose number says how often they strike."""

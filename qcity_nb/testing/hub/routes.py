@@ -6,7 +6,10 @@ from importlib import import_module
 
 __all__ = ["MODULES"]
 
-MODULES = ("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "xet", "storage")
+MODULES = (
+    *("limits", "accounts", "repos", "refs", "history", "files", "commits", "lfs", "xet", "storage"),
+    *("jobs", "scheduled", "spaces", "webhooks"),
+)
 
 for _name in MODULES:
     import_module(f"qcity_nb.testing.hub.{_name}")

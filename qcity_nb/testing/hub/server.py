@@ -38,6 +38,7 @@ class HubServer:
         port: 0: a free one.
         users: by default any token is one user.
         faults: what shall go wrong; can be set while it runs.
+        end_jobs: end the jobs that it started when it stops; else they go on, and the next server finds them.
 
     Raises:
         OSError: the port is taken.
@@ -53,8 +54,10 @@ class HubServer:
         users: Users | None = None,
         faults: Faults | None = None,
         options: Options | None = None,
+        end_jobs: bool = False,
     ) -> None:
         self.hub = Hub(folder, users=users or Users.anybody(), faults=faults or Faults(), options=options or Options())
+        self.hub.ends_jobs = end_jobs
         self.faults = self.hub.faults
         try:
             self._listener = _Listener(port, self.hub, storage=False)
@@ -296,7 +299,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _error(error: HubError) -> Response:
-    headers = {"X-Error-Message": " ".join(error.message.split()), **error.headers}
+    message = " ".join(error.message.split()).encode("latin-1", "replace").decode("latin-1")  # as headers must be
+    headers = {"X-Error-Message": message, **error.headers}
     if error.code:
         headers["X-Error-Code"] = error.code
     return Response.json({"error": error.message, **error.extra}, error.status, headers)
