@@ -190,7 +190,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
 
 def _probe(address: str, *, as_json: bool) -> int:
     """``qcity doctor --probe``: one line a probe, as they come."""
-    from qcity_nb.testing.hub_probe import probe
+    from qcity_nb.stores.hub_probe import probe
 
     found = []
     for finding in probe(address):

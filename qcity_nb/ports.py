@@ -112,7 +112,7 @@ class Store(Protocol):
 
         Raises:
             Missing: no such object; re-read the head.
-            UsageError: ``path`` cannot be written.
+            OSError: ``path`` cannot be written.
         Does not: check the content against anything; its reader does.
         """
 

@@ -259,9 +259,9 @@ class DirectoryStore:
             with reader, draft.open("wb") as file:
                 shutil.copyfileobj(reader, file, 4 << 20)
             draft.replace(path)
-        except OSError as error:
+        except OSError:
             draft.unlink(missing_ok=True)
-            raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+            raise
 
     def names(self, run: str) -> list[str]:
         """See ``ports.Store``."""

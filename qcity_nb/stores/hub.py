@@ -18,6 +18,7 @@ not tried on the real service.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -191,7 +192,7 @@ class HubStore:
         check_run(run)
         where, branch = FILES + check_name(name), branch_of(run)
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise UsageError(f"{path} cannot be written: no such folder, or no right to write there")
+            raise OSError(errno.ENOENT, "no such folder, or no right to write there", str(path))
         part = path.with_name(f".{path.name}.part")
         try:
             infos = self._repository.infos([where], branch)

@@ -7,6 +7,7 @@ commit landed.
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ ANSWER_S = 90.0
 SLOWEST_BYTES_PER_S = 100_000
 """A slower upload or download counts as stuck."""
 _LONGEST_WAIT_S = 3600.0
+_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class NoRepository(Missing):
@@ -119,6 +121,7 @@ class HubClient:
             NoRepository, NoRevision, NoEntry, Stale, Exists: as they say; nothing has changed.
             StoreRefused: the Hub forbids it, and will go on doing so.
             StoreUnavailable: the outcome is unknown; ``retry_after_s`` says how long the Hub wants to be left alone.
+            OSError: this machine's own disk is full, or may not be written.
         """
         left_s = self._closed_until_s - self._clock.now_s()
         if left_s > 0:
@@ -197,6 +200,8 @@ class HubClient:
 
         where = f"{self.address.short}: {what}"
         if isinstance(error, QcityError) or not isinstance(error, Exception):
+            return error
+        if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
             return error
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)

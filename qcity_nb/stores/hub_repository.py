@@ -173,10 +173,13 @@ class HubRepository:
 
     # --- room
 
+    def stored(self) -> list[Any]:
+        """Large content that the Hub keeps for the repository, named or not."""
+        return self._client.ask("listing what is stored", lambda: list(self._client.api.list_lfs_files(**self._at)))
+
     def unnamed(self, folder: str) -> list[Any]:
         """Large content stored for files below ``folder`` that no branch and no tag has any more."""
-        stored = self._client.ask("listing what is stored", lambda: list(self._client.api.list_lfs_files(**self._at)))
-        ours = [one for one in stored if str(one.filename).startswith(folder)]
+        ours = [one for one in self.stored() if str(one.filename).startswith(folder)]
         if not ours:
             return []
         branches, tags = self.refs()

@@ -46,12 +46,12 @@ def place(path: Path, content: bytes) -> None:
     """Make ``path`` hold ``content``, whole or not at all.
 
     Raises:
-        UsageError: it cannot be written.
+        OSError: it cannot be written.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_bytes(content)
         draft.replace(path)
-    except OSError as error:
+    except OSError:
         draft.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise

@@ -112,7 +112,7 @@ class ObjectContract(StoreHooks):
         with pytest.raises(Missing):
             store.fetch("nobody", "small", tmp_path / "nothing")
         assert not (tmp_path / "nothing").exists()
-        with pytest.raises(UsageError, match="nowhere"):
+        with pytest.raises(OSError, match="nowhere"):
             store.fetch("r", "small", tmp_path / "nowhere" / "small")
 
     def test_what_a_run_occupies(self, store: Store) -> None:

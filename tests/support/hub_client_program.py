@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
     for path, data in expected.items():
         assert tree[path].size == len(data)
         has_xet = getattr(tree[path], "xet_hash", None) is not None
-        if hasattr(tree[path], "xet_hash"):  # which clients before 1 do not have
+        if hasattr(tree[path], "xet_hash"):  # which client 0.36 does not have
             assert has_xet == (is_xet_available() and path.endswith(".bin") and bool(data)), path
     snapshot = Path(api.snapshot_download(repo, revision="run/x", cache_dir=folder / "cache"))
     for path, data in expected.items():
@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
     # The same contents in another repository: nothing is new, and each repository has its own.
     other = api.create_repo("other").repo_id
     api.create_commit(other, [Add("again.bin", CONTENTS["random.bin"])], commit_message="again")
-    if is_xet_available() and "src_repo_id" in Copy.__dataclass_fields__:  # which clients before 2 do not have
+    if is_xet_available() and "src_repo_id" in Copy.__dataclass_fields__:  # which client 0.36 and 1.27 do not have
         copy = Copy("made/text.bin", "taken.bin", src_repo_id=repo, src_repo_type="model", src_revision="run/x")
         api.create_commit(other, [copy], commit_message="copied from elsewhere")
     for one in api.list_repo_files(other):

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from qcity_nb import cli
+from qcity_nb.stores.hub_probe import PROBES
 from qcity_nb.testing.hub.server import HubServer
-from qcity_nb.testing.hub_probe import PROBES
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,8 @@ def what_is_not_there(on: Probe) -> None:
     """A missing file, branch and repository are told apart."""
     _raises(NoEntry, lambda: on.repository.read("not-there", on.branch))
     _raises(NoRevision, lambda: on.repository.read("a.txt", f"{on.branch}-not-there"))
-    other = HubRepository(hub_address.parse(f"{on.repository.address.short}-{uuid.uuid4().hex[:8]}"))
+    here = on.repository.address
+    other = HubRepository(replace(here, repo=f"{here.repo}-{uuid.uuid4().hex[:8]}"))
     _raises(NoRepository, lambda: other.read("a.txt", "main"))
 
 
@@ -199,7 +200,7 @@ def large_content_is_sent_ahead(on: Probe) -> None:
 
 def what_is_stored_is_listed(on: Probe) -> None:
     """The list of stored content has the file's name, its sha256, its size and when it came."""
-    stored = {one.filename: one for one in on.repository._client.api.list_lfs_files(**on.repository._at)}
+    stored = {one.filename: one for one in on.repository.stored()}
     one = stored.get("files/packs/e1-2-x.pack")
     assert one is not None, f"not among {len(stored)} entries"
     assert len(one.file_oid) == 64, f"its id is {one.file_oid!r}"
