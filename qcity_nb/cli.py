@@ -262,18 +262,16 @@ def _checkpoints(
 
 def _hub(command: Callable[..., argparse.ArgumentParser]) -> None:
     """``qcity hub`` and what belongs to it."""
-    top = command("hub", "serve an emulator of the Hugging Face Hub, for tests", "  qcity hub serve --port 8080", None)
-    actions = top.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
-    serve = command(
-        "serve",
-        "serve the emulator on this machine, until Ctrl-C",
+    examples = (
         "  qcity hub serve                    # any token is the user `user`\n"
         "  qcity hub serve --port 8080 --dir /tmp/hub\n"
         "  qcity hub serve --users users.toml    # a table for each token: name, role, orgs, scopes\n"
-        "  qcity hub serve --fault commit-lost=2 --fault upload-slow=100000",
-        ("cli_hub", "serve"),
-        actions,
+        "  qcity hub serve --fault commit-lost=2 --fault upload-slow=100000"
     )
+    top = command("hub", "serve an emulator of the Hugging Face Hub, for tests", examples, None)
+    actions = top.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    call = ("cli_hub", "serve")
+    serve = command("serve", "serve the emulator on this machine, until Ctrl-C", examples, call, actions)
     serve.add_argument("--port", type=int, default=0, metavar="PORT", help="where to listen; default: a free port")
     serve.add_argument("--dir", metavar="DIR", help="where all is kept; default: .qcity/hub of the project")
     serve.add_argument("--users", metavar="FILE", help="users by token, as TOML or JSON; default: one, any token")

@@ -218,7 +218,10 @@ def test_a_read_that_lags(hub: HubWorld) -> None:
     assert ask(hub.url(f"/{hub.repo}/resolve/main/a.txt")).status == 404
     assert ask(hub.url(f"/{hub.repo}/resolve/main/a.txt")).status == 200
     hub.faults.set("stale-read")
-    commit(hub, b"y", parent_commit=new)  # what writes is never fooled
+    newest = commit(hub, b"y", parent_commit=new)  # what writes is never fooled
+    hub.api.create_branch(hub.repo, branch="b")
+    assert hub.head("b") == newest
+    assert hub.api.model_info(hub.repo).sha == new
 
 
 def test_a_branch_that_never_moved_cannot_lag(hub: HubWorld) -> None:

@@ -141,7 +141,6 @@ class Parts:
 def test_parts_must_all_be_there(hub: HubWorld) -> None:
     parts = Parts(hub, os.urandom(250), 100)
     first, third = parts.put(1).headers["etag"], parts.put(3).headers["etag"]
-    assert first == f'"{hashlib.md5(parts.data[:100]).hexdigest()}"'
     assert parts.complete(first, third).status == 400
     assert parts.complete(first, first, third).status == 400
     second = parts.put(2).headers["etag"]

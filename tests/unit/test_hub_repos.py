@@ -120,7 +120,7 @@ def test_settings(hub: HubWorld) -> None:
     hub.api.update_repo_settings(hub.repo, visibility="private", gated="manual", repo_type="model")
     assert hub.api.model_info(hub.repo).private is True
     assert hub.api.model_info(hub.repo).gated == "manual"
-    # As clients before 2 say it.
+    # As client 0.36 says it.
     assert ask(hub.api_url("/settings"), "PUT", body=b'{"private": false}').json()["private"] is False
 
 

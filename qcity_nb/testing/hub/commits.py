@@ -55,7 +55,7 @@ def preupload(hub: Hub, request: Request, repo: Repo, revision: str) -> Response
     if not isinstance(files, list) or len(files) > PREUPLOAD_FILES:
         raise HubError(400, f"files must be a list of at most {PREUPLOAD_FILES}")
     with hub.db.read() as db:
-        oid = revisions.resolve(hub, db, repo.id, revision, "commit")
+        oid = revisions.resolve(hub, db, repo.id, revision, None)
         tree = next(objects.ancestry(db, repo.id, oid)).tree
         attributes = body.get("gitAttributes") or _text_at(db, hub, tree, ".gitattributes")
         ignore = body.get("gitIgnore") or _text_at(db, hub, tree, ".gitignore")

@@ -70,7 +70,7 @@ def batch(hub: Hub, request: Request, repo: Repo) -> Response:
         raise storage_full()
     transfers = body.get("transfers") or ["basic"]
     if hub.options.xet and "xet" in transfers:
-        # What clients before 2 ask for: the upload goes by Xet, whose own protocol knows what is missing.
+        # Client 0.36 asks here whether to use Xet, whose own protocol knows what is missing.
         return Response.json({"transfer": "xet", "objects": [_plain(one) for one in given]}, headers=_JSON)
     by_parts = "multipart" in transfers and any(one["size"] > hub.options.part_size for one in missing)
     todo = {one["oid"]: _upload(hub, request, repo, one, by_parts=by_parts) for one in missing}

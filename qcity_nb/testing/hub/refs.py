@@ -65,7 +65,7 @@ def create_branch(hub: Hub, request: Request, repo: Repo, branch: str) -> Respon
     with hub.db.write() as db:
         if revisions.head(db, repo.id, branch) is not None:
             raise HubError(409, f"Reference {ref} already exists")
-        oid = revisions.resolve(hub, db, repo.id, start or "main", "api")
+        oid = revisions.resolve(hub, db, repo.id, start or "main", None)
         revisions.set_ref(db, repo.id, ref, oid)
     announce_refs(hub, request, repo, ref, None, oid)
     return Response.json({})
@@ -93,7 +93,7 @@ def create_tag(hub: Hub, request: Request, repo: Repo, revision: str) -> Respons
     body = request.json()
     tag = body.get("tag") if isinstance(body, dict) else None
     with hub.db.write() as db:
-        oid = revisions.resolve(hub, db, repo.id, revision, "api")
+        oid = revisions.resolve(hub, db, repo.id, revision, None)
         if not isinstance(tag, str) or not git.is_ref_name(tag):
             raise HubError(400, f"Invalid tag name: {tag}")
         ref = f"refs/tags/{tag}"

@@ -70,8 +70,11 @@ def find_commit(db: sqlite3.Connection, repo: int, text: str, *, forget_s: float
     return str(rows[0]["oid"]) if len(rows) == 1 else None
 
 
-def resolve(hub: Hub, db: sqlite3.Connection, repo: int, revision: str, kind: Kind = "read") -> str:
-    """The commit that a branch, a tag or a commit's id means to a reader; a fault may make it the one before.
+def resolve(hub: Hub, db: sqlite3.Connection, repo: int, revision: str, kind: Kind | None = "read") -> str:
+    """The commit that a branch, a tag or a commit's id means.
+
+    Args:
+        kind: of the route that reads, which a fault may tell of the commit before; None: a writer, which none fools.
 
     Raises:
         HubError: 404 RevisionNotFound.
@@ -79,8 +82,8 @@ def resolve(hub: Hub, db: sqlite3.Connection, repo: int, revision: str, kind: Ki
     for name in (_full(revision), f"refs/tags/{revision}"):
         row = db.execute("SELECT oid, previous FROM ref WHERE repo = ? AND name = ?", (repo, name)).fetchone()
         if row is not None:
-            is_stale = row["previous"] is not None and name.startswith("refs/heads/")
-            if is_stale and hub.faults.strike("stale-read", kind) is not None:
+            is_branch = name.startswith("refs/heads/")
+            if kind is not None and is_branch and row["previous"] and hub.faults.strike("stale-read", kind) is not None:
                 return str(row["previous"])
             return str(row["oid"])
     found = find_commit(db, repo, revision, forget_s=hub.options.forget_commits_s)

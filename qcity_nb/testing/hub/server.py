@@ -173,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "qcity-hub-emulator"
     sys_version = ""
+    error_content_type = "text/plain"
+    error_message_format = "Hub emulator (not the Hugging Face Hub): %(code)d %(message)s\n"
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and small bodies leave in one packet
 

@@ -50,7 +50,7 @@ def put(hub: Hub, request: Request, oid: str) -> Response:
 def _put_whole(hub: Hub, request: Request, oid: str) -> Response:
     repo, size = request.query.get("repo", ""), request.query.get("size", "")
     _check(hub, request, "put", repo, oid, size)
-    path, received, (digest, md5) = receive_file(hub, request, oid, algorithms=("sha256", "md5"))
+    path, received, (digest,) = receive_file(hub, request, oid, algorithms=("sha256",))
     if digest != oid or received != int(size):
         path.unlink()
         raise HubError(400, "BadDigest: the content does not have the sha256 and size that were promised")
@@ -61,7 +61,7 @@ def _put_whole(hub: Hub, request: Request, oid: str) -> Response:
         if db.execute("SELECT 1 FROM repo WHERE id = ?", (int(repo),)).fetchone() is None:
             raise HubError(404, "NoSuchKey")
         usage.add_object(db, int(repo), oid, received)
-    return Response(200, b"", {"ETag": f'"{md5}"'})
+    return Response(200, b"", {"ETag": f'"{digest}"'})
 
 
 def _put_part(hub: Hub, request: Request, oid: str, upload: str) -> Response:
@@ -75,7 +75,7 @@ def _put_part(hub: Hub, request: Request, oid: str, upload: str) -> Response:
     expected = min(row["part_size"], row["size"] - start)
     path = part_path(hub, upload)
     path.parent.mkdir(exist_ok=True)
-    digest, done = hashlib.md5(usedforsecurity=False), 0
+    digest, done = hashlib.sha1(usedforsecurity=False), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     with os.fdopen(descriptor, "wb") as file:
         file.seek(start)

@@ -80,9 +80,6 @@ def sweep(db: sqlite3.Connection, folder: Path) -> None:
 def used_bytes(db: sqlite3.Connection, *, repo: int | None = None, namespace: str = "") -> int:
     """Bytes of LFS objects that a repository, or all of a namespace, holds; an object counts once a repository."""
     where, value = ("repo.id = ?", repo) if repo is not None else ("namespace = ?", namespace)
-    row = db.execute(
-        "SELECT COALESCE(SUM(lfs_file.size), 0) AS size FROM lfs_file JOIN repo ON repo.id = lfs_file.repo "
-        f"WHERE {where} AND {_HELD}",  # noqa: S608 (constants)
-        (value, time.time()),
-    ).fetchone()
+    query = "SELECT COALESCE(SUM(lfs_file.size), 0) AS size FROM lfs_file JOIN repo ON repo.id = lfs_file.repo"
+    row = db.execute(f"{query} WHERE {where} AND {_HELD}", (value, time.time())).fetchone()
     return int(row["size"])
