@@ -7,6 +7,7 @@ Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -109,11 +110,13 @@ def parser() -> argparse.ArgumentParser:
         "keep",
         "keep runs running: relaunch what died",
         "  qcity keep                  # all runs of the store, until Ctrl-C\n"
-        "  qcity keep --once           # one look at each, as from cron\n  qcity keep --run RUN",
+        "  qcity keep --once           # one look at each, as from cron\n  qcity keep --run RUN\n"
+        "  qcity keep --on hf-jobs     # leave runs that want another host to other keepers",
         ("cli_run", "keep"),
     )
     keep.add_argument("--once", action="store_true", help="look at each run once")
     keep.add_argument("--run", action="append", metavar="RUN", help="only this run; ends when it has ended")
+    keep.add_argument("--on", type=_hosts, metavar="HOST[,HOST]", help="launch on these kinds of host alone")
     with_store(keep)
 
     ps = command("ps", "list the runs", "  qcity ps\n  qcity ps --json", ("cli_view", "ps"))
@@ -127,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
 
     logs = command(
         "logs",
-        "print what a run's attempts wrote on this machine",
+        "print what a run's attempts wrote, here or as the host's service has it",
         "  qcity logs train-1a2b3c-1\n  qcity logs -f train     # until the run has ended",
         ("cli_view", "logs"),
     )
@@ -167,10 +170,51 @@ def parser() -> argparse.ArgumentParser:
     with_store(doctor)
     with_json(doctor)
 
+    hosts = command(
+        "hosts",
+        "list the hosts that are installed, and what hardware there costs now",
+        "  qcity hosts\n  qcity hosts --json",
+        ("cli_host", "list_hosts"),
+    )
+    with_json(hosts)
+
+    watch = command(
+        "watch-on",
+        "have a keeper look at the store's runs on a schedule, without a machine of yours",
+        "  qcity watch-on hf-jobs --every 10m --state hf://me/runs\n  qcity watch-on hf-jobs --list\n"
+        "  qcity watch-on hf-jobs --off --state hf://me/runs",
+        ("cli_host", "watch_on"),
+    )
+    watch.add_argument("host", metavar="HOST", help="hf-jobs, or with hardware: hf-jobs:cpu-basic")
+    doing = watch.add_mutually_exclusive_group()
+    doing.add_argument("--every", default="10m", metavar="TIME", help="how often: 10m by default")
+    doing.add_argument("--list", action="store_true", help="list the stores that are watched")
+    doing.add_argument("--off", action="store_true", help="stop watching this store")
+    with_store(watch)
+
+    page = command(
+        "page",
+        "show the store's runs as a page in the browser",
+        "  qcity page                                  # http://127.0.0.1:7860\n"
+        "  qcity page --keep hf-jobs --host 0.0.0.0    # as in a container: for others, and a keeper with it",
+        ("cli_page", "page"),
+    )
+    page.add_argument("--port", type=int, default=7860, help="7860 by default; 0: a free one")
+    page.add_argument("--host", default="127.0.0.1", help="which address to listen on; by default this machine's own")
+    page.add_argument(
+        "--keep",
+        type=_hosts,
+        nargs="?",
+        const=(),
+        metavar="HOST[,HOST]",
+        help="be a keeper too, for these hosts or all",
+    )
+    with_store(page)
+
     init = command(
         "init",
         "lay a template into a new project directory",
-        "  qcity init my-project\n  qcity init digits my-project",
+        "  qcity init my-project\n  qcity init digits my-project\n  qcity init space my-space",
         ("cli_run", "init"),
     )
     init.add_argument("template", nargs="?", metavar="TEMPLATE", help="which template; the first one by default")
@@ -181,9 +225,13 @@ def parser() -> argparse.ArgumentParser:
     demo = command(
         "demo",
         "train on the digits, kill the host again and again, and compare with an undisturbed run",
-        "  qcity demo",
+        "  qcity demo\n"
+        "  qcity hub serve &                                    # a Hub emulator on this machine\n"
+        "  export HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=any    # as it says\n"
+        "  qcity demo --state hf://user/demo --on hf-jobs       # jobs killed in an upload and in a commit",
         ("cli_run", "demo"),
     )
+    demo.add_argument("--on", type=_hosts, metavar="HOST", help="where the killed run runs: local, or hf-jobs")
     demo.add_argument("--plant", default="", choices=("generators", "rows"), help=argparse.SUPPRESS)
     with_store(demo)
     return top
@@ -308,6 +356,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
     """
+    # Bars of the Hub's client, between this command's own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.call(args))

@@ -19,7 +19,7 @@ from qcity_nb.checkpoint.memory import available_bytes
 from qcity_nb.checkpoint.retention import keep_of
 from qcity_nb.cli_run import address_of
 from qcity_nb.cli_view import table
-from qcity_nb.errors import QcityError
+from qcity_nb.errors import QcityError, StoreUnavailable
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
@@ -127,11 +127,13 @@ def _kernel(_given: Settings) -> Iterator[Finding]:
 def _hosts(given: Settings) -> Iterator[Finding]:
     for name in given.hosts:
         try:
-            hosts.launcher(name, given)
+            price = hosts.launcher(name, given).price()
+        except StoreUnavailable as error:
+            yield Finding(what=f"host {name}", verdict="note", detail=str(error))
         except QcityError as error:
             yield Finding(what=f"host {name}", verdict="wrong", detail=str(error))
         else:
-            yield Finding(what=f"host {name}", verdict="ok", detail="installed")
+            yield Finding(what=f"host {name}", verdict="ok", detail=f"installed{f', {price}' if price else ''}")
 
 
 def _extras(_given: Settings) -> Iterator[Finding]:

@@ -41,7 +41,8 @@ def _line(event: Event) -> str:
     data = event.data
     match event.kind:
         case "launched":
-            return f"{data.get('reason')} on {data.get('host')}"
+            costs = f", {data['price']}" if data.get("price") else ""
+            return f"{data.get('reason')} on {data.get('host')}{costs}"
         case "died":
             return f"the attempt on {data.get('host')} died: {data.get('reason')}"
         case "withdrawn" | "stalled":

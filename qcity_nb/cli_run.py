@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from qcity_nb import errors, hosts, settings
+from qcity_nb import cli_bundle, errors, hosts, settings
 from qcity_nb.cli_progress import Progress, state_of
 from qcity_nb.errors import GaveUp, NotebookInvalid, QcityError, StoreError, StoreRefused, UsageError
 from qcity_nb.hosts.local import wait_for_end
@@ -28,7 +28,7 @@ from qcity_nb.run import identity, lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 
-__all__ = ["address_of", "ask_stop", "demo", "follow", "init", "keep", "resume", "run", "short", "stop"]
+__all__ = ["address_of", "ask_stop", "demo", "follow", "init", "keep", "resume", "run", "settler", "short", "stop"]
 
 _SETTLE_S = 15.0
 """How long the foreground waits for the tracker's part of a run that has ended."""
@@ -55,8 +55,9 @@ def address_of(state: str | None) -> str | None:
 
 
 def _check_hosts(names: tuple[str, ...], given: Settings) -> None:
+    """Can they be launched on at all? Asked before anything is begun."""
     for name in names:
-        hosts.launcher(name, given)
+        hosts.launcher(name, given).price()
 
 
 def _check_kernel(name: str, notebook: Path) -> None:
@@ -87,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"-o {args.output}: there is no directory {short(out.parent)}")
         output = out.relative_to(root).as_posix() if out.is_relative_to(root) else str(out)
     store = open_store(given.store)
+    note = Progress(sys.stderr)
+    bundle = cli_bundle.packed(given, names, note.say)
     head, is_new = identity.find_or_create(
         store,
         project=given.project.name,
@@ -95,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.name,
         fresh=args.fresh,
         source=asked.content,
+        bundle=bundle,
         output=output,
         wanted=Wanted(hosts=names),
         relaunch=Relaunch(
@@ -103,7 +107,6 @@ def run(args: argparse.Namespace) -> int:
             stall_timeout_s=given.stall_timeout_s,
         ),
     )
-    note = Progress(sys.stderr)
     if is_new:
         note.say(f"{head.run}: new run of {short(path)}")
     else:
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         if head.source != identity.source_name(asked.content):
             note.say(f"{head.run}: the notebook has changed since the run began; it goes on with the new one")
             head = identity.renew_source(store, head, asked.content)
+        if head.bundle != bundle[0]:
+            head = identity.renew_bundle(store, head, bundle)
     return _go_on(store, given, head.run, args, note)
 
 
@@ -125,6 +130,8 @@ def resume(args: argparse.Namespace) -> int:
         _check_hosts(args.on, given)
     head = identity.reopen(store, name, hosts=args.on or ())
     note = Progress(sys.stderr)
+    if args.on and head.project == given.project.name:
+        head = identity.renew_bundle(store, head, cli_bundle.packed(given, args.on, note.say))
     step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
     note.say(f"{name}: goes on{step}")
     return _go_on(store, given, name, args, note)
@@ -139,7 +146,9 @@ def _go_on(store: Store, given: Settings, run: str, args: argparse.Namespace, no
     return 0
 
 
-def _settler(store: Store, given: Settings) -> Callable[[str], None]:
+def settler(store: Store, given: Settings) -> Callable[[str], None]:
+    """Brings the tracker's part of a run that ended to its end."""
+
     def settle(run: str) -> None:
         from qcity_nb.agent import settle as tracker_part  # brings in the tracker: only when there is one to settle
 
@@ -197,7 +206,7 @@ def follow(
         quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given, settle=_settler(store, given), pause=wait_for_end)
+    keeper = Keeper(store, given, settle=settler(store, given), pause=wait_for_end)
     ended_s: float | None = None
     interrupts = asked = 0
     newest = lease.read(store, run).head
@@ -227,6 +236,7 @@ def follow(
                 interrupts += 1
     note.close()
     head = lease.read(store, run).head
+    cli_bundle.bring_home(store, given, head)
     code = 0 if quiet and head.state == "succeeded" else _report(head, given, as_json=as_json)
     return 130 if interrupts and head.state == "stopped" else code
 
@@ -331,9 +341,13 @@ def keep(args: argparse.Namespace) -> int:
         return runs is not None
 
     with _sigterm_as_ctrl_c():
-        Keeper(store, given, settle=_settler(store, given), pause=wait_for_end).keep(
-            runs, once=args.once, until=is_done, see=note.see
-        )
+        Keeper(
+            store,
+            given,
+            launchers=hosts.only(args.on, given) if args.on else None,
+            settle=settler(store, given),
+            pause=wait_for_end,
+        ).keep(runs, once=args.once, until=is_done, see=note.see)
     return 0
 
 
@@ -362,8 +376,9 @@ def init(args: argparse.Namespace) -> int:
     written = template.lay(args.template or template.names()[0], folder)
     for file in written:
         print(file)
-    notebook = next(file for file in written if file.suffix == ".ipynb").relative_to(folder)
-    print(f"next: {'' if folder == Path() else f'cd {folder} && '}qcity run {notebook}")
+    notebook = next((file.relative_to(folder) for file in written if file.suffix == ".ipynb"), None)
+    step = f"{'' if folder == Path() else f'cd {folder} && '}qcity run {notebook}" if notebook else folder / "README.md"
+    print(f"next: {step}")
     return 0
 
 
@@ -371,4 +386,4 @@ def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
     from qcity_nb import demo as shown
 
-    return shown.main(address_of(args.state), plant=args.plant)
+    return shown.main(address_of(args.state), on=args.on or ("local",), plant=args.plant)

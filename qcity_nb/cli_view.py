@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from qcity_nb import codec, hosts, settings
@@ -18,15 +17,14 @@ from qcity_nb.errors import Missing, QcityError, StoreUnavailable, UnknownHost, 
 from qcity_nb.ports import Store
 from qcity_nb.records import Event, Head
 from qcity_nb.run import identity, journal, lease
-from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 
-__all__ = ["ago", "logs", "ps", "show", "size", "table"]
+__all__ = ["ago", "event_row", "events", "logs", "ps", "show", "since", "size", "table", "when"]
 
 _LOOK_EVERY_S = 0.5
 
 
-def _since(at: str) -> float | None:
+def since(at: str) -> float | None:
     """Seconds from an ISO time until now; for people only, as it compares two machines' clocks."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
@@ -34,14 +32,14 @@ def _since(at: str) -> float | None:
         return None
 
 
-def _when(at: str) -> str:
+def when(at: str) -> str:
     """An ISO time in UTC, to the second."""
     return at[:19].replace("T", " ")
 
 
 def ago(at: str) -> str:
     """How long ago an ISO time was, for people."""
-    seconds = _since(at)
+    seconds = since(at)
     return f"{age(seconds)} ago" if seconds is not None else "-"
 
 
@@ -101,7 +99,8 @@ def ps(args: argparse.Namespace) -> int:
     return 0
 
 
-def _events(store: Store, run: str, head: Head) -> list[Event]:
+def events(store: Store, run: str, head: Head) -> list[Event]:
+    """The run's journal, oldest first."""
     for _ in range(3):
         try:
             found = list(journal.walk(head.journal, lambda name: store.get(run, name)))
@@ -129,17 +128,17 @@ def show(args: argparse.Namespace) -> int:
     store = open_store(given.store)
     run = identity.match(store, args.run)
     head = lease.read(store, run).head
-    events = _events(store, run, head)
-    names = store.names(run)
-    size_bytes = sum(checkpoint.size_bytes for checkpoint in head.checkpoints)
+    story = events(store, run, head)
+    used = store.usage(run)
     if args.json:
         print(
             json.dumps(
                 {
                     **codec.encode(head),
-                    "events": codec.encode(events),
-                    "objects": len(names),
-                    "checkpoint_bytes": size_bytes,
+                    "events": codec.encode(story),
+                    "objects": used.objects,
+                    "stored_bytes": used.size_bytes,
+                    "held_bytes": used.held_bytes,
                 }
             )
         )
@@ -149,7 +148,7 @@ def show(args: argparse.Namespace) -> int:
         ("state", state_of(head)),
         ("notebook", f"{head.notebook} in project {head.project}"),
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
-        ("made", f"{_when(head.created)} ({ago(head.created)})"),
+        ("made", f"{when(head.created)} ({ago(head.created)})"),
         ("hosts", ", ".join(head.wanted.hosts)),
         ("holder", lease.describe(head.holder) if head.holder else "nobody"),
         ("attempts", f"{head.epoch} of at most {head.launches.since_epoch + head.relaunch.attempts}"),
@@ -162,7 +161,8 @@ def show(args: argparse.Namespace) -> int:
     named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
     if named:
         rows.append(("named", ", ".join(named)))
-    rows.append(("stored", f"{len(names)} objects in {store.address}; checkpoints {size(size_bytes)}"))
+    held = f", and {size(used.held_bytes)} deleted but not given back yet" if used.held_bytes else ""
+    rows.append(("stored", f"{size(used.size_bytes)} in {used.objects} objects in {store.address}{held}"))
     if head.tracked.uri:
         rows.append(("tracker", f"{head.tracked.uri} run {head.tracked.run_id}: {head.tracked.status}"))
     if head.output:
@@ -173,37 +173,44 @@ def show(args: argparse.Namespace) -> int:
         print(f"\nfailure of the {head.failure.cause}{times}: {head.failure.message}")
         if head.failure.traceback:
             print(head.failure.traceback.rstrip())
-    if events:
+    if story:
         print()
-        print(table([_event_row(event) for event in events]))
+        print(table([event_row(event) for event in story]))
     return 0
 
 
-def _event_row(event: Event) -> tuple[str, str, str, str]:
+def event_row(event: Event) -> tuple[str, str, str, str]:
+    """An event's time, epoch, kind and facts, for people."""
     shown = {key: value for key, value in event.data.items() if value not in ("", None)}
     data = ", ".join(f"{key}: {value}" for key, value in shown.items())
-    return _when(event.at), f"e{event.epoch}", event.kind, data
+    return when(event.at), f"e{event.epoch}", event.kind, data
 
 
-def _log_files(store: Store, given: Settings, run: str) -> list[Path]:
-    """The logs of the run's attempts on this machine, oldest first."""
-    head = lease.read(store, run).head
-    attempts: dict[str, str] = {}
-    for event in _events(store, run, head):
+def _attempts(store: Store, run: str, head: Head) -> dict[str, str]:
+    """The run's attempts, oldest first, each with its host."""
+    found: dict[str, str] = {}
+    for event in events(store, run, head):
         if event.attempt:
-            attempts.setdefault(event.attempt, str(event.data.get("host", "")))
+            found.setdefault(event.attempt, str(event.data.get("host", "")))
     for each in (head.intent, head.holder):
         if each is not None:
-            attempts[each.attempt] = each.host
-    found = []
-    for attempt, host in attempts.items():
-        try:
-            log = hosts.launcher(host or "local", given).logs(attempt)
-        except UnknownHost:
-            continue
-        if log is not None:
-            found.append(log)
+            found[each.attempt] = each.host
     return found
+
+
+def _outlived(store: Store, run: str, attempt: str, every_s: float) -> Callable[[], bool]:
+    """Tells whether the run has gone on without this attempt; asks the store now and then only."""
+    answer, asked_s = False, float("-inf")
+
+    def ask() -> bool:
+        nonlocal answer, asked_s
+        if not answer and time.monotonic() - asked_s >= every_s:
+            head = lease.read(store, run).head
+            holding = {each.attempt for each in (head.holder, head.intent) if each is not None}
+            answer, asked_s = head.state != "running" or attempt not in holding, time.monotonic()
+        return answer
+
+    return ask
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -211,21 +218,32 @@ def logs(args: argparse.Namespace) -> int:
     given = settings.load(overrides={"store": address_of(args.state)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
-    if not args.follow and not _log_files(store, given, run):
-        raise UsageError(f"no attempt of {run} has a log on this machine; `qcity show {run}` says where they ran")
-    read_bytes: dict[Path, int] = {}
+    every_s = max(_LOOK_EVERY_S, min(5.0, given.beat_s / 4))
+    shown: set[str] = set()
     while True:
-        is_over = lease.read(store, run).head.state != "running"
-        for log in _log_files(store, given, run):
-            if log not in read_bytes:
-                print(f"==> {short(log)}", file=sys.stderr)
-            with log.open("rb") as file:
-                file.seek(read_bytes.get(log, 0))
-                data = file.read()
-            read_bytes[log] = read_bytes.get(log, 0) + len(data)
-            sys.stdout.write(data.decode(errors="replace"))
-        sys.stdout.flush()
-        # The state was read before the logs, so what was written until it ended has been shown.
-        if is_over or not args.follow:
-            return 0
-        time.sleep(_LOOK_EVERY_S)
+        head = lease.read(store, run).head
+        for attempt, host in _attempts(store, run, head).items():
+            if attempt in shown:
+                continue
+            until = _outlived(store, run, attempt, every_s) if args.follow else None
+            try:
+                pieces = hosts.launcher(host or "local", given).follow(attempt, until=until)
+                if pieces is None:
+                    continue  # not yet, or on another machine
+                shown.add(attempt)
+                print(f"==> {attempt}{f' on {host}' if host else ''}", file=sys.stderr)
+                for piece in pieces:
+                    sys.stdout.write(piece)
+                    sys.stdout.flush()
+            except UnknownHost:
+                continue
+            except QcityError as error:
+                # One host that does not answer must not hide what the others have.
+                shown.add(attempt)
+                print(f"==> {attempt} on {host}: {error}", file=sys.stderr)
+        if head.state != "running" or not args.follow:
+            break
+        time.sleep(every_s)
+    if not shown and not args.follow:
+        raise UsageError(f"no attempt of {run} has a log on this machine; `qcity show {run}` says where they ran")
+    return 0

@@ -117,7 +117,15 @@ class Missing(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer: whether the write landed is unknown."""
+    """The store did not answer: whether the write landed is unknown.
+
+    Args:
+        retry_after_s: how long the store asks to be left alone.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreRefused(StoreError):

@@ -13,14 +13,13 @@ Keeps nothing of its own but clocks: how long it has seen a head unchanged. Thos
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from qcity_nb import hosts
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import QcityError, StoreError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
+from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
 from qcity_nb.ports import Launcher, Observation, Store
 from qcity_nb.records import AttemptSpec, Event, Failure, Head, Intent, Launches
 from qcity_nb.run import journal, lease, policy
@@ -164,10 +163,8 @@ class Keeper:
     def _amend(self, judged: Head, change: Callable[[Head], Head], events: Iterable[Event]) -> Head:
         """Write, if the run is still exactly as it was judged."""
         lines = b"".join(journal.encode_event(each) for each in events)
-        segment: journal.Segment | None = None
 
         def guarded(head: Head) -> lease.Edit:
-            nonlocal segment
             if (head.seen, head.holder, head.intent, head.state, head.wanted) != (
                 judged.seen,
                 judged.holder,
@@ -183,13 +180,13 @@ class Keeper:
                 epoch=head.epoch,
                 read=lambda name: self._store.get(head.run, name),
             )
-            return lease.Edit(head=replace(change(head), journal=segment.name), files={segment.name: segment.data})
+            return lease.Edit(
+                head=replace(change(head), journal=segment.name),
+                files={segment.name: segment.data},
+                drop=[segment.replaced] if segment.replaced else [],
+            )
 
-        head = lease.amend(self._store, judged.run, guarded, clock=self._clock)
-        if segment is not None and segment.replaced and head.journal == segment.name:
-            with contextlib.suppress(StoreError):
-                self._store.delete(judged.run, [segment.replaced])
-        return head
+        return lease.amend(self._store, judged.run, guarded, clock=self._clock)
 
     def _event(self, head: Head, kind: str, attempt: str, **data: object) -> Event:
         return journal.event(kind, epoch=head.epoch, attempt=attempt, keeper=self._name, **data)
@@ -202,6 +199,14 @@ class Keeper:
     def _launch(self, head: Head, action: policy.Launch) -> tuple[Head, list[Event]]:
         launcher = self._launcher(action.host)
         assert launcher is not None, "decide() was given only hosts with a launcher"
+        price = ""
+        try:
+            price = launcher.price()
+        except StoreUnavailable:
+            pass  # whether the host takes the attempt, it says when asked for that
+        except UsageError:
+            self._unable.add((head.run, action.host))
+            raise
         attempt = f"{head.run}-{self._rng.getrandbits(40):010x}"
         intent = Intent(
             attempt=attempt,
@@ -212,7 +217,8 @@ class Keeper:
             since=iso_now(),
         )
         events = self._died(head, action.death)
-        events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason))
+        costs = {"price": price} if price else {}
+        events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
         begun_s = self._clock.now_s()
         head = self._amend(head, lambda now: replace(now, intent=intent), events)
         if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:

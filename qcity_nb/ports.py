@@ -6,14 +6,14 @@ point groups ``qcity_nb.stores`` (by address scheme), ``qcity_nb.trackers`` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from qcity_nb.records import AttemptSpec, Row
 
-__all__ = ["Launcher", "Observation", "Source", "Stamped", "Store", "Tracker", "Version"]
+__all__ = ["Launcher", "Observation", "Source", "Stamped", "Store", "Tracker", "Usage", "Version"]
 
 Version = str
 """A store's own name for one version of a head; compared only for equality."""
@@ -34,6 +34,17 @@ class Stamped:
     """The store's clock at this read."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a run occupies in its store."""
+
+    objects: int
+    size_bytes: int
+    """Of the objects that are there, heads not counted."""
+    held_bytes: int = 0
+    """Of what was deleted and still counts against a quota, as far as the store tells."""
+
+
 class Store(Protocol):
     """Where runs live: heads, checkpoints, journals, executed notebooks.
 
@@ -43,6 +54,14 @@ class Store(Protocol):
     Does not promise: that a listing is newer than the last read, that two runs share anything, or that a
     superseded writer is stopped before its files (never its head) arrive.
     """
+
+    @property
+    def release_s(self) -> float:
+        """How long a deleted object may go on counting against a quota; 0: its room is free at once."""
+
+    @property
+    def has_pages(self) -> bool:
+        """Does it show ``page`` of ``publish`` to people?"""
 
     @property
     def address(self) -> str:
@@ -55,13 +74,23 @@ class Store(Protocol):
         """The run's newest head, or ``None`` where there is none. Does not parse it."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self,
+        run: str,
+        head: bytes,
+        *,
+        expect: Version | None,
+        files: Mapping[str, Source] | None = None,
+        drop: Sequence[str] = (),
+        page: Mapping[str, bytes] | None = None,
     ) -> Version:
-        """Store ``files``, then make ``head`` the run's head, in one compare-and-set.
+        """Store ``files``, then make ``head`` the run's head, in one compare-and-set, and delete ``drop``.
 
         Args:
             expect: the version that this writer last saw, or ``None`` for a run that must not exist yet.
             files: content by name; a name that is already stored is not sent again.
+            drop: objects that nobody needs once this head is there; one that is not there is no error. Where they
+                cannot be deleted now, that is no error either: they stay.
+            page: files for people who look at the store (``README.md``), where it ``has_pages``; the newest stay.
         Returns: the new head's version.
         Raises:
             Conflict: the head is not ``expect``; it is unchanged by this call.
@@ -76,11 +105,31 @@ class Store(Protocol):
             Missing: no such object; re-read the head.
         """
 
+    def fetch(self, run: str, name: str, path: Path) -> None:
+        """Bring the object into the file ``path``, whole or not at all; its folder is there.
+
+        A call after one that was cut off may go on where that stopped (it keeps what it has beside ``path``).
+
+        Raises:
+            Missing: no such object; re-read the head.
+            UsageError: ``path`` cannot be written.
+        Does not: check the content against anything; its reader does.
+        """
+
     def names(self, run: str) -> list[str]:
         """The names of the run's stored objects, sorted; heads are not among them."""
 
     def delete(self, run: str, names: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
+
+    def usage(self, run: str) -> Usage:
+        """What the run occupies; nothing for a run that is not there."""
+
+    def reclaim(self, run: str) -> None:
+        """Give back room that deleted objects still take, where that is work; called now and then by the holder.
+
+        It changes neither the head nor its version.
+        """
 
     def forget(self, run: str) -> None:
         """Remove the run, head and all. For people and tests; no protocol step calls it."""
@@ -103,6 +152,14 @@ class Launcher(Protocol):
     def name(self) -> str:
         """The name that ``--on`` takes."""
 
+    def price(self) -> str:
+        """What an attempt costs there, as the host says now, for people: ``$0.40/h``; empty where nobody pays.
+
+        Raises:
+            UsageError: no attempt can ever be launched so (unknown hardware, no token); the message says why.
+            StoreUnavailable: the host did not answer.
+        """
+
     def launch(self, spec: AttemptSpec) -> None:
         """Start the attempt, labelled with its id; returns once the host has taken it.
 
@@ -117,8 +174,13 @@ class Launcher(Protocol):
     def stop(self, attempt: str, *, grace_s: float) -> None:
         """Ask the attempt to end, and after ``grace_s`` seconds end it, with all its processes."""
 
-    def logs(self, attempt: str) -> Path | None:
-        """The attempt's log file, where this machine has it."""
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
+        """What the attempt wrote, in pieces of text; ``None`` if this launcher has nothing of it.
+
+        Args:
+            until: goes on with what is yet to be written, until the host says that the attempt has ended, or this
+                answers true, asked whenever nothing new is there. Without it: what there is now.
+        """
 
 
 class Tracker(Protocol):

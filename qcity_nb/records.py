@@ -165,6 +165,8 @@ class Head:
 
     source: str = ""
     """Name of the stored notebook that a fresh host executes."""
+    bundle: str = ""
+    """Name of the stored project files that a fresh host lays beside it; empty: there are none."""
     executed: str = ""
     """Name of the newest stored executed notebook."""
     checkpoints: tuple[CheckpointRef, ...] = ()
@@ -173,6 +175,9 @@ class Head:
     outbox: str = ""
     tracked: Tracked = Tracked()
     failure: Failure | None = None
+
+    sent: Mapping[str, int] = field(default_factory=dict)
+    """Bytes published in each of the last hours (since 1970, UTC), where the store gives room back late."""
 
     needs: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)

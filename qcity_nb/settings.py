@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+from qcity_nb import __version__
 from qcity_nb.errors import UsageError
 
 __all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds", "wants_traceback"]
@@ -58,12 +60,26 @@ class Settings:
     stall_timeout_s: float | None = None
     session_limit_s: float | None = None
     """How long this host lets a session live; ``None``: what is known of the host."""
+    storage_budget: int = 50_000_000_000
+    """Bytes that may lie in a store which gives deleted content back late (the Hub); it publishes more rarely then."""
     keep_last: int = 3
     """So many of the newest checkpoints stay in the store."""
     keep_every: int | None = None
     """And the first one of each so many steps."""
     keep_best: str = ""
     """And the one with the best value of this metric; ``fid:min`` says which way is better."""
+    bundle: tuple[str, ...] = ()
+    """Files beside those that git tracks that a host without the project's files gets: patterns as of ``Path.glob``."""
+    job_image: str = "python:3.12"
+    """The container that a job runs in; it needs bash and Python."""
+    job_install: str = f"qcity-nb[local]=={__version__}"
+    """What pip installs there first, as on its command line; empty: the image has it."""
+    job_timeout_s: float = 21_600.0
+    """When the service ends a job, unless the run's needs say otherwise."""
+    job_namespace: str = ""
+    """The user or organization that pays; empty: the token's owner."""
+    job_secrets: tuple[str, ...] = ()
+    """Variables of this environment that a job gets too, as secrets."""
     desk: str = ""
     """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
     chaos: str = ""
@@ -115,15 +131,26 @@ def seconds(value: object, *, name: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s"}
+_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
-_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s"}
+_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
+_TOKEN = re.compile(r"://(?!git@)[^/@]+@")
+"""A name alone in an address is no secret; where packages come from it is a token."""
 _ELSEWHERE = {
     "store": "give the address without it",
     "tracking": "give the address without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "job_install": "it would stand in the job's command for all to see; make an image that has the package",
 }
 """An address is written to files that others read: where a password belongs instead."""
+_LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
+_NONE = {"tracking", "job_install"}
+"""What may be ``none``: an empty variable counts as not given, so the environment needs a word for it."""
+_BYTES = {"storage_budget"}
+_AT_A_HUB = {"ttl_s": 300.0, "beat_s": 60.0, "publish_s": 60.0}
+"""What a store on the Hub has by default: each beat and each publish is a commit there."""
+HUB_FLOOR_S = 60.0
+"""Commits to huggingface.co are no closer together than this: its users report limits at 128 an hour."""
 _INTEGERS = {"attempts", "without_progress", "keep_last", "keep_every"}
 
 
@@ -133,16 +160,23 @@ def _value(name: str, value: object) -> Any:
         if given == 0 and name in _POSITIVE:
             raise UsageError(f"{name} = {value!r}: more than 0 s is needed")
         return given
+    if name in _BYTES:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|)\s*", str(value), re.IGNORECASE)
+        if match is None or float(match[1]) == 0:
+            raise UsageError(f"{name} = {value!r}: write bytes, as 50000000000 or '50GB'")
+        return int(float(match[1]) * {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[match[2].upper()])
     if name in _INTEGERS:
         if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
             raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
         return int(str(value))
-    if name == "hosts":
+    if name in _LISTS:
         items = value.split(",") if isinstance(value, str) else value
-        names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ()
-        if not all(names) or not names:
-            raise UsageError(f"hosts = {value!r}: a list of host names is needed")
+        names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ("",)
+        if not all(names) or (name == "hosts" and not names):
+            raise UsageError(f"{name} = {value!r}: a list of {_LISTS[name]} is needed")
         return names
+    if name in _NONE and str(value).strip().lower() == "none":
+        return ""
     if name == "local":
         return Path(str(value)).expanduser()
     return str(value)
@@ -152,6 +186,20 @@ def wants_traceback(environ: Mapping[str, str] | None = None) -> bool:
     """Does ``QCITY_TRACEBACK`` ask the command line for tracebacks?"""
     environ = os.environ if environ is None else environ
     return environ.get(ENV + "TRACEBACK", "") not in ("", "0")
+
+
+def _pace_at_a_hub(values: dict[str, Any], origin: dict[str, str], environ: Mapping[str, str]) -> None:
+    for name, default in _AT_A_HUB.items():
+        if origin[name] == "default":
+            values[name] = default
+            origin[name] = "default for hf:// stores"
+    options = dict(parse_qsl(urlsplit(values["store"]).query))
+    host = urlsplit(options.get("endpoint") or environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
+    if re.search(r"(^|\.)(huggingface\.co|hf\.co)$", host):
+        for name in ("beat_s", "publish_s"):
+            if values[name] < HUB_FLOOR_S:
+                values[name] = HUB_FLOOR_S
+                origin[name] += f", raised: huggingface.co takes a commit each {HUB_FLOOR_S:g} s"
 
 
 def load(
@@ -204,9 +252,12 @@ def load(
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():
             values[name] = _value(name, str(project.root / Path(text).expanduser()))
-    for name in ("store", "tracking"):
-        if _PASSWORD.search(str(values[name])):
+    for name in _ELSEWHERE:
+        words = str(values.get(name, "")).split()
+        if any(_PASSWORD.search(word) or (name == "job_install" and _TOKEN.search(word)) for word in words):
             raise UsageError(f"{name} ({origin[name]}) holds a password: {_ELSEWHERE[name]}")
+    if values["store"].startswith("hf://"):
+        _pace_at_a_hub(values, origin, environ)
     settings = Settings(project=project, origin=origin, **values)
     if settings.ttl_s < 3 * settings.beat_s:
         raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.beat_s:g} s: raise it")

@@ -17,6 +17,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Read by the Hub's client when it is imported: tests with Xet start processes of their own. Nobody's own token or
+# cache is touched.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["HF_TOKEN"] = "any-token"
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / f"qcity-tests-{getpass.getuser()}-hf")
+
 if TYPE_CHECKING:
     from hub_world import HubWorld
 

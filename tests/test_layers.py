@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"notebook"},
     {"template", "keeper"},
     {"city"},
-    {"cli", "demo"},
+    {"cli", "demo", "page"},
 ]
 """By the name below qcity_nb; a module whose name starts with one of these and "_" belongs there too."""
 
@@ -39,11 +39,16 @@ THIRD_PARTY: dict[str, set[str]] = {
     "checkpoint.pickling": {"cloudpickle"},
     "checkpoint.portable": {"numpy"},
     "checkpoint.rebuild": {"jax", "numpy", "torch"},
+    "stores.hub": {"huggingface_hub"},
+    "stores.hub_client": {"huggingface_hub"},
+    "stores.hub_pages": {"huggingface_hub"},
+    "stores.hub_repository": {"huggingface_hub"},
     "data.dvc": {"tqdm"},
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
     "tracking.mlflow": {"mlflow"},
     "tracking.patience": {"mlflow"},
+    "hosts.hf_client": {"huggingface_hub"},
     "hosts.secret": {"google", "kaggle_secrets"},
     "notebook.attempt": {"nbclient", "papermill"},
     "notebook.early": {"jupyter_client"},

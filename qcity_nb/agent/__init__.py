@@ -56,6 +56,7 @@ class Config:
     take_over: bool = False
     wait: bool = False
     """Wait for a silent holder's lease to expire, rather than refuse at once."""
+    storage_budget: int = 50_000_000_000
     keep: Keep = field(default_factory=Keep)
     chaos: str = ""
 
@@ -98,6 +99,7 @@ def config_for(
         judged=judged,
         take_over=take_over,
         wait=wait,
+        storage_budget=settings.storage_budget,
         keep=keep_of(settings.keep_last, settings.keep_every, settings.keep_best),
         chaos=settings.chaos,
     )
@@ -119,7 +121,8 @@ def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
         raise CheckpointError(
             f"cannot write to {config.local}: {error.strerror or error}; make room there, or set another `local`"
         ) from None
-    environ = {**os.environ, "QCITY_ATTEMPT": config.attempt}
+    # Its log is no place for the bars of the Hub's client.
+    environ = {**os.environ, "QCITY_ATTEMPT": config.attempt, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with desk.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "qcity_nb.agent", str(file)],

@@ -15,13 +15,14 @@ from qcity_nb import codec, points
 from qcity_nb.agent import Config
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
+from qcity_nb.agent.pacing import interval_s
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
 from qcity_nb.agent.take import LetGo, Taker
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.retention import names_left
 from qcity_nb.clock import SystemClock
-from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError
+from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError, StoreUnavailable
 from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.bell import POLL_S, Bell
@@ -207,10 +208,24 @@ class Agent:
         published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
         next_s = self.lease.confirmed_s + self.config.beat_s
         if self._tier_seq > published:
-            next_s = min(next_s, self._published_s + self.config.publish_s)
+            next_s = min(next_s, self._published_s + self.interval_s())
         left_s = max(next_s, self._next_try_s) - self.clock.now_s()
         # Overdue: its processes are stopped, and it does not beat for them.
         return min(left_s, TICK_S) if left_s > 0 else POLL_S
+
+    def interval_s(self) -> float:
+        """Seconds between two publishes of this run."""
+        head = self.lease.head
+        newest = head.checkpoint
+        return interval_s(
+            self.config.publish_s,
+            sent=head.sent,
+            live_bytes=self.publisher.live_bytes,
+            next_bytes=self.publisher.newest_bytes or (newest.size_bytes if newest else 0),
+            budget_bytes=self.config.storage_budget,
+            wall_ms=self.clock.wall_ms(),
+            release_s=self.store.release_s,
+        )
 
     def newest_seq(self) -> int:
         """The newest local checkpoint, looked for only when the directory has changed."""
@@ -232,7 +247,7 @@ class Agent:
         now = self.clock.now_s()
         newest = self.newest_seq()
         published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
-        due = newest > published and now - self._published_s >= self.config.publish_s
+        due = newest > published and now - self._published_s >= self.interval_s()
         if now >= self._next_try_s and (due or self.is_beat_due()) and self.is_beating():
             try:
                 if due:
@@ -240,7 +255,8 @@ class Agent:
                 else:
                     self.publish_head()
             except StoreError as error:
-                self._next_try_s = now + min(self.config.beat_s, 5.0)
+                wait_s = error.retry_after_s if isinstance(error, StoreUnavailable) else 0.0
+                self._next_try_s = now + max(wait_s, min(self.config.beat_s, 5.0))
                 self.show(message=f"store: {error}")
             except (CheckpointError, OSError) as error:
                 # This host's own disk: no reason to let the lease go.

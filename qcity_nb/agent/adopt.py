@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import read_object
-from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, StoreUnavailable
 from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.run import journal
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Adopted", "adopt", "load_published", "manifest_of", "published_rows", "reader", "tier_path"]
+
+
+FETCHES = 4
+"""So many packs are fetched at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,7 @@ def load_published(
     for ref in head.checkpoints:
         try:
             manifest = manifest_of(store, head.run, ref)
-            read = reader(store, head.run, manifest, incoming)
+            read = reader(store, head.run, manifest, incoming, ahead=True)
             for name in manifest.objects:
                 read(name)
             return manifest, read, trouble
@@ -81,16 +86,30 @@ def load_published(
     return None, None, trouble
 
 
-def reader(store: Store, run: str, manifest: Manifest, incoming: Path) -> Callable[[str], bytes]:
-    """Reads a published checkpoint's objects, verified; each pack is fetched once."""
+def reader(
+    store: Store, run: str, manifest: Manifest, incoming: Path, *, ahead: bool = False
+) -> Callable[[str], bytes]:
+    """Reads a published checkpoint's objects, verified; each pack is fetched once.
+
+    Args:
+        ahead: fetch all packs now, several at a time; else each when it is first read.
+    """
     incoming.mkdir(parents=True, exist_ok=True)
+
+    def here(pack: str) -> Path:
+        file = incoming / pack.replace("/", "_")
+        if not file.exists():
+            store.fetch(run, pack, file)
+        return file
+
+    if ahead:
+        with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
+            for _ in pool.map(here, sorted({ref.pack for ref in manifest.objects.values()})):
+                pass
 
     def read(name: str) -> bytes:
         ref = manifest.objects[name]
-        file = incoming / ref.pack.replace("/", "_")
-        if not file.exists():
-            file.write_bytes(store.get(run, ref.pack))
-        return read_object(file, ref, name)
+        return read_object(here(ref.pack), ref, name)
 
     return read
 
@@ -147,7 +166,9 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
             return Adopted(manifest=adopted, source="local", seq=manifest.seq)
         except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
-    incoming = tier.path / "incoming"
+    # Beside the tiers, not in this epoch's: what a cut off download left, the next attempt on this host goes on with.
+    incoming = tier.path.parent / "incoming"
+    is_cut_off = False
     try:
         published, read, trouble = load_published(store, head, incoming)
         floor = published.seq if published else 0
@@ -161,8 +182,12 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
         if published is None or read is None:
             return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)
         adopted = tier.import_from(replace(published, logged=_known(published, missing)), read, {})
+    except StoreUnavailable:
+        is_cut_off = True
+        raise
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
+        if not is_cut_off:
+            shutil.rmtree(incoming, ignore_errors=True)
     return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=covered)
 
 

@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec, points
+from qcity_nb.agent.adopt import published_rows
+from qcity_nb.agent.card import Series, page
+from qcity_nb.agent.pacing import counted
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import ObjectRef, write_pack
 from qcity_nb.checkpoint.retention import Candidate, Keep, names_left, select
-from qcity_nb.clock import iso_now
+from qcity_nb.clock import SystemClock, iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
 from qcity_nb.records import CheckpointRef, Head
@@ -35,6 +38,8 @@ _LIVE_SHARE = 0.5
 """A published pack with less than this share of objects that are needed is not kept for them."""
 _WORTH_BYTES = 1 << 20
 """Less than this is not worth sending anything again for."""
+_DROPS = 40
+"""So many objects are dropped with one head: a commit on the Hub should stay under 100 files."""
 GONE_LOOKS = 5
 """So many looks in a row for a segment that the head names and the store does not have."""
 
@@ -77,11 +82,20 @@ class Publisher:
         """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
         self._sizes: dict[str, int] = {}
         """Bytes of the packs that this attempt published."""
+        self.newest_bytes = 0
+        """What the newest checkpoint took to send; 0: none was sent by this attempt."""
+        self._series: Series | None = None
+        self._series_seq = 0
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
         shutil.rmtree(self._outgoing, ignore_errors=True)
         self._outgoing.mkdir(parents=True)
+
+    @property
+    def live_bytes(self) -> int:
+        """Of the newest published checkpoint's objects."""
+        return self._newest.size_bytes if self._newest is not None else 0
 
     @property
     def _read(self) -> Callable[[str], bytes]:
@@ -233,14 +247,20 @@ class Publisher:
             draft = self._draft(manifest, head)
         lines, offset = self._desk.events_since(self._offset)
         notebook = self._notebook() if executed else b""
+        has_page = self._lease.store.has_pages
+        if has_page and draft is not None:
+            self._collect(head, draft.manifest.seq)
         dropped: list[str] = []
+        # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
+        # all that it names.
+        garbage = sorted(self._condemned)[:_DROPS]
 
         def edit(head: Head) -> Edit:
             dropped.clear()
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                head = replace(head, checkpoints=self._kept(draft.ref, head))
+                head = replace(head, checkpoints=self._kept(draft.ref, head), sent=self._counted(head, draft))
                 if draft.rows:
                     head = self._chain(head, "outbox", draft.rows, files, dropped)
             if lines:
@@ -253,9 +273,17 @@ class Publisher:
                 head = replace(head, executed=name)
             self._mine.update(files)
             self._is_untidy = self._is_untidy or bool(files)
-            return Edit(head=change(head), files=files)
+            head = change(head)
+            shown = (
+                self._page(head, draft.manifest if draft else self._newest)
+                if has_page and (executed or release)
+                else None
+            )
+            return Edit(head=head, files=files, drop=garbage, page=shown)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)
+        self._condemned.difference_update(garbage)
+        self._mine.difference_update(garbage)
         if lines:
             self._offset = offset
             with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
@@ -263,6 +291,7 @@ class Publisher:
         if notebook:
             self._executed = notebook
         if draft is not None:
+            self.newest_bytes = draft.ref.size_bytes
             for file in draft.files.values():
                 if isinstance(file, Path):
                     file.unlink(missing_ok=True)
@@ -272,13 +301,40 @@ class Publisher:
             else:
                 # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
                 self._newest = self._published(head)
-            # One publish late, for the same reason as in `_tidy`.
+            # One publish late, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
         if self._is_untidy:
             # A beat alone drops nothing, and to list the store for each would cost more than the beat.
-            self._tidy(head, dropped)
+            self._condemn(head, dropped)
+        if draft is not None:
+            with contextlib.suppress(StoreError):
+                self._lease.store.reclaim(head.run)
         return head
+
+    def _counted(self, head: Head, draft: _Draft) -> Mapping[str, int]:
+        release_s = self._lease.store.release_s
+        if release_s <= 0:
+            return head.sent
+        return counted(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
+
+    def _collect(self, head: Head, upto: int) -> Series:
+        """The run's metrics up to the local checkpoint ``upto``."""
+        if self._series is None:
+            self._series = Series()
+            self._series_seq = head.checkpoint.seq if head.checkpoint else 0
+            with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
+                for rows in published_rows(self._lease.store, head, 0).values():
+                    self._series.add(decode_rows(rows))
+        for seq in range(self._series_seq + 1, upto + 1):
+            self._series.add(decode_rows(self._tier.rows(seq)))
+            self._series_seq = seq
+        return self._series
+
+    def _page(self, head: Head, newest: Manifest | None) -> dict[str, bytes]:
+        """What people see of the run."""
+        deaths = newest.values.get("deaths", ()) if newest is not None else ()
+        return page(head, store=self._lease.store.address, series=self._series or Series(), deaths=deaths)
 
     def _published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:
@@ -316,27 +372,19 @@ class Publisher:
             dropped.append(segment.replaced)
         return replace(head, **{name: segment.name})  # type: ignore[arg-type]  # name is journal or outbox
 
-    def _tidy(self, head: Head, dropped: list[str]) -> None:
-        """Delete what our own confirmed head dropped, and what we stored for tries that did not win."""
+    def _condemn(self, head: Head, dropped: list[str]) -> None:
+        """Find what the next publish may drop: what our own confirmed heads dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
         try:
             named |= self._chained(head)
             for ref in head.checkpoints:
                 named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
-            self._mine.update(dropped)
-            unnamed = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
-            # Only what was garbage at the last publish too: should the newest head be damaged, the one before it
-            # still finds all that it names.
-            garbage = sorted(unnamed & self._condemned)
-            self._condemned = unnamed
-            if garbage and (self._lease.is_confirmed or head.holder is None):
-                self._lease.store.delete(head.run, garbage)
-                self._mine.difference_update(garbage)
-                self._condemned = unnamed.difference(garbage)
-            self._is_untidy = bool(self._condemned)
         except (StoreError, codec.DecodeError, KeyError):
             return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
+        self._mine.update(dropped)
+        self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
+        self._is_untidy = bool(self._condemned)
 
     def _chained(self, head: Head) -> set[str]:
         """The segments of both chains; each is read once for its link."""

@@ -1,7 +1,8 @@
 """Where we are, and how to launch elsewhere: one module a host.
 
 Launchers are found by the entry point group ``qcity_nb.hosts``: each entry is a callable that takes the
-settings and returns a ``Launcher``.
+settings and what follows the colon in the host's name (``hf-jobs:t4-small``), empty without one, and returns a
+``Launcher``.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from qcity_nb.ports import Launcher
     from qcity_nb.settings import Settings
 
-__all__ = ["launcher", "names"]
+__all__ = ["kind", "launcher", "names", "only"]
 
 GROUP = "qcity_nb.hosts"
 
 # The same line stands in pyproject.toml; here too, because reading every installed distribution's entry points
 # costs tens of milliseconds.
-_BUILT_IN = {"local": ("qcity_nb.hosts.local", "LocalLauncher")}
+_BUILT_IN = {
+    "hf-jobs": ("qcity_nb.hosts.hf_jobs", "HfJobsLauncher"),
+    "local": ("qcity_nb.hosts.local", "LocalLauncher"),
+}
+
+
+def kind(name: str) -> str:
+    """The host's name without its flavor: what is installed under."""
+    return name.partition(":")[0]
 
 
 def names() -> list[str]:
@@ -29,19 +40,40 @@ def names() -> list[str]:
 
 
 def launcher(name: str, settings: Settings) -> Launcher:
-    """The launcher of that name.
+    """The launcher of that name, whose flavor may follow a colon.
 
     Raises:
         UnknownHost: none is installed; the message lists those that are.
+        UsageError: it takes no flavor.
     """
     from importlib import import_module
     from importlib.metadata import entry_points
 
     from qcity_nb.errors import UnknownHost
 
-    if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name]
-        return cast("Launcher", getattr(import_module(module), attribute)(settings))
-    for entry in entry_points(group=GROUP, name=name):
-        return cast("Launcher", entry.load()(settings))
+    base, _, flavor = name.partition(":")
+    if base in _BUILT_IN:
+        module, attribute = _BUILT_IN[base]
+        return cast("Launcher", getattr(import_module(module), attribute)(settings, flavor))
+    for entry in entry_points(group=GROUP, name=base):
+        return cast("Launcher", entry.load()(settings, flavor))
     raise UnknownHost(f"no host named {name!r}; installed are: {', '.join(names()) or 'none'}")
+
+
+def only(kinds: Collection[str], settings: Settings) -> Callable[[str], Launcher]:
+    """What a keeper finds its launchers with that is to launch on these kinds of host alone.
+
+    A keeper in a container of its own must not take that for the user's machine and launch ``local`` runs in it.
+
+    Raises (when called):
+        UnknownHost: another kind, or none of that name.
+    """
+
+    def find(name: str) -> Launcher:
+        from qcity_nb.errors import UnknownHost
+
+        if kind(name) not in kinds:
+            raise UnknownHost(f"this keeper launches on {', '.join(sorted(kinds))} alone, not on {name!r}")
+        return launcher(name, settings)
+
+    return find

@@ -12,6 +12,7 @@ record: ``find`` then looks for the label in the environments of all processes.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ __all__ = ["LocalLauncher", "wait_for_end"]
 
 AGENT_GRACE_S = 2.0
 """How long an agent outlives its attempt: it publishes the newest local checkpoint and lets go."""
+
+LOOK_S = 0.5
+"""How often a log is looked at for more."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Attempts that this process started: only their parent learns their exit code."""
@@ -103,10 +107,15 @@ class LocalLauncher:
 
     Args:
         settings: ``local`` says where specs, records and logs go.
+        flavor: there is none here.
         command: what to start for a spec file, which must be its last argument; tests inject their own.
     """
 
-    def __init__(self, settings: Settings, *, command: Callable[[Path], Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, flavor: str = "", *, command: Callable[[Path], Sequence[str]] | None = None
+    ) -> None:
+        if flavor:
+            raise UsageError(f"the host 'local' is this machine as it is: write 'local' without {flavor!r}")
         self._folder = settings.local / "attempts"
         self._command = command or _command
 
@@ -114,6 +123,10 @@ class LocalLauncher:
     def name(self) -> str:
         """The name that ``--on`` takes."""
         return "local"
+
+    def price(self) -> str:
+        """Nothing: it is the user's own."""
+        return ""
 
     def _path(self, attempt: str, kind: str) -> Path:
         return self._folder / f"{attempt}.{kind}"
@@ -249,7 +262,21 @@ class LocalLauncher:
             process.wait_gone([main], timeout_s=2.0)
         self.find(attempt)
 
-    def logs(self, attempt: str) -> Path | None:
-        """The attempt's log file, if it ran here."""
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
+        """What the attempt's log file says, if it ran here; goes on until ``until`` says so."""
         path = self._path(attempt, "log")
-        return path if path.is_file() else None
+        return self._read(path, until) if path.is_file() else None
+
+    @staticmethod
+    def _read(path: Path, until: Callable[[], bool] | None) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with path.open("rb") as file:
+            while True:
+                # Asked before the reading, so that what was written until then is read.
+                is_last = until is None or until()
+                while data := file.read(1 << 20):
+                    if text := decoder.decode(data):
+                        yield text
+                if is_last:
+                    return
+                time.sleep(LOOK_S)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qcity_nb.errors import UsageError
-from qcity_nb.notebook.curve import Point
+from qcity_nb.tracking.curve import Point
 
 __all__ = ["save_loss_plot"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from qcity_nb.notebook.curve import Point, loss_svg
+from qcity_nb.tracking.curve import Point, loss_svg
 
 __all__ = ["LoopView", "PanelView", "Saved", "loss_svg", "panel_html", "text"]
 

@@ -21,7 +21,7 @@ from qcity_nb.ports import Store
 from qcity_nb.records import Head, Launches, Relaunch, Wanted
 from qcity_nb.run import lease
 
-__all__ = ["find_or_create", "key", "match", "renew_source", "reopen", "slug", "source_name"]
+__all__ = ["find_or_create", "key", "match", "renew_bundle", "renew_source", "reopen", "slug", "source_name"]
 
 _TRIES = 20
 
@@ -67,6 +67,7 @@ def find_or_create(
     name: str = "",
     fresh: bool = False,
     source: bytes = b"",
+    bundle: tuple[str, bytes] = ("", b""),
     output: str = "",
     wanted: Wanted | None = None,
     relaunch: Relaunch | None = None,
@@ -77,6 +78,7 @@ def find_or_create(
         project, notebook, parameters, name: see ``key``.
         fresh: make a new one in any case.
         source: the notebook's content, stored with a new run for hosts without the project's files.
+        bundle: name and content of the project's files for such hosts, stored too.
         output: where a new run's executed notebook goes; ``{run}`` in it becomes the run's id.
         wanted, relaunch: what a new run begins with.
     Returns: the head, and whether it is new; an old one is as it was found.
@@ -106,12 +108,14 @@ def find_or_create(
             name=name,
             parameters=parameters,
             source=source_name(source) if source else "",
+            bundle=bundle[0],
             output=output.replace("{run}", run),
             wanted=wanted or Wanted(),
             relaunch=relaunch or Relaunch(),
         )
+        files = {name: content for name, content in ((head.source, source), bundle) if name}
         try:
-            return lease.create(store, head, files={head.source: source} if source else None), True
+            return lease.create(store, head, files=files or None), True
         except Conflict:
             # A listing may lag behind: somebody made it before us, perhaps just now and for the same key.
             found = None if fresh else _unfinished(store, run, wanted_key)
@@ -126,6 +130,14 @@ def renew_source(store: Store, head: Head, content: bytes) -> Head:
     if not content or head.source == name:
         return head
     return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
+
+
+def renew_bundle(store: Store, head: Head, bundle: tuple[str, bytes]) -> Head:
+    """The run goes on with the project's files as they are now, on hosts that do not have them."""
+    name, content = bundle
+    if not name or head.bundle == name:
+        return head
+    return lease.amend(store, head.run, lambda now: replace(now, bundle=name), files={name: content})
 
 
 def _unfinished(store: Store, run: str, wanted: str) -> Head | None:

@@ -23,7 +23,7 @@ import contextlib
 import functools
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qcity_nb import codec, points
@@ -60,6 +60,10 @@ class Edit:
 
     head: Head
     files: Mapping[str, Source]
+    drop: Sequence[str] = ()
+    """Objects that nobody needs once this head is there."""
+    page: Mapping[str, bytes] | None = None
+    """Files for people who look at the store."""
 
 
 Change = Callable[[Head], Head | Edit]
@@ -186,7 +190,14 @@ def _write(
         sent.append((new, now))
         try:
             points.hit("publish.head.before")
-            store.publish(run, codec.dumps(new), expect=snapshot.version, files={**files, **edit.files})
+            store.publish(
+                run,
+                codec.dumps(new),
+                expect=snapshot.version,
+                files={**files, **edit.files},
+                drop=edit.drop,
+                page=edit.page,
+            )
             points.hit("publish.head.after")
         except Conflict:
             refused = snapshot.version

@@ -1,6 +1,7 @@
 """Where runs live: one module a kind of store.
 
     open_store("/data/runs")        a directory (also file:///data/runs)
+    open_store("hf://user/repo")    a repository on the Hugging Face Hub
     open_store("memory://name")     this process's memory, for tests
 
 Other schemes come from the entry point group ``qcity_nb.stores``: key = scheme, value = a callable that takes
@@ -25,8 +26,11 @@ GROUP = "qcity_nb.stores"
 
 # The same lines stand in pyproject.toml; here too, because reading every installed distribution's entry points
 # costs tens of milliseconds, and `qcity.up()` has 500 in all.
-_BUILT_IN = {"file": "qcity_nb.stores.directory", "memory": "qcity_nb.stores.memory"}
-_LATER = {"hf": "Hugging Face stores come with a later version"}
+_BUILT_IN = {
+    "file": "qcity_nb.stores.directory",
+    "hf": "qcity_nb.stores.hub",
+    "memory": "qcity_nb.stores.memory",
+}
 
 
 def open_store(address: str) -> Store:
@@ -47,7 +51,8 @@ def open_store(address: str) -> Store:
         entries = {entry.name: entry for entry in entry_points(group=GROUP)}
         if scheme not in entries:
             known = ", ".join(f"{name}://" for name in sorted({*_BUILT_IN, *entries}))
-            why = _LATER.get(scheme, "no installed package knows this scheme")
-            raise UsageError(f"store {address!r}: {why}; use a directory's path or one of {known}")
+            raise UsageError(
+                f"store {address!r}: no installed package knows this scheme; use a directory's path or one of {known}"
+            )
         opener = entries[scheme].load()
     return cast("Callable[[str], Store]", opener)(str(address))

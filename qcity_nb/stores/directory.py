@@ -26,8 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qcity_nb import points
-from qcity_nb.errors import Conflict, Missing, StoreRefused, StoreUnavailable, UsageError
-from qcity_nb.ports import Source, Stamped, Version
+from qcity_nb.errors import Conflict, Missing, StoreError, StoreRefused, StoreUnavailable, UsageError
+from qcity_nb.ports import Source, Stamped, Usage, Version
 from qcity_nb.stores.naming import check_name, check_run
 from qcity_nb.stores.probe import MARKER, probe, translate
 
@@ -69,6 +69,9 @@ def open_store(address: str) -> DirectoryStore:
 
 class DirectoryStore:
     """See the module. Made by ``open_store``, which probes the directory first."""
+
+    release_s = 0.0
+    has_pages = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -133,12 +136,19 @@ class DirectoryStore:
         raise StoreUnavailable(f"run {run!r} in {self.root}: the head changes faster than it can be read")
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self,
+        run: str,
+        head: bytes,
+        *,
+        expect: Version | None,
+        files: Mapping[str, Source] | None = None,
+        drop: Sequence[str] = (),
+        page: Mapping[str, bytes] | None = None,
     ) -> Version:
         """See ``ports.Store``."""
         folder = self._folder(run)
         heads = folder / "heads"
-        for name in files or ():
+        for name in (*(files or ()), *drop):
             check_name(name)
         newest = max(self._versions(heads), default=0)
         if newest == 0:
@@ -156,6 +166,9 @@ class DirectoryStore:
                 self._commit(run, heads, tmp, newest + 1)
         except OSError as error:
             raise translate(error, "writing", self.root) from None
+        if drop:
+            with contextlib.suppress(StoreError):
+                self.delete(run, drop)
         return str(newest + 1)
 
     def _commit(self, run: str, heads: Path, tmp: Path, version: int) -> None:
@@ -232,6 +245,24 @@ class DirectoryStore:
         except OSError as error:
             raise translate(error, f"reading {name!r}", self.root) from None
 
+    def fetch(self, run: str, name: str, path: Path) -> None:
+        """See ``ports.Store``."""
+        source = self._folder(run) / "files" / check_name(name)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            reader = source.open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise Missing(f"run {run!r} has no object {name!r} in {self.address}") from None
+        except OSError as error:
+            raise translate(error, f"reading {name!r}", self.root) from None
+        try:
+            with reader, draft.open("wb") as file:
+                shutil.copyfileobj(reader, file, 4 << 20)
+            draft.replace(path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+
     def names(self, run: str) -> list[str]:
         """See ``ports.Store``."""
         folder = self._folder(run) / "files"
@@ -254,6 +285,18 @@ class DirectoryStore:
                 continue
             except OSError as error:
                 raise translate(error, f"deleting {name!r}", self.root) from None
+
+    def usage(self, run: str) -> Usage:
+        """See ``ports.Store``."""
+        sizes = []
+        for name in self.names(run):
+            with contextlib.suppress(OSError):  # deleted since it was listed
+                sizes.append((self._folder(run) / "files" / name).stat().st_size)
+        return Usage(objects=len(sizes), size_bytes=sum(sizes))
+
+    def reclaim(self, run: str) -> None:
+        """See ``ports.Store``: a file's room is free once it is deleted."""
+        check_run(run)
 
     def forget(self, run: str) -> None:
         """See ``ports.Store``. One rename takes the run out of sight; its files go after that."""

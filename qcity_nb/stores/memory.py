@@ -10,8 +10,8 @@ from pathlib import Path
 from qcity_nb import points
 from qcity_nb.clock import Clock, SystemClock
 from qcity_nb.errors import Conflict, Missing, UsageError
-from qcity_nb.ports import Source, Stamped, Version
-from qcity_nb.stores.naming import check_name, check_run
+from qcity_nb.ports import Source, Stamped, Usage, Version
+from qcity_nb.stores.naming import check_name, check_run, place
 
 __all__ = ["MemoryStore", "open_store"]
 
@@ -44,6 +44,9 @@ class MemoryStore:
         clock: the store's own clock.
     """
 
+    release_s = 0.0
+    has_pages = False
+
     def __init__(self, name: str = "", *, clock: Clock | None = None) -> None:
         self._name = name
         self._clock = clock or SystemClock()
@@ -72,11 +75,18 @@ class MemoryStore:
             return Stamped(data=kept.head, version=kept.version, written_s=kept.written_s, now_s=self._clock.now_s())
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self,
+        run: str,
+        head: bytes,
+        *,
+        expect: Version | None,
+        files: Mapping[str, Source] | None = None,
+        drop: Sequence[str] = (),
+        page: Mapping[str, bytes] | None = None,
     ) -> Version:
         """See ``ports.Store``."""
         check_run(run)
-        for name in files or ():
+        for name in (*(files or ()), *drop):
             check_name(name)
         if files:
             points.hit("publish.files.before")
@@ -92,6 +102,8 @@ class MemoryStore:
             kept.head = bytes(head)
             kept.version = str(self._count)
             kept.written_s = self._clock.now_s()
+            for name in drop:
+                kept.files.pop(name, None)
             return kept.version
 
     def _put(self, run: str, name: str, source: Source) -> None:
@@ -118,6 +130,10 @@ class MemoryStore:
                 raise Missing(f"run {run!r} has no object {name!r} in {self.address}")
             return kept.files[name]
 
+    def fetch(self, run: str, name: str, path: Path) -> None:
+        """See ``ports.Store``."""
+        place(path, self.get(run, name))
+
     def names(self, run: str) -> list[str]:
         """See ``ports.Store``."""
         check_run(run)
@@ -133,6 +149,17 @@ class MemoryStore:
             for name in names:
                 if run in self._runs:
                     self._runs[run].files.pop(name, None)
+
+    def usage(self, run: str) -> Usage:
+        """See ``ports.Store``."""
+        check_run(run)
+        with self._lock:
+            sizes = [len(content) for content in self._runs[run].files.values()] if run in self._runs else []
+        return Usage(objects=len(sizes), size_bytes=sum(sizes))
+
+    def reclaim(self, run: str) -> None:
+        """See ``ports.Store``: nothing is held back here."""
+        check_run(run)
 
     def forget(self, run: str) -> None:
         """See ``ports.Store``."""

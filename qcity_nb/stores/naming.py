@@ -1,12 +1,14 @@
-"""What a run id and an object's name may look like: the same in every store."""
+"""What is the same in every store: what a run id and an object's name look like, how an object becomes a file."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from qcity_nb.errors import UsageError
 
-__all__ = ["MAX_LENGTH", "check_name", "check_run"]
+__all__ = ["MAX_LENGTH", "check_name", "check_run", "place"]
 
 MAX_LENGTH = 200
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -38,3 +40,18 @@ def _check(text: str, what: str) -> str:
             "by /, none of which is empty or starts with a dot"
         )
     return text
+
+
+def place(path: Path, content: bytes) -> None:
+    """Make ``path`` hold ``content``, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None

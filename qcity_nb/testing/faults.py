@@ -7,10 +7,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, get_args
 
 from qcity_nb.errors import Conflict, StoreUnavailable
-from qcity_nb.ports import Source, Stamped, Store, Version
+from qcity_nb.ports import Source, Stamped, Store, Usage, Version
 
 __all__ = ["Fault", "FaultyStore"]
 
@@ -103,6 +104,16 @@ class FaultyStore:
             land()
 
     @property
+    def release_s(self) -> float:
+        """See ``ports.Store``."""
+        return self.store.release_s
+
+    @property
+    def has_pages(self) -> bool:
+        """See ``ports.Store``."""
+        return self.store.has_pages
+
+    @property
     def address(self) -> str:
         """The address of the store behind."""
         return self.store.address
@@ -125,7 +136,14 @@ class FaultyStore:
         return fresh
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self,
+        run: str,
+        head: bytes,
+        *,
+        expect: Version | None,
+        files: Mapping[str, Source] | None = None,
+        drop: Sequence[str] = (),
+        page: Mapping[str, bytes] | None = None,
     ) -> Version:
         """See ``ports.Store``; may be spoiled."""
         between, self.before_publish = self.before_publish, None
@@ -136,7 +154,7 @@ class FaultyStore:
 
         def send() -> Version:
             before = self.store.read(run)
-            version = self.store.publish(run, head, expect=expect, files=files)
+            version = self.store.publish(run, head, expect=expect, files=files, drop=drop, page=page)
             if before is not None:
                 self._previous[run] = before
             return version
@@ -147,6 +165,8 @@ class FaultyStore:
                 self.log.append(f"publish on {expect}: landed late")
             except Conflict:
                 self.log.append(f"publish on {expect}: too late")
+            except StoreUnavailable:
+                self.log.append(f"publish on {expect}: late, and nobody knows")
 
         if fault is None:
             try:
@@ -167,6 +187,18 @@ class FaultyStore:
     def get(self, run: str, name: str) -> bytes:
         """See ``ports.Store``."""
         return self.store.get(run, name)
+
+    def fetch(self, run: str, name: str, path: Path) -> None:
+        """See ``ports.Store``."""
+        self.store.fetch(run, name, path)
+
+    def usage(self, run: str) -> Usage:
+        """See ``ports.Store``."""
+        return self.store.usage(run)
+
+    def reclaim(self, run: str) -> None:
+        """See ``ports.Store``."""
+        self.store.reclaim(run)
 
     def names(self, run: str) -> list[str]:
         """See ``ports.Store``."""

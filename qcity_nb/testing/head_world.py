@@ -38,11 +38,19 @@ class HeadWorld:
     Args:
         make_store: makes an empty store; the clock is for stores whose time can be told to them.
         seed: spoil calls at random; ``None``: only what ``spoil`` asks for.
+        quiet: ends the faults of the store's own network; called before the truth is looked at.
     """
 
-    def __init__(self, make_store: Callable[[ManualClock], Store], *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        make_store: Callable[[ManualClock], Store],
+        *,
+        seed: int | None = None,
+        quiet: Callable[[], None] = lambda: None,
+    ) -> None:
         self.clock = ManualClock()
-        self.oracle = Oracle(make_store(self.clock), self.clock)
+        self._quiet = quiet
+        self.oracle = Oracle(make_store(self.clock), self.clock, quiet=quiet)
         self.store = FaultyStore(self.oracle, delay=_CAN_BE_LATE)
         self.leases: dict[str, lease.Lease] = {}
         self.observer = lease.Observer(self.clock)
@@ -181,6 +189,7 @@ class HeadWorld:
 
     def check(self) -> None:
         """What holds at every moment."""
+        self._quiet()
         notes = self.oracle.head["notes"]
         assert len(notes) == len(set(notes)), f"a note landed twice: {self!r}"
         assert set(self.confirmed_notes) <= set(notes), f"a confirmed note was lost: {self!r}"
@@ -208,8 +217,14 @@ class HeadWorld:
         self.check()
 
 
-def play(world: HeadWorld, seed: int, *, steps: int = 60) -> None:
-    """A schedule of rivals drawn from ``seed``; any broken rule is an AssertionError that shows the seed."""
+def play(
+    world: HeadWorld, seed: int, *, steps: int = 60, spoil: Callable[[random.Random], None] = lambda dice: None
+) -> None:
+    """A schedule of rivals drawn from ``seed``; any broken rule is an AssertionError that shows the seed.
+
+    Args:
+        spoil: called before each step: what may go wrong in the store's own network.
+    """
     dice = random.Random(seed)
 
     def act() -> None:
@@ -239,6 +254,7 @@ def play(world: HeadWorld, seed: int, *, steps: int = 60) -> None:
 
     try:
         for _ in range(steps):
+            spoil(dice)
             act()
         world.finish()
     except (AssertionError, Conflict) as error:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,6 +137,9 @@ class StoreContract(RaceContract, ObjectContract):
             lambda: store.read(path),
             lambda: store.publish(path, b"", expect=None),
             lambda: store.publish("r", b"", expect=None, files={"ok": b"", path: b""}),
+            lambda: store.publish("r", b"", expect=None, drop=[path]),
+            lambda: store.fetch("r", path, Path("nothing")),
+            lambda: store.usage(path),
             lambda: store.get(path, "a"),
             lambda: store.get("r", path),
             lambda: store.names(path),

@@ -20,6 +20,9 @@ class StoreHooks:
     shares_processes = True
     """Can another process open the store by its address? A test holds the declaration against the truth."""
 
+    shows_files_first = True
+    """Can files be seen before the head that names them? False where one commit brings both."""
+
     def make_store(self, tmp_path: Path) -> Store:
         """A new, empty store."""
         raise NotImplementedError

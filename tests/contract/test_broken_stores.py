@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,11 +41,16 @@ class Parts(MemoryStore):
                 self._put(run, name, source)
             points.hit("publish.files.after")
 
-    def set(self, run: str, head: bytes) -> Version:
+    def set(self, run: str, head: bytes, more: Mapping[str, Any] | None = None) -> Version:
+        self.drop(run, more or {})
         kept = self._runs.setdefault(run, _Run())
         self._count += 1
         kept.head, kept.version, kept.written_s = head, str(self._count), self._clock.now_s()
         return kept.version
+
+    def drop(self, run: str, more: Mapping[str, Any]) -> None:
+        for name in more.get("drop", ()):
+            self._runs.setdefault(run, _Run()).files.pop(name, None)
 
 
 class Gate:
@@ -74,80 +80,80 @@ class ExistsThenSet(Parts):
     """Looks, then writes: two writers may both have looked."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
         points.hit("window")
-        return self.set(run, head)
+        return self.set(run, head, more)
 
 
 class ExistsThenSetInThreads(Parts):
     """The same, without a named point in the window: only real concurrency shows it."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
         with self.gate.wait():
-            return self.set(run, head)
+            return self.set(run, head, more)
 
 
 class ChecksBeforeFiles(Parts):
     """Checks the version, then spends a long time on the files."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.check(run, expect)
         self.store_files(run, files)
-        return self.set(run, head)
+        return self.set(run, head, more)
 
 
 class IgnoresTheVersion(Parts):
     """Last writer wins."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
-        return self.set(run, head)
+        return self.set(run, head, more)
 
 
 class IgnoresAbsent(Parts):
     """Compares versions, but makes a run over one that exists."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         if expect is not None:
             self.check(run, expect)
-        return self.set(run, head)
+        return self.set(run, head, more)
 
 
 class TornHead(Parts):
     """Writes in place: the head is visible before it is complete."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
         self.set(run, head[: len(head) // 2])
         points.hit("half")
-        return self.set(run, head)
+        return self.set(run, head, more)
 
 
 class HeadFirst(Parts):
     """The head names files that are not there yet."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.check(run, expect)
-        version = self.set(run, head)
+        version = self.set(run, head, more)
         self.store_files(run, files)
         return version
 
@@ -167,12 +173,12 @@ class TornFile(Parts):
             points.hit("publish.files.after")
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
             self.check(run, expect)
-            return self.set(run, head)
+            return self.set(run, head, more)
 
 
 class SendsAgain(Parts):
@@ -195,24 +201,53 @@ class HandsOutOneVersion(Parts):
         return None if version is None else str(int(version) % 4)
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
             self.check(run, expect)
-            return str(int(self.set(run, head)) % 4)
+            return str(int(self.set(run, head, more)) % 4)
+
+
+class DropsFirst(Parts):
+    """Deletes what a head drops, though that head may never come to be."""
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
+    ) -> Version:
+        self.drop(run, more)
+        self.store_files(run, files)
+        with self._lock:
+            self.check(run, expect)
+            return self.set(run, head)
+
+
+class FetchesInPlace(Parts):
+    """Writes an object over the file that was there, and leaves half of it where it fails."""
+
+    def fetch(self, run: str, name: str, path: Path) -> None:
+        path.write_bytes(b"")
+        path.write_bytes(self.get(run, name))
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
+    ) -> Version:
+        self.store_files(run, files)
+        with self._lock:
+            self.check(run, expect)
+            return self.set(run, head, more)
 
 
 class Sound(Parts):
     """All steps in the right order: what the broken ones are held against."""
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self.store_files(run, files)
         with self._lock:
             self.check(run, expect)
-            return self.set(run, head)
+            return self.set(run, head, more)
 
 
 class Contract(StoreContract):
@@ -275,6 +310,8 @@ def test_the_sound_store_passes(tmp_path: Path) -> None:
         (HeadFirst, {"files_are_whole_before_the_head_names_them"}),
         (TornFile, {"files_are_whole_before_the_head_names_them"}),
         (SendsAgain, {"a_stored_name_is_not_sent_again"}),
+        (DropsFirst, {"what_a_head_drops_goes_with_it"}),
+        (FetchesInPlace, {"an_object_as_a_file"}),
         (HandsOutOneVersion, {"each_version_has_its_own_name"}),
     ],
 )

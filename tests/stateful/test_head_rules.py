@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 
@@ -78,11 +79,17 @@ def test_a_broken_rule_is_reported_with_its_seed() -> None:
 
     class IgnoresTheVersion(MemoryStore):
         def publish(
-            self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+            self,
+            run: str,
+            head: bytes,
+            *,
+            expect: Version | None,
+            files: Mapping[str, Source] | None = None,
+            **more: Any,
         ) -> Version:
             found = self.read(run)
             newest = None if found is None else found.version
-            return super().publish(run, head, expect=newest, files=files)
+            return super().publish(run, head, expect=newest, files=files, **more)
 
     caught = []
     for seed in range(20):

@@ -252,12 +252,36 @@ def test_another_machine_knows_nothing_and_a_restarted_one_knows_all(
 
 def test_the_log_holds_what_the_attempt_said(bench: Bench) -> None:
     launcher = LocalLauncher(bench.settings, command=lambda spec: ["/bin/sh", "-c", "echo hello >&2", str(spec)])
-    assert launcher.logs(bench.id) is None
+    assert launcher.follow(bench.id) is None
     launcher.launch(bench.spec)
     assert bench.seen(launcher).exit_code == 0
-    log = launcher.logs(bench.id)
-    assert log is not None
-    assert log.read_text() == "hello\n"
+    assert "".join(launcher.follow(bench.id) or ()) == "hello\n"
+
+
+def test_the_log_is_followed_until_the_run_has_gone_on(bench: Bench) -> None:
+    launcher = LocalLauncher(bench.settings)
+    bench.attempts.mkdir(parents=True)
+    log = bench.attempts / f"{bench.id}.log"
+    log.write_bytes(b"half a" + "ü".encode()[:1])
+    asked = 0
+
+    def until() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            with log.open("ab") as file:
+                file.write("ü".encode()[1:] + b" letter\n")
+        return asked == 2
+
+    pieces = launcher.follow(bench.id, until=until)
+    assert pieces is not None
+    assert list(pieces) == ["half a", "ü letter\n"]
+
+
+def test_this_machine_has_no_flavors_and_no_price(bench: Bench) -> None:
+    assert hosts.launcher("local", bench.settings).price() == ""
+    with pytest.raises(UsageError, match="write 'local' without 'huge'"):
+        hosts.launcher("local:huge", bench.settings)
 
 
 def test_a_place_that_cannot_be_written_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -21,7 +21,10 @@ from qcity_nb.records import CheckpointRef, Failure, Head, Holder, RunState, Wan
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 
-COMMANDS = ("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "init", "demo")
+COMMANDS = (
+    *("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "hosts", "watch-on", "page"),
+    *("init", "demo"),
+)
 
 
 def notebook(*cells: str, tagged: str | None = None, **changes: Any) -> str:

@@ -128,12 +128,12 @@ class Lagging(MemoryStore):
         return []
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         rival, self.rival = self.rival, None
         if rival is not None:
             lease.create(self, replace(rival, run=run))
-        return super().publish(run, head, expect=expect, files=files)
+        return super().publish(run, head, expect=expect, files=files, **more)
 
 
 def test_two_who_ask_at_once_get_the_same_run() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,10 @@ class Host:
         self.attempts: dict[str, Attempt] = {}
         self.is_reachable = True
         self.refuses = ""
+        self.costs = ""
+
+    def price(self) -> str:
+        return self.costs
 
     def launch(self, spec: AttemptSpec) -> None:
         assert spec.attempt not in self.attempts
@@ -91,7 +96,7 @@ class Host:
     def stop(self, attempt: str, *, grace_s: float) -> None:
         self.attempts[attempt].end(-15)
 
-    def logs(self, attempt: str) -> Path | None:
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
         return None
 
     def alive(self) -> list[Attempt]:
@@ -232,9 +237,15 @@ def test_a_keeper_that_slept_through_its_own_intent_launches_nothing() -> None:
 
     class Slow(MemoryStore):
         def publish(
-            self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+            self,
+            run: str,
+            head: bytes,
+            *,
+            expect: Version | None,
+            files: Mapping[str, Source] | None = None,
+            **more: Any,
         ) -> Version:
-            version = world.store.publish(run, head, expect=expect, files=files)
+            version = world.store.publish(run, head, expect=expect, files=files, **more)
             world.clock.advance(16)
             return version
 
@@ -418,10 +429,10 @@ class Faulty(MemoryStore):
         return self.inner.read(run)
 
     def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
     ) -> Version:
         self._lose("request")
-        version = self.inner.publish(run, head, expect=expect, files=files)
+        version = self.inner.publish(run, head, expect=expect, files=files, **more)
         self._lose("reply")
         return version
 
@@ -544,3 +555,42 @@ def test_two_keepers_never_launch_two_attempts(block: int) -> None:
         assert set(world.host.attempts) <= announced, f"seed {seed}"
     assert ended >= 10, "schedules must come to an end, or they test little"
     assert launched >= 24, "schedules must have deaths, or they test little"
+
+
+def test_what_an_attempt_costs_is_in_the_journal() -> None:
+    world = World()
+    world.host.costs = "$0.40/h"
+    [event] = world.keeper.reconcile(RUN).events
+    assert (event.kind, event.data["price"]) == ("launched", "$0.40/h")
+    world = World()
+    [event] = world.keeper.reconcile(RUN).events
+    assert "price" not in event.data, "nobody pays for this machine"
+
+
+def test_a_host_that_cannot_tell_its_price_is_launched_on_all_the_same() -> None:
+    world = World()
+
+    def price() -> str:
+        raise StoreUnavailable("the host does not answer")
+
+    world.host.price = price  # type: ignore[method-assign]
+    [event] = world.keeper.reconcile(RUN).events
+    assert event.kind == "launched"
+    assert world.host.alive()
+
+
+def test_a_host_that_says_never_is_not_asked_again() -> None:
+    world = World()
+    asked = 0
+
+    def price() -> str:
+        nonlocal asked
+        asked += 1
+        raise UsageError("no such flavor")
+
+    world.host.price = price  # type: ignore[method-assign]
+    first = world.keeper.reconcile(RUN)
+    assert str(first.error) == "no such flavor"
+    second = world.keeper.reconcile(RUN)
+    assert (second.error, asked, world.head.intent) == (None, 1, None)
+    assert isinstance(second.action, policy.Nothing)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qcity_nb import __version__
 from qcity_nb.errors import UsageError
 from qcity_nb.settings import ENV, Settings, find_project, load, seconds
 
@@ -124,6 +125,10 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
         ("hosts = []", "hosts = []: a list of host names"),
         ('hosts = "a,,b"', "hosts = 'a,,b': a list of host names"),
         ("hosts = 3", "hosts = 3: a list of host names"),
+        ("job_timeout = 0", "job_timeout_s = 0: more than 0 s"),
+        ('job_install = "git+https://u:p@h/x"', "job_install (pyproject.toml) holds a password"),
+        ("bundle = 3", "bundle = 3: a list of file patterns"),
+        ("job_secrets = ['']", "job_secrets = ['']: a list of variables"),
         ("tll = 10", "unknown key 'tll'"),
         ('chaos = "local.after:1"', "unknown key 'chaos'"),
         ("ttl = 5\nbeat = 2", "ttl = 5 s is under three beats of 2 s"),
@@ -205,3 +210,47 @@ def test_seconds(value: object, expected: float) -> None:
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(UsageError, match=r"x = .*: write seconds"):
         seconds(value, name="x")
+
+
+def test_a_store_on_the_hub_has_a_slower_pace(tmp_path: Path) -> None:
+    given = load(tmp_path, {"store": "hf://user/runs"}, {})
+    assert (given.ttl_s, given.beat_s, given.publish_s) == (300.0, 60.0, 60.0)
+    assert given.origin["ttl_s"] == "default for hf:// stores"
+    slower = load(tmp_path, {"store": "hf://user/runs", "publish": "10m"}, {})
+    assert slower.publish_s == 600.0
+
+
+def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
+    hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "beat": 1, "ttl": "10m"}
+    given = load(tmp_path, hasty, {})
+    assert (given.publish_s, given.beat_s) == (60.0, 60.0)
+    assert "huggingface.co" in given.origin["publish_s"]
+    with pytest.raises(UsageError, match="three beats"):
+        load(tmp_path, {**hasty, "ttl": 10}, {})
+    for environ, store in (
+        ({"HF_ENDPOINT": "http://127.0.0.1:80"}, "hf://user/runs"),
+        ({}, "hf://user/runs?endpoint=http%3A%2F%2F127.0.0.1"),
+        ({}, "hf://user/runs?endpoint=https%3A%2F%2Fnothuggingface.co"),
+    ):
+        given = load(tmp_path, {**hasty, "store": store}, environ)
+        assert (given.publish_s, given.beat_s) == (1.0, 1.0)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    for text, size in (("50GB", 50 * 10**9), ("1.5 tb", 1_500_000_000_000), (123, 123), ("7", 7)):
+        assert load(tmp_path, {"storage_budget": text}, {}).storage_budget == size
+    for wrong in ("much", "0", "-1GB", "5 GiB"):
+        with pytest.raises(UsageError, match="storage_budget"):
+            load(tmp_path, {"storage_budget": wrong}, {})
+
+
+def test_none_is_a_word_for_nothing(tmp_path: Path) -> None:
+    settings = load(tmp_path, environ={"QCITY_TRACKING": "none", "QCITY_JOB_INSTALL": "None"})
+    assert (settings.tracking, settings.job_install) == ("", "")
+    write(tmp_path, "[tool.qcity]\ntracking = ''\nbundle = []\njob_timeout = '12h'\n")
+    settings = load(tmp_path, environ={})
+    assert (settings.tracking, settings.bundle, settings.job_timeout_s) == ("", (), 43_200)
+
+
+def test_a_job_installs_this_very_version(tmp_path: Path) -> None:
+    assert load(tmp_path, environ={}).job_install == f"qcity-nb[local]=={__version__}"

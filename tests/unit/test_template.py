@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
-from qcity_nb import settings, template
+from qcity_nb import cli, settings, template
 from qcity_nb.data import Data
 from qcity_nb.errors import UsageError
 
 
 def test_names() -> None:
-    assert template.names() == ["blank", "digits"]
+    assert template.names() == ["blank", "digits", "space"]
 
 
 @pytest.mark.parametrize("name", ["blank", "digits"])
@@ -63,7 +65,7 @@ def test_laying_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="no template 'digit'; there are: blank, digits"):
+    with pytest.raises(UsageError, match="no template 'digit'; there are: blank, digits, space"):
         template.lay("digit", Path("unused"))
 
 
@@ -108,3 +110,27 @@ def test_ignore_lines_have_the_two_forms_that_lay_understands() -> None:
             assert "!" not in line
             assert "/" not in line.strip("/")
             assert line.startswith("/") or line.endswith("/")
+
+
+def test_the_space_is_one(tmp_path: Path) -> None:
+    """Its card says what Hugging Face needs, its command is one of ours, and a run's address is all that is missing."""
+    template.lay("space", tmp_path)
+    card = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert (card["sdk"], card["app_port"]) == ("docker", 7860)
+    assert len(card["short_description"]) <= 60
+    [line] = [line for line in (tmp_path / "Dockerfile").read_text().splitlines() if line.startswith("CMD ")]
+    words = json.loads(line.removeprefix("CMD "))
+    args = cli.parser().parse_args(words[1:])
+    assert (words[0], args.command, args.host, args.port, args.keep) == (
+        "qcity",
+        "page",
+        "0.0.0.0",
+        card["app_port"],
+        ("hf-jobs",),
+    )
+    assert settings.load(tmp_path, environ={}).store == "hf://USER/REPO"
+
+
+def test_init_says_what_comes_next_without_a_notebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["init", "space", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {tmp_path}/s/README.md"

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcity_nb.notebook.curve import loss_svg, thinned
 from qcity_nb.notebook.panel import MIME, Panel, is_panel
 from qcity_nb.notebook.view import LoopView, PanelView, Saved, panel_html, text
+from qcity_nb.tracking.curve import loss_svg, thinned
 
 EVIL = "<script>alert('x')</script>\"&'><img src=x onerror=1>"
 LOSS = [(n, 1 / (n + 1)) for n in range(50)]

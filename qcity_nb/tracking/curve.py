@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["Point", "loss_svg", "thinned"]
+__all__ = ["Point", "loss_file", "loss_svg", "thinned"]
 
 Point = tuple[int, float]
 """(step, value)"""
@@ -94,3 +94,15 @@ def loss_svg(
             )
     out.append("</svg>")
     return "".join(out)
+
+
+def loss_file(series: Sequence[Point], deaths: Sequence[int] = (), *, name: str = "") -> str:
+    """The curve as a file of its own, on white; empty for a series without numbers."""
+    width, height = 720, 200
+    drawn = loss_svg(series, deaths, name=name, width=width, height=height)
+    if not drawn:
+        return ""
+    opening, _, rest = drawn.partition(">")
+    opening = opening.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ').replace('"100%"', f'"{width}"')
+    paper = f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
+    return f"{opening}>{paper}{rest.replace(CURVE, '#3b82f6')}\n"

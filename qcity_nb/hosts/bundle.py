@@ -1,0 +1,165 @@
+"""The project's small files for a host that does not have them: packed when a run begins, unpacked where it runs.
+
+What is taken: files that git tracks in the project's directory, and those that ``bundle`` in ``[tool.qcity]`` names.
+Never: what looks like a secret, what DVC tracks (its ``.dvc`` files go along, the data comes from DVC's remote), links.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import posixpath
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from qcity_nb.errors import CheckpointCorrupt, UsageError
+
+__all__ = ["LIMIT_BYTES", "Bundle", "pack", "unpack"]
+
+LIMIT_BYTES = 20_000_000
+"""Of all files together; the largest stay behind."""
+_PLAIN_BYTES = 3 * LIMIT_BYTES
+"""With what the archive adds to each file: more is no bundle of ours."""
+_SECRET = (
+    *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.keystore"),
+    *("credentials", "credentials.*", "client_secret*.json", "service_account*.json", "kaggle.json"),
+    *("token", "*.token", "secrets", "secrets.*", ".secrets*", "config.local"),
+)
+"""File names, in lower case. ``config.local`` is where DVC keeps passwords."""
+_HARMLESS = ("*.example", "*.sample", "*.template")
+_OURS = {".git", ".qcity", ".ipynb_checkpoints", "__pycache__", ".venv"}
+_PROJECT_FILE = "pyproject.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Files of the project, as one object of the run."""
+
+    name: str
+    data: bytes
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """What was to be taken and was not, each with the reason."""
+
+
+def _is_secret(path: str) -> bool:
+    name = posixpath.basename(path).lower()
+    return any(fnmatchcase(name, each) for each in _SECRET) and not any(fnmatchcase(name, each) for each in _HARMLESS)
+
+
+def _tracked(root: Path) -> list[str]:
+    """What git tracks below ``root``; nothing where there is no git, or no repository."""
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [name.decode("utf-8", "surrogateescape") for name in listed.stdout.split(b"\0") if name]
+
+
+def _named(root: Path, patterns: Sequence[str]) -> list[str]:
+    """The files that the patterns name, without what DVC tracks."""
+    if not patterns:
+        return []
+    from qcity_nb.data import tracked
+
+    outputs = tracked.scan(root)
+    found = []
+    for pattern in patterns:
+        try:
+            paths = list(root.glob(pattern))
+        except (ValueError, NotImplementedError, IndexError) as error:
+            raise UsageError(f"bundle names {pattern!r}: {error}; write patterns relative to the project") from None
+        for path in paths:
+            name = path.relative_to(root).as_posix()
+            if not any(name == each.path or name.startswith(f"{each.path}/") for each in outputs):
+                found.append(name)
+    return found
+
+
+def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
+    """The project's files as one object, the same for the same files.
+
+    Args:
+        patterns: the setting ``bundle``: more files, as ``Path.glob`` takes them.
+    Returns: a bundle; without any file its name is empty.
+    Raises:
+        UsageError: a pattern that is none.
+        DataError: what DVC tracks cannot be told.
+    Does not promise: that a secret in a file of another name stays here. Nothing is read but names and sizes
+        before a file is taken.
+    """
+    root = root.resolve()
+    left_out = []
+    sizes: dict[str, int] = {}
+    for name in {_PROJECT_FILE, *_tracked(root), *_named(root, patterns)}:
+        path = root / name
+        # A link, or below one: what it leads to may be anything.
+        if path.resolve() != root / name or not path.is_file() or _OURS & set(Path(name).parts):
+            continue
+        if _is_secret(name):
+            left_out.append(f"{name} (its name says that it is secret)")
+            continue
+        sizes[name] = path.stat().st_size
+    taken, total = [], 0
+    for name in sorted(sizes, key=lambda name: (sizes[name], name)):
+        total += sizes[name]
+        if total > LIMIT_BYTES:
+            left_out.append(f"{name} ({sizes[name] / 1e6:.0f} MB: all together over {LIMIT_BYTES / 1e6:.0f} MB)")
+        else:
+            taken.append(name)
+    if not taken:
+        return Bundle(name="", data=b"", files=(), left_out=tuple(sorted(left_out)))
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted(taken):
+            content = (root / name).read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            entry.mode = 0o755 if (root / name).stat().st_mode & 0o100 else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return Bundle(
+        name=_name(plain.getvalue()),
+        data=gzip.compress(plain.getvalue(), mtime=0),
+        files=tuple(sorted(taken)),
+        left_out=tuple(sorted(left_out)),
+    )
+
+
+def _name(plain: bytes) -> str:
+    """By its content, not by what a version of zlib makes of it."""
+    return f"project-{hashlib.sha256(plain).hexdigest()[:16]}.tar.gz"
+
+
+def unpack(name: str, data: bytes, folder: Path) -> list[str]:
+    """Lay the files of a bundle below ``folder``.
+
+    Returns: their names.
+    Raises:
+        CheckpointCorrupt: it is not what its name says, is larger than one may be, or holds anything but plain files
+            below ``folder``; a part of it may be there then.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise UsageError("this Python cannot unpack a project safely: use 3.11.4 or newer")
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            plain = packed.read(_PLAIN_BYTES + 1)
+        if len(plain) > _PLAIN_BYTES or _name(plain) != name:
+            raise CheckpointCorrupt(f"the project's bundle {name} is not what its name says")
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
+            members = archive.getmembers()
+            for member in members:
+                if not member.isfile():
+                    raise CheckpointCorrupt(f"the project's bundle {name} is refused: {member.name} is no plain file")
+            archive.extractall(folder, members, filter="data")
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
+        raise CheckpointCorrupt(f"the project's bundle {name} cannot be unpacked: {error}") from None
+    return [member.name for member in members]
