@@ -301,7 +301,7 @@ class HfJobsLauncher:
         return seen
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
-        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job.
+        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job; at once where it has yet to begin.
 
         The service has no gentler way: whoever wants the work saved asks for a stop in the head first.
 
@@ -309,7 +309,7 @@ class HfJobsLauncher:
             StoreUnavailable: the service did not answer; the job may live.
         """
         until_s = self._clock.now_s() + grace_s
-        while (seen := self.find(attempt)) is not None and seen.state != "gone":
+        while (seen := self.find(attempt)) is not None and seen.state not in ("gone", "pending"):
             left_s = until_s - self._clock.now_s()
             if left_s <= 0:
                 break

@@ -19,6 +19,7 @@ from qcity_nb.hosts import hf_client
 from qcity_nb.hosts.hf_client import JobsClient, is_here
 from qcity_nb.hosts.hf_facts import Flavor, Job, Order
 from qcity_nb.hosts.hf_jobs import HfJobsLauncher, command, environment, label, observed
+from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.hub.accounts import Users
@@ -321,6 +322,17 @@ def test_stop_waits_for_a_while_and_cancels(world: JobsWorld) -> None:
     assert world.ended(launcher).reason == "cancelled"
     launcher.stop(ATTEMPT, grace_s=30)
     launcher.stop("never-heard-of", grace_s=0)
+
+
+def test_a_job_that_waits_for_hardware_is_cancelled_at_once(world: JobsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    launcher = world.launcher(clock=clock)
+    job = sleeper(world)
+    with monkeypatch.context() as patch:
+        patch.setattr("qcity_nb.hosts.hf_jobs.observed", lambda job: Observation(state="pending"))
+        launcher.stop(ATTEMPT, grace_s=30)
+    assert clock.now_s() == 1000
+    assert world.api.inspect_job(job_id=job).status.stage == "CANCELED"
 
 
 def test_stop_says_when_it_could_not(world: JobsWorld) -> None:
