@@ -7,6 +7,7 @@ Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -163,8 +164,13 @@ def parser() -> argparse.ArgumentParser:
     doctor = command(
         "doctor",
         "say every setting, where it came from, and what is wrong",
-        "  qcity doctor\n  qcity doctor --json",
+        "  qcity doctor\n  qcity doctor --json\n  qcity doctor --probe hf://me/scratch",
         ("cli_doctor", "doctor"),
+    )
+    doctor.add_argument(
+        "--probe",
+        metavar="hf://USER/SCRATCH",
+        help="ask a Hub, in a scratch repository, whether it behaves as the store takes for granted; some 40 commits",
     )
     with_store(doctor)
     with_json(doctor)
@@ -224,9 +230,13 @@ def parser() -> argparse.ArgumentParser:
     demo = command(
         "demo",
         "train on the digits, kill the host again and again, and compare with an undisturbed run",
-        "  qcity demo",
+        "  qcity demo\n"
+        "  qcity hub serve &                                    # a Hub emulator on this machine\n"
+        "  export HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=any    # as it says\n"
+        "  qcity demo --state hf://user/demo --on hf-jobs       # jobs killed in an upload and in a commit",
         ("cli_run", "demo"),
     )
+    demo.add_argument("--on", type=_hosts, metavar="HOST", help="where the killed run runs: local, or hf-jobs")
     demo.add_argument("--plant", default="", choices=("generators", "rows"), help=argparse.SUPPRESS)
     with_store(demo)
     return top
@@ -353,6 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
     """
+    # Bars of the Hub's client, between this command's own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.call(args))

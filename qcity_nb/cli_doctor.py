@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
@@ -188,8 +188,28 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
 )
 
 
+def _probe(address: str, *, as_json: bool) -> int:
+    """``qcity doctor --probe``: one line a probe, as they come."""
+    from qcity_nb.testing.hub_probe import probe
+
+    found = []
+    for finding in probe(address):
+        found.append(finding)
+        if not as_json:
+            verdict = "OK" if finding.is_as_expected else "DIFFERS"
+            print(f"{verdict:8} {finding.name}{f': {finding.detail}' if finding.detail else ''}", flush=True)
+    different = [finding for finding in found if not finding.is_as_expected]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found]))
+    else:
+        print(f"\n{len(different)} of {len(found)} differ" if different else f"\nall {len(found)} are as expected")
+    return _WRONG if different else 0
+
+
 def doctor(args: argparse.Namespace) -> int:
     """``qcity doctor``."""
+    if args.probe:
+        return _probe(args.probe, as_json=args.json)
     given = settings.load(overrides={"store": address_of(args.state)})
     values = {
         field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))

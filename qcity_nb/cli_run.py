@@ -386,4 +386,4 @@ def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
     from qcity_nb import demo as shown
 
-    return shown.main(address_of(args.state), plant=args.plant)
+    return shown.main(address_of(args.state), on=args.on or ("local",), plant=args.plant)

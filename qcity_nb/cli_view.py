@@ -129,16 +129,16 @@ def show(args: argparse.Namespace) -> int:
     run = identity.match(store, args.run)
     head = lease.read(store, run).head
     story = events(store, run, head)
-    names = store.names(run)
-    size_bytes = sum(checkpoint.size_bytes for checkpoint in head.checkpoints)
+    used = store.usage(run)
     if args.json:
         print(
             json.dumps(
                 {
                     **codec.encode(head),
                     "events": codec.encode(story),
-                    "objects": len(names),
-                    "checkpoint_bytes": size_bytes,
+                    "objects": used.objects,
+                    "stored_bytes": used.size_bytes,
+                    "held_bytes": used.held_bytes,
                 }
             )
         )
@@ -161,7 +161,8 @@ def show(args: argparse.Namespace) -> int:
     named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
     if named:
         rows.append(("named", ", ".join(named)))
-    rows.append(("stored", f"{len(names)} objects in {store.address}; checkpoints {size(size_bytes)}"))
+    held = f", and {size(used.held_bytes)} deleted but not given back yet" if used.held_bytes else ""
+    rows.append(("stored", f"{size(used.size_bytes)} in {used.objects} objects in {store.address}{held}"))
     if head.tracked.uri:
         rows.append(("tracker", f"{head.tracked.uri} run {head.tracked.run_id}: {head.tracked.status}"))
     if head.output:

@@ -8,28 +8,26 @@ The exit code is 0 only if both ended with the same weights, bit for bit, and wi
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qcity_nb import settings, template
+from qcity_nb import cli_bundle, settings, template
+from qcity_nb import demo_deaths as deaths
 from qcity_nb.agent.adopt import published_rows
+from qcity_nb.agent.catalog import Catalog
 from qcity_nb.cli_progress import Progress
 from qcity_nb.cli_run import follow
 from qcity_nb.errors import QcityError, UsageError
-from qcity_nb.hosts.process import labelled
 from qcity_nb.notebook.plot import save_loss_plot
 from qcity_nb.ports import Store
 from qcity_nb.records import Event, Head, Row, Wanted
 from qcity_nb.run import identity, journal, lease
-from qcity_nb.run.desk import Desk
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 from qcity_nb.tracking.outbox import decode_rows
@@ -40,9 +38,6 @@ EPOCHS = 60
 NOTEBOOK = "notebooks/train.ipynb"
 PARAMETERS = {"epochs": EPOCHS, "hidden": 256, "batch_size": 16, "learning_rate": 0.0004}
 """Large enough that an epoch takes a while: there must be something to kill."""
-KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
-"""The epochs around which the three kills happen."""
-
 Weights = dict[str, Any]
 
 
@@ -60,16 +55,22 @@ class Comparison:
     events: list[Event]
 
 
-def main(state: str | None = None, *, plant: str = "") -> int:
+def main(state: str | None = None, *, on: tuple[str, ...] = ("local",), plant: str = "") -> int:
     """Run the demo; returns the exit code: 0 equal, 1 not.
 
     Args:
         state: where the runs are to live; by default in the demo's own folder.
+        on: where the second run is executed.
         plant: break the run on purpose (``testing.plants``), to see that the demo notices.
+    Raises:
+        UsageError: the deaths of such a host cannot be caused from here.
     """
     from qcity_nb.testing import chaos
 
     began_s = time.monotonic()
+    elsewhere = on != ("local",)
+    if elsewhere:
+        deaths.check(on, state)
     folder = _folder()
     template.lay("digits", folder)
     overrides: dict[str, object] = {"beat_s": 0.5, "ttl_s": 10, "publish_s": 1}
@@ -77,16 +78,22 @@ def main(state: str | None = None, *, plant: str = "") -> int:
     store = open_store(given.store)
     note = Progress(sys.stderr)
     note.say(f"The digits in {_short(folder)}: {EPOCHS} epochs, a checkpoint after each.")
-    with _environment(given, folder):
+    with _environment(given, elsewhere=elsewhere):
         note.say("\n1. Nobody disturbs this one.")
         hits = folder / ".qcity" / "calm.hits"
         calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(hits)).dumps(), hits=hits)
-        note.say("\n2. The same again, and its host dies three times.")
         hits = folder / ".qcity" / "killed.hits"
-        plan = chaos.Plan(log=str(hits), at={"local.pack": [WRITING_AT]}, action="host", plant=plant)
-        killer = _Killer(given, note)
-        killed = _execute(store, given, "killed", note, plan=plan.dumps(), hits=hits, killer=killer)
-    return _report(folder, calm, killed, time.monotonic() - began_s)
+        if elsewhere:
+            note.say(f"\n2. The same again on {', '.join(on)}, two keepers, and three jobs are killed.")
+            plan = deaths.in_jobs(str(hits), plant=plant)
+            kill: Callable[[Store, str], AbstractContextManager[None]] = deaths.second_keeper
+        else:
+            note.say("\n2. The same again, and its host dies three times.")
+            plan = deaths.while_saving(str(hits), plant=plant)
+            kill = deaths.Killer(given, note)
+        killed = _execute(store, given, "killed", note, plan=plan.dumps(), hits=hits, kill=kill, on=on)
+    what = deaths.told(hits) if elsewhere else ["kernel killed", "process group killed", "killed while saving"]
+    return _report(folder, calm, killed, what, time.monotonic() - began_s)
 
 
 def _folder() -> Path:
@@ -100,7 +107,7 @@ def _short(path: Path) -> str:
 
 
 @contextmanager
-def _environment(given: Settings, folder: Path) -> Iterator[None]:
+def _environment(given: Settings, *, elsewhere: bool) -> Iterator[None]:
     """What the attempts inherit: this demo's settings, whatever the user's own are."""
     ours = {
         "QCITY_STORE": given.store,
@@ -109,6 +116,8 @@ def _environment(given: Settings, folder: Path) -> Iterator[None]:
         "QCITY_BEAT": "0.5",
         "QCITY_TTL": "10",
         "QCITY_PUBLISH": "1",
+        # Jobs of an emulator run in this very Python, which has the package.
+        **({"QCITY_JOB_INSTALL": "none"} if elsewhere else {}),
     }
     before = {name: os.environ.get(name) for name in (*ours, "QCITY_CHAOS")}
     os.environ.update(ours)
@@ -130,11 +139,13 @@ def _execute(
     *,
     plan: str,
     hits: Path,
-    killer: _Killer | None = None,
+    kill: Callable[[Store, str], AbstractContextManager[None]] = lambda store, run: nullcontext(),
+    on: tuple[str, ...] = ("local",),
 ) -> Comparison:
     """One run to its end, kept in the foreground."""
     root = given.project.root
     os.environ["QCITY_CHAOS"] = plan
+    given = replace(given, chaos=plan)  # a job gets it from the settings
     head, _ = identity.find_or_create(
         store,
         project=given.project.name,
@@ -142,82 +153,29 @@ def _execute(
         name=name,
         parameters={**PARAMETERS, "model": f"models/{name}.npz", "plot": f"reports/{name}.png"},
         source=(root / NOTEBOOK).read_bytes(),
+        bundle=cli_bundle.packed(given, on, note.say),
         output=f"{name}.ipynb",
-        wanted=Wanted(hosts=("local",)),
+        wanted=Wanted(hosts=on),
         relaunch=replace(Head(run="", key="", project="", notebook="").relaunch, backoff_s=0.2),
     )
-    if killer is not None:
-        killer.begin(store, head.run)
-    try:
+    with kill(store, head.run):
         code = follow(store, given, head.run, note, quiet=True)
-    finally:
-        if killer is not None:
-            killer.end()
     head = lease.read(store, head.run).head
     if code != 0:
         message = head.failure.message if head.failure else head.state
         raise QcityError(f"the {name} run did not succeed: {message}")
-    return _gather(store, head, root / "models" / f"{name}.npz", hits)
+    return _gather(store, given, head, hits)
 
 
-class _Killer:
-    """Kills the kernel alone, then the whole group, from outside, when the run has come so far."""
-
-    def __init__(self, given: Settings, note: Progress) -> None:
-        self._given = given
-        self._note = note
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def begin(self, store: Store, run: str) -> None:
-        self._thread = threading.Thread(target=self._kill, args=(store, run), name="killer", daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _kill(self, store: Store, run: str) -> None:
-        for epoch, whole in ((KERNEL_AT, False), (GROUP_AT, True)):
-            while not self._end.wait(0.01):
-                holder = lease.read(store, run).head.holder
-                if holder is None:
-                    continue
-                desk = Desk(self._given.local / "attempts" / holder.attempt)
-                done = _newest(desk)
-                if done < epoch:
-                    continue
-                kernel = int((desk.path / "watch").read_text(encoding="ascii"))
-                pids = [each.pid for each in labelled(holder.attempt)] if whole else [kernel]
-                for pid in pids:
-                    _kill(pid)
-                self._note.say(f"   ✗ SIGKILL {'to all its processes' if whole else 'to the kernel'}, epoch {done}")
-                break
-
-
-def _newest(desk: Desk) -> int:
-    """The newest local checkpoint's number: epochs finished, plus one for the beginning."""
-    tier = desk.status().tier
-    numbers = [int(file.stem) for file in (Path(tier) / "checkpoints").glob("*.json")] if tier else []
-    return max(numbers, default=1) - 1
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _gather(store: Store, head: Head, model: Path, hits: Path) -> Comparison:
-    import numpy as np
-
+def _gather(store: Store, given: Settings, head: Head, hits: Path) -> Comparison:
     from qcity_nb.testing import chaos
 
     blocks = published_rows(store, head, 0)
-    with np.load(model) as saved:
-        weights = {name: saved[name] for name in saved.files}
+    catalog = Catalog(store, head.run, given.local)
+    newest = catalog.find("newest")
+    assert newest.manifest is not None
+    with catalog.incoming() as incoming:
+        weights = catalog.state(newest, newest.manifest.loops[0].key, incoming)["weights"]
     finished = sum(1 for name, _ in chaos.hits(hits) if name == "capture.after")
     return Comparison(
         head=head,
@@ -251,9 +209,13 @@ def _doubled(values: list[tuple[str, int, float]]) -> int:
     return sum(count - 1 for count in counts.values())
 
 
-def _report(folder: Path, calm: Comparison, killed: Comparison, took_s: float) -> int:
-    """Say how they compare; 0 if they are equal."""
-    deaths = [int(event.data["step"]) for event in killed.events if event.kind == "lease" and event.epoch > 1]
+def _report(folder: Path, calm: Comparison, killed: Comparison, what: list[str], took_s: float) -> int:
+    """Say how they compare; 0 if they are equal.
+
+    Args:
+        what: how the host died, each time.
+    """
+    died = [int(event.data["step"]) for event in killed.events if event.kind == "lease" and event.epoch > 1]
     sources = {event.epoch: event.data.get("source") for event in killed.events if event.kind == "lease"}
     plain = [(row.key, row.step, row.value) for row in killed.rows]
     calm_plain = [(row.key, row.step, row.value) for row in calm.rows]
@@ -263,17 +225,17 @@ def _report(folder: Path, calm: Comparison, killed: Comparison, took_s: float) -
     tracked = killed.tracked is None or (
         sorted(killed.tracked) == sorted(plain) and sorted(calm.tracked or []) == sorted(calm_plain)
     )
-    enough = len(deaths) >= 3
-    picture = _picture(folder, killed, deaths)
+    enough = len(died) >= 3
+    picture = _picture(folder, killed, dict(zip(died, what, strict=False)))
     told = "stored and in MLflow" if killed.tracked is not None else "stored (no MLflow here)"
     lines = [
         "",
-        f"attempts      {killed.head.epoch}: killed {len(deaths)} times (kernel, process group, while saving)",
+        f"attempts      {killed.head.epoch}: {', '.join(what)}",
         *(
-            f"  attempt {epoch}   went on from epoch {step}, out of the {_where(str(sources[epoch]))}"
-            for epoch, step in zip(sorted(sources)[1:], deaths, strict=True)
+            f"  attempt {epoch}   {_went_on(step, str(sources[epoch]))}"
+            for epoch, step in zip(sorted(sources)[1:], died, strict=True)
         ),
-        f"redone        {max(redone, 0)} finished epochs; {len(deaths)} that were under way began again",
+        f"redone        {max(redone, 0)} finished epochs; {len(died)} that were under way began again",
         f"weights       {_verdict(weights)}: {sum(v.nbytes for v in killed.weights.values()):,} bytes, "
         "compared with the undisturbed run's bit for bit",
         f"metrics       {_verdict(rows and tracked)}: {len(plain)} rows {told}, each once",
@@ -291,19 +253,19 @@ def _report(folder: Path, calm: Comparison, killed: Comparison, took_s: float) -
     return 0 if ok else 1
 
 
-def _where(source: str) -> str:
-    return {"local": "host's own disk", "store": "store"}.get(source, "beginning")
+def _went_on(step: int, source: str) -> str:
+    where = {"local": "host's own disk", "store": "store"}.get(source)
+    return f"went on from epoch {step}, out of the {where}" if where else "began anew: nothing was stored yet"
 
 
 def _verdict(same: bool) -> str:
     return "equal" if same else "DIFFERENT"
 
 
-def _picture(folder: Path, killed: Comparison, deaths: list[int]) -> str:
+def _picture(folder: Path, killed: Comparison, deaths: dict[int, str]) -> str:
     series = [(row.step, row.value) for row in killed.rows if row.key == "loss"]
-    labels = dict(zip(deaths, ("kernel killed", "process group killed", "killed while saving"), strict=False))
     try:
-        path = save_loss_plot(folder / "loss.png", {"loss": series}, labels, "The digits, killed three times")
+        path = save_loss_plot(folder / "loss.png", {"loss": series}, deaths, "The digits, killed three times")
     except UsageError as error:
         return str(error)
     return _short(path)

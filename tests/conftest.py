@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real MLflow server and MLflow databases that cost no migrations."""
+"""Fixtures for all tests: a real MLflow server, MLflow databases that cost no migrations, and the Hub emulator."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +23,11 @@ os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_TOKEN"] = "any-token"
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / f"qcity-tests-{getpass.getuser()}-hf")
+
+if TYPE_CHECKING:
+    from hub_world import HubWorld
+
+    from qcity_nb.testing.hub.server import HubServer
 
 HERE = Path(__file__).parent
 START_S = 110.0
@@ -99,3 +106,28 @@ def mlflow_database(mlflow_template: Path, tmp_path: Path) -> Callable[..., str]
         return f"sqlite:///{path}"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """The Hub emulator, one for each worker. The client in this process uses plain LFS, as if it had no hf_xet."""
+    from huggingface_hub import constants
+
+    from qcity_nb.testing.hub.server import HubServer
+
+    with pytest.MonkeyPatch.context() as patch, HubServer(tmp_path_factory.mktemp("hub")) as server:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield server
+
+
+@pytest.fixture
+def hub(hub_server: HubServer) -> Iterator[HubWorld]:
+    """A private repository of its own on that server; faults and options are put back afterwards."""
+    from hub_world import HubWorld, client, copied, restore
+
+    saved = copied(hub_server.hub.options)
+    api = client(hub_server)
+    repo = api.create_repo(f"r{uuid.uuid4().hex[:12]}", private=True).repo_id
+    yield HubWorld(hub_server, api, repo)
+    hub_server.faults.reset()
+    restore(hub_server.hub.options, saved)

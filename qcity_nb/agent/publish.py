@@ -274,7 +274,11 @@ class Publisher:
             self._mine.update(files)
             self._is_untidy = self._is_untidy or bool(files)
             head = change(head)
-            shown = self._page(head, draft.manifest if draft else self._newest) if has_page and executed else None
+            shown = (
+                self._page(head, draft.manifest if draft else self._newest)
+                if has_page and (executed or release)
+                else None
+            )
             return Edit(head=head, files=files, drop=garbage, page=shown)
 
         head = self._lease.release(edit) if release else self._lease.update(edit)

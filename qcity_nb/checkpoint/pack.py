@@ -160,12 +160,14 @@ def _write_objects(
 ) -> None:
     """Each where it begins at a multiple; what lies together in memory goes out together."""
     start, end = 0, 0  # memory that is to be written with one call
+    held: list[memoryview] = []  # what lies there: objects of a lazy mapping have no other owner
 
     def flush() -> None:
         nonlocal start, end
         if end > start:
             sink.write(view_at(start, end - start))
         start = end = 0
+        held.clear()
 
     for name in objects:
         data = memoryview(objects[name]).cast("B")
@@ -179,6 +181,7 @@ def _write_objects(
         )
         if large and address % PAGE == 0:
             start, end = start or address, address + len(data)
+            held.append(data)
         else:
             sink.write(data)
             del data

@@ -309,6 +309,7 @@ class HubStore:
         points.hit("publish.files.before")
         large = [one for one in additions if isinstance(one.path_or_fileobj, str) and not one._is_uploaded]
         if large:
+            points.hit("publish.upload")
             self._repository.upload(branch_of(run), large)
         points.hit("publish.files.after")
         return additions
@@ -353,6 +354,7 @@ class HubStore:
         title = _title(operations, drop)
         for _ in range(_TRIES):
             deletions = [CommitOperationDelete(FILES + name, is_folder=False) for name in drop]
+            points.hit("publish.commit")
             try:
                 done = self._repository.commit(branch_of(run), [*operations, *deletions], parent=tip, title=title)
             except NoEntry:

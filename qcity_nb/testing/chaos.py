@@ -6,9 +6,12 @@ A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every
     {"log": "/tmp/x/hits", "at": {"publish.head.before": [2]}, "action": "stop"}   the 2nd hit of one point
 
 Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
-same again (those of the agent depend on the clock too: beats). Actions: ``kill`` this process; ``host``: every process
-of this attempt, this one last; ``machine``: these, and whatever else has the plan in its environment, such as the
-keeper that launched the attempt; ``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
+same again (those of the agent depend on the clock too: beats). With ``"late": {"publish.commit": 0.005}`` the strike
+comes so many seconds after the hit, while the process goes on: in the middle of what follows the point.
+
+Actions: ``kill`` this process; ``host``: every process of this attempt, and of the job that it runs in, this one last;
+``machine``: these, and whatever else has the plan in its environment, such as the keeper that launched the attempt;
+``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
 
 The processes of an attempt carry its label in their environment. A notebook or script that is run by hand does not: it
 is the attempt's owner, and is named where the agent or ``qcity.up()`` arms itself.
@@ -20,6 +23,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +36,7 @@ __all__ = ["Action", "Plan", "arm", "hits", "hits_by_thread", "strike", "struck"
 Action = Literal["kill", "host", "machine", "stop", "stop-self"]
 
 LABEL = "QCITY_ATTEMPT"
+JOB = "JOB_ID"
 PLAN = "QCITY_CHAOS"
 _WIDTH = 64
 
@@ -46,13 +51,16 @@ class Plan:
     at: Mapping[str, list[int]] = field(default_factory=dict)
     """By point: the numbers of its own hits."""
     action: Action = "host"
+    late: Mapping[str, float] = field(default_factory=dict)
+    """By point: so many seconds after its hit."""
     plant: str = ""
     """A fault to plant (``testing.plants``)."""
 
     def dumps(self) -> str:
         """As the environment takes it."""
         plan = {"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action}
-        return json.dumps({**plan, "plant": self.plant} if self.plant else plan)
+        more = {"late": dict(self.late), "plant": self.plant}
+        return json.dumps({**plan, **{name: value for name, value in more.items() if value}})
 
 
 def _processes_with(name: str, value: str) -> list[int]:
@@ -69,29 +77,47 @@ def _processes_with(name: str, value: str) -> list[int]:
     return found
 
 
-def strike(action: Action, *, attempt: str = "", owner: int = 0) -> None:
+def strike(action: Action, *, attempt: str = "", owner: int = 0, after_s: float = 0.0) -> None:
     """Do it, to this process or to all of its attempt.
 
     Args:
         attempt: its label, where this process's environment does not carry it.
         owner: a process of the attempt that has no label; 0: none.
+        after_s: so much later; this process goes on meanwhile.
     """
     number = signal.SIGSTOP if action in ("stop", "stop-self") else signal.SIGKILL
+    found: list[int] = []
     if action in ("host", "machine", "stop"):
         label = os.environ.get(LABEL, "") or attempt
+        job = os.environ.get(JOB, "")
         for _ in range(2):  # one that was being born during the first look is seen by the second
-            found = _processes_with(LABEL, label) if label else []
+            found += _processes_with(LABEL, label) if label else []
+            found += _processes_with(JOB, job) if job else []
             if action == "machine" and os.environ.get(PLAN):
                 # The keeper first, or it sees the others die and acts.
                 found = [*_processes_with(PLAN, os.environ.get(PLAN, "")), *found]
             if owner not in (0, os.getpid(), *found):
                 found.append(owner)
-            for pid in found:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    continue
-    os.kill(os.getpid(), number)
+            if not after_s:
+                _send(found, number)
+                found = []
+
+    def end() -> None:
+        time.sleep(after_s)
+        _send([*found, os.getpid()], number)
+
+    if after_s:
+        threading.Thread(target=end, name="chaos", daemon=True).start()
+    else:
+        os.kill(os.getpid(), number)
+
+
+def _send(pids: list[int], number: int) -> None:
+    for pid in dict.fromkeys(pids):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
 
 
 def struck(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
@@ -138,6 +164,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
         kills=raw.get("kills", {}),
         at=raw.get("at", {}),
         action=raw.get("action", "host"),
+        late=raw.get("late", {}),
     )
     if unknown := set(plan.at) - set(points.NAMES):
         raise ValueError(f"no such crash point: {sorted(unknown)}")
@@ -150,7 +177,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
             action = plan.action if own in plan.at[name] else None
         if action is not None:
             _append(f"{plan.log}.struck", name)
-            strike(action, attempt=attempt, owner=owner)
+            strike(action, attempt=attempt, owner=owner, after_s=plan.late.get(name, 0.0))
 
     points.arm(hook)
     if raw.get("plant"):

@@ -65,7 +65,7 @@ def test_an_engine_that_saves_something_else_is_refused(fault: str) -> None:
     assert (done.returncode, "restored something else" in done.stderr) == (bool(fault), bool(fault)), done.stderr
 
 
-@pytest.mark.parametrize("name", ["import_time", "up", "log_call", "checkpoint"])
+@pytest.mark.parametrize("name", ["import_time", "up", "log_call", "hub", "checkpoint"])
 @pytest.mark.timeout(300)
 def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
     file = tmp_path / "report.json"

@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
@@ -15,7 +18,7 @@ from huggingface_hub import HfApi, JobStage, Volume
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, JobNotFoundError
 from job_world import USER, emulator, log_of, over, raw, shell, start, wait_for
 
-from qcity_nb.testing.hub import jobs
+from qcity_nb.testing.hub import jobs, runner
 from qcity_nb.testing.hub.accounts import Users
 from qcity_nb.testing.hub.emulator import Hub
 from qcity_nb.testing.hub.faults import Faults
@@ -296,6 +299,46 @@ def test_a_job_whose_processes_died_with_the_machine_is_lost(tmp_path: Path) -> 
         wait_for(lambda: not living(mark), what="the end of what was left")
 
 
+def test_a_job_whose_machine_dies_under_the_server_is_lost(api: HfApi) -> None:
+    mark = f"2{os.getpid()}8"
+    job = shell(api, f"setsid sleep {mark} & sleep {mark}")
+    wait_for(lambda: len(living(mark)) == 3, what="the job's processes")
+    os.kill(living(job.id)[0], signal.SIGKILL)
+    assert over(api, job).status.message == "Job lost: its process is gone"
+    wait_for(lambda: not living(mark), what="the end of what was left")
+
+
+def test_a_job_is_cancelled_while_it_is_launched(
+    api: HfApi, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    launch = runner.launch
+
+    def slowly(folder: Path, work: runner.Work) -> runner.Pod:
+        begun.set()
+        assert go.wait(30)
+        return launch(folder, work)
+
+    monkeypatch.setattr(runner, "launch", slowly)
+    starting = threading.Thread(target=shell, args=(api, "sleep 1000"))
+    starting.start()
+    assert begun.wait(30)
+    [job] = api.list_jobs(namespace=USER)
+    assert job.status.stage == "SCHEDULING"
+    cancelling = threading.Thread(target=api.cancel_job, kwargs={"job_id": job.id})
+    cancelling.start()
+    wait_for(lambda: ending(server.hub) == "cancel", what="the word to end it")
+    go.set()
+    starting.join(60)
+    cancelling.join(60)
+    assert api.inspect_job(job_id=job.id).status.stage == "CANCELED"
+
+
+def ending(hub: Hub) -> str:
+    with hub.db.read() as db:
+        return str(db.execute("SELECT ending FROM jobs").fetchone()["ending"])
+
+
 def test_a_server_ends_its_jobs_if_it_is_asked_to(tmp_path: Path) -> None:
     mark = f"2{os.getpid()}5"
     with emulator(tmp_path / "hub", end_jobs=False) as (_, api):
@@ -416,6 +459,28 @@ def test_bad_input(api: HfApi, more: dict[str, object], wrong: str) -> None:
     with pytest.raises(BadRequestError, match=wrong):
         shell(api, "true", **more)
     assert list(api.list_jobs(namespace=USER)) == []
+
+
+@pytest.mark.parametrize("body", ["[]", "1", '"text"', "{", '{"flavor": [], "dockerImage": "x"}', '{"labels": 1}'])
+def test_what_is_no_request_at_all(api: HfApi, body: str) -> None:
+    job = shell(api, "sleep 1000")
+
+    def status(method: str, path: str) -> int:
+        request = urllib.request.Request(api.endpoint + path, body.encode(), method=method)
+        request.add_header("Authorization", "Bearer hf_any")
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+
+    for path in ("/api/jobs/user", "/api/scheduled-jobs/user", "/api/settings/webhooks"):
+        assert status("POST", path) == 400
+    # A body that says nothing of labels or ports leaves none.
+    allowed = {400} if not body.startswith('{"') else {400, 200}
+    for what in ("labels", "expose"):
+        assert status("PUT", f"/api/jobs/user/{job.id}/{what}") in allowed
 
 
 def test_what_cannot_be_done_is_refused(api: HfApi) -> None:

@@ -21,7 +21,7 @@ from qcity_nb.testing.hub.server import HubServer
 from qcity_nb.testing.hub.web import User
 
 REPO = "user/model"
-WATCHED = [{"type": "user", "name": USER}]
+WATCHED: list[dict[Any, Any] | WebhookWatchedItem] = [{"type": "user", "name": USER}]
 
 
 class Listener:
@@ -165,8 +165,7 @@ def test_others_private_repositories_are_not_told(tmp_path: Path, listener: List
     users = Users({"hf_alice": User("alice", orgs=("acme",)), "hf_bob": User("bob")})
     with emulator(tmp_path / "hub", users=users) as (server, _):
         alice, bob = (HfApi(endpoint=server.url, token=token) for token in ("hf_alice", "hf_bob"))
-        watched = [{"type": "user", "name": "alice"}, {"type": "org", "name": "acme"}]
-        bob.create_webhook(url=listener.url, watched=watched)
+        bob.create_webhook(url=listener.url, watched=[*WATCHED, {"type": "org", "name": "acme"}])
         alice.create_repo("acme/secret", private=True)
         alice.create_repo("acme/open")
         assert listener.next()[2]["repo"]["name"] == "acme/open"
@@ -202,7 +201,8 @@ def test_a_job_is_started(api: HfApi, tmp_path: Path) -> None:
     made = api.create_webhook(job_id=source.id, watched=WATCHED, secret="hf_hook", secrets={"NEW": "hf_new"})
     assert made.url is None
     assert made.job is not None
-    assert (made.job.command, made.job.docker_image, made.job.secrets) == (source.command, "python:3.12", ["NEW"])
+    assert (made.job.command, made.job.docker_image) == (source.command, "python:3.12")
+    assert list(made.job.secrets or ()) == ["NEW"]
     api.create_repo(REPO)
     [job] = triggered(api)
     assert over(api, job).status.stage == "COMPLETED"
@@ -216,7 +216,7 @@ def test_a_job_is_started(api: HfApi, tmp_path: Path) -> None:
         assert b"hf_new" not in file.read_bytes()
     changed = api.update_webhook(made.id, job_id=source.id, watched=WATCHED, secrets={"NEW": "", "MORE": "x"})
     assert changed.job is not None
-    assert changed.job.secrets == ["MORE"]
+    assert list(changed.job.secrets or ()) == ["MORE"]
 
 
 def test_no_credit_for_a_webhook_s_job(api: HfApi, server: HubServer) -> None:
@@ -237,12 +237,9 @@ def test_a_webhook_that_triggers_itself_ends(api: HfApi, monkeypatch: pytest.Mon
         api.create_repo(f"user/model-{number}")
     other = api.create_webhook(job_id=source.id, watched=[{"type": "model", "name": "user/last"}])
     api.create_repo("user/last")
-    last = wait_for(
-        lambda: [job for job in triggered(api) if job.initiator and job.initiator.id == other.id],
-        what="the other's job",
-    )
-    assert len(last) == 1
-    assert len(triggered(api)) == 3
+    assert len(triggered(api, 3)) == 3
+    by_other = [job for job in triggered(api) if job.initiator and job.initiator.id == other.id]
+    assert len(by_other) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import resource
 import signal
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +104,37 @@ def test_a_disk_that_refuses_leaves_no_trace(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert list(tmp_path.iterdir()) == []
+
+
+class Lent(Mapping[str, memoryview]):
+    """Objects in page-aligned memory of their own, which is overwritten once nobody holds it any more."""
+
+    def __init__(self, objects: Mapping[str, bytes]) -> None:
+        self._objects = objects
+
+    def __getitem__(self, name: str) -> memoryview:
+        memory = mmap.mmap(-1, len(self._objects[name]))
+        memory[:] = self._objects[name]
+        array = np.frombuffer(memory, dtype=np.uint8)
+
+        def spoil() -> None:
+            memory.seek(0)
+            memory.write(b"\xff" * len(memory))
+
+        weakref.finalize(array, spoil)
+        return array.data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+def test_an_object_that_nobody_else_holds_is_written_before_it_goes(tmp_path: Path) -> None:
+    """A lazy mapping's content lives as long as the writer holds it; one of 256 happens to begin at a page."""
+    contents = [os.urandom(1 << 18) for _ in range(8)]
+    objects = {name_of(content): content for content in contents}
+    refs = pack.write_pack(tmp_path / "a.pack", Lent(objects), epoch=1)
+    for name, content in objects.items():
+        assert pack.read_object(tmp_path / "a.pack", refs[name], name) == content

@@ -99,7 +99,7 @@ class Post:
                     "WEBHOOK_PAYLOAD": text,
                     "WEBHOOK_REPO_ID": event.repo_id,
                     "WEBHOOK_REPO_TYPE": event.repo_type,
-                    **({"WEBHOOKHEADER": secret} if secret else {}),
+                    **({"WEBHOOK_SECRET": secret} if secret else {}),
                 }
                 initiator = {"type": "webhook", "id": row["id"]}
                 spec = json.loads(row["spec"])
@@ -161,7 +161,8 @@ def _payload(hub: Hub, event: Event) -> dict[str, Any]:
     if "updatedRefs" in event.facts:
         found["updatedRefs"] = event.facts["updatedRefs"]
     if event.scope == "repo.config":
-        found["updatedConfig"] = {"private": event.facts["private"]} if "private" in event.facts else {}
+        is_told = repo is not None and not event.facts.keys().isdisjoint(("private", "visibility"))
+        found["updatedConfig"] = {"private": found["repo"]["private"]} if is_told else {}
     return found
 
 

@@ -152,7 +152,7 @@ class Hub:
         if user is None:
             raise HubError(401, "Invalid username or password.")
         if not allowed(user, need, owner=owner or user.name, entity=entity, scope=scope):
-            raise HubError(403, _refusal(user, need, owner or user.name))
+            raise HubError(403, _refusal(user, owner or user.name))
         return user
 
     def can(self, user: User | None, need: str, *, owner: str, entity: str = "", scope: str = "") -> bool:
@@ -176,9 +176,10 @@ def before(check: Callable[[Hub, Request, Kind], Response | None]) -> Callable[[
     return check
 
 
-def _refusal(user: User, need: str, owner: str) -> str:
-    if user.role == "read" and need == "write" and role_in(user, owner) == "write":
+def _refusal(user: User, owner: str) -> str:
+    """Why a write is refused, in the Hub's words."""
+    if role_in(user, owner) != "write":
+        return "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request"
+    if user.role == "read":
         return "Forbidden: you must use a write token to upload to a repository."
-    if role_in(user, owner) is None:
-        return f'You don\'t have the rights to do this under the namespace "{owner}"'
     return "Forbidden: this token does not have the required permissions"

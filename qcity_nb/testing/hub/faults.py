@@ -91,6 +91,13 @@ class Faults:
             else:
                 self._switches.pop(name, None)
 
+    def reset(self) -> None:
+        """Switch all faults off, take all hooks away, forget what struck."""
+        with self._lock:
+            self._switches.clear()
+            self._hooks.clear()
+            self.struck.clear()
+
     def is_set(self, name: str) -> bool:
         """Whether the fault would strike some request."""
         with self._lock:
@@ -127,7 +134,7 @@ class Faults:
 
         def remove() -> None:
             with self._lock:
-                if hook in self._hooks[event]:
+                if hook in self._hooks.get(event, []):
                     self._hooks[event].remove(hook)
 
         return remove

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from qcity_nb.testing.hub.hardware import FLAVORS
-from qcity_nb.testing.hub.web import HubError
+from qcity_nb.testing.hub.web import HubError, Request
 
-__all__ = ["DEFAULT_TIMEOUT_S", "answer_spec", "read_labels", "read_ports", "read_spec", "read_strings"]
+__all__ = ["DEFAULT_TIMEOUT_S", "answer_spec", "read_body", "read_labels", "read_ports", "read_spec", "read_strings"]
 
 DEFAULT_TIMEOUT_S = 30 * 60
 """Source: docs/jobs/configuration.md of huggingface/hub-docs."""
@@ -20,6 +20,18 @@ _ARCHITECTURES = ("amd64", "arm64")
 
 def _invalid(field: str, wanted: str) -> HubError:
     return HubError(400, f"Invalid input: expected {wanted}, at {field}")
+
+
+def read_body(request: Request) -> dict[str, Any]:
+    """A request's JSON object.
+
+    Raises:
+        HubError: 400, it is something else.
+    """
+    body = request.json()
+    if not isinstance(body, dict):
+        raise _invalid("body", "object")
+    return body
 
 
 def read_strings(value: Any, field: str) -> dict[str, str]:
@@ -89,7 +101,7 @@ def read_spec(body: Any) -> tuple[dict[str, Any], dict[str, str]]:
     image, space = body.get("dockerImage"), body.get("spaceId")
     if not isinstance(image or space, str) or (image and space):
         raise HubError(400, "Either spaceId or dockerImage must be provided, and not both")
-    if body.get("flavor") not in FLAVORS:
+    if not isinstance(body.get("flavor"), str) or body["flavor"] not in FLAVORS:
         raise _invalid("flavor", f"one of {'|'.join(FLAVORS)}")
     if body.get("arch") not in (None, *_ARCHITECTURES):
         raise _invalid("arch", "|".join(_ARCHITECTURES))

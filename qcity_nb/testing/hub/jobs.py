@@ -16,10 +16,26 @@ from qcity_nb.testing.hub.accounts import object_id
 from qcity_nb.testing.hub.emulator import Hub, before
 from qcity_nb.testing.hub.fleet import TERMINAL, Fleet, Job, fleet_of
 from qcity_nb.testing.hub.hardware import FLAVORS
-from qcity_nb.testing.hub.job_spec import answer_spec, read_labels, read_ports, read_spec
+from qcity_nb.testing.hub.job_spec import answer_spec, read_body, read_labels, read_ports, read_spec
 from qcity_nb.testing.hub.web import Gone, HubError, Kind, Request, Response, page_of, route
 
-__all__ = ["answer", "find", "matches", "owner_of", "wanted_labels"]
+__all__ = [
+    "answer",
+    "cancel",
+    "duplicate",
+    "expose",
+    "find",
+    "hardware",
+    "inspect",
+    "label",
+    "listed",
+    "logs",
+    "matches",
+    "metrics",
+    "owner_of",
+    "run",
+    "wanted_labels",
+]
 
 PAGE = 100
 KEEP_ALIVE_S = 30.0
@@ -173,7 +189,7 @@ def duplicate(hub: Hub, request: Request, namespace: str, job_id: str) -> Respon
 def label(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Replace a job's labels."""
     find(hub, request, namespace, job_id, "write")
-    fleet_of(hub).relabel(job_id, labels=read_labels(request.json().get("labels")))
+    fleet_of(hub).relabel(job_id, labels=read_labels(read_body(request).get("labels")))
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 
@@ -182,7 +198,7 @@ def expose(hub: Hub, request: Request, namespace: str, job_id: str) -> Response:
     """Replace the ports that a running job exposes: they are recorded, and nothing is exposed."""
     if find(hub, request, namespace, job_id, "write").is_over:
         raise HubError(400, "Job is not running")
-    fleet_of(hub).relabel(job_id, expose=read_ports(request.json()))
+    fleet_of(hub).relabel(job_id, expose=read_ports(read_body(request)))
     return Response.json(answer(hub, find(hub, request, namespace, job_id)))
 
 

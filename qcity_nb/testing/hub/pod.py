@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+__all__ = ["main"]
+
 _KILL_S = 10.0
 _LINE = 1 << 16  # a longer line is logged in parts
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, prctl(2)

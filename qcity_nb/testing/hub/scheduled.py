@@ -13,12 +13,24 @@ from qcity_nb.testing.hub import cron
 from qcity_nb.testing.hub.database import table
 from qcity_nb.testing.hub.emulator import Hub, starting
 from qcity_nb.testing.hub.fleet import Job, fleet_of, new_id, stamp
-from qcity_nb.testing.hub.job_spec import answer_spec, read_labels, read_spec
+from qcity_nb.testing.hub.job_spec import answer_spec, read_body, read_labels, read_spec
 from qcity_nb.testing.hub.jobs import answer, matches, owner_of, wanted_labels
 from qcity_nb.testing.hub.sealed import Seal
 from qcity_nb.testing.hub.web import HubError, Request, Response, route
 
-__all__ = ["Timetable", "timetable_of"]
+__all__ = [
+    "Timetable",
+    "create",
+    "delete",
+    "inspect",
+    "label",
+    "listed",
+    "reschedule",
+    "resume",
+    "run",
+    "suspend",
+    "timetable_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -128,18 +140,19 @@ class Timetable:
             return job
 
     def tick(self) -> None:
-        """Run what is due."""
-        now = self._hub.options.now()
-        for row in self.rows():
-            if datetime.fromisoformat(row["next"]) > now:
-                continue
-            self._postpone(row)  # first: a run may be lost, but not come twice
-            if row["suspend"]:
-                continue
-            try:
-                self.trigger(row)
-            except HubError as error:
-                log.warning("hub emulator: the scheduled job %s did not run: %s", row["id"], error.message)
+        """Run what is due; one tick at a time."""
+        with self._lock:
+            now = self._hub.options.now()
+            for row in self.rows():
+                if datetime.fromisoformat(row["next"]) > now:
+                    continue
+                self._postpone(row)  # first: a run may be lost, but not come twice
+                if row["suspend"]:
+                    continue
+                try:
+                    self.trigger(row)
+                except HubError as error:
+                    log.warning("hub emulator: the scheduled job %s did not run: %s", row["id"], error.message)
 
     def close(self) -> None:
         """Stop running things."""
@@ -217,8 +230,7 @@ def _current(hub: Hub, scheduled_id: str) -> Response:
 def create(hub: Hub, request: Request, namespace: str) -> Response:
     """Keep a job for its times."""
     user = hub.require(request, "write", owner=namespace, scope="job.write")
-    body = request.json()
-    return _current(hub, timetable_of(hub).add(namespace, user.name, body if isinstance(body, dict) else {}))
+    return _current(hub, timetable_of(hub).add(namespace, user.name, read_body(request)))
 
 
 @route("GET", _ALL, kind="jobs")
@@ -271,7 +283,7 @@ def run(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Respon
 def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Change its times."""
     _find(hub, request, namespace, scheduled_id)
-    text = request.json().get("schedule")
+    text = read_body(request).get("schedule")
     next_at = _schedule(text).next_after(hub.options.now())
     timetable_of(hub).change(scheduled_id, schedule=text, next=stamp(next_at))
     return _current(hub, scheduled_id)
@@ -281,6 +293,6 @@ def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) ->
 def label(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Replace the labels that its jobs will have."""
     spec = json.loads(_find(hub, request, namespace, scheduled_id)["spec"])
-    spec["labels"] = read_labels(request.json().get("labels"))
+    spec["labels"] = read_labels(read_body(request).get("labels"))
     timetable_of(hub).change(scheduled_id, spec=json.dumps(spec))
     return _current(hub, scheduled_id)

@@ -16,10 +16,27 @@ from qcity_nb.testing.hub.database import table
 from qcity_nb.testing.hub.emulator import Event, Hub, starting
 from qcity_nb.testing.hub.fleet import NO_CREDIT
 from qcity_nb.testing.hub.hardware import FLAVORS
+from qcity_nb.testing.hub.job_spec import read_body
 from qcity_nb.testing.hub.repos import MORE_INFO, Repo, iso, load_repo, now_ms, repo_route
 from qcity_nb.testing.hub.web import HubError, Request, Response, route
 
-__all__: list[str] = []
+__all__ = [
+    "add_secret",
+    "add_variable",
+    "delete_secret",
+    "delete_variable",
+    "delete_volumes",
+    "hardware",
+    "logs",
+    "pause",
+    "request_hardware",
+    "restart",
+    "runtime",
+    "secrets",
+    "set_volumes",
+    "sleep_time",
+    "variables",
+]
 
 table(
     "CREATE TABLE IF NOT EXISTS space (repo INTEGER PRIMARY KEY REFERENCES repo (id) ON DELETE CASCADE,"
@@ -52,11 +69,13 @@ def _fill(hub: Hub, name: str, body: dict[str, Any]) -> None:
         if repo is None:
             return
         _row(db, repo)
-        if body.get("hardware") in FLAVORS:
-            _change(db, repo, requested=body["hardware"], sleep_s=body.get("sleepTimeSeconds"))
+        flavor, sleep_s = body.get("hardware"), body.get("sleepTimeSeconds")
+        if isinstance(flavor, str) and flavor in FLAVORS:
+            _change(db, repo, requested=flavor, sleep_s=sleep_s if isinstance(sleep_s, int) else None)
         for kind in ("secrets", "variables"):
             given = body.get(kind)
-            found = {one["key"]: _entry(one, kind) for one in given or () if _KEY.fullmatch(str(one.get("key")))}
+            entries = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+            found = {one["key"]: _entry(one, kind) for one in entries if _KEY.fullmatch(str(one.get("key")))}
             _change(db, repo, **{kind: json.dumps(found)})
 
 
@@ -98,14 +117,14 @@ def _runtime(hub: Hub, repo: Repo, *, is_look: bool = True) -> dict[str, Any]:
 
 def _stage(db: sqlite3.Connection, repo: Repo, row: sqlite3.Row) -> tuple[str, str]:
     """The stage, and what will have been built once it was looked at."""
+    if row["paused"]:
+        return "PAUSED", row["built"]
     sdk = repo.settings.get("sdk")
     head = revisions.head(db, repo.id, "main")
     tree = next((commit.tree for commit in objects.ancestry(db, repo.id, head)), "")
     needed = _APP_FILES.get(str(sdk), ("app.py",))
     if not any(objects.entry_at(db, tree, name) for name in needed):
         return "NO_APP_FILE", row["built"]
-    if row["paused"]:
-        return "PAUSED", row["built"]
     if sdk == "static" or row["built"] == head:
         return "RUNNING", str(head)
     return ("RUNNING_BUILDING" if row["built"] else "BUILDING"), str(head)
@@ -164,9 +183,9 @@ def restart(hub: Hub, request: Request, repo: Repo) -> Response:
 def request_hardware(hub: Hub, request: Request, repo: Repo) -> Response:
     """Ask for other hardware, on which it starts anew."""
     _space(hub, repo, need_container=True)
-    body = request.json()
+    body = read_body(request)
     flavor, sleep_s = body.get("flavor"), body.get("sleepTimeSeconds")
-    if flavor not in FLAVORS:
+    if not isinstance(flavor, str) or flavor not in FLAVORS:
         raise HubError(400, f"Invalid input: flavor is one of {'|'.join(FLAVORS)}")
     if flavor != _FREE and hub.faults.strike("credit", "jobs") is not None:
         raise HubError(402, NO_CREDIT)
@@ -182,7 +201,7 @@ def sleep_time(hub: Hub, request: Request, repo: Repo) -> Response:
     _space(hub, repo, need_container=True)
     with hub.db.write() as db:
         _row(db, repo)
-        _change(db, repo, sleep_s=_seconds(request.json().get("seconds")))
+        _change(db, repo, sleep_s=_seconds(read_body(request).get("seconds")))
     return Response.json(_runtime(hub, repo, is_look=False))
 
 
@@ -207,8 +226,8 @@ def _entry(given: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def _change_entries(hub: Hub, request: Request, repo: Repo, kind: str, *, is_removed: bool) -> dict[str, Any]:
     _space(hub, repo)
-    body = request.json()
-    key = body.get("key") if isinstance(body, dict) else None
+    body = read_body(request)
+    key = body.get("key")
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise HubError(400, "Invalid input: a key is letters, digits and underscores, and begins with a letter")
     with hub.db.write() as db:
@@ -274,7 +293,7 @@ def delete_variable(hub: Hub, request: Request, repo: Repo) -> Response:
 def set_volumes(hub: Hub, request: Request, repo: Repo) -> Response:
     """Say what is mounted; it is kept, and nothing is."""
     _space(hub, repo, need_container=True)
-    volumes = request.json().get("volumes")
+    volumes = read_body(request).get("volumes")
     if not isinstance(volumes, list) or not all(isinstance(one, dict) and one.get("source") for one in volumes):
         raise HubError(400, "Invalid input: volumes is an array of volumes")
     with hub.db.write() as db:

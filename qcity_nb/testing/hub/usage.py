@@ -21,6 +21,8 @@ table(
 )
 table("CREATE INDEX IF NOT EXISTS lfs_file_oid ON lfs_file (oid)")
 
+_HELD = "(released_at IS NULL OR released_at > ?)"
+
 
 def add_object(db: sqlite3.Connection, repo: int, oid: str, size: int, xet_hash: str | None = None) -> None:
     """An object was uploaded for a repository; its content is in its place already."""
@@ -29,15 +31,20 @@ def add_object(db: sqlite3.Connection, repo: int, oid: str, size: int, xet_hash:
         "COALESCE(excluded.xet_hash, xet_hash)",
         (oid, size, xet_hash),
     )
+    now = time.time()
+    db.execute("DELETE FROM lfs_file WHERE repo = ? AND oid = ? AND released_at <= ?", (repo, oid, now))
     db.execute(
         "INSERT OR IGNORE INTO lfs_file VALUES (?, ?, ?, NULL, NULL, ?, NULL)",
-        (repo, oid, size, int(time.time() * 1000)),
+        (repo, oid, size, int(now * 1000)),
     )
 
 
 def has_file(db: sqlite3.Connection, repo: int, oid: str) -> int | None:
     """The size of an object that the repository was given; None if it was not, or no longer has it."""
-    row = db.execute("SELECT size FROM lfs_file WHERE repo = ? AND oid = ?", (repo, oid)).fetchone()
+    row = db.execute(
+        f"SELECT size FROM lfs_file WHERE repo = ? AND oid = ? AND {_HELD}",  # noqa: S608 (a constant)
+        (repo, oid, time.time()),
+    ).fetchone()
     return None if row is None else int(row["size"])
 
 
@@ -72,9 +79,10 @@ def sweep(db: sqlite3.Connection, folder: Path) -> None:
 
 def used_bytes(db: sqlite3.Connection, *, repo: int | None = None, namespace: str = "") -> int:
     """Bytes of LFS objects that a repository, or all of a namespace, holds; an object counts once a repository."""
-    query = "SELECT COALESCE(SUM(lfs_file.size), 0) AS size FROM lfs_file"
-    if repo is not None:
-        row = db.execute(f"{query} WHERE repo = ?", (repo,)).fetchone()
-    else:
-        row = db.execute(f"{query} JOIN repo ON repo.id = lfs_file.repo WHERE namespace = ?", (namespace,)).fetchone()
+    where, value = ("repo.id = ?", repo) if repo is not None else ("namespace = ?", namespace)
+    row = db.execute(
+        "SELECT COALESCE(SUM(lfs_file.size), 0) AS size FROM lfs_file JOIN repo ON repo.id = lfs_file.repo "
+        f"WHERE {where} AND {_HELD}",  # noqa: S608  # two fixed texts
+        (value, time.time()),
+    ).fetchone()
     return int(row["size"])

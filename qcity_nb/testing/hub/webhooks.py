@@ -9,10 +9,10 @@ from typing import Any
 from qcity_nb.testing.hub.delivery import HEADER, is_loopback, post_of
 from qcity_nb.testing.hub.emulator import Hub
 from qcity_nb.testing.hub.fleet import fleet_of, new_id
-from qcity_nb.testing.hub.job_spec import read_spec, read_strings
+from qcity_nb.testing.hub.job_spec import read_body, read_spec, read_strings
 from qcity_nb.testing.hub.web import HubError, Request, Response, User, route
 
-__all__: list[str] = []
+__all__ = ["create", "delete", "get", "listed", "switch", "update"]
 
 _KINDS = ("dataset", "model", "space", "bucket", "kernel", "user", "org")
 _DOMAINS = ("repo", "discussion")
@@ -88,7 +88,7 @@ def _members(body: dict[str, Any]) -> dict[str, Any]:
     found["watched"] = json.dumps([{"type": one["type"], "name": one["name"]} for one in watched])
     domains = body.get("domains")
     if domains is not None:
-        if not isinstance(domains, list) or not set(domains) <= set(_DOMAINS):
+        if not isinstance(domains, list) or not all(one in _DOMAINS for one in domains):
             raise HubError(400, f"Invalid input: domains are {'|'.join(_DOMAINS)}")
         found["domains"] = json.dumps(domains)
     return found
@@ -123,7 +123,7 @@ def listed(hub: Hub, request: Request) -> Response:
 def create(hub: Hub, request: Request) -> Response:
     """Make a webhook."""
     user = hub.require(request, "write", scope="user.webhooks.write")
-    body = request.json()
+    body = read_body(request)
     members = {"domains": json.dumps(_DOMAINS), **_members(body), **_target(hub, user, body)}
     if "url" not in members:
         raise HubError(400, "Invalid input: one of url, job and jobSourceId")
@@ -145,7 +145,7 @@ def get(hub: Hub, request: Request, webhook_id: str) -> Response:
 @route("POST", _ONE)
 def update(hub: Hub, request: Request, webhook_id: str) -> Response:
     """Change one. What it watches is replaced by what the body says, also by nothing, which clients send unasked."""
-    row, body = _find(hub, request, webhook_id), request.json()
+    row, body = _find(hub, request, webhook_id), read_body(request)
     user = hub.require(request)
     members = {**_members(body), **_target(hub, user, body)}
     seal = post_of(hub).seal

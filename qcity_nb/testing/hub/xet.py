@@ -32,6 +32,7 @@ __all__ = [
     "duplicate",
     "find_chunk",
     "get_xorb",
+    "grant",
     "put_shard",
     "put_shard_told",
     "put_xorb",
@@ -275,6 +276,13 @@ def get_xorb(hub: Hub, request: Request, hash: str) -> Response:
 def find_chunk(hub: Hub, request: Request, hash: str) -> Response:
     """Whether a chunk is known already: nothing is, so that clients upload it."""
     raise HubError(404, "Chunk not found")
+
+
+@route("POST", f"{_CAS}/v1/xorb-grants/[^/]+/{_HASH}", kind="storage")
+def grant(hub: Hub, request: Request, hash: str) -> Response:
+    """An address to put a xorb at: there are none, so that clients send it here."""
+    request.read()
+    raise HubError(404, "Not found")
 
 
 @route("POST", "/v1/telemetry", kind="storage")
