@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from qcity_nb import hosts
-from qcity_nb.errors import Missing
+from qcity_nb.errors import StoreError
 from qcity_nb.ports import Store
 from qcity_nb.records import Head
 from qcity_nb.settings import Settings
@@ -35,16 +35,24 @@ def packed(given: Settings, names: Iterable[str], say: Callable[[str], None]) ->
     return found.name, found.data
 
 
-def bring_home(store: Store, given: Settings, head: Head) -> None:
-    """Write the executed notebook of a run that was elsewhere to where the run says that it goes."""
+def bring_home(store: Store, given: Settings, head: Head, say: Callable[[str], None]) -> None:
+    """Write the executed notebook of a run that was elsewhere to where the run says that it goes.
+
+    Args:
+        say: told, in a line for people, why that could not be: the run has ended well all the same.
+    """
     if not (head.output and head.executed and head.project == given.project.name):
         return
     if head.state == "running" or not _are_elsewhere(head.wanted.hosts):
         return
+    target = given.project.root / head.output
+    draft = target.with_name(f".{target.name}.part")
     try:
         data = store.get(head.run, head.executed)
-    except Missing:
-        return  # replaced just now, by somebody who resumed the run
-    target = given.project.root / head.output
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(data)
+        draft.replace(target)
+    except StoreError as error:
+        say(f"{head.run}: the executed notebook stays in the store: {error}")
+    except OSError as error:
+        say(f"{head.run}: the executed notebook cannot be written to {target}: {error.strerror or error}")

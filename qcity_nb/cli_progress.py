@@ -45,7 +45,7 @@ def _line(event: Event) -> str:
             return f"{data.get('reason')} on {data.get('host')}{costs}"
         case "died":
             return f"the attempt on {data.get('host')} died: {data.get('reason')}"
-        case "withdrawn" | "stalled":
+        case "withdrawn" | "stalled" | "called off":
             return str(data.get("reason"))
         case "gave up":
             return f"gave up: {data.get('reason')}"

@@ -236,7 +236,7 @@ def follow(
                 interrupts += 1
     note.close()
     head = lease.read(store, run).head
-    cli_bundle.bring_home(store, given, head)
+    cli_bundle.bring_home(store, given, head, note.say)
     code = 0 if quiet and head.state == "succeeded" else _report(head, given, as_json=as_json)
     return 130 if interrupts and head.state == "stopped" else code
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from qcity_nb import hosts
 from qcity_nb.cli_progress import Progress
@@ -20,9 +20,6 @@ from qcity_nb.ports import Store
 from qcity_nb.run import lease
 from qcity_nb.run.desk import Desk
 from qcity_nb.settings import Settings
-
-if TYPE_CHECKING:
-    from qcity_nb.testing.chaos import Plan
 
 __all__ = ["Killer", "check", "in_jobs", "second_keeper", "told", "while_saving"]
 
@@ -53,15 +50,15 @@ def check(on: tuple[str, ...], state: str | None) -> None:
         )
 
 
-def while_saving(log: str, *, plant: str = "") -> Plan:
-    """The third death of a local run."""
+def while_saving(log: str, *, plant: str = "") -> Any:
+    """The third death of a local run, as a ``testing.chaos.Plan``."""
     from qcity_nb.testing.chaos import Plan
 
     return Plan(log=log, at={"local.pack": [WRITING_AT]}, action="host", plant=plant)
 
 
-def in_jobs(log: str, *, plant: str = "") -> Plan:
-    """The three deaths of a run in jobs: in the middle of an upload, of a commit, of a save."""
+def in_jobs(log: str, *, plant: str = "") -> Any:
+    """The three deaths of a run in jobs: in the middle of an upload, of a commit, of a save; a ``chaos.Plan``."""
     from qcity_nb.testing.chaos import Plan
 
     return Plan(

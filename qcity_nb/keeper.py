@@ -297,7 +297,8 @@ class Keeper:
                 events = [*self._died(head, death), self._event(head, "stopped", attempt, reason=reason)]
                 return self._amend(head, lambda now: replace(now, state="stopped", intent=None), events), events
             case policy.Stop(attempt=attempt, host=host, reason=reason):
-                events = [self._event(head, "stalled", attempt, host=host, reason=reason)]
+                kind = "stalled" if head.holder is not None else "called off"
+                events = [self._event(head, kind, attempt, host=host, reason=reason)]
                 head = self._amend(head, lambda now: now, events)
                 launcher = self._launcher(host)
                 if launcher is not None:

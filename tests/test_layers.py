@@ -65,7 +65,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 """The adapters, and what each may import. `testing` may import anything and is not listed."""
 
-MAY_ARM = {"agent", "notebook", "hosts", "city", "cli", "demo"}
+MAY_ARM = {"agent", "notebook", "hosts", "city", "cli", "demo", "demo_deaths"}
 """Where `qcity_nb.testing.chaos` may be imported, inside a function: crash points are armed on demand."""
 
 EMULATES = {"cli_hub"}

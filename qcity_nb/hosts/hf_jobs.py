@@ -105,15 +105,25 @@ class _Environment:
     secrets: Mapping[str, str]
 
 
+def _check_store(client: JobsClient, store: str) -> bool:
+    """Whether jobs run on this very machine: the service is an emulator then.
+
+    Raises:
+        UsageError: they do not, and the store is a place on it.
+    """
+    can_see = is_here(client.endpoint)
+    if ("://" not in store or store.startswith(("file:", "memory:"))) and not can_see:
+        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --state hf://USER/REPO")
+    return can_see
+
+
 def environment(settings: Settings, client: JobsClient, store: str) -> _Environment:
     """What every container needs to reach store and tracker, and to behave as this machine would.
 
     Raises:
         UsageError: a place that only this machine can reach, or a secret that is not here.
     """
-    can_see = is_here(client.endpoint)  # the service is an emulator: its jobs run on this very machine
-    if ("://" not in store or store.startswith(("file:", "memory:"))) and not can_see:
-        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --state hf://USER/REPO")
+    can_see = _check_store(client, store)
     env = {f"{ENV}STORE": store, **as_variables(settings, _CARRIED)}
     if not client.is_default:
         env["HF_ENDPOINT"] = client.endpoint
@@ -212,7 +222,9 @@ class HfJobsLauncher:
         Raises:
             UsageError: no such flavor; the message lists those that there are.
         """
-        _ = self._client.token  # without one it is no use to begin a run
+        # Without a token, or with such a store, it is no use to begin a run.
+        _ = self._client.token
+        _check_store(self._client, self._settings.store)
         wanted = self._flavor or DEFAULT_FLAVOR
         flavors = self._client.hardware()
         for flavor in flavors:
@@ -289,7 +301,7 @@ class HfJobsLauncher:
         return seen
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
-        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job.
+        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job; at once where it has yet to begin.
 
         The service has no gentler way: whoever wants the work saved asks for a stop in the head first.
 
@@ -297,7 +309,7 @@ class HfJobsLauncher:
             StoreUnavailable: the service did not answer; the job may live.
         """
         until_s = self._clock.now_s() + grace_s
-        while (seen := self.find(attempt)) is not None and seen.state != "gone":
+        while (seen := self.find(attempt)) is not None and seen.state not in ("gone", "pending"):
             left_s = until_s - self._clock.now_s()
             if left_s <= 0:
                 break

@@ -108,7 +108,7 @@ class MarkStopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """End the attempt: it lives, but the user's ``stall_timeout`` is over."""
+    """End the attempt: it lives, but the user's ``stall_timeout`` is over; or it has yet to begin and should not."""
 
     attempt: str
     host: str
@@ -163,6 +163,9 @@ def judge_dead(head: Head, evidence: Evidence) -> tuple[Beat, str] | None:
 def _intent(head: Head, intent: Intent, evidence: Evidence, hosts: Sequence[str]) -> Action | None:
     """What the intent calls for; ``None``: nothing, go on as if there were none."""
     seen = evidence.intended
+    if seen is not None and seen.state == "pending" and head.wanted.state == "stopped":
+        # It may wait for its hardware for hours, and would then find that nothing is left to do.
+        return Stop(attempt=intent.attempt, host=intent.host, reason="a stop was asked for before it had begun")
     if seen is not None and seen.state in ("pending", "running"):
         return Nothing(reason=f"attempt {intent.attempt} is {seen.state}")
     if seen is not None and seen.state == "unknown":

@@ -73,7 +73,7 @@ def _raises(kind: type[QcityError], call: Callable[[], Any]) -> None:
     raise AssertionError(f"no {kind.__name__}")
 
 
-def a_branch_begins_at_main(on: Probe) -> None:
+def _a_branch_begins_at_main(on: Probe) -> None:
     """A branch can be made from main, again without an error, and its tip is a commit."""
     on.repository.make()
     on.repository.make_branch(on.branch)
@@ -82,7 +82,7 @@ def a_branch_begins_at_main(on: Probe) -> None:
     assert len(on.tip) == 40, f"a tip of {len(on.tip)} characters"
 
 
-def names_of_branches(on: Probe) -> None:
+def _names_of_branches(on: Probe) -> None:
     """A ``+`` and a ``=`` may stand in a branch's name, and it is listed under it."""
     odd = hub_address.branch_of(f"{on.run}/odd.")
     on.repository.make_branch(odd)
@@ -92,7 +92,7 @@ def names_of_branches(on: Probe) -> None:
         on.repository.drop_branch(odd)
 
 
-def a_commit_lands_and_is_read(on: Probe) -> None:
+def _a_commit_lands_and_is_read(on: Probe) -> None:
     """A commit on the tip lands, and is read at once, with the commit and the Hub's clock in the reply."""
     tip = on.add("a.txt", b"one")
     reply = on.repository.read("a.txt", on.branch)
@@ -102,7 +102,7 @@ def a_commit_lands_and_is_read(on: Probe) -> None:
     assert on.repository.tip(on.branch) == tip
 
 
-def reads_follow_writes(on: Probe) -> None:
+def _reads_follow_writes(on: Probe) -> None:
     """Ten commits in a row, each read at once: is any read older than the write before it?"""
     stale = 0
     for number in range(10):
@@ -111,7 +111,7 @@ def reads_follow_writes(on: Probe) -> None:
     assert not stale, f"{stale} of 10 reads were older than the write before"
 
 
-def a_stale_parent_is_refused(on: Probe) -> None:
+def _a_stale_parent_is_refused(on: Probe) -> None:
     """A commit on an older parent is answered with 412, and changes nothing."""
     old, tip = on.tip, on.add("a.txt", b"two")
     operation = CommitOperationAdd("a.txt", b"stale")
@@ -120,7 +120,7 @@ def a_stale_parent_is_refused(on: Probe) -> None:
     assert on.repository.read("a.txt", on.branch).content == b"two"
 
 
-def one_of_two_wins(on: Probe) -> None:
+def _one_of_two_wins(on: Probe) -> None:
     """Four commits on one parent at the same time: one lands."""
     landed: list[str] = []
     parent = on.tip
@@ -141,7 +141,7 @@ def one_of_two_wins(on: Probe) -> None:
     assert landed == [on.tip], f"{len(landed)} landed"
 
 
-def what_is_not_there(on: Probe) -> None:
+def _what_is_not_there(on: Probe) -> None:
     """A missing file, branch and repository are told apart."""
     _raises(NoEntry, lambda: on.repository.read("not-there", on.branch))
     _raises(NoRevision, lambda: on.repository.read("a.txt", f"{on.branch}-not-there"))
@@ -150,7 +150,7 @@ def what_is_not_there(on: Probe) -> None:
     _raises(NoRepository, lambda: other.read("a.txt", "main"))
 
 
-def the_date_of_a_file(on: Probe) -> None:
+def _the_date_of_a_file(on: Probe) -> None:
     """`paths-info` tells the last commit of a file and its time, which is the Hub's."""
     tip = on.add("dated.txt", uuid.uuid4().hex.encode())
     on.add("other.txt", uuid.uuid4().hex.encode())
@@ -161,7 +161,7 @@ def the_date_of_a_file(on: Probe) -> None:
     assert abs(now_s - info.last_commit.date.timestamp()) < 120, "its date is not the Hub's time"
 
 
-def a_file_goes_with_another(on: Probe) -> None:
+def _a_file_goes_with_another(on: Probe) -> None:
     """One commit adds and deletes; a deletion of what is not there is refused as a missing file."""
     both = [CommitOperationAdd("new.txt", b"new"), CommitOperationDelete("a.txt", is_folder=False)]
     on.tip = on.repository.commit(on.branch, both, parent=on.tip, title="both")
@@ -172,7 +172,7 @@ def a_file_goes_with_another(on: Probe) -> None:
     _raises(NoEntry, lambda: on.repository.commit(on.branch, gone, parent=on.tip, title="gone"))
 
 
-def large_content_by_its_folder(on: Probe) -> None:
+def _large_content_by_its_folder(on: Probe) -> None:
     """A rule in .gitattributes of the branch makes small files large content (LFS or Xet)."""
     rules = on.repository.read(".gitattributes", on.branch).content
     on.add(".gitattributes", rules + b"files/packs/** filter=lfs diff=lfs merge=lfs -text\n")
@@ -184,7 +184,7 @@ def large_content_by_its_folder(on: Probe) -> None:
     assert on.repository.read("files/packs/e1-1-x.pack", on.branch).content == content
 
 
-def large_content_is_sent_ahead(on: Probe) -> None:
+def _large_content_is_sent_ahead(on: Probe) -> None:
     """What was uploaded before its commit is not sent again with it, and is fetched whole."""
     content = os.urandom(12_000_000)
     with tempfile.TemporaryDirectory(prefix="qcity-probe-") as folder:
@@ -198,7 +198,7 @@ def large_content_is_sent_ahead(on: Probe) -> None:
         assert found.read_bytes() == content
 
 
-def what_is_stored_is_listed(on: Probe) -> None:
+def _what_is_stored_is_listed(on: Probe) -> None:
     """The list of stored content has the file's name, its sha256, its size and when it came."""
     stored = {one.filename: one for one in on.repository.stored()}
     one = stored.get("files/packs/e1-2-x.pack")
@@ -208,7 +208,7 @@ def what_is_stored_is_listed(on: Probe) -> None:
     assert abs(time.time() - one.pushed_at.timestamp()) < 600, "pushed at another time"
 
 
-def a_squashed_branch_goes_on(on: Probe) -> None:
+def _a_squashed_branch_goes_on(on: Probe) -> None:
     """Squashing leaves the tree alone and moves the tip; a commit on the old tip is refused, one on the new lands."""
     old = on.tip
     before = {one.path for one in on.repository.tree(on.branch)}
@@ -226,7 +226,7 @@ def a_squashed_branch_goes_on(on: Probe) -> None:
     on.add("later.txt", b"later")
 
 
-def what_nothing_names_is_told_apart(on: Probe) -> None:
+def _what_nothing_names_is_told_apart(on: Probe) -> None:
     """After a deletion and a squash, stored content that no branch names is found, and can be deleted for good."""
     gone = [CommitOperationDelete("files/packs/e1-2-x.pack", is_folder=False)]
     on.tip = on.repository.commit(on.branch, gone, parent=on.tip, title="gone")
@@ -236,7 +236,7 @@ def what_nothing_names_is_told_apart(on: Probe) -> None:
     on.repository.erase(unnamed)
 
 
-def the_store_itself(on: Probe) -> None:
+def _the_store_itself(on: Probe) -> None:
     """A run is made once, published on, read, dropped from, and its versions are its own."""
     run = f"{on.run}-run"
     try:
@@ -257,21 +257,21 @@ def the_store_itself(on: Probe) -> None:
 
 
 PROBES: tuple[Callable[[Probe], None], ...] = (
-    a_branch_begins_at_main,
-    names_of_branches,
-    a_commit_lands_and_is_read,
-    reads_follow_writes,
-    a_stale_parent_is_refused,
-    one_of_two_wins,
-    what_is_not_there,
-    the_date_of_a_file,
-    a_file_goes_with_another,
-    large_content_by_its_folder,
-    large_content_is_sent_ahead,
-    what_is_stored_is_listed,
-    a_squashed_branch_goes_on,
-    what_nothing_names_is_told_apart,
-    the_store_itself,
+    _a_branch_begins_at_main,
+    _names_of_branches,
+    _a_commit_lands_and_is_read,
+    _reads_follow_writes,
+    _a_stale_parent_is_refused,
+    _one_of_two_wins,
+    _what_is_not_there,
+    _the_date_of_a_file,
+    _a_file_goes_with_another,
+    _large_content_by_its_folder,
+    _large_content_is_sent_ahead,
+    _what_is_stored_is_listed,
+    _a_squashed_branch_goes_on,
+    _what_nothing_names_is_told_apart,
+    _the_store_itself,
 )
 
 
@@ -284,7 +284,7 @@ def probe(address: str) -> Iterator[Finding]:
     on = Probe(address)
     try:
         for number, check in enumerate(PROBES):
-            name = check.__name__.replace("_", " ")
+            name = check.__name__.strip("_").replace("_", " ")
             try:
                 check(on)
             except QcityError as error:

@@ -211,4 +211,4 @@ def test_dvc_reports_nothing_to_anybody(project: str) -> None:
 @pytest.mark.parametrize("name", ["", "templates/blank", "templates/digits"])
 def test_projects_say_that_they_are(name: str) -> None:
     table = tomllib.loads((ROOT / name / "pyproject.toml").read_text())["tool"]["qcity"]
-    assert set(table) <= {"project"}
+    assert set(table) <= {"project", "bundle"}

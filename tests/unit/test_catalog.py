@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,13 +241,13 @@ def test_a_module_that_is_missing_is_said(
 def test_a_full_disk_is_said_and_nothing_stays_behind(
     made: CheckpointRun, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> int:
+    def full(*_given: object) -> None:
         raise OSError(28, "No space left on device")
 
     found = [catalog.find("3")]
     before = sorted(made.local.iterdir())
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", full)
+        patched.setattr(shutil, "copyfileobj", full)
         with pytest.raises(CheckpointError, match="No space left on device"):
             list(catalog.verify(found))
     assert sorted(made.local.iterdir()) == before

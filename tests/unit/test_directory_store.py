@@ -60,10 +60,9 @@ def test_an_address_of_another_machine_or_of_nothing(root: Path) -> None:
             open_store(address)
 
 
-@pytest.mark.parametrize(("address", "why"), [("hf://me/runs", "later version"), ("gopher://x", "no installed")])
-def test_an_unknown_scheme_names_the_known_ones(address: str, why: str) -> None:
-    with pytest.raises(UsageError, match=rf"{why}.*file://, memory://"):
-        open_store(address)
+def test_an_unknown_scheme_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no installed.*file://, hf://, memory://"):
+        open_store("gopher://x")
 
 
 def test_a_known_scheme_loads_no_package_metadata(root: Path) -> None:

@@ -557,6 +557,20 @@ def test_two_keepers_never_launch_two_attempts(block: int) -> None:
     assert launched >= 24, "schedules must have deaths, or they test little"
 
 
+def test_an_attempt_that_waits_for_its_host_is_called_off_when_the_run_is_stopped() -> None:
+    world = World()
+    world.keeper.reconcile(RUN)
+    [attempt] = world.host.alive()
+    assert attempt.state == "pending"
+    lease.amend(world.store, RUN, lambda head: replace(head, wanted=replace(head.wanted, state="stopped")))
+    kinds = []
+    for _ in range(4):
+        kinds += [event.kind for event in world.keeper.reconcile(RUN).events]
+    assert kinds == ["called off", "withdrawn", "stopped"]
+    assert (world.head.state, world.head.intent) == ("stopped", None)
+    assert not world.host.alive()
+
+
 def test_what_an_attempt_costs_is_in_the_journal() -> None:
     world = World()
     world.host.costs = "$0.40/h"

@@ -260,6 +260,17 @@ def test_the_pause_is_over_when_the_head_has_rested_that_long() -> None:
     assert late.delay_s == 0
 
 
+def test_an_attempt_that_has_yet_to_begin_is_called_off_with_the_run() -> None:
+    pending = Observation(state="pending")
+    launched = replace(NEW, intent=INTENT)
+    assert isinstance(run(launched, intended=pending), Nothing)
+    action = run(replace(launched, wanted=STOP), intended=pending)
+    assert isinstance(action, Stop)
+    assert (action.attempt, action.host) == (INTENT.attempt, INTENT.host)
+    assert isinstance(run(replace(launched, wanted=STOP), intended=RUNNING), Nothing), "it stops at its next boundary"
+    assert isinstance(run(replace(launched, wanted=STOP), intended=UNKNOWN), Nothing)
+
+
 # --- stalls
 
 
