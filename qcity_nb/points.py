@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["NAMES", "arm", "hit"]
+__all__ = ["AT_A_HUB", "NAMES", "arm", "hit"]
 
 NAMES = (
     "capture.before",
@@ -18,9 +18,7 @@ NAMES = (
     "local.after",
     "publish.pack",
     "publish.files.before",
-    "publish.upload",
     "publish.files.after",
-    "publish.commit",
     "publish.head.before",
     "publish.head.after",
     "outbox.before",
@@ -32,6 +30,10 @@ NAMES = (
     "end.before",
     "end.after",
 )
+"""Every run of a notebook passes all of these."""
+
+AT_A_HUB = ("publish.upload", "publish.commit")
+"""And with a store on the Hub these: large content is about to be sent, a commit is."""
 
 _hook: Callable[[str], None] | None = None
 

@@ -166,7 +166,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
         action=raw.get("action", "host"),
         late=raw.get("late", {}),
     )
-    if unknown := set(plan.at) - set(points.NAMES):
+    if unknown := set(plan.at) - {*points.NAMES, *points.AT_A_HUB}:
         raise ValueError(f"no such crash point: {sorted(unknown)}")
 
     def hook(name: str) -> None:
