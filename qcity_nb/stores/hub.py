@@ -394,7 +394,12 @@ class HubStore:
             return None
         if version != expect:
             raise Conflict(f"run {run!r}: the head is version {version}, not {expect}")
-        return seen.tip if seen is not None else self._repository.tip(branch_of(run))
+        if seen is not None:
+            return seen.tip
+        tip = self._repository.tip(branch_of(run))
+        if self._repository.infos([HEAD], tip):
+            raise Conflict(f"run {run!r} exists already in {self._where}")  # made since the look
+        return tip
 
     def _is_there(self, run: str, mine: Stamp) -> bool:
         try:

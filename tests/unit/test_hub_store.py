@@ -12,7 +12,7 @@ from pathlib import Path
 import hub_stores
 import pytest
 
-from qcity_nb.errors import StoreUnavailable
+from qcity_nb.errors import Conflict, StoreUnavailable
 from qcity_nb.stores import hub, hub_client
 from qcity_nb.stores.hub import HubStore
 from qcity_nb.testing.clock import ManualClock
@@ -85,6 +85,34 @@ def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.M
     left = {one.filename for one in api.list_lfs_files(repo)}
     assert {"files/packs/e1-2-x.pack", "files/packs/e1-9-x.pack", "mine.bin"} <= left
     assert store.get("r", "packs/e1-2-x.pack") == files["packs/e1-2-x.pack"]
+
+
+@pytest.mark.parametrize("when", ["before its tip is read", "before its commit"])
+def test_a_run_that_somebody_else_makes_meanwhile(
+    store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Between the look and the reading of a branch's tip: a commit on that tip would replace the other's head."""
+    rival = HubStore(store._repository.address)
+    store.publish("first", b"", expect=None)
+    tip, calls = store._repository.tip, 0
+
+    def late(branch: str) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == (1 if when == "before its tip is read" else 2):
+            rival.publish("r", b"theirs", expect=None)
+        return tip(branch)
+
+    if when == "before its commit":
+        server.faults.set("commit-412")
+    monkeypatch.setattr(store._repository, "tip", late)
+    with pytest.raises(Conflict):
+        store.publish("r", b"ours", expect=None)
+    assert calls == (1 if when == "before its tip is read" else 2)
+    found = rival.read("r")
+    assert found is not None
+    assert found.data == b"theirs"
+    assert hub_stores.heads_of(store, "r") == [b"theirs"]
 
 
 def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, server: HubServer) -> None:
