@@ -127,6 +127,10 @@ def test_upload_file(hub: HubWorld) -> None:
         ("a.bin", b"text", "lfs"),
         ("deep/in/a.safetensors", b"text", "lfs"),
         ("a.txt", b"bin\0ary", "lfs"),
+        ("a.txt", b"not UTF-8: \xe9", "regular"),  # it may be the beginning of a letter
+        ("a.txt", b"not UTF-8: \xe9!", "lfs"),
+        ("a.txt", "é".encode() * 300, "regular"),
+        ("a.txt", b"x" + "é".encode() * 300, "regular"),  # the sample ends within a letter
         ("a.txt", b"x" * 2000, "lfs"),  # above the threshold that this test sets
         ("a.json", b"{}", "regular"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -73,13 +74,22 @@ def _mode(
         sample = base64.b64decode(one.get("sample") or "")
     except (binascii.Error, TypeError):
         raise HubError(400, f"{path}: the sample is not base64") from None
-    is_large = is_lfs(attributes, path) or size > hub.options.lfs_threshold or b"\0" in sample
+    is_large = is_lfs(attributes, path) or size > hub.options.lfs_threshold or _is_binary(sample)
     found = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": is_ignored(ignore, path)}
     entry = objects.entry_at(db, tree, path)
     if entry is not None and not entry.is_tree:
         blob = objects.blobs(db, [entry.oid])[entry.oid]
         found["oid"] = blob.lfs_oid or blob.oid
     return found
+
+
+def _is_binary(sample: bytes) -> bool:
+    """Whether a content that begins so is no text: it has a NUL byte, or is not UTF-8."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)  # which does not mind a cut in a letter at the end
+    except UnicodeDecodeError:
+        return True
+    return b"\0" in sample
 
 
 # --- the commit
