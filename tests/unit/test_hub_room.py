@@ -168,7 +168,7 @@ store, folder = open_store(sys.argv[1]), Path(sys.argv[2])
 content = os.urandom(3_000_000)
 (folder / "source").write_bytes(content)
 version = store.publish("r", b"0", expect=None, files={"packs/e1-1-x.pack": folder / "source", "small": b"s"})
-changed = content[:1_500_000] + b"\0" + os.urandom(999) + content[1_500_000:]
+changed = content[:1_500_000] + os.urandom(1000) + content[1_500_000:]
 (folder / "changed").write_bytes(changed)
 store.publish("r", b"1", expect=version, files={"packs/e1-2-x.pack": folder / "changed"}, drop=["packs/e1-1-x.pack"])
 fresh = open_store(sys.argv[1])
