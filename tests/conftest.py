@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
     from hub_world import HubWorld
 
     from qcity_nb.testing.hub.server import HubServer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _calls_that_were_given_up() -> Iterator[None]:
+    """They go on in threads of their own until the client's retries are used up, and with each failed connection the
+    client closes the one session of the whole process (huggingface_hub's ``http_backoff``): under the next module's
+    feet."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name in ("hub", "hf-jobs"):
+            thread.join(70)
+
 
 HERE = Path(__file__).parent
 START_S = 110.0

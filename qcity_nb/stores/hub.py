@@ -96,6 +96,8 @@ class HubStore:
         self._written: dict[str, tuple[Version, float]] = {}
         self._sent: dict[tuple[str, str], CommitOperationAdd] = {}
         """What was uploaded for a commit that is still to come, by run and name."""
+        self._dropped: dict[str, set[str]] = {}
+        """What confirmed publishes of this process dropped, by run: nothing else is ever erased."""
 
     @property
     def address(self) -> str:
@@ -378,6 +380,7 @@ class HubStore:
                 seen = self._seen.get(run)
                 if mine is not None:
                     self._seen[run] = _Seen(version=mine.version, tip=done, commits=mine.commits)
+                    self._dropped.setdefault(run, set()).update(FILES + name for name in drop)
                 elif seen is not None:
                     self._seen[run] = replace(seen, tip=done, commits=seen.commits + 1)
                 return
@@ -444,7 +447,9 @@ class HubStore:
         return Usage(objects=len(sizes), size_bytes=sum(sizes.values()), held_bytes=held)
 
     def reclaim(self, run: str) -> None:
-        """See ``ports.Store``: squashes a long history, and deletes content that nothing names any more.
+        """See ``ports.Store``: squashes a long history; deletes content that this process dropped and nothing names.
+
+        What an earlier attempt dropped, the Hub gives back by itself after the squash.
 
         Whoever commits meanwhile loses nothing: the newest tree stays, and their next try finds its new parent.
         """
@@ -454,9 +459,15 @@ class HubStore:
         self._repository.squash(branch_of(run), title=f"Run {run}")
         self._seen[run] = replace(seen, commits=0)
         newest_s = max((at for _, at in self._written.values()), default=0.0)
-        old = [one for one in self._repository.unnamed(_PACKS) if one.pushed_at.timestamp() < newest_s - ERASE_AFTER_S]
+        mine = self._dropped.get(run, set())
+        old = [
+            one
+            for one in self._repository.unnamed(_PACKS)
+            if one.filename in mine and one.pushed_at.timestamp() < newest_s - ERASE_AFTER_S
+        ]
         if old:
             self._repository.erase(old)
+            mine.difference_update(one.filename for one in old)
 
 
 def _title(operations: Sequence[Any], drop: Sequence[str]) -> str:
