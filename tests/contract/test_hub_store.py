@@ -101,11 +101,15 @@ class TestHub(HubContract):
         "rate-429",
         "error-500",
         "upload-cut",
+        "upload-slow",
+        "commit-slow",
+        "storage-full",
+        "down",
     ],
     scope="class",
 )
 class TestFaults(HubContract):
-    """Each switch strikes before many of the calls. Stale reads are for the lease to survive (``test_head_rules``):
+    """Each switch strikes before many of the calls. Stale reads are for the lease to survive (``test_hub_rules``):
     no store can promise that there are none.
 
     Left out: interleavings, which count crash points that a repeated publish hits once more; the race of processes,

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from qcity_nb.clock import Clock
-from qcity_nb.errors import StoreUnavailable
+from qcity_nb.errors import StoreRefused, StoreUnavailable
 from qcity_nb.ports import Source, Stamped, Store, Usage, Version
 from qcity_nb.stores.hub import HubStore
 from qcity_nb.stores.hub_address import HEAD, branch_of, parse, read_head
@@ -38,6 +38,9 @@ __all__ = [
 
 TOKEN = "any-token"  # the emulator takes any
 T = TypeVar("T")
+
+SPEEDS = {"upload-slow": 20_000_000, "commit-slow": 0.03}
+"""Faults that are a rate in bytes a second, or seconds."""
 
 _count = itertools.count()
 
@@ -128,12 +131,17 @@ class PatientStore:
         if spoiled:
             with self._lock:
                 if self._dice.random() < 0.5:
-                    self.server.faults.set(self._dice.choice(self.faults))
+                    fault = self._dice.choice(self.faults)
+                    self.server.faults.set(fault, SPEEDS.get(fault, 1), times=1 if fault in SPEEDS else None)
         for _ in range(30):
             try:
                 return call()
             except StoreUnavailable as error:
                 self.clock.advance(error.retry_after_s)
+            except StoreRefused as error:
+                # As the agent does: somebody may make room.
+                if "storage" not in str(error):
+                    raise
         raise AssertionError("thirty tries in a row")
 
     @property
