@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from qcity_nb.clock import within
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.hosts.hf_facts import Flavor, Job, Order, Schedule, flavor_of, job_of, schedule_of
 
@@ -122,25 +122,14 @@ class JobsClient:
             limit_s: ``LOOK_S`` by default.
         """
         limit_s = LOOK_S if limit_s is None else limit_s
-        box: list[tuple[T | None, Exception | None]] = []
-
-        def run() -> None:
-            try:
-                box.append((call(), None))
-            # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and
-            # the like where an answer is not as it expects.
-            except Exception as error:  # noqa: BLE001  # raised again below
-                box.append((None, error))
-
-        thread = threading.Thread(target=run, name="hf-jobs", daemon=True)
-        thread.start()
-        thread.join(limit_s)
-        if not box:
-            raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {limit_s:g} s")
-        value, error = box[0]
-        if error is not None:
+        try:
+            return within(limit_s, call, name="hf-jobs")
+        except TimeoutError:
+            raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {limit_s:g} s") from None
+        except Exception as error:
+            # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and the
+            # like where an answer is not as it expects.
             raise self._translated(error, doing) from error
-        return value  # type: ignore[return-value]  # None only where T allows it
 
     def _translated(self, error: Exception, doing: str) -> QcityError:
         if isinstance(error, QcityError):

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qcity_nb import __version__
-from qcity_nb.clock import Clock, SystemClock
+from qcity_nb.clock import Clock, SystemClock, within
 from qcity_nb.errors import Conflict, Missing, QcityError, StoreError, StoreRefused, StoreUnavailable
 from qcity_nb.stores.hub_address import HubAddress
 
@@ -130,23 +130,12 @@ class HubClient:
                 retry_after_s=left_s,
             )
         limit_s = ANSWER_S + size_bytes / SLOWEST_BYTES_PER_S
-        box: list[tuple[T | None, BaseException | None]] = []
-
-        def run() -> None:
-            try:
-                box.append((call(), None))
-            except BaseException as error:  # noqa: BLE001  # it is raised again where it was asked
-                box.append((None, error))
-
-        thread = threading.Thread(target=run, name="hub", daemon=True)
-        thread.start()
-        thread.join(limit_s)
-        if not box:
-            raise StoreUnavailable(f"{self.address.short}: {what}: no answer in {limit_s:.0f} s")
-        value, error = box[0]
-        if error is not None:
+        try:
+            return within(limit_s, call, name="hub")
+        except TimeoutError as error:
+            raise StoreUnavailable(f"{self.address.short}: {what}: {error}") from None
+        except Exception as error:
             raise self._translate(error, what) from error
-        return value  # type: ignore[return-value]  # None only where T allows it
 
     def get(self, path: str, revision: str) -> Reply:
         """A file's content, and the commit in which ``revision`` has it, in one request.
@@ -195,11 +184,11 @@ class HubClient:
             self._closed_until_s = max(self._closed_until_s, self._clock.now_s() + wait_s)
         return wait_s
 
-    def _translate(self, error: BaseException, what: str) -> BaseException:
+    def _translate(self, error: Exception, what: str) -> Exception:
         from huggingface_hub import errors
 
         where = f"{self.address.short}: {what}"
-        if isinstance(error, QcityError) or not isinstance(error, Exception):
+        if isinstance(error, QcityError):
             return error
         if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
             return error
