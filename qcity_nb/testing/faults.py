@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from qcity_nb.errors import Conflict, StoreUnavailable
-from qcity_nb.ports import Source, Stamped, Store, Usage, Version
+from qcity_nb.ports import Stamped, Store, Version
+from qcity_nb.testing.passing import PassingStore
 
 __all__ = ["Fault", "FaultyStore"]
 
@@ -29,7 +29,7 @@ _OF_PUBLISH: tuple[Fault, ...] = ("refused", "lost", "delayed")
 _OF_READ: tuple[Fault, ...] = ("stale", "unread")
 
 
-class FaultyStore:
+class FaultyStore(PassingStore):
     """Passes calls on to ``store``, and spoils some of them.
 
     Args:
@@ -52,7 +52,7 @@ class FaultyStore:
         rate: float = 0.2,
         delay: int = 4,
     ) -> None:
-        self.store = store
+        super().__init__(store)
         self.seed = seed
         self.rate = rate
         self.delay = delay
@@ -103,25 +103,6 @@ class FaultyStore:
         for land in due:
             land()
 
-    @property
-    def release_s(self) -> float:
-        """See ``ports.Store``."""
-        return self.store.release_s
-
-    @property
-    def has_pages(self) -> bool:
-        """See ``ports.Store``."""
-        return self.store.has_pages
-
-    @property
-    def address(self) -> str:
-        """The address of the store behind."""
-        return self.store.address
-
-    def runs(self) -> list[str]:
-        """See ``ports.Store``."""
-        return self.store.runs()
-
     def read(self, run: str) -> Stamped | None:
         """See ``ports.Store``; may be spoiled."""
         self._tick()
@@ -135,16 +116,7 @@ class FaultyStore:
             return replace(self._previous.pop(run), now_s=fresh.now_s)
         return fresh
 
-    def publish(
-        self,
-        run: str,
-        head: bytes,
-        *,
-        expect: Version | None,
-        files: Mapping[str, Source] | None = None,
-        drop: Sequence[str] = (),
-        page: Mapping[str, bytes] | None = None,
-    ) -> Version:
+    def publish(self, run: str, head: bytes, *, expect: Version | None, **more: Any) -> Version:
         """See ``ports.Store``; may be spoiled."""
         between, self.before_publish = self.before_publish, None
         if between is not None:
@@ -154,7 +126,7 @@ class FaultyStore:
 
         def send() -> Version:
             before = self.store.read(run)
-            version = self.store.publish(run, head, expect=expect, files=files, drop=drop, page=page)
+            version = self.store.publish(run, head, expect=expect, **more)
             if before is not None:
                 self._previous[run] = before
             return version
@@ -183,31 +155,3 @@ class FaultyStore:
             with self._lock:
                 self._late.append((self._random.randint(1, self.delay) if self._random else self.delay, land))
         raise StoreUnavailable(f"injected: {fault}")
-
-    def get(self, run: str, name: str) -> bytes:
-        """See ``ports.Store``."""
-        return self.store.get(run, name)
-
-    def fetch(self, run: str, name: str, path: Path) -> None:
-        """See ``ports.Store``."""
-        self.store.fetch(run, name, path)
-
-    def usage(self, run: str) -> Usage:
-        """See ``ports.Store``."""
-        return self.store.usage(run)
-
-    def reclaim(self, run: str) -> None:
-        """See ``ports.Store``."""
-        self.store.reclaim(run)
-
-    def names(self, run: str) -> list[str]:
-        """See ``ports.Store``."""
-        return self.store.names(run)
-
-    def delete(self, run: str, names: Sequence[str]) -> None:
-        """See ``ports.Store``."""
-        self.store.delete(run, names)
-
-    def forget(self, run: str) -> None:
-        """See ``ports.Store``."""
-        self.store.forget(run)

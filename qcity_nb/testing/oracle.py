@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from qcity_nb.errors import StoreUnavailable
-from qcity_nb.ports import Source, Stamped, Store, Usage, Version
+from qcity_nb.ports import Store, Version
 from qcity_nb.records import Beat
 from qcity_nb.testing.clock import ManualClock
+from qcity_nb.testing.passing import PassingStore
 
 __all__ = ["Oracle", "Signed"]
 
@@ -25,7 +25,7 @@ class _Shown:
         return " -> ".join(map(str, self._heads))
 
 
-class Oracle:
+class Oracle(PassingStore):
     """Passes calls on, and checks each head that lands against the one before it.
 
     A head carries its sender's name (``extra["by"]``), which the world puts there: late writes land in somebody
@@ -36,8 +36,8 @@ class Oracle:
     """
 
     def __init__(self, store: Store, clock: ManualClock, *, quiet: Callable[[], None] = lambda: None) -> None:
+        super().__init__(store)
         self.quiet = quiet
-        self.store = store
         self.clock = clock
         self.heads: list[dict[str, Any]] = []
         self._writes: set[str] = set()
@@ -95,42 +95,10 @@ class Oracle:
             self.moved_s = self.clock.now_s()
         self.heads.append(new)
 
-    @property
-    def release_s(self) -> float:
-        """See ``ports.Store``."""
-        return self.store.release_s
-
-    @property
-    def has_pages(self) -> bool:
-        """See ``ports.Store``."""
-        return self.store.has_pages
-
-    @property
-    def address(self) -> str:
-        """See ``ports.Store``."""
-        return self.store.address
-
-    def runs(self) -> list[str]:
-        """See ``ports.Store``."""
-        return self.store.runs()
-
-    def read(self, run: str) -> Stamped | None:
-        """See ``ports.Store``."""
-        return self.store.read(run)
-
-    def publish(
-        self,
-        run: str,
-        head: bytes,
-        *,
-        expect: Version | None,
-        files: Mapping[str, Source] | None = None,
-        drop: Sequence[str] = (),
-        page: Mapping[str, bytes] | None = None,
-    ) -> Version:
+    def publish(self, run: str, head: bytes, *, expect: Version | None, **more: Any) -> Version:
         """See ``ports.Store``."""
         try:
-            version = self.store.publish(run, head, expect=expect, files=files, drop=drop, page=page)
+            version = self.store.publish(run, head, expect=expect, **more)
         except StoreUnavailable:
             # A store behind a network of its own: the truth is what it holds once that is quiet.
             self.quiet()
@@ -141,90 +109,15 @@ class Oracle:
         self.landed(json.loads(head))
         return version
 
-    def get(self, run: str, name: str) -> bytes:
-        """See ``ports.Store``."""
-        return self.store.get(run, name)
 
-    def fetch(self, run: str, name: str, path: Path) -> None:
-        """See ``ports.Store``."""
-        self.store.fetch(run, name, path)
-
-    def usage(self, run: str) -> Usage:
-        """See ``ports.Store``."""
-        return self.store.usage(run)
-
-    def reclaim(self, run: str) -> None:
-        """See ``ports.Store``."""
-        self.store.reclaim(run)
-
-    def names(self, run: str) -> list[str]:
-        """See ``ports.Store``."""
-        return self.store.names(run)
-
-    def delete(self, run: str, names: Sequence[str]) -> None:
-        """See ``ports.Store``."""
-        self.store.delete(run, names)
-
-    def forget(self, run: str) -> None:
-        """See ``ports.Store``."""
-        self.store.forget(run)
-
-
-class Signed:
+class Signed(PassingStore):
     """A store handle that signs the heads sent through it (see ``Oracle``)."""
 
     def __init__(self, store: Store, actor: str, judged: Beat | None = None) -> None:
-        self._store = store
+        super().__init__(store)
         self._signature = {"by": actor, "judged": judged and [judged.epoch, judged.beat]}
 
-    @property
-    def release_s(self) -> float:
-        return self._store.release_s
-
-    @property
-    def has_pages(self) -> bool:
-        return self._store.has_pages
-
-    @property
-    def address(self) -> str:
-        return self._store.address
-
-    def runs(self) -> list[str]:
-        return self._store.runs()
-
-    def read(self, run: str) -> Stamped | None:
-        return self._store.read(run)
-
-    def publish(
-        self,
-        run: str,
-        head: bytes,
-        *,
-        expect: Version | None,
-        files: Mapping[str, Source] | None = None,
-        drop: Sequence[str] = (),
-        page: Mapping[str, bytes] | None = None,
-    ) -> Version:
+    def publish(self, run: str, head: bytes, *, expect: Version | None, **more: Any) -> Version:
+        """See ``ports.Store``."""
         signed = json.dumps({**json.loads(head), **self._signature}).encode()
-        return self._store.publish(run, signed, expect=expect, files=files, drop=drop, page=page)
-
-    def get(self, run: str, name: str) -> bytes:
-        return self._store.get(run, name)
-
-    def fetch(self, run: str, name: str, path: Path) -> None:
-        self._store.fetch(run, name, path)
-
-    def usage(self, run: str) -> Usage:
-        return self._store.usage(run)
-
-    def reclaim(self, run: str) -> None:
-        self._store.reclaim(run)
-
-    def names(self, run: str) -> list[str]:
-        return self._store.names(run)
-
-    def delete(self, run: str, names: Sequence[str]) -> None:
-        self._store.delete(run, names)
-
-    def forget(self, run: str) -> None:
-        self._store.forget(run)
+        return self.store.publish(run, signed, expect=expect, **more)
