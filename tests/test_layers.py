@@ -40,6 +40,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "checkpoint.portable": {"numpy"},
     "checkpoint.rebuild": {"jax", "numpy", "torch"},
     "stores.hub": {"huggingface_hub"},
+    "stores.hub_branch": {"huggingface_hub"},
     "stores.hub_client": {"huggingface_hub"},
     "stores.hub_pages": {"huggingface_hub"},
     "stores.hub_probe": {"huggingface_hub"},
