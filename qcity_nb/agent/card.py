@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 
+from qcity_nb import codec
+from qcity_nb.agent.adopt import published_rows
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import Manifest
+from qcity_nb.errors import StoreError
+from qcity_nb.ports import Store
 from qcity_nb.records import Head, Row
 from qcity_nb.tracking.curve import Point, loss_file, thinned
+from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Series", "page"]
+__all__ = ["Card", "Series", "page"]
 
 POINTS = 2000
 """So many points of a metric are kept: more than its picture has."""
@@ -37,6 +45,43 @@ class Series:
     def main(self) -> str:
         """The one to show: the first whose name says loss, or the first of all; empty: there is none."""
         return next((key for key in self._points if "loss" in key.lower()), next(iter(self._points), ""))
+
+
+class Card:
+    """A run's page, kept up to date by the attempt that publishes it.
+
+    Args:
+        store: where earlier attempts' rows are.
+        tier: where this attempt's are.
+    """
+
+    def __init__(self, store: Store, tier: LocalTier) -> None:
+        self._store = store
+        self._tier = tier
+        self._series: Series | None = None
+        self._upto = 0
+
+    def collect(self, head: Head, upto: int) -> None:
+        """Take in the rows up to the local checkpoint ``upto``, before its tier drops them."""
+        if self._series is None:
+            self._series = Series()
+            self._upto = head.checkpoint.seq if head.checkpoint else 0
+            # A page may lack what cannot be read.
+            with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
+                for rows in published_rows(self._store, head, 0).values():
+                    self._series.add(decode_rows(rows))
+        for seq in range(self._upto + 1, upto + 1):
+            self._series.add(decode_rows(self._tier.rows(seq)))
+            self._upto = seq
+
+    def page(self, head: Head, newest: Manifest | None) -> dict[str, bytes]:
+        """The files, by name.
+
+        Args:
+            newest: the checkpoint that ``head`` names first.
+        """
+        deaths = newest.values.get("deaths", ()) if newest is not None else ()
+        return page(head, store=self._store.address, series=self._series or Series(), deaths=deaths)
 
 
 def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> dict[str, bytes]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec, points
-from qcity_nb.agent.adopt import published_rows
-from qcity_nb.agent.card import Series, page
+from qcity_nb.agent.card import Card
 from qcity_nb.agent.pacing import counted
 from qcity_nb.checkpoint import manifest as manifests
 from qcity_nb.checkpoint.digest import blake3_of
@@ -84,8 +83,7 @@ class Publisher:
         """Bytes of the packs that this attempt published."""
         self.newest_bytes = 0
         """What the newest checkpoint took to send; 0: none was sent by this attempt."""
-        self._series: Series | None = None
-        self._series_seq = 0
+        self._card = Card(lease.store, tier)
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
@@ -249,7 +247,7 @@ class Publisher:
         notebook = self._notebook() if executed else b""
         has_page = self._lease.store.has_pages
         if has_page and draft is not None:
-            self._collect(head, draft.manifest.seq)
+            self._card.collect(head, draft.manifest.seq)
         dropped: list[str] = []
         # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
         # all that it names.
@@ -275,7 +273,7 @@ class Publisher:
             self._is_untidy = self._is_untidy or bool(files)
             head = change(head)
             shown = (
-                self._page(head, draft.manifest if draft else self._newest)
+                self._card.page(head, draft.manifest if draft else self._newest)
                 if has_page and (executed or release)
                 else None
             )
@@ -317,24 +315,6 @@ class Publisher:
         if release_s <= 0:
             return head.sent
         return counted(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
-
-    def _collect(self, head: Head, upto: int) -> Series:
-        """The run's metrics up to the local checkpoint ``upto``."""
-        if self._series is None:
-            self._series = Series()
-            self._series_seq = head.checkpoint.seq if head.checkpoint else 0
-            with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
-                for rows in published_rows(self._lease.store, head, 0).values():
-                    self._series.add(decode_rows(rows))
-        for seq in range(self._series_seq + 1, upto + 1):
-            self._series.add(decode_rows(self._tier.rows(seq)))
-            self._series_seq = seq
-        return self._series
-
-    def _page(self, head: Head, newest: Manifest | None) -> dict[str, bytes]:
-        """What people see of the run."""
-        deaths = newest.values.get("deaths", ()) if newest is not None else ()
-        return page(head, store=self._lease.store.address, series=self._series or Series(), deaths=deaths)
 
     def _published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:

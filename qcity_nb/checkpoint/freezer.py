@@ -179,8 +179,8 @@ class Freezer:
             now = [job for job in jobs if id(job[0]) not in gated]
             plans = self._plan(jobs)
             self._work(now, plans, stored)
-        except BaseException:
-            shot.release()  # a device may fail; whoever captures next needs the memory
+        except BaseException:  # a device may fail, Ctrl-C may come: whoever captures next needs the memory
+            shot.release()
             raise
         if later:
             shot.watch = [(span.watch, span.hint) for span, _ in later if span.hint >= 0]

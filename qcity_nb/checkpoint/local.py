@@ -195,7 +195,7 @@ class LocalTier:
         points.hit("outbox.after")
         try:
             saved = self._write(manifest, objects, previous, rows)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half made stays
             with contextlib.suppress(OSError):
                 (self._rows / f"{manifest.seq}.jsonl").unlink(missing_ok=True)
             raise
@@ -229,7 +229,7 @@ class LocalTier:
                 points.hit("local.pack")
             saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half made stays
             if new:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
@@ -350,7 +350,7 @@ class LocalTier:
             points.hit("local.pack")
             saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing half made stays
             with contextlib.suppress(OSError):
                 (self._packs / f"e{self.epoch}-{manifest.seq}.pack").unlink(missing_ok=True)
                 for seq in written:

@@ -99,7 +99,7 @@ def _replacing(path: Path) -> Iterator[int]:
         raise CheckpointError(
             f"cannot write {path}: {error.strerror or error}; free space, or set another `local` directory"
         ) from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half made stays
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

@@ -220,7 +220,7 @@ class Data:
                     try:
                         for _ in pool.map(one, missing):
                             pass
-                    except BaseException:
+                    except BaseException:  # Ctrl-C too: or it would wait for downloads that nobody wants
                         pool.shutdown(cancel_futures=True)
                         raise
         for path, md5 in missing.items():

@@ -92,7 +92,7 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half made stays
         Path(name).unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)

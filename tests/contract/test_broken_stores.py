@@ -76,6 +76,18 @@ class Gate:
                 self._inside -= 1
 
 
+class Sound(Parts):
+    """All steps in the right order: what the broken ones are held against."""
+
+    def publish(
+        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
+    ) -> Version:
+        self.store_files(run, files)
+        with self._lock:
+            self.check(run, expect)
+            return self.set(run, head, more)
+
+
 class ExistsThenSet(Parts):
     """Looks, then writes: two writers may both have looked."""
 
@@ -158,7 +170,7 @@ class HeadFirst(Parts):
         return version
 
 
-class TornFile(Parts):
+class TornFile(Sound):
     """A file is visible under its name before it is complete: the rename is missing."""
 
     def store_files(self, run: str, files: Mapping[str, Source] | None) -> None:
@@ -171,14 +183,6 @@ class TornFile(Parts):
                 points.hit("half a file")
                 stored[name] = content
             points.hit("publish.files.after")
-
-    def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
-    ) -> Version:
-        self.store_files(run, files)
-        with self._lock:
-            self.check(run, expect)
-            return self.set(run, head, more)
 
 
 class SendsAgain(Parts):
@@ -222,32 +226,12 @@ class DropsFirst(Parts):
             return self.set(run, head)
 
 
-class FetchesInPlace(Parts):
+class FetchesInPlace(Sound):
     """Writes an object over the file that was there, and leaves half of it where it fails."""
 
     def fetch(self, run: str, name: str, path: Path) -> None:
         path.write_bytes(b"")
         path.write_bytes(self.get(run, name))
-
-    def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
-    ) -> Version:
-        self.store_files(run, files)
-        with self._lock:
-            self.check(run, expect)
-            return self.set(run, head, more)
-
-
-class Sound(Parts):
-    """All steps in the right order: what the broken ones are held against."""
-
-    def publish(
-        self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
-    ) -> Version:
-        self.store_files(run, files)
-        with self._lock:
-            self.check(run, expect)
-            return self.set(run, head, more)
 
 
 class Contract(StoreContract):

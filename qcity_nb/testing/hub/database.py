@@ -70,7 +70,7 @@ class Database:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
-            except BaseException:
+            except BaseException:  # whatever ends the request: the lock on the database must not stay
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
