@@ -6,10 +6,11 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from qcity_nb import codec, points
 from qcity_nb.agent import Config
@@ -31,6 +32,8 @@ from qcity_nb.run.lease import Lease
 from qcity_nb.stores import open_store
 
 __all__ = ["Agent", "main"]
+
+T = TypeVar("T")
 
 TICK_S = 0.5
 """How long it sleeps at most: requests, checkpoints and its owner's end wake it before."""
@@ -133,7 +136,8 @@ class Agent:
             taker = Taker(self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text))
             is_again = self.status.state == "held"
             self.lease = taker.take_again(epoch=self.status.epoch) if is_again else taker.take()
-            self.tier, self.publisher = self.restore(self.lease)
+            # A large checkpoint from far away takes longer than the lease lasts.
+            self.tier, self.publisher = self.beating(lambda: self.restore(self.lease))
         except LetGo as gone:
             return self.ended(gone.head)
         except QcityError as error:
@@ -270,18 +274,26 @@ class Agent:
         """What every write of this holder says along the way."""
         return replace(head, tracked=self.drain.tracked) if self.drain and self.config.tracking else head
 
+    def beating(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns; beats go on meanwhile, head only: a long transfer must not cost the lease.
+
+        Raises:
+            LeaseLost: another attempt has the run; ``call`` may still be at it.
+        """
+        job = self._worker.submit(call)
+        while not job.done():
+            wait([job], timeout=POLL_S)
+            if not job.done() and self.is_beat_due() and self.is_beating():
+                # The transfer says itself what the store answers.
+                with contextlib.suppress(StoreError):
+                    self.lease.renew()
+        return job.result()
+
     def publish(self, *, executed: bool | None = None) -> Head:
         """The newest local checkpoint, the events, now and then the notebook."""
         now = self.clock.now_s()
         send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
-        job = self._worker.submit(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
-        while not job.done():
-            wait([job], timeout=POLL_S)
-            if not job.done() and self.is_beat_due() and self.is_beating():
-                # Head only: a long upload must not cost the lease. The upload says itself what the store answers.
-                with contextlib.suppress(StoreError):
-                    self.lease.renew()
-        head = job.result()
+        head = self.beating(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
         self._published_s = now
         if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
             # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.

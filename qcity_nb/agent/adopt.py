@@ -6,8 +6,11 @@ holds continues exactly what the head names. Anything else starts from the head.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +26,7 @@ from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.run import journal
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Adopted", "adopt", "load_published", "manifest_of", "published_rows", "reader", "tier_path"]
+__all__ = ["Adopted", "adopt", "manifest_of", "published_rows", "reader", "tier_path"]
 
 
 FETCHES = 4
@@ -60,30 +63,6 @@ def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
     if manifests.digest(data) != ref.digest:
         raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
     return manifests.loads(data, name=ref.name)
-
-
-def load_published(
-    store: Store, head: Head, incoming: Path
-) -> tuple[Manifest | None, Callable[[str], bytes] | None, list[str]]:
-    """The newest published checkpoint whose bytes all verify, falling back to older ones.
-
-    Args:
-        incoming: where its packs are kept while they are read.
-    Returns: the manifest, its verified ``read(name)``, and what was wrong with newer ones.
-    Raises:
-        StoreUnavailable: the store did not answer; that is no reason to fall back.
-    """
-    trouble: list[str] = []
-    for ref in head.checkpoints:
-        try:
-            manifest = manifest_of(store, head.run, ref)
-            read = reader(store, head.run, manifest, incoming, ahead=True)
-            for name in manifest.objects:
-                read(name)
-            return manifest, read, trouble
-        except (CheckpointError, Missing, codec.DecodeError) as error:
-            trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
-    return None, None, trouble
 
 
 def reader(
@@ -166,29 +145,59 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
             return Adopted(manifest=adopted, source="local", seq=manifest.seq)
         except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
-    # Beside the tiers, not in this epoch's: what a cut off download left, the next attempt on this host goes on with.
-    incoming = tier.path.parent / "incoming"
-    is_cut_off = False
-    try:
-        published, read, trouble = load_published(store, head, incoming)
-        floor = published.seq if published else 0
-        missing = {}
-        if floor < top:
+    trouble: list[str] = []
+    with _incoming(tier.path.parent) as incoming:
+        for ref in head.checkpoints:
             try:
-                missing = published_rows(store, head, floor)
-            except Missing as error:
-                trouble.append(f"rows that were published cannot be read: {error}")
-        covered = b"".join(missing[seq] for seq in sorted(missing))
-        if published is None or read is None:
-            return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=covered)
-        adopted = tier.import_from(replace(published, logged=_known(published, missing)), read, {})
-    except StoreUnavailable:
-        is_cut_off = True
-        raise
-    finally:
-        if not is_cut_off:
+                manifest = manifest_of(store, head.run, ref)
+                read = reader(store, head.run, manifest, incoming, ahead=True)
+                missing = _rows_since(store, head, ref.seq, trouble)
+                adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})
+            except (CheckpointCorrupt, Missing, codec.DecodeError) as error:
+                trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
+                continue
+            return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+    missing = _rows_since(store, head, 0, trouble)
+    return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+
+
+@contextlib.contextmanager
+def _incoming(folder: Path) -> Iterator[Path]:
+    """Where packs of the store are kept until they are taken over.
+
+    Not in one epoch's tier: what a cut off download left, the next attempt on this host goes on with. An attempt that
+    was superseded may still be at it, though: then another place has to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "incoming.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            incoming = folder / "incoming"
+        except BlockingIOError:
+            incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder))
+        try:
+            yield incoming
+        except StoreUnavailable:
+            raise
+        except BaseException:  # Ctrl-C too: what was fetched is of no use to anybody else
             shutil.rmtree(incoming, ignore_errors=True)
-    return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=covered)
+            raise
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _rows_since(store: Store, head: Head, seq: int, trouble: list[str]) -> dict[int, bytes]:
+    """Rows that are published though their checkpoint, later than ``seq``, is damaged."""
+    if seq >= (head.checkpoint.seq if head.checkpoint else 0):
+        return {}
+    try:
+        return published_rows(store, head, seq)
+    except Missing as error:
+        trouble.append(f"rows that were published cannot be read: {error}")
+        return {}
+
+
+def _joined(rows: Mapping[int, bytes]) -> bytes:
+    return b"".join(rows[seq] for seq in sorted(rows))
 
 
 def _known(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:

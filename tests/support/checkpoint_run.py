@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.agent.adopt import tier_path
+from qcity_nb.agent.adopt import Adopted, adopt, tier_path
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.checkpoint.capture import capture
 from qcity_nb.checkpoint.encode import encode_state
@@ -71,3 +71,11 @@ class CheckpointRun:
     def head(self) -> Head:
         """The head as it is now."""
         return lease.read(self.store, RUN).head
+
+
+def restored(store: Store, head: Head, folder: Path) -> Adopted:
+    """What a fresh host makes of the head: nothing but the store, and a tier of the epoch after it."""
+    epoch = head.epoch + 1
+    folder.mkdir(exist_ok=True)
+    tier = LocalTier(tier_path(folder, head.run, epoch), epoch=epoch)
+    return adopt(store, head, folder, epoch=epoch, tier=tier)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from qcity_nb import agent, settings
+from qcity_nb.agent.__main__ import Agent
 from qcity_nb.agent.take import Taker
 from qcity_nb.clock import SystemClock
-from qcity_nb.records import Holder
+from qcity_nb.errors import CheckpointError
+from qcity_nb.records import Head, Holder
+from qcity_nb.run import lease
+from qcity_nb.stores import open_store
 from qcity_nb.stores.memory import MemoryStore
 
 
@@ -44,3 +50,23 @@ def test_a_holder_is_known_to_be_gone_only_with_both_its_processes(
     where = agent.node_name() if node == "here" else node
     holder = Holder(attempt="r-1-a", host="local", node=where, pid=pid, extra={"owner": owner})
     assert rival.is_gone(holder) is is_gone
+
+
+def test_beats_go_on_while_a_checkpoint_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take longer than the lease lasts, and a slow holder is never replaced."""
+    store = open_store("memory://slow-restore")
+    lease.create(store, Head(run="r-1", key="k", project="p", notebook="n.ipynb"))
+    given = settings.load(tmp_path, {"store": "memory://slow-restore", "beat": 0.05, "ttl": 5}, environ={})
+    config = agent.config_for(given, run="r-1", attempt="r-1-a", host="local")
+    beats: list[int] = []
+
+    def slow(self: Agent, held: lease.Lease) -> None:
+        until = time.monotonic() + 20
+        while (beat := lease.read(store, "r-1").head.beat) < 3 and time.monotonic() < until:
+            threading.Event().wait(0.01)
+        beats.append(beat)
+        raise CheckpointError("that was it")
+
+    monkeypatch.setattr(Agent, "restore", slow)
+    assert Agent(config).run() == CheckpointError.exit_code
+    assert beats == [3]

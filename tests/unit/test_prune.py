@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_run import RUN, CheckpointRun
+from checkpoint_run import RUN, CheckpointRun, restored
 
-from qcity_nb.agent.adopt import load_published
 from qcity_nb.agent.catalog import Catalog
 from qcity_nb.agent.prune import plan, prune
 from qcity_nb.errors import CheckpointCorrupt, RunHeld, StoreUnavailable
@@ -48,9 +47,9 @@ def is_whole(run: CheckpointRun, tmp_path: Path, count: int) -> None:
     )
     assert len(verdicts) == count
     assert not any(one.damage for one in verdicts)
-    manifest, _, trouble = load_published(run.store, head, tmp_path / "incoming")
-    assert manifest is not None
-    assert not trouble
+    found = restored(run.store, head, tmp_path / "fresh")
+    assert found.manifest is not None
+    assert not found.trouble
     assert sum(name.startswith("checkpoints/") for name in run.store.names(RUN)) == count
 
 
@@ -136,10 +135,9 @@ def test_a_successor_goes_on_from_what_stays(run: CheckpointRun, tmp_path: Path)
     run.release()
     prune(run.store, RUN, keep=1)
     lease.acquire(run.store, RUN, Holder(attempt="b", host="local"))
-    manifest, read, trouble = load_published(run.store, run.head(), tmp_path / "incoming")
-    assert manifest is not None
-    assert read is not None
-    assert (manifest.seq, trouble) == (5, [])
+    found = restored(run.store, run.head(), tmp_path / "fresh")
+    assert found.manifest is not None
+    assert (found.manifest.seq, found.trouble) == (5, ())
 
 
 def test_what_stays_and_cannot_be_read_stops_it(run: CheckpointRun) -> None:

@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
+from checkpoint_run import restored
 
 from qcity_nb import codec
 from qcity_nb.agent import publish
-from qcity_nb.agent.adopt import load_published, manifest_of, published_rows, reader
+from qcity_nb.agent.adopt import manifest_of, published_rows, reader
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.checkpoint.capture import capture
 from qcity_nb.checkpoint.encode import encode_state
@@ -108,10 +109,10 @@ def test_a_checkpoint_after_a_lost_reply_stands_on_the_one_that_landed(tmp_path:
     publisher.publish(save(tier, 3))
     head = lease.read(store, RUN).head
     assert [ref.seq for ref in head.checkpoints] == [3, 2, 1]
-    manifest, _, trouble = load_published(store, head, tmp_path / "incoming")
-    assert trouble == []
-    assert manifest is not None
-    assert manifest.seq == 3
+    found = restored(store, head, tmp_path / "fresh")
+    assert found.trouble == ()
+    assert found.manifest is not None
+    assert found.manifest.seq == 3
     assert sorted(published_rows(store, head, 0)) == [1, 2, 3]
 
 
