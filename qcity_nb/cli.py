@@ -170,7 +170,12 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--probe",
         metavar="hf://USER/SCRATCH",
-        help="ask a Hub, in a scratch repository, whether it behaves as the store takes for granted; some 40 commits",
+        help="ask a Hub, in a scratch repository, whether it behaves as the store takes for granted; some 30 commits",
+    )
+    doctor.add_argument(
+        "--contract",
+        action="store_true",
+        help="with --probe: run the store's contract there too; needs pytest, and 1.5 h at huggingface.co",
     )
     with_store(doctor)
     with_json(doctor)

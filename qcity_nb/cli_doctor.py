@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import chain
 from typing import Literal
 
 from qcity_nb import hosts, settings
@@ -19,7 +20,7 @@ from qcity_nb.checkpoint.memory import available_bytes
 from qcity_nb.checkpoint.retention import keep_of
 from qcity_nb.cli_run import address_of
 from qcity_nb.cli_view import table
-from qcity_nb.errors import QcityError, StoreUnavailable
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
@@ -188,12 +189,20 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
 )
 
 
-def _probe(address: str, *, as_json: bool) -> int:
+def _probe(address: str, *, with_contract: bool, as_json: bool) -> int:
     """``qcity doctor --probe``: one line a probe, as they come."""
+    from qcity_nb.stores.hub_probe import Finding as Probed
     from qcity_nb.stores.hub_probe import probe
 
+    more: Iterator[Probed] = iter(())
+    if with_contract:
+        if find_spec("pytest") is None:
+            raise UsageError("the contract is a suite of tests: pip install pytest")
+        from qcity_nb.testing.at_hub import contract
+
+        more = contract(address)
     found = []
-    for finding in probe(address):
+    for finding in chain(probe(address), more):
         found.append(finding)
         if not as_json:
             verdict = "OK" if finding.is_as_expected else "DIFFERS"
@@ -209,7 +218,9 @@ def _probe(address: str, *, as_json: bool) -> int:
 def doctor(args: argparse.Namespace) -> int:
     """``qcity doctor``."""
     if args.probe:
-        return _probe(args.probe, as_json=args.json)
+        return _probe(args.probe, with_contract=args.contract, as_json=args.json)
+    if args.contract:
+        raise UsageError("--contract goes with --probe hf://USER/SCRATCH")
     given = settings.load(overrides={"store": address_of(args.state)})
     values = {
         field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))

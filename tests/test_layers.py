@@ -69,6 +69,9 @@ THIRD_PARTY: dict[str, set[str]] = {
 MAY_ARM = {"agent", "notebook", "hosts", "city", "cli", "demo", "demo_deaths"}
 """Where `qcity_nb.testing.chaos` may be imported, inside a function: crash points are armed on demand."""
 
+ASKS_A_HUB = {"cli_doctor"}
+"""Where `qcity_nb.testing.at_hub` may be imported, inside a function: the contract at the real Hub, on demand."""
+
 EMULATES = {"cli_hub"}
 """Where `qcity_nb.testing.hub` may be imported: the command that serves the Hub emulator."""
 
@@ -155,6 +158,7 @@ def violations(modules: Mapping[str, str]) -> list[str]:
                     found.append(f"{where}: {root} is not in THIRD_PARTY for {module}")
             elif below.startswith("testing"):
                 may_arm = item.is_lazy and below == "testing.chaos" and top.partition("_")[0] in MAY_ARM
+                may_arm |= item.is_lazy and below == "testing.at_hub" and module in ASKS_A_HUB
                 if not may_arm and not (below.startswith("testing.hub") and module in EMULATES):
                     found.append(f"{where}: imports {item.name}")
             elif here is not None and below and below != "__version__":

@@ -2,7 +2,7 @@
 
 The emulator and the store are by the same hands: their agreement proves nothing about the service. Each probe here is
 one thing that the store takes for granted; `qcity doctor --probe hf://user/scratch` runs them and reports each
-difference. They make some 40 commits, under the 128 an hour that users have reported as a limit. The emulator's tests
+difference. They make some 30 commits, under the 128 an hour that users have reported as a limit. The emulator's tests
 run the same probes: what it fails, it does not emulate.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,9 +12,10 @@ from typing import Any
 import pytest
 
 from qcity_nb import points
-from qcity_nb.errors import Conflict, QcityError
+from qcity_nb.errors import Conflict
 from qcity_nb.ports import Source, Stamped, Store, Version
 from qcity_nb.stores.memory import MemoryStore, _Run
+from qcity_nb.testing.contract_run import outcomes
 from qcity_nb.testing.store_contract import StoreContract
 
 
@@ -239,9 +239,6 @@ class Contract(StoreContract):
 
     shares_processes = False
 
-    def __init__(self, store: Store) -> None:
-        self._given = store
-
     def reopen(self, store: Store) -> Store:
         return store
 
@@ -260,22 +257,9 @@ class Contract(StoreContract):
 
 def failures(kind: type[Parts], tmp_path: Path) -> set[str]:
     """The names of the contract's tests that ``kind`` fails."""
-    failed = set()
-    for name, test in inspect.getmembers(StoreContract, inspect.isfunction):
-        if not name.startswith("test_") or "process" in name or "paths" in name:
-            continue  # Parts checks no names, and lives in one process
-        marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
-        for given in [{mark.args[0]: value} for mark in marks for value in mark.args[1]] or [{}]:
-            store = kind()
-            given = {"store": store, "tmp_path": tmp_path, **given}
-            arguments = [given[each] for each in inspect.signature(test).parameters if each != "self"]
-            try:
-                test(Contract(store), *arguments)
-            except (AssertionError, pytest.fail.Exception, QcityError, OSError):
-                failed.add(name.removeprefix("test_"))
-            finally:
-                points.arm(None)
-    return failed
+    # Parts checks no names, and lives in one process.
+    found = outcomes(Contract(), kind, tmp_path, is_wanted=lambda name: "process" not in name and "paths" not in name)
+    return {name.removeprefix("test_") for name, failure in found if failure is not None}
 
 
 def test_the_sound_store_passes(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from qcity_nb.errors import Conflict
 from qcity_nb.ports import Store
 from qcity_nb.stores.hub_address import HEAD
+from qcity_nb.testing.at_hub import HubContract, heads_of
 from qcity_nb.testing.hub.server import HubServer
-from qcity_nb.testing.store_contract import StoreContract
 
 SEED = 20261124
 PAGE = b"---\ntags:\n- qcity-nb\n---\n# r\n"
@@ -24,8 +24,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
         yield server
 
 
-class HubContract(StoreContract):
-    shows_files_first = False
+class Served(HubContract):
+    """The raw looks go past the faults."""
 
     @pytest.fixture(autouse=True)
     def _the_server(self, server: HubServer) -> Iterator[None]:
@@ -35,18 +35,18 @@ class HubContract(StoreContract):
 
     def raw_heads(self, store: Store, run: str) -> list[bytes]:
         self.server.faults.clear()
-        return [hub_stores.unsigned(head)[1] for head in hub_stores.heads_of(store, run)]
+        return [hub_stores.unsigned(head)[1] for head in super().raw_heads(store, run)]
 
     def raw_put_head(self, store: Store, run: str, data: bytes) -> None:
         self.server.faults.clear()
-        hub_stores.put_head(store, run, data)
+        super().raw_put_head(store, run, data)
 
     def raw_litter(self, store: Store, run: str) -> None:
         self.server.faults.clear()
-        hub_stores.litter(store, run)
+        super().raw_litter(store, run)
 
 
-class TestHub(HubContract):
+class TestHub(Served):
     def make_store(self, tmp_path: Path) -> Store:
         return hub_stores.new_store(self.server)
 
@@ -108,7 +108,7 @@ class TestHub(HubContract):
     ],
     scope="class",
 )
-class TestFaults(HubContract):
+class TestFaults(Served):
     """Each switch strikes before many of the calls. Stale reads are for the lease to survive (``test_hub_rules``):
     no store can promise that there are none.
 
@@ -147,6 +147,6 @@ def test_the_faults_strike(server: HubServer) -> None:
         with pytest.raises(Conflict):
             store.publish("r", b"stale", expect=older)
     server.faults.clear()
-    heads = [hub_stores.unsigned(head)[1] for head in hub_stores.heads_of(store, "r")]
+    heads = [hub_stores.unsigned(head)[1] for head in heads_of(store, "r")]
     assert heads == [b"%d" % number for number in range(40)]
     assert {name: server.faults.struck.count(name) >= 3 for name in names} == dict.fromkeys(names, True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 
 from qcity_nb.clock import Clock
 from qcity_nb.errors import StoreRefused, StoreUnavailable
 from qcity_nb.ports import Source, Stamped, Store, Usage, Version
 from qcity_nb.stores.hub import HubStore
-from qcity_nb.stores.hub_address import HEAD, branch_of, parse, read_head
+from qcity_nb.stores.hub_address import parse
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.hub.server import HubServer
 
@@ -28,10 +27,7 @@ __all__ = [
     "PatientStore",
     "api_of",
     "fresh_address",
-    "heads_of",
-    "litter",
     "new_store",
-    "put_head",
     "serve",
     "unsigned",
 ]
@@ -69,37 +65,6 @@ def api_of(store: Store) -> tuple[HfApi, str]:
     """The client itself, past the store, and the repository."""
     address = parse(store.address)
     return HfApi(endpoint=address.endpoint, token=TOKEN), address.repo
-
-
-def heads_of(store: Store, run: str) -> list[bytes]:
-    """Every head in the history of the run's branch, oldest first."""
-    api, repo = api_of(store)
-    found: list[bytes] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for commit in reversed(api.list_repo_commits(repo, revision=branch_of(run))):
-            if not api.file_exists(repo, HEAD, revision=commit.commit_id):
-                continue
-            file = api.hf_hub_download(repo, HEAD, revision=commit.commit_id, local_dir=folder, force_download=True)
-            head = read_head(Path(file).read_bytes())[1]
-            if not found or head != found[-1]:
-                found.append(head)
-    return found
-
-
-def put_head(store: Store, run: str, data: bytes) -> None:
-    """A foreign program's commit."""
-    api, repo = api_of(store)
-    operation = CommitOperationAdd(HEAD, data)
-    api.create_commit(repo, [operation], commit_message="by hand", revision=branch_of(run))
-
-
-def litter(store: Store, run: str) -> None:
-    """Branches without a head, files that are none of ours."""
-    api, repo = api_of(store)
-    for branch in ("run/half-made", "other", "run/a=2Eb"):
-        api.create_branch(repo, branch=branch)
-    strange = [CommitOperationAdd(name, b"x") for name in ("x.txt", "head.tmp", "heads/1")]
-    api.create_commit(repo, strange, commit_message="by hand", revision=branch_of(run))
 
 
 class PatientStore:

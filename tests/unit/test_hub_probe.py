@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import hub_stores
 import pytest
 from huggingface_hub import HfApi
 
 from qcity_nb import cli
+from qcity_nb.stores.hub_branch import HubBranch
 from qcity_nb.stores.hub_probe import PROBES
+from qcity_nb.stores.hub_repository import HubRepository
+from qcity_nb.testing import at_hub
 from qcity_nb.testing.hub.server import HubServer
 
 
@@ -65,3 +69,33 @@ def test_a_probe_without_rights_says_so(server: HubServer, capsys: pytest.Captur
     assert cli.main(["doctor", "--probe", f"hf://somebody/else?endpoint={server.url}"]) == 6
     assert capsys.readouterr().err.count("\n") == 1
     assert cli.main(["doctor", "--probe", "here"]) == 2
+
+
+def test_the_contract_can_be_run_at_a_hub(server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+    address = hub_stores.fresh_address(server)
+    assert cli.main(["doctor", "--probe", address, "--contract"]) == 0
+    lines = [line.removeprefix("OK").strip() for line in capsys.readouterr().out.splitlines()]
+    for name in ("files are whole before the head names them", "a rival at every point of a publish", "deleting"):
+        assert name in lines
+    assert len(lines) > len(PROBES) + 15
+    api, repo = HfApi(endpoint=server.url, token="any"), address.partition("//")[2].partition("?")[0]
+    assert [branch.name for branch in api.list_repo_refs(repo).branches] == ["main"], "nothing is left there"
+    assert cli.main(["doctor", "--contract"]) == 2
+
+
+def forced(repository: HubRepository, branch: str, operations: list[Any], *, parent: str, title: str) -> str:
+    """As a service that does not look at ``parent_commit``."""
+    api = repository._client.api
+    return str(api.create_commit(**repository._at, operations=operations, commit_message=title, revision=branch).oid)
+
+
+def test_a_hub_that_breaks_the_contract_is_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HubBranch, "at", lambda branch, expect: branch.look())
+    monkeypatch.setattr(HubRepository, "commit", forced)
+    wanted = ("only_the_newest", "names_are")
+    address = hub_stores.fresh_address(server)
+    found = at_hub.contract(address, is_wanted=lambda name: any(part in name for part in wanted))
+    assert {finding.name: finding.is_as_expected for finding in found} == {
+        "only the newest version is expected": False,
+        "names are listed": True,
+    }

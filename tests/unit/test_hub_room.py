@@ -15,6 +15,7 @@ import pytest
 from qcity_nb.errors import Conflict, StoreUnavailable
 from qcity_nb.stores import hub, hub_client
 from qcity_nb.stores.hub import HubStore
+from qcity_nb.testing.at_hub import heads_of
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.hub.server import HubServer
 
@@ -113,7 +114,7 @@ def test_a_run_that_somebody_else_makes_meanwhile(
     found = rival.read("r")
     assert found is not None
     assert found.data == b"theirs"
-    assert hub_stores.heads_of(store, "r") == [b"theirs"]
+    assert heads_of(store, "r") == [b"theirs"]
 
 
 def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, server: HubServer) -> None:
