@@ -1,7 +1,7 @@
 """The store contract at a Hub: the hooks that look past the store, and the whole of it in one scratch repository.
 
 The emulator's tests use the first half. `qcity doctor --probe hf://user/scratch --contract` is the second: what the
-real service does with each test, in branches that are deleted again. It takes an hour and a half there, since commits are
+real service does with each test, in branches that are deleted again. It takes an hour and a half there: commits are
 paced.
 """
 
