@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,13 +32,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="module")
 def _calls_that_were_given_up() -> Iterator[None]:
-    """They go on in threads of their own until the client's retries are used up, and with each failed connection the
-    client closes the one session of the whole process (huggingface_hub's ``http_backoff``): under the next module's
-    feet."""
+    """They would strike the next module's connections."""
+    from given_up import join_given_up
+
     yield
-    for thread in threading.enumerate():
-        if thread.name in ("hub", "hf-jobs"):
-            thread.join(70)
+    join_given_up()
 
 
 HERE = Path(__file__).parent

@@ -9,6 +9,7 @@ Source: https://huggingface.co/docs/huggingface_hub/guides/jobs
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -206,12 +207,20 @@ class JobsClient:
 
         Raises: between two lines too, where the service no longer answers.
         """
-        who = self._who
+        count = 0
         try:
-            for line in self._api.fetch_job_logs(job_id=job, follow=follow, **who):
-                yield line if line.endswith("\n") else f"{line}\n"
+            for line in self._lines(job, follow=follow):
+                count += 1
+                yield line
+            if follow:
+                # The client stops where a broken connection finds the job over, with what it had by then.
+                yield from itertools.islice(self._lines(job, follow=False), count, None)
         except Exception as error:
             raise self._translated(error, "reading a job's logs") from error
+
+    def _lines(self, job: str, *, follow: bool) -> Iterator[str]:
+        for line in self._api.fetch_job_logs(job_id=job, follow=follow, **self._who):
+            yield line if line.endswith("\n") else f"{line}\n"
 
     def hardware(self) -> list[Flavor]:
         """What there is now, cheapest first."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from given_up import join_given_up
 from huggingface_hub import HfApi
 from job_world import emulator, log_of, over
 
@@ -90,3 +91,5 @@ def jobs_world(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) ->
         more = {"job_install": "", "job_secrets": ["PYTHONPATH"], "beat": "0.001s", "ttl": "10s"}
         world = JobsWorld(server, HfApi(endpoint=server.url, token=TOKEN), root, settings.load(root, more), more)
         yield world
+        server.faults.clear()
+        join_given_up()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hf_world import RUN, TOKEN, JobsWorld, jobs_world
+from huggingface_hub import HfApi
 from hypothesis import given as examples
 from hypothesis import strategies as st
 from job_world import wait_for
@@ -358,6 +360,21 @@ def test_logs_come_as_they_are_written(world: JobsWorld, tmp_path: Path) -> None
     assert seen[-2:] == ["one\n", "two\n"]
     world.ended(launcher)
     assert list(launcher.follow(ATTEMPT) or ())[-2:] == ["one\n", "two\n"]
+
+
+def test_a_log_that_the_client_breaks_off_is_read_to_its_end(world: JobsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = world.launcher()
+    sleeper(world, script="echo one; echo two; echo three")
+    world.ended(launcher)
+    read = HfApi.fetch_job_logs
+
+    def break_off(self: HfApi, *, follow: bool, **given: str) -> Iterable[str]:
+        return itertools.islice(read(self, follow=follow, **given), 2 if follow else None)
+
+    monkeypatch.setattr(HfApi, "fetch_job_logs", break_off)
+    whole = list(launcher.follow(ATTEMPT) or ())
+    assert whole[-3:] == ["one\n", "two\n", "three\n"]
+    assert list(launcher.follow(ATTEMPT, until=lambda: False) or ()) == whole
 
 
 def test_logs_that_break_off_say_so(world: JobsWorld) -> None:

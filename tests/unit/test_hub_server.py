@@ -76,6 +76,18 @@ def test_a_connection_is_used_again(hub: HubWorld) -> None:
         assert len(ports) == 1
 
 
+def test_a_file_without_content_keeps_the_connection(hub: HubWorld) -> None:
+    hub.api.upload_file(path_or_fileobj=b"", path_in_repo="empty", repo_id=hub.repo)
+    port = int(hub.server.url.rpartition(":")[2])
+    asked = f"GET /{hub.repo}/resolve/main/empty HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer any\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as line, line.makefile("rb") as answers:
+        for _ in range(3):
+            line.sendall(asked)
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+            while answers.readline() != b"\r\n":
+                pass
+
+
 def test_chunked_bodies(hub: HubWorld) -> None:
     lines = [json.dumps({"key": "header", "value": {"summary": "s"}}).encode(), b"\n"]
     value = {"path": "a.txt", "content": "hello", "encoding": "utf-8"}

@@ -287,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         elif isinstance(body, FileRange):
             self.wfile.flush()
+            if not body.length:  # an error to sendfile, which would end the connection after a good answer
+                return
             with body.path.open("rb") as file:
                 self.connection.sendfile(file, body.start, body.length)
         else:
