@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hf_world import RUN, TOKEN, JobsWorld, jobs_world
@@ -368,7 +369,7 @@ def test_a_log_that_the_client_breaks_off_is_read_to_its_end(world: JobsWorld, m
     world.ended(launcher)
     read = HfApi.fetch_job_logs
 
-    def break_off(self: HfApi, *, follow: bool, **given: str) -> Iterable[str]:
+    def break_off(self: HfApi, *, follow: bool, **given: Any) -> Iterable[str]:
         return itertools.islice(read(self, follow=follow, **given), 2 if follow else None)
 
     monkeypatch.setattr(HfApi, "fetch_job_logs", break_off)
