@@ -17,7 +17,9 @@
     │   └── HeadCorrupt                  the head cannot be read
     ├── CheckpointError         exit 7
     │   ├── CheckpointCorrupt            bytes do not match their digest
-    │   └── StateRefused                 a variable that cannot be saved
+    │   ├── CheckpointUntrusted          nobody vouches for it: it is not loaded
+    │   ├── StateRefused                 a variable that cannot be saved
+    │   └── VariableLost                 a variable was used that could not be saved
     ├── DataError               exit 8   a data file is missing or has the wrong md5
     ├── TrackerUnavailable      exit 9   the tracker did not answer
     │   └── TrackerMissing               a package that the tracker needs is not installed
@@ -31,6 +33,7 @@ from __future__ import annotations
 __all__ = [
     "CheckpointCorrupt",
     "CheckpointError",
+    "CheckpointUntrusted",
     "Conflict",
     "DataError",
     "GaveUp",
@@ -51,6 +54,7 @@ __all__ = [
     "UnknownHost",
     "UnknownRun",
     "UsageError",
+    "VariableLost",
 ]
 
 
@@ -146,8 +150,16 @@ class CheckpointCorrupt(CheckpointError):
     """Stored bytes do not match their digest."""
 
 
+class CheckpointUntrusted(CheckpointError):
+    """A checkpoint that nobody vouches for is not loaded; the message says what to do."""
+
+
 class StateRefused(CheckpointError):
     """A variable in ``state`` cannot be saved; the message names it and says why."""
+
+
+class VariableLost(CheckpointError):
+    """A variable was used that could not be saved, and is not there since the notebook was restored."""
 
 
 class DataError(QcityError):

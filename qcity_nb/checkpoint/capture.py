@@ -21,7 +21,7 @@ from qcity_nb.checkpoint.frozen import Content, Held
 from qcity_nb.checkpoint.memory import Span, view_at
 from qcity_nb.errors import CheckpointError, StateRefused
 
-__all__ = ["Captured", "capture", "capture_generators", "check_state", "load", "restore", "restore_generators"]
+__all__ = ["Captured", "capture", "capture_generators", "check_state", "held", "load", "restore", "restore_generators"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def capture(
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {refusal.reason(value, cause)}") from error
     if freezer is None:
-        return Captured(skeleton=dumped.skeleton, buffers=[_held(span) for span in dumped.spans])
+        return Captured(skeleton=dumped.skeleton, buffers=[held(span) for span in dumped.spans])
     try:
         buffers, shot = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
     except MemoryError as error:
@@ -91,7 +91,8 @@ def capture(
     return Captured(skeleton=dumped.skeleton, buffers=buffers, shot=shot)
 
 
-def _held(span: Span) -> Held:
+def held(span: Span) -> Held:
+    """A buffer in memory of its own."""
     if span.device is None:
         return Held(bytes(view_at(span.address, span.size)) if span.size else b"")
     host = span.device.cpu()

@@ -39,32 +39,36 @@ class Landed:
     """Live memory that was read into: bytes and live object by address."""
 
 
-class _Nothing:
-    """Stands for any object, class or function of the state. Makes nothing, does nothing."""
+class _Idle(type):
+    """Of ``_Nothing``, which is its own instance."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _Nothing:
-        return object.__new__(cls)
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        return cls
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __setstate__(cls, state: Any) -> None:
         pass
 
-    def __setstate__(self, state: Any) -> None:
+    def __setitem__(cls, key: Any, value: Any) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __call__(self, *_: Any, **__: Any) -> _Nothing:
-        return self
-
-    def append(self, value: Any) -> None:
+    def append(cls, value: Any) -> None:
         """A list's."""
 
-    def extend(self, values: Any) -> None:
+    def extend(cls, values: Any) -> None:
         """A list's."""
 
-    def add(self, value: Any) -> None:
+    def add(cls, value: Any) -> None:
         """A set's."""
+
+
+class _Nothing(metaclass=_Idle):
+    """Stands for any object, class or function of the state. Makes nothing, does nothing.
+
+    A class, as what a call gives may be one (a notebook's), of which the stream then makes an instance.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return cls
 
 
 @dataclass(slots=True, eq=False)
@@ -268,7 +272,7 @@ def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
 
 
 def _is_key(key: Any) -> bool:
-    return not isinstance(key, _Nothing | _Array | _Tensor)
+    return key is not _Nothing and not isinstance(key, _Array | _Tensor)
 
 
 def _recorded(live: Any, saved: Any) -> list[tuple[Any, Any]]:

@@ -33,11 +33,13 @@ __all__ = [
     "INLINE_BYTES",
     "Buffer",
     "Dumped",
+    "Reducers",
     "Refused",
     "StateDict",
     "StateUnpickler",
     "dump",
     "has_state_dict",
+    "is_importable",
     "memory_bounds",
 ]
 
@@ -68,7 +70,7 @@ def has_state_dict(value: object) -> bool:
     return callable(getattr(cls, "state_dict", None)) and callable(getattr(cls, "load_state_dict", None))
 
 
-def _is_importable(value: Any) -> bool:
+def is_importable(value: Any) -> bool:
     """Can a class or function be found again by its name? Then its newest definition is the right one."""
     found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
     for part in getattr(value, "__qualname__", "").split("."):
@@ -83,8 +85,11 @@ def _counter(tensors: Sequence[Any]) -> int:
     return sum(tensor._version for tensor in tensors)
 
 
-class _Reducers:
+class Reducers:
     """The part of the pickler that knows torch and numpy. Mixed in before a real pickler class."""
+
+    is_whole = False
+    """Are objects that have a ``state_dict`` written as they are, not as a ``StateDict`` record?"""
 
     torch: Any = None
     numpy: Any = None
@@ -114,6 +119,7 @@ class _Reducers:
         return False
 
     def reducer_override(self, value: Any) -> Any:
+        """What ``pickle.Pickler`` asks for each object that is not one of the most common kinds."""
         torch, numpy = self.torch, self.numpy
         if torch is not None:  # first: a model's hundreds of tensors are why a loop waits here
             if isinstance(value, torch.Tensor):
@@ -121,7 +127,7 @@ class _Reducers:
             if isinstance(value, torch.UntypedStorage):
                 return self._untyped(value)
         if isinstance(value, type | types.FunctionType):
-            if _is_importable(value):
+            if is_importable(value):
                 return NotImplemented
             return self._otherwise(value)
         if numpy is not None and isinstance(value, numpy.ndarray):
@@ -136,7 +142,7 @@ class _Reducers:
             return self._jax_array(value)
         if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
             raise Refused("an open file lives only in this process; keep its path and position")
-        if has_state_dict(value):
+        if not self.is_whole and has_state_dict(value):
             cls = type(value)
             if torch is not None and isinstance(value, torch.optim.Optimizer):
                 self.optimizers.append(value)
@@ -232,7 +238,7 @@ class _Reducers:
         return plain.__reduce_ex__(5)
 
 
-class _Plain(_Reducers, pickle.Pickler):
+class _Plain(Reducers, pickle.Pickler):
     """Plain pickle, with those reducers."""
 
 
@@ -240,7 +246,7 @@ class _Plain(_Reducers, pickle.Pickler):
 def _cloud() -> Any:
     """A pickler that also writes lambdas and local classes, by value."""
     cloudpickle = importlib.import_module("cloudpickle")
-    return type("_Cloud", (_Reducers, cloudpickle.Pickler), {})
+    return type("_Cloud", (Reducers, cloudpickle.Pickler), {})
 
 
 @dataclass(frozen=True, slots=True)

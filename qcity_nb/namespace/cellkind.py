@@ -1,0 +1,89 @@
+"""Kinds of cells, told by their source and their tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["check_tags", "installs", "is_once", "is_rerun", "skips_snapshot"]
+
+RERUN, ONCE, SKIP_SNAPSHOT = "qcity-rerun", "qcity-once", "qcity-skip-snapshot"
+_TAGS = (RERUN, ONCE, SKIP_SNAPSHOT)
+
+_PYTHON = (
+    r"(?:\{?\s*sys\.executable\s*\}?|\$\{?sys\.executable\}?|\S*python[\d.]*(?:\.exe)?)[\"']?(?:\s+-[A-Za-ln-z]\S*)*"
+)
+_TOOLS = (
+    rf"(?:[\"']?{_PYTHON}\s+-m\s+)?(?:\S*/)?(?:pip[\d.]*|uv\s+pip|pipx)(?:\s+-\S+)*\s+(?:install|uninstall|sync)\b",
+    r"(?:\S*/)?uv\s+(?:add|remove|sync)\b",
+    r"(?:\S*/)?(?:conda|mamba|micromamba)(?:\s+-\S+)*\s+(?:install|update|upgrade|uninstall|remove|env\s+(?:update|create))\b",
+    r"(?:\S*/)?(?:apt|apt-get|apk|yum|dnf|brew)(?:\s+-\S+)*\s+(?:install|add|update|upgrade|remove)\b",
+    r"(?:\S*/)?(?:poetry|pdm|pixi)\s+(?:install|add|remove|sync|update)\b",
+)
+_BEFORE = r"(?:(?:sudo|env|time|exec|yes\s*\|)\s+(?:-\S+\s+)*|[A-Za-z_]\w*=\S*\s+)*"
+_COMMAND = re.compile(rf"(?:^|&&|\|\||[;|(])\s*{_BEFORE}(?:{'|'.join(_TOOLS)})", re.MULTILINE)
+_LINE_MAGIC = re.compile(r"^\s*%\s*(pip|conda|mamba|micromamba|uv)\s+(.*)$")
+_BARE_MAGIC = re.compile(r"^\s*(pip|conda|mamba)\s+(?:install|uninstall)\s+[\w\"'.\-]")
+_SHELL_LINE = re.compile(r"^\s*(?:[A-Za-z_][\w.,\s\[\]\"']*=\s*)?(!{1,2}|%(?:sx|system)\s)(.*)$")
+_SHELL_CELL = re.compile(r"^\s*(?:%%(?:bash|sh|script|sx|system|!))(?!\w)")
+
+
+def _lines(source: str) -> list[str]:
+    # A shell's and a magic's line may go on in the next.
+    return re.sub(r"\\\r?\n", " ", source).splitlines()
+
+
+def installs(source: str) -> bool:
+    """Does the cell install packages, so that it must run again on a new host?
+
+    It may see too little: `subprocess.run([..., "pip", "install", ...])` and scripts that install are not looked into.
+    """
+    lines = _lines(source)
+    first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    # `%%time` and `%%capture` run what follows as a cell.
+    while first < len(lines) and re.match(r"\s*%%(?:time|timeit|capture|prun)\b", lines[first]):
+        first += 1
+    lines = lines[first:]
+    if lines and _SHELL_CELL.match(lines[0]):
+        shell = [line for line in lines[1:] if not line.lstrip().startswith("#")]
+        return any(_COMMAND.search(line) for line in shell)
+    if lines and lines[0].lstrip().startswith("%%"):
+        return False  # a file's text, or another language
+    for line in lines:
+        if magic := _LINE_MAGIC.match(line):
+            command = " ".join(magic.groups())
+        elif shell_line := _SHELL_LINE.match(line):
+            command = shell_line[2]
+        elif _BARE_MAGIC.match(line):
+            command = line
+        else:
+            continue
+        if _COMMAND.search(command.strip()):
+            return True
+    return False
+
+
+def is_rerun(tags: Iterable[str]) -> bool:
+    """Is the cell to run again whenever the kernel is new?"""
+    return RERUN in set(tags)
+
+
+def is_once(tags: Iterable[str]) -> bool:
+    """Is the cell to run at most once, whatever dies?"""
+    return ONCE in set(tags)
+
+
+def skips_snapshot(tags: Iterable[str]) -> bool:
+    """Is no snapshot to be taken after the cell?"""
+    return SKIP_SNAPSHOT in set(tags)
+
+
+def check_tags(tags: Iterable[str]) -> str:
+    """What is wrong with the tags that begin with `qcity-`, as a sentence; empty: nothing."""
+    given = set(tags)
+    unknown = sorted(tag for tag in given if tag.lower().startswith(("qcity-", "qcity_")) and tag not in _TAGS)
+    if unknown:
+        return f"There is no tag {', '.join(unknown)}: the tags are {', '.join(_TAGS)}."
+    if {RERUN, ONCE} <= given:
+        return f"A cell cannot be both {RERUN} and {ONCE}."
+    return ""

@@ -1,0 +1,153 @@
+"""What two variables have in common: mutable objects, memory, what a class holds."""
+
+from __future__ import annotations
+
+import enum
+import gc
+import sys
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qcity_nb.namespace.whole import Written
+
+__all__ = ["Families", "Marks", "overlapping"]
+
+_FIXED = frozenset(
+    [
+        "builtins.str",
+        "builtins.bytes",
+        "builtins.int",
+        "builtins.float",
+        "builtins.complex",
+        "builtins.bool",
+        "builtins.NoneType",
+        "builtins.tuple",
+        "builtins.frozenset",
+        "builtins.range",
+        "builtins.slice",
+        "builtins.ellipsis",
+        "builtins.code",
+        "builtins.builtin_function_or_method",
+        "builtins.method_descriptor",
+        "builtins.wrapper_descriptor",
+        "builtins.method-wrapper",
+        "builtins.getset_descriptor",
+        "builtins.member_descriptor",
+        "builtins.classmethod_descriptor",
+        "builtins.NotImplementedType",
+        "builtins.module",
+        "pickle.PickleBuffer",
+        "_pickle.PickleBuffer",
+        "re.Pattern",
+        "logging.Logger",
+        "logging.RootLogger",
+        "datetime.date",
+        "datetime.time",
+        "datetime.timedelta",
+        "datetime.tzinfo",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "uuid.UUID",
+        "pathlib.PurePath",
+        "types.GenericAlias",
+        "typing._Final",
+        "zoneinfo.ZoneInfo",
+        "numpy.generic",
+        "numpy.dtype",
+        "numpy.ufunc",
+        "torch.dtype",
+        "torch.device",
+        "torch.Size",
+        "torch.layout",
+        "torch.memory_format",
+        "pandas._libs.tslibs.offsets.BaseOffset",
+        "pandas.core.dtypes.base.ExtensionDtype",
+        "pandas._libs.tslibs.timestamps.Timestamp",
+        "pandas._libs.missing.NAType",
+        "qcity_nb.namespace.tombstone.Tombstone",
+        "qcity_nb.namespace.whole._Home",
+    ]
+)
+"""Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""
+
+_ATOMS = frozenset({str, bytes, tuple, frozenset, type})
+"""The most common of them, looked at first."""
+
+
+def _references() -> int:
+    """What ``getrefcount`` says in ``Marks.of`` of an object that only its pickler's memo holds."""
+    memo = [object()]
+    for value in list(memo):
+        return sys.getrefcount(value)
+    return 0
+
+
+_TEMPORARY = _references()
+
+
+class Marks:
+    """Knows which of the objects that a pickler met count."""
+
+    def __init__(self, ignore: Iterable[int]) -> None:
+        self._ignore = frozenset(ignore)
+        self._is_fixed: dict[type, bool] = {}
+
+    def of(self, written: Written) -> list[Any]:
+        """The mutable objects that it wrote, once each. Their ids are theirs as long as the list lives."""
+        fixed, by_value, ignore = self._is_fixed, written.by_value, self._ignore
+        was_on = gc.isenabled()
+        gc.disable()  # a million tuples are made and dropped: collections in between cost three times as much
+        try:
+            met = [entry[1] for entry in written.memo().values() if type(entry[1]) not in _ATOMS]
+        finally:
+            if was_on:
+                gc.enable()
+        found = []
+        for value in met:
+            cls = type(value)
+            is_fixed = fixed.get(cls)
+            if is_fixed is None:
+                is_fixed = fixed[cls] = _is_fixed(cls)
+            if is_fixed or id(value) in ignore or sys.getrefcount(value) <= _TEMPORARY:
+                continue
+            if cls is types.FunctionType and id(value) not in by_value:
+                continue
+            found.append(value)
+        return found
+
+
+def _is_fixed(cls: type) -> bool:
+    if issubclass(cls, type | enum.Enum):
+        return True
+    if issubclass(cls, tuple | frozenset | str | bytes | int | float) and not hasattr(cls, "__dict__"):
+        return True
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _FIXED for kind in cls.__mro__[:-1])
+
+
+class Families:
+    """Numbers, put together step by step."""
+
+    def __init__(self, count: int) -> None:
+        self._parent = list(range(count))
+
+    def top(self, one: int) -> int:
+        """The number that stands for all that are with ``one``."""
+        while self._parent[one] != one:
+            self._parent[one] = self._parent[self._parent[one]]
+            one = self._parent[one]
+        return one
+
+    def join(self, one: int, other: int) -> None:
+        """They belong together."""
+        self._parent[self.top(one)] = self.top(other)
+
+
+def overlapping(memory: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int]]:
+    """Pairs of owners whose memory overlaps, enough of them to find all families; of (low, high, owner)."""
+    end, owner = 0, -1
+    for low, high, one in sorted(memory):
+        if low < end and one != owner:
+            yield owner, one
+        if high > end:
+            end, owner = high, one

@@ -1,0 +1,173 @@
+"""The variables of a kernel: captured, and restored into another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from qcity_nb.checkpoint import freezer as freezing
+from qcity_nb.checkpoint.capture import Captured, held
+from qcity_nb.checkpoint.freezer import Freezer
+from qcity_nb.checkpoint.frozen import Content
+from qcity_nb.checkpoint.pickling import Dumped
+from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
+from qcity_nb.namespace import imports
+from qcity_nb.namespace.blame import failed_to_load, kind_name
+from qcity_nb.namespace.hidden import is_hidden
+from qcity_nb.namespace.loading import Restoring, load
+from qcity_nb.namespace.shot import Absent, Group, Shot
+from qcity_nb.namespace.survey import Known, Part, survey
+from qcity_nb.namespace.tombstone import bury, lost
+from qcity_nb.namespace.whole import Scope
+
+__all__ = ["Space"]
+
+
+class Space:
+    """A kernel's namespace.
+
+    Args:
+        live: the namespace itself, IPython's ``shell.user_ns``.
+        freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
+        hidden: which variables are not the user's; ``hidden.hidden_by(shell.user_ns_hidden)`` knows IPython's list.
+    """
+
+    def __init__(
+        self,
+        live: dict[str, Any],
+        freezer: Freezer | None = None,
+        *,
+        hidden: Callable[[str, object], bool] = is_hidden,
+    ) -> None:
+        self.live = live
+        self._freezer = freezer
+        self._hidden = hidden
+        self._known: list[Known] = []
+        self._submodules: set[str] = set()
+
+    def capture(self, *, stored: Collection[str] = (), skip: Collection[str] = (), may_stream: bool = False) -> Shot:
+        """Copy the variables: they may change from here on, unless ``Shot.is_live``.
+
+        Args:
+            stored: the names of the objects that need not be copied again; see ``checkpoint.capture.capture``.
+            skip: variables whose value is known not to have changed. A group whose members are all among them, and
+                are the objects that they were, is not pickled, and comes back in ``kept``.
+            may_stream: where memory is short, the live buffers themselves are handed on.
+        Raises:
+            StateRefused: there is no memory for a copy.
+        Does not: stop other threads, which may change what is being read.
+        """
+        shot = Shot()
+        values = self._variables(shot)
+        surveyed = survey(values, Scope.of(self.live), self._known, skip)
+        self._freeze(shot, surveyed.parts, values, stored, may_stream=may_stream)
+        shot.kept = [one.names for one in surveyed.kept]
+        shot.absent += surveyed.absent
+        self._known = surveyed.kept + [Known.of(part, values) for part in surveyed.parts]
+        return shot
+
+    def _variables(self, shot: Shot) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in list(self.live.items()):
+            if type(name) is not str:
+                continue
+            absent = lost(value)
+            if absent is not None:
+                shot.absent.append(replace(absent, name=name))
+            elif not self._hidden(name, value):
+                module = imports.importable(value)
+                if module:
+                    shot.modules[name] = module
+                else:
+                    values[name] = value
+        self._submodules.update(imports.cells_imports(self.live, shot.modules))
+        for name in sorted(self._submodules):
+            if name.partition(".")[0] in shot.modules:
+                shot.modules[name] = name
+        return values
+
+    def _freeze(
+        self, shot: Shot, parts: list[Part], values: Mapping[str, Any], stored: Collection[str], *, may_stream: bool
+    ) -> None:
+        spans = [span for part in parts for span in part.written.spans]
+        memory: freezing.Shot | None = None
+        buffers: list[Content]
+        if self._freezer is None:
+            buffers = [held(span) for span in spans]
+        else:
+            optimizers = [one for part in parts for one in part.written.optimizers]
+            dumped = Dumped(b"", spans, optimizers, [part.written.keep for part in parts])
+            try:
+                buffers, memory = self._freezer.freeze(dumped, stored=stored, lazily="never", may_stream=may_stream)
+            except MemoryError as error:
+                raise StateRefused(f"the variables cannot be saved: {error}") from error
+            shot.is_live, shot.free = memory.is_live, memory.release
+        at = 0
+        for part in parts:
+            count = len(part.written.spans)
+            captured = Captured(
+                skeleton=part.written.skeleton, buffers=buffers[at : at + count], shot=memory and _lent(memory)
+            )
+            at += count
+            shot.groups.append(
+                Group(
+                    names=part.names,
+                    captured=captured,
+                    size_bytes=captured.size_bytes,
+                    cost_s=part.cost_s,
+                    kinds={name: kind_name(values[name]) for name in part.names},
+                    fresh=part.written.all_fresh,
+                )
+            )
+
+    def restore(
+        self,
+        groups: Iterable[tuple[tuple[str, ...], Captured]],
+        modules: Mapping[str, str],
+        absent: Iterable[Absent],
+    ) -> list[Absent]:
+        """Put variables into the namespace: modules imported, groups loaded, a tombstone for what is not there.
+
+        Loading runs code that the streams name, as every pickle does: the caller answers for where they come from,
+        and gives only bytes whose digests hold in a manifest that it trusts.
+
+        Args:
+            groups: names and stream of each.
+        Returns: all that is absent now: what was, modules that are not installed, groups that did not load.
+        Raises:
+            CheckpointCorrupt: a buffer is damaged; the namespace may then be restored in part.
+            StoreError: a buffer could not be read; the same.
+        """
+        missing = list(absent)
+        missing += imports.import_all(modules, self.live)
+        self._submodules.update(name for name in modules if "." in name)
+        restoring = Restoring(self.live)
+        waiting = [(names, captured, None) for names, captured in groups]
+        # Twice: what is found by name in the notebook may be in a group that comes later.
+        failed = self._load(self._load(waiting, restoring), restoring)
+        for names, _, error in failed:
+            missing += [failed_to_load(name, error) for name in names]
+        for one in missing:
+            self.live[one.name] = bury(one)
+        return missing
+
+    def _load(self, groups: Iterable[_Waiting], restoring: Restoring) -> list[_Waiting]:
+        failed: list[_Waiting] = []
+        for names, captured, _ in groups:
+            try:
+                values = load(captured, restoring)
+                self.live.update((name, values[name]) for name in names)
+            except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
+                raise
+            except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
+                failed.append((names, captured, error))
+        return failed
+
+
+_Waiting = tuple[tuple[str, ...], Captured, BaseException | None]
+
+
+def _lent(memory: freezing.Shot) -> freezing.Shot:
+    """The memory of a whole capture, as one group has it: it cannot be given back for that group alone."""
+    return freezing.Shot(arena=memory.arena, copied=memory.copied, is_live=memory.is_live)

@@ -1,0 +1,141 @@
+"""What stands in the namespace for a variable that is not there: every use says so, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from qcity_nb.errors import VariableLost
+from qcity_nb.namespace.shot import Absent
+
+__all__ = ["Tombstone", "bury", "lost"]
+
+
+class Tombstone:
+    """Raises ``VariableLost`` at every use: attributes, calls, iteration, operators, ``repr``, ``isinstance``.
+
+    ``del`` and a new assignment work, since they are the namespace's. Does not: notice ``is`` and ``type()``.
+    """
+
+    __slots__ = ("_absent",)
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise _error(self)
+
+
+_slot: Any = Tombstone.__dict__["_absent"]
+
+
+def bury(absent: Absent) -> Tombstone:
+    """A tombstone for ``absent``."""
+    made = object.__new__(Tombstone)
+    _slot.__set__(made, absent)
+    return made
+
+
+def lost(value: object) -> Absent | None:
+    """What a tombstone stands for; None if ``value`` is none. The one use that does not raise."""
+    if type(value) is not Tombstone:
+        return None
+    found: Absent = _slot.__get__(value)
+    return found
+
+
+def _error(tombstone: Any) -> VariableLost:
+    absent = lost(tombstone)
+    assert absent is not None
+    made = f", made in {absent.where}," if absent.where else ""
+    kind = absent.kind.removeprefix("builtins.")
+    advice = absent.advice or "run the cell that makes it again"
+    return VariableLost(f"{absent.name} (a {kind}){made} is not here since the restart: {absent.why}; {advice}")
+
+
+def _raises(name: str) -> Any:
+    def use(self: Any, *_: Any, **__: Any) -> NoReturn:
+        raise _error(self)
+
+    use.__name__ = name
+    return use
+
+
+# The interpreter looks special methods up on the class alone, past __getattribute__.
+_BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "divmod",
+    "pow",
+    "lshift",
+    "rshift",
+    "and",
+    "xor",
+    "or",
+]
+_SPECIAL = [
+    *[
+        "repr",
+        "str",
+        "bytes",
+        "format",
+        "hash",
+        "bool",
+        "len",
+        "length_hint",
+        "iter",
+        "next",
+        "reversed",
+        "contains",
+        "call",
+        "index",
+        "int",
+        "float",
+        "complex",
+    ],
+    *[
+        "lt",
+        "le",
+        "eq",
+        "ne",
+        "gt",
+        "ge",
+        "getitem",
+        "setitem",
+        "delitem",
+        "setattr",
+        "delattr",
+        "dir",
+        "neg",
+        "pos",
+        "abs",
+        "invert",
+        "round",
+        "trunc",
+        "floor",
+        "ceil",
+    ],
+    *[
+        "enter",
+        "exit",
+        "aenter",
+        "aexit",
+        "aiter",
+        "anext",
+        "await",
+        "get",
+        "set",
+        "delete",
+        "fspath",
+        "copy",
+        "deepcopy",
+        "sizeof",
+    ],
+    *["reduce", "reduce_ex", "getstate", "array"],
+    *_BINARY,
+    *(f"r{name}" for name in _BINARY),
+    *(f"i{name}" for name in _BINARY if name != "divmod"),
+]
+for _name in _SPECIAL:
+    setattr(Tombstone, f"__{_name}__", _raises(f"__{_name}__"))

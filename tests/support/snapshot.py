@@ -1,0 +1,98 @@
+"""A shot's content as bytes that another process can read, and that process."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.checkpoint.capture import Captured
+from qcity_nb.checkpoint.encode import decode_state, encode_state
+from qcity_nb.namespace.shot import Absent, Shot
+from qcity_nb.namespace.space import Space
+
+Groups = list[tuple[tuple[str, ...], Captured]]
+
+
+class Keep:
+    """What a store would do: objects by name, groups by their names."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.groups: dict[tuple[str, ...], Any] = {}
+        self.modules: dict[str, str] = {}
+        self.absent: list[Absent] = []
+        self.new: dict[tuple[str, ...], int] = {}
+        """Bytes that were not there yet, by group."""
+
+    def take(self, shot: Shot) -> None:
+        """Write a shot; its arena is free again."""
+        groups = {names: self.groups[names] for names in shot.kept}
+        self.new = {}
+        for group in shot.groups:
+            encoded, objects = encode_state(group.captured)
+            fresh = {name: bytes(data) for name, data in objects.items() if name not in self.objects}
+            self.objects.update(fresh)
+            self.new[group.names] = sum(map(len, fresh.values()))
+            groups[group.names] = encoded
+        self.groups, self.modules, self.absent = groups, shot.modules, shot.absent
+        shot.release()
+
+    def read(self) -> Groups:
+        """The groups again."""
+        return [(names, decode_state(encoded, self.objects.__getitem__)) for names, encoded in self.groups.items()]
+
+
+PROGRAM = """
+import pickle, sys
+from snapshot import Keep
+from qcity_nb.namespace.space import Space
+with open(sys.argv[1], "rb") as _file:
+    _keep = pickle.load(_file)
+absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)
+"""
+
+
+def kept(live: dict[str, Any]) -> Keep:
+    """A namespace, captured and kept."""
+    keep = Keep()
+    keep.take(Space(live).capture())
+    return keep
+
+
+def restored(keep: Keep, into: dict[str, Any] | None = None) -> dict[str, Any]:
+    """In this process, in a namespace of its own."""
+    live: dict[str, Any] = {} if into is None else into
+    Space(live).restore(keep.read(), keep.modules, keep.absent)
+    return live
+
+
+def in_new_process(keep: Keep, check: str, folder: Path) -> str:
+    """Restore into the ``__main__`` of a new process, run ``check`` there, and give what it prints."""
+    file = folder / "snapshot"
+    file.write_bytes(pickle.dumps(keep))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + check, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=folder,
+        env={"PYTHONPATH": ":".join([str(Path(__file__).parent), str(Path(__file__).parents[2])])},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cell(source: str, live: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A namespace in which a cell has run, as in a kernel's ``__main__``."""
+    live = {} if live is None else live
+    live["__name__"] = "__main__"
+    exec(compile(source, "<cell>", "exec"), live)
+    return live
+
+
+def names(groups: Iterable[Any]) -> set[tuple[str, ...]]:
+    return {group.names for group in groups}
