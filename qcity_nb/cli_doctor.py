@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Literal
 
 from qcity_nb import hosts, settings
+from qcity_nb.checkpoint import seal
 from qcity_nb.checkpoint.memory import available_bytes
 from qcity_nb.checkpoint.retention import keep_of
 from qcity_nb.cli_run import address_of
@@ -25,7 +26,7 @@ from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
-from qcity_nb.stores import open_store
+from qcity_nb.stores import guard, open_store
 
 __all__ = ["Finding", "doctor", "masked"]
 
@@ -56,6 +57,14 @@ def _store(given: Settings) -> Iterator[Finding]:
         yield Finding(what="store", verdict="wrong", detail=str(error))
         return
     yield Finding(what="store", verdict="ok", detail=f"{masked(store.address)}, {len(runs)} runs")
+    key, objection = settings.signing_key(), guard.objection(store)
+    if key is not None:
+        yield Finding(what="trust", verdict="ok", detail=f"checkpoints are signed with the key {seal.key_id(key)}")
+    elif objection:
+        yield Finding(what="trust", verdict="wrong", detail=f"checkpoints are not signed, and {objection}")
+    else:
+        detail = f"checkpoints are not signed: {guard.who_writes(store)} can put one there, and it is unpickled"
+        yield Finding(what="trust", verdict="ok", detail=masked(detail))
     for run in runs:
         try:
             lease.read(store, run)

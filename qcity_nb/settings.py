@@ -19,9 +19,12 @@ from urllib.parse import parse_qsl, urlsplit
 from qcity_nb import __version__
 from qcity_nb.errors import UsageError
 
-__all__ = ["ENV", "Project", "Settings", "find_project", "load", "seconds", "wants_traceback"]
+__all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds", "signing_key", "wants_traceback"]
 
 ENV = "QCITY_"
+KEY = ENV + "KEY"
+"""The environment variable with the key that signs checkpoints: a secret, no setting, and never written anywhere."""
+_KEY_CHARACTERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +183,21 @@ def _value(name: str, value: object) -> Any:
     if name == "local":
         return Path(str(value)).expanduser()
     return str(value)
+
+
+def signing_key(environ: Mapping[str, str] | None = None) -> bytes | None:
+    """The key that signs the project's checkpoints, if there is one.
+
+    Raises:
+        UsageError: it is too short to be one.
+    """
+    value = (os.environ if environ is None else environ).get(KEY, "").strip()
+    if value and len(value) < _KEY_CHARACTERS:
+        raise UsageError(
+            f"{KEY} has {len(value)} characters, and needs {_KEY_CHARACTERS}: take `python -c "
+            "'import secrets; print(secrets.token_hex(32))'`"
+        )
+    return value.encode() or None
 
 
 def wants_traceback(environ: Mapping[str, str] | None = None) -> bool:

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qcity_nb import codec
+from qcity_nb import codec, settings
 from qcity_nb.checkpoint import manifest as manifests
+from qcity_nb.checkpoint import seal
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.pack import read_object
@@ -24,9 +25,10 @@ from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, StoreUn
 from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.run import journal
+from qcity_nb.stores import guard
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Adopted", "adopt", "manifest_of", "published_rows", "reader", "tier_path"]
+__all__ = ["Adopted", "adopt", "manifest_of", "published_rows", "reader", "tier_path", "vouched"]
 
 
 FETCHES = 4
@@ -63,6 +65,16 @@ def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
     if manifests.digest(data) != ref.digest:
         raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
     return manifests.loads(data, name=ref.name)
+
+
+def vouched(store: Store, run: str, manifest: Manifest) -> None:
+    """Make sure that its content may be unpickled.
+
+    Raises:
+        CheckpointUntrusted: nobody vouches for it; the message says what to do.
+    """
+    objection = guard.objection(store)
+    seal.check(manifest, run, settings.signing_key(), where=store.address, objection=objection)
 
 
 def reader(
@@ -150,6 +162,7 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
         for ref in head.checkpoints:
             try:
                 manifest = manifest_of(store, head.run, ref)
+                vouched(store, head.run, manifest)
                 read = reader(store, head.run, manifest, incoming, ahead=True)
                 missing = _rows_since(store, head, ref.seq, trouble)
                 adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.agent.adopt import manifest_of, reader, tier_path
+from qcity_nb.agent.adopt import manifest_of, reader, tier_path, vouched
 from qcity_nb.checkpoint.encode import decode_state
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
@@ -209,6 +209,7 @@ class Catalog:
             loop: the loop's key.
         Raises:
             CheckpointError: no copy is whole, or a class that the state needs is not there.
+            CheckpointUntrusted: nobody vouches for the store's copy.
             UsageError: the checkpoint has no state of such a loop.
         """
         trouble: Exception | None = None
@@ -219,6 +220,8 @@ class Catalog:
             record = next((one for one in copy.manifest.loops if one.key == loop), None)
             if record is None or record.state is None:
                 raise UsageError(f"checkpoint {checkpoint.seq} has no state of a loop {loop!r}")
+            if copy.tier is None:
+                vouched(self._store, self._run, copy.manifest)
             try:
                 with contextlib.ExitStack() as stack:
                     # Buffers are read while it is loaded, so damage may show only then.

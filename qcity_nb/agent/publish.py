@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qcity_nb import codec, points
+from qcity_nb import codec, points, settings
 from qcity_nb.agent.card import Card
 from qcity_nb.agent.pacing import counted
 from qcity_nb.checkpoint import manifest as manifests
+from qcity_nb.checkpoint import seal
 from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.local import Lazy, LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
@@ -67,6 +68,7 @@ class Publisher:
         """Manifests that the confirmed head names, as far as this attempt knows them."""
         self._newest = published
         self._keep = keep or Keep()
+        self._key = settings.signing_key()
         self._links: dict[str, str] = {}
         self._offset = desk.offset()
         self._absent: dict[str, int] = {}
@@ -113,7 +115,7 @@ class Publisher:
         if new:
             refs.update(self._packed(manifest, new, files))
         size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
-        stored = replace(manifest, objects=refs, epoch=epoch)
+        stored = seal.sign(replace(manifest, objects=refs, epoch=epoch), self._lease.run, self._key)
         data = manifests.dumps(stored)
         name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
         files[name] = data

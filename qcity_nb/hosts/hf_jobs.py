@@ -28,7 +28,7 @@ from qcity_nb.hosts.hf_facts import Job, Order
 from qcity_nb.hosts.job import SPEC
 from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
-from qcity_nb.settings import ENV, Settings, seconds
+from qcity_nb.settings import ENV, KEY, Settings, seconds
 
 __all__ = [
     "ATTEMPT",
@@ -128,6 +128,8 @@ def environment(settings: Settings, client: JobsClient, store: str) -> _Environm
     if not client.is_default:
         env["HF_ENDPOINT"] = client.endpoint
     secrets = {"HF_TOKEN": client.token}
+    if key := os.environ.get(KEY):
+        secrets[KEY] = key
     tracking = settings.tracking
     if re.match(r"https?://", tracking) and (can_see or not is_here(tracking)):
         env["MLFLOW_TRACKING_URI"] = env[f"{ENV}TRACKING"] = tracking

@@ -1,0 +1,42 @@
+"""Who can write to a store: without a signature, its checkpoints are trusted as far as that."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from qcity_nb.ports import Store
+
+__all__ = ["objection", "who_writes"]
+
+
+def who_writes(store: Store) -> str:
+    """Who can put a checkpoint there, for people."""
+    scheme, found, rest = store.address.partition("://")
+    if found and scheme == "hf":
+        return f"whoever may write to the repository {rest} on the Hub"
+    if found and scheme != "file":
+        return f"whoever may write to {store.address}"
+    mode = _mode(store)
+    if mode & stat.S_IWOTH:
+        return "everybody on this machine"
+    return "you and your group on this machine" if mode & stat.S_IWGRP else "you"
+
+
+def objection(store: Store) -> str:
+    """Why its checkpoints are not to be trusted without a signature; empty: they are."""
+    scheme, found, _ = store.address.partition("://")
+    if (found and scheme != "file") or not _mode(store) & stat.S_IWOTH:
+        return ""
+    return (
+        f"everybody on this machine can write to {store.address}: `chmod o-w` it, "
+        "or set QCITY_KEY to a secret of yours before the run begins"
+    )
+
+
+def _mode(store: Store) -> int:
+    try:
+        # The sticky bit does not help: it keeps others from replacing, not from adding.
+        return Path(store.address.removeprefix("file://")).stat().st_mode
+    except OSError:
+        return 0
