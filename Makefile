@@ -1,7 +1,7 @@
 # Thin aliases. PYTHON is the environment's interpreter: python -m venv .venv && . .venv/bin/activate && make …
 PYTHON ?= python
 
-.PHONY: check test demo docs bench ci
+.PHONY: check test demo docs kill bench ci
 
 check:          ## ruff, mypy and the fast tests
 	$(PYTHON) -m ruff check .
@@ -17,6 +17,9 @@ demo:           ## train, be killed, resume, compare
 
 docs:           ## every block and link of README and docs
 	$(PYTHON) -m pytest tests/docs
+
+kill:           ## notebooks killed with their hosts, 20 kills of each through a directory and the Hub emulator
+	$(PYTHON) tests/kill_cells.py
 
 bench:          ## the budget table (needs the bench extra)
 	$(PYTHON) benchmarks/run_all.py

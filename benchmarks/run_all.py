@@ -20,7 +20,18 @@ import measure
 from measure import Report
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("import_time", "up", "relaunch", "log_call", "supervision", "dvc_fetch", "hub", "checkpoint")
+NAMES = (
+    "import_time",
+    "up",
+    "relaunch",
+    "log_call",
+    "supervision",
+    "dvc_fetch",
+    "hub",
+    "checkpoint",
+    "cells",
+    "namespace",
+)
 BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
 
 

@@ -82,15 +82,25 @@ def up(
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
-    if given.chaos:
-        from qcity_nb.testing import chaos
+    if city.session.course is None:  # else it was there before, for this kernel's first cell
+        if given.chaos:
+            from qcity_nb.testing import chaos
 
-        chaos.arm(given.chaos, attempt=city._config.attempt)
-    if shell is not None:
-        from qcity_nb.notebook import kernel
+            chaos.arm(given.chaos, attempt=city._config.attempt)
+        if shell is not None:
+            from qcity_nb.notebook import kernel
 
-        kernel.attach(city.session, shell)
+            kernel.attach(city.session, shell)
+    city._asked = dict(overrides, name=name, params=params)
     _city = city
+    return city
+
+
+def _up_again(asked: Mapping[str, Any], panel: str) -> City:
+    """A city that a snapshot of the notebook's variables holds, in another kernel."""
+    city = up(**asked)
+    if panel:
+        city._show_panel(panel)
     return city
 
 
@@ -204,15 +214,22 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
+        self._asked: dict[str, Any] = {}
+        from qcity_nb.notebook.kernelside import session_here
         from qcity_nb.notebook.session import Session
 
         limit_s = given.session_limit_s or facts.session_limit_s
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
-        self.session = Session(desk, status, revive=self._revive, deadline_s=deadline_s)
+        self.session = session_here(desk) or Session(desk, status, revive=self._revive)
+        self.session.deadline_s = deadline_s
 
     def __repr__(self) -> str:
         status = self.session.contact.look(now=True)
         return f"<City run={self.run!r} {status.state} epoch={status.epoch} host={self.host.name}>"
+
+    def __reduce__(self) -> Any:
+        # What a city is lies in its kernel's process: another kernel brings up its own.
+        return _up_again, (self._asked, self._panel.display_id if self._panel is not None else "")
 
     @property
     def is_up(self) -> bool:
@@ -381,12 +398,15 @@ class City:
     def panel(self) -> None:
         """Show the run's panel below this cell; it updates by itself and stays in the saved notebook."""
         if self._panel is None:
-            from qcity_nb.notebook.panel import Panel
-
-            actions = {"Stop": self._ask_stop, "Checkpoint now": self._ask_checkpoint, "Hand over": self.hand_over}
-            self._panel = Panel(self.run, actions={} if self.settings.desk else actions)
-            self.session.listeners.append(self._update_panel)
+            self._show_panel("")
         self._update_panel()
+
+    def _show_panel(self, display_id: str) -> None:
+        from qcity_nb.notebook.panel import Panel
+
+        actions = {"Stop": self._ask_stop, "Checkpoint now": self._ask_checkpoint, "Hand over": self.hand_over}
+        self._panel = Panel(self.run, actions={} if self.settings.desk else actions, display_id=display_id)
+        self.session.listeners.append(self._update_panel)
 
     def _ask_stop(self) -> None:
         self._desk.ask("stop", reason="stopped from the panel")

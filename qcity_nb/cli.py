@@ -1,7 +1,7 @@
 """The command ``qcity``: calls on the keeper, and views of the store.
 
 Only the parser lives here, so that ``qcity --help`` is fast; ``cli_run`` acts, ``cli_view`` looks,
-``cli_checkpoint`` does both with checkpoints.
+``cli_checkpoint`` does both with checkpoints, ``cli_explain`` says what a new host would find.
 """
 
 from __future__ import annotations
@@ -138,6 +138,18 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended")
     with_store(logs)
 
+    explain = command(
+        "explain",
+        "list the variables behind a run's newest finished cell: size, cost, and how each comes back on a new host",
+        "  qcity explain train.ipynb            # its newest run\n"
+        "  qcity explain train-1a2b3c-1 --cell 3\n  qcity explain train --json",
+        ("cli_explain", "explain"),
+    )
+    explain.add_argument("run", metavar="NOTEBOOK_OR_RUN", help="a notebook's path, or a run's id or its beginning")
+    explain.add_argument("--cell", type=_number, metavar="N", help="behind this cell; code cells are counted from 1")
+    with_store(explain)
+    with_json(explain)
+
     _checkpoints(command, with_run, with_store, with_json)
 
     stop = command(
@@ -152,11 +164,16 @@ def parser() -> argparse.ArgumentParser:
     resume = command(
         "resume",
         "let a stopped, attended or given up run go on",
-        "  qcity resume train-1a2b3c-1\n  qcity resume train --on local --detach",
+        "  qcity resume train-1a2b3c-1\n  qcity resume train --on local --detach\n  qcity resume train --once done",
         ("cli_run", "resume"),
     )
     with_run(resume)
     resume.add_argument("--on", type=_hosts, metavar="HOST[,HOST]", help="where to go on")
+    resume.add_argument(
+        "--once",
+        choices=("done", "again"),
+        help="what is so of a cell tagged qcity-once that began before: it is done, or is to run again",
+    )
     resume.add_argument("--detach", action="store_true", help="return at once; a keeper stays in the background")
     with_store(resume)
     with_json(resume)
@@ -340,6 +357,12 @@ def _hub(command: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="NAME=N",
         help="let N calls fail in this way; for upload-slow bytes a second, for commit-slow seconds; may be repeated",
     )
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("cells are counted from 1")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -28,7 +28,20 @@ from qcity_nb.run import identity, lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 
-__all__ = ["address_of", "ask_stop", "demo", "follow", "init", "keep", "resume", "run", "settler", "short", "stop"]
+__all__ = [
+    "address_of",
+    "ask_stop",
+    "demo",
+    "follow",
+    "init",
+    "keep",
+    "resume",
+    "run",
+    "settings_for",
+    "settler",
+    "short",
+    "stop",
+]
 
 _SETTLE_S = 15.0
 """How long the foreground waits for the tracker's part of a run that has ended."""
@@ -41,7 +54,7 @@ def short(path: Path) -> str:
     return str(path)
 
 
-def _settings_for(notebook: Path, state: str | None) -> Settings:
+def settings_for(notebook: Path, state: str | None) -> Settings:
     """The working directory's project where the notebook lies in it, else the notebook's own."""
     given = settings.load(overrides={"store": address_of(state)})
     if notebook.is_relative_to(given.project.root):
@@ -72,7 +85,7 @@ def _check_kernel(name: str, notebook: Path) -> None:
 def run(args: argparse.Namespace) -> int:
     """``qcity run``."""
     path = Path(args.notebook).expanduser().absolute()
-    given = _settings_for(path, args.state)
+    given = settings_for(path, args.state)
     asked = parameters.read(path)
     values = parameters.typed(asked, [(name, text) for name, text in args.parameter], notebook=path.name)
     names = args.on or given.hosts
@@ -128,7 +141,7 @@ def resume(args: argparse.Namespace) -> int:
     name = identity.match(store, args.run)
     if args.on:
         _check_hosts(args.on, given)
-    head = identity.reopen(store, name, hosts=args.on or ())
+    head = identity.reopen(store, name, hosts=args.on or (), once=args.once or "")
     note = Progress(sys.stderr)
     if args.on and head.project == given.project.name:
         head = identity.renew_bundle(store, head, cli_bundle.packed(given, args.on, note.say))

@@ -15,15 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Protocol
 
 from qcity_nb.checkpoint.capture import Captured, capture
 from qcity_nb.checkpoint.encode import Discarded
-from qcity_nb.checkpoint.freezer import Freezer, Lazily
+from qcity_nb.checkpoint.freezer import Freezer, Lazily, Shot
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Manifest
 from qcity_nb.checkpoint.rebuild import Buffer
 
-__all__ = ["Draft", "Engine", "Saving"]
+__all__ = ["Draft", "Engine", "Saving", "Used"]
 
 _NICE = 10
 """The writer gives way to the training."""
@@ -32,12 +33,23 @@ Draft = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
 """Makes a checkpoint out of what was captured: manifest, objects, rows. Called in the writer thread."""
 
 
+class Used(Protocol):
+    """What lies in memory that a save needs until it is written: a ``Captured``, or several with one memory."""
+
+    @property
+    def shot(self) -> Shot | None:
+        """The memory, where a freezer made it."""
+
+    def release(self) -> None:
+        """The save does not need it any more."""
+
+
 class Saving:
     """A save under way."""
 
     def __init__(self) -> None:
         self._future: Future[Manifest] | None = None
-        self._used: Sequence[Captured] = ()
+        self._used: Sequence[Used] = ()
         self.new_bytes = 0
         """Bytes of the objects that were written, once it is done."""
         self.cpu_s = 0.0
@@ -107,7 +119,7 @@ class Engine:
             with contextlib.suppress(Exception):
                 self._saving.wait()
 
-    def submit(self, draft: Draft, used: Sequence[Captured]) -> Saving:
+    def submit(self, draft: Draft, used: Sequence[Used]) -> Saving:
         """Write a checkpoint in the background. The memory of ``used`` is free again when it is done.
 
         Where memory was too short for a copy, it is written before this returns.
@@ -123,7 +135,7 @@ class Engine:
             self.finish()
         return saving
 
-    def _write(self, saving: Saving, draft: Draft, used: Sequence[Captured]) -> Manifest:
+    def _write(self, saving: Saving, draft: Draft, used: Sequence[Used]) -> Manifest:
         began_s = time.thread_time()
         try:
             manifest, objects, rows = draft()

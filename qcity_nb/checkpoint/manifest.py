@@ -16,7 +16,19 @@ from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.pack import ObjectRef
 from qcity_nb.errors import CheckpointCorrupt
 
-__all__ = ["Context", "Encoded", "LoopRecord", "Manifest", "ObjectRef", "digest", "dumps", "loads"]
+__all__ = [
+    "CellRecord",
+    "Context",
+    "Encoded",
+    "GroupRecord",
+    "LoopRecord",
+    "Manifest",
+    "ObjectRef",
+    "SpaceRecord",
+    "digest",
+    "dumps",
+    "loads",
+]
 
 _PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 """A plain name below its folder: a forged manifest must not lead a reader to other files, or to a pipe to wait for."""
@@ -59,6 +71,56 @@ class LoopRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """Variables of the notebook that share something mutable, or one alone."""
+
+    names: tuple[str, ...]
+    state: Encoded
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The qualified name of each variable's type."""
+    fresh: tuple[str, ...] = ()
+    """What of it comes back new: locks, caches."""
+    cost_s: float = 0.0
+    """What pickling it took."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRecord:
+    """What a cell made of the notebook's variables; the records of the cells before it say the rest."""
+
+    groups: tuple[GroupRecord, ...] = ()
+    """Those that it changed or made; they take the place of all groups with one of their names."""
+    names: tuple[str, ...] = ()
+    """All variables that are in a group when it ends: what is missing here has been deleted, or cannot be saved."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are modules, by the module's name."""
+    absent: tuple[Mapping[str, Any], ...] = ()
+    """Variables that cannot be saved, and why: ``namespace.shot.Absent``."""
+    generators: Encoded | None = None
+    surroundings: Mapping[str, Any] = field(default_factory=dict)
+    cost_s: float = 0.0
+    """What the snapshot took of the notebook's time."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """A finished code cell."""
+
+    chain: str
+    """Hash of its source and of all before it: namespace/chain.py."""
+    outputs: str = ""
+    """Name of what it shows, as the engine hands it over; empty: nothing."""
+    number: int | None = None
+    """Its execution count."""
+    wall_s: float = 0.0
+    space: SpaceRecord | None = None
+    """None: no snapshot was made after it, or it is kept no longer: a kernel cannot go on right behind it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """An open (cell or loop, iteration): how many rows it has logged."""
 
@@ -80,6 +142,8 @@ class Manifest:
     step: int = 0
     loops: tuple[LoopRecord, ...] = ()
     contexts: tuple[Context, ...] = ()
+    cells: tuple[CellRecord, ...] = ()
+    """The finished cells, in the notebook's order."""
     objects: Mapping[str, ObjectRef] = field(default_factory=dict)
     """Where each object lies."""
     packs: Mapping[str, Any] = field(default_factory=dict)
@@ -109,14 +173,25 @@ class Manifest:
         return sum(ref.size_bytes for ref in self.objects.values())
 
     def needs(self) -> Iterator[str]:
-        """The digests that its loops name."""
+        """The digests that its loops and cells name."""
         for loop in self.loops:
             for encoded in (loop.state, loop.generators, loop.begun):
-                if encoded is not None:
-                    yield from encoded.skeleton
-                    for buffer in encoded.buffers:
-                        yield from buffer
+                yield from _parts(encoded)
             yield from loop.outputs
+        for cell in self.cells:
+            if cell.outputs:
+                yield cell.outputs
+            if cell.space is not None:
+                yield from _parts(cell.space.generators)
+                for group in cell.space.groups:
+                    yield from _parts(group.state)
+
+
+def _parts(encoded: Encoded | None) -> Iterator[str]:
+    if encoded is not None:
+        yield from encoded.skeleton
+        for buffer in encoded.buffers:
+            yield from buffer
 
 
 def digest(data: bytes) -> str:

@@ -63,7 +63,7 @@ def _run(spec: AttemptSpec) -> int:
         from papermill.exceptions import PapermillExecutionError
         from papermill.execute import execute_notebook
 
-        from qcity_nb.notebook.engine import Seat, take_seat
+        from qcity_nb.notebook.seat import Seat, take_seat
 
         agent.wait_held(desk, process)
         seat = Seat(

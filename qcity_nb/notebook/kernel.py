@@ -40,8 +40,17 @@ def _running(session: Session, shell: Any, info: Any) -> str:
     return cell_key(cell_id, source)
 
 
-def attach(session: Session, shell: Any) -> None:
-    """Follow the shell's cells from now on, the running one included."""
+def _is_end(error: BaseException | None) -> bool:
+    """Did the cell end the notebook, well, by ``sys.exit()``? papermill's own rule."""
+    return isinstance(error, SystemExit) and str(error) in ("", "0")
+
+
+def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
+    """Follow the shell's cells from now on.
+
+    Args:
+        is_running: a cell runs now; it is the first.
+    """
     while _attached:
         old, previous, begun, ended = _attached.pop()
         old.events.unregister("pre_run_cell", begun)
@@ -53,10 +62,12 @@ def attach(session: Session, shell: Any) -> None:
 
     def after(result: Any = None) -> None:
         session.recorder.end_cell()
-        session.end_cell(ok=bool(getattr(result, "success", True)))
+        is_well = bool(getattr(result, "success", True))
+        session.end_cell(ok=is_well or _is_end(getattr(result, "error_in_exec", None)))
 
     shell.events.register("pre_run_cell", before)
     shell.events.register("post_run_cell", after)
     _attached.append((shell, session, before, after))
     session.recorder.attach(shell)
-    session.start_cell(_running(session, shell, None))
+    if is_running:
+        session.start_cell(_running(session, shell, None))

@@ -44,6 +44,7 @@ class Panel:
             sits at the front end, never in a headless run. A kernel older than ipykernel 7 calls them between
             cells, because a running cell keeps it from reading messages.
         interval_s: at most one update in so many seconds.
+        display_id: goes on where another kernel showed this panel; by default it is shown anew.
         publish: shows bundles; found by itself in a Jupyter kernel.
         now_s: a clock that only grows.
 
@@ -57,6 +58,7 @@ class Panel:
         *,
         actions: Mapping[str, Callable[[], None]] | None = None,
         interval_s: float = 1.0,
+        display_id: str = "",
         publish: Publish | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,7 +67,8 @@ class Panel:
         self._interval_s = interval_s
         self._publish = publish or _kernel_publish()
         self._now_s = now_s
-        self._display_id = f"qcity-{uuid.uuid4().hex}"
+        self.display_id = display_id or f"qcity-{uuid.uuid4().hex}"
+        self._is_new = not display_id
         self._lock = threading.RLock()
         self._view: PanelView | None = None
         self._shown: PanelView | None = None
@@ -94,7 +97,7 @@ class Panel:
             self.flush()
             box, self._buttons = self._buttons, None
             if box is not None:
-                self._send(self._bundle(html="", plain=""), display_id=f"{self._display_id}-buttons", update=True)
+                self._send(self._bundle(html="", plain=""), display_id=f"{self.display_id}-buttons", update=True)
                 box.close()
 
     def __str__(self) -> str:
@@ -112,9 +115,9 @@ class Panel:
 
     def _show(self) -> bool:
         assert self._view is not None
-        first = self._shown is None
+        first, self._is_new = self._is_new, False
         self._shown, self._shown_s = self._view, self._now_s()
-        sent = self._send(self._repr_mimebundle_(), display_id=self._display_id, update=not first)
+        sent = self._send(self._repr_mimebundle_(), display_id=self.display_id, update=not first)
         if sent and first and self._actions and _somebody_is_there():
             self._show_buttons()
         return sent
@@ -142,7 +145,7 @@ class Panel:
         model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
         # ipywidgets' own display would leave its repr in the saved notebook.
         bundle = {_WIDGET: model, "text/plain": "", MIME: {"run": self._run}}
-        self._send(bundle, display_id=f"{self._display_id}-buttons", update=False)
+        self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
 
     def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:
         def call(button: Any) -> None:

@@ -5,6 +5,7 @@ Nothing here talks to the store: a checkpoint goes to the local tier, and the ag
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,12 +14,13 @@ from typing import Any
 
 from qcity_nb.checkpoint.capture import Captured
 from qcity_nb.checkpoint.encode import Discarded, decode_state
-from qcity_nb.checkpoint.engine import Engine, Saving
+from qcity_nb.checkpoint.engine import Engine, Saving, Used
 from qcity_nb.checkpoint.local import LocalTier
 from qcity_nb.checkpoint.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.notebook.boundary import Draft, Loop
+from qcity_nb.notebook.cells import Cells
 from qcity_nb.notebook.contact import Contact
 from qcity_nb.notebook.interrupt import uninterrupted
 from qcity_nb.notebook.ledger import Batch, Ledger
@@ -89,6 +91,10 @@ class Session:
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
             self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
+        self.course: Cells | None = None
+        """The notebook's finished cells, where an engine says which cells there are."""
+        self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
+        """Cells that must not run twice and have begun, by source: when."""
         self._rewind()
 
     # -- rows and cells -----------------------------------------------------------------------------------
@@ -124,8 +130,9 @@ class Session:
             return
         while self.open:  # somebody still holds their iterators
             self.leave(self.open[0])
-        self.commit("cell")
-        self.settle()
+        if self.course is None or self.has_left:  # else one save is enough, when the engine says that it is finished
+            self.commit("cell")
+            self.settle()
         self.ledger.end_cell()
         for loop in self.loops.values():
             if loop.finished and loop.touched:
@@ -338,6 +345,7 @@ class Session:
             "alive_s": round(self.alive_s(self.clock.now_s()), 3),
             "best": self.bests.encode(going_on),
             "name": self.label,
+            "once": dict(self.once),
         }
         return {key: value for key, value in found.items() if value or key == "deaths"}
 
@@ -367,16 +375,22 @@ class Session:
             reason=reason,
             step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
+            cells=self.manifest.cells if self.manifest is not None else (),
             logged=batch.logged,
             values=self._values(),
         )
+        course = self.course.draft() if self.course is not None else None
 
         def write() -> tuple[Manifest, dict[str, Any], bytes]:
             objects: dict[str, Any] = {}
             loops = tuple(draft.record(objects) for draft in drafts)
-            return replace(base, loops=loops), objects, encode_rows(batch.rows)
+            cells = base.cells if course is None else course.record(objects)
+            return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
-        used = [one for draft in drafts for one in (draft.state, draft.generators, draft.begun) if one is not None]
+        used: list[Used] = [
+            one for draft in drafts for one in (draft.state, draft.generators, draft.begun) if one is not None
+        ]
+        used += course.used if course is not None else []
         self._pending = _Pending(self.engine.submit(write, used), drafts, batch)
         self.seq += 1
         self.saved_at_s = self.clock.now_s()
@@ -387,6 +401,12 @@ class Session:
     def is_saving(self) -> bool:
         """Is a checkpoint still being written?"""
         return self._pending is not None and self.engine.is_busy
+
+    def wait_saved(self, limit_s: float) -> None:
+        """Wait until the checkpoint that is being written is on the disk, but no longer than that."""
+        if self._pending is not None:
+            with contextlib.suppress(Exception):  # ``settle`` tells what went wrong
+                self._pending.saving.wait(limit_s)
 
     def settle(self, *, quietly: bool = False) -> None:
         """Wait for the checkpoint that is being written, and take note of it.
@@ -422,6 +442,8 @@ class Session:
         self.ledger.cover(pending.batch)
         for record, draft in zip(self.manifest.loops, pending.drafts, strict=True):
             draft.loop.saved(record)
+        if self.course is not None:
+            self.course.saved(self.manifest.cells)
         waited_s = self.clock.now_s() - began_s
         self.saved_at_s += waited_s
         # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
@@ -434,6 +456,8 @@ class Session:
     def _lost(self, pending: _Pending) -> None:
         """It was not written: what it held of the present boundaries is gone with it."""
         self._pending = None
+        if self.course is not None:
+            self.course.lost()
         for draft in pending.drafts:
             if draft.begun is not None and draft.loop.begun is None:
                 draft.loop.begun = draft.begun  # a pass begins once

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from qcity_nb import codec
 from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
@@ -167,13 +167,17 @@ def match(store: Store, text: str) -> str:
     raise UnknownRun(f"no run {text!r} in {store.address}: `qcity ps` lists what is there")
 
 
-def reopen(store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str = "") -> Head:
+def reopen(
+    store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str = "", once: Literal["", "done", "again"] = ""
+) -> Head:
     """A person wants the run to go on: from a stop, from attended, or after its budget was spent.
 
     Grants a new relaunch budget; keeps the hosts unless some are named.
 
+    Args:
+        once: what is so of the cell that must not run twice and began before.
     Raises:
-        UsageError: it succeeded, or its notebook failed: that is final.
+        UsageError: it succeeded, or its notebook failed: that is final; or ``once`` is missing, or means no cell.
     """
 
     def change(head: Head) -> Head:
@@ -182,6 +186,11 @@ def reopen(store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str =
         if head.state == "failed" and (head.failure is None or head.failure.cause == "notebook"):
             why = f": {head.failure.message}" if head.failure else ""
             raise UsageError(f"run {run} failed for a reason of its own{why}; `qcity run` begins a new one")
+        doubt: Mapping[str, Any] = head.extra.get("once", {})
+        if doubt and not once and "say" not in doubt:
+            raise UsageError(str(doubt["message"]).replace("RUN", run))
+        if once and not doubt:
+            raise UsageError(f"--once {once}: no cell of run {run} is in doubt")
         is_parked = head.state != "running" or head.wanted.state == "stopped" or head.wanted.attended
         return replace(
             head,
@@ -190,6 +199,7 @@ def reopen(store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str =
             failure=None if head.state == "failed" else head.failure,
             launches=Launches(epoch=head.epoch, since_epoch=head.epoch) if is_parked else head.launches,
             output=output or head.output,
+            extra={**head.extra, "once": {**doubt, "say": once}} if once else head.extra,
         )
 
     return lease.amend(store, run, change)

@@ -1,0 +1,322 @@
+"""The course of one execution: which cells have finished in an earlier kernel, and what the kernel is told of the rest.
+
+The engine's half of ``kernelside``. A kernel that has no snapshots to offer (another language, no qcity_nb in its
+environment) runs the notebook from its first cell, and that is said.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from queue import Empty
+from typing import Any, Protocol
+
+from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
+from nbformat import from_dict
+from nbformat.v4 import new_output
+
+from qcity_nb.errors import StoreUnavailable
+from qcity_nb.namespace import cellkind
+from qcity_nb.namespace.chain import chain, finished
+from qcity_nb.notebook import again
+from qcity_nb.notebook.kernelside import OUTPUTS
+from qcity_nb.notebook.need import mentioned, mentioned_in_bodies
+
+__all__ = ["Course", "OnceInDoubt", "Told"]
+
+SHARE = 0.1
+"""Snapshots take at most so much of the cells' time …"""
+FREE_S = 0.25
+"""… beyond this for each, which nobody notices."""
+
+_ASK = "__import__('qcity_nb.notebook.kernelside', fromlist=['answer']).answer({op!r}, **{given!r})"
+
+
+def _absent(records: list[dict[str, Any]]) -> list[set[str] | None]:
+    return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
+
+
+class OnceInDoubt(Exception):
+    """A cell that must not run twice began in an earlier kernel, and nobody knows whether it has done its work."""
+
+    def __init__(self, index: int, chain: str, began: str) -> None:
+        self.index = index
+        self.chain = chain
+        super().__init__(
+            f"cell {index + 1} must not run twice (qcity-once), and began {began}: look whether it has done its work,"
+            " then `qcity resume RUN --once done`, or `--once again`"
+        )
+
+
+class Told(Protocol):
+    """Where the course says what happens: the run's journal."""
+
+    def __call__(self, kind: str, **data: object) -> None:
+        """One line."""
+
+
+class Course:
+    """What of a notebook has finished."""
+
+    def __init__(self, client: Any, desk: Path, note: Told) -> None:
+        """For nbclient's ``client``, whose kernel runs."""
+        self._client = client
+        self._desk = desk
+        self._note = note
+        self._cells = client.nb.cells
+        self._places = [n for n, cell in enumerate(self._cells) if cell.cell_type == "code" and cell.source.strip()]
+        """Which of the notebook's cells are code, in order: a position counts in this list."""
+        self._chain = chain([self._cells[n].source for n in self._places])
+        self._positions = {n: position for position, n in enumerate(self._places)}
+        self._shown: dict[int, str] = {}
+        self._is_on = False
+        self._saved_s = 0.0
+        """Cell time that snapshots have not used yet."""
+        self._cost_s = 0.0
+        self._records: list[dict[str, Any]] = []
+        self._again: set[int] = set()
+        self._covered = 0
+        """So many cells had finished, some of which may have to run again."""
+        self._once: Mapping[str, str] = {}
+        """Cells that must not run twice and have begun, by source: when."""
+        self.installs: list[int] = []
+        """Finished cells that install packages which this machine may not have."""
+        self.start = 0
+        """The notebook's cells before this one have finished: they are passed over."""
+
+    # -- the kernel
+
+    def _ask(self, op: str, **given: Any) -> dict[str, Any]:
+        """What the kernel answers; ``ok`` is false where it cannot."""
+        found: dict[str, Any] = run_sync(self._asked)(_ASK.format(op=op, given=given))
+        return found
+
+    async def _asked(self, expression: str) -> dict[str, Any]:
+        client = self._client
+        request = client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
+        request = await request if asyncio.iscoroutine(request) else request
+        while True:
+            try:
+                reply = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
+                reply = await reply if asyncio.iscoroutine(reply) else reply
+            except Empty:
+                await client._async_check_alive()
+                continue
+            if reply["parent_header"].get("msg_id") == request:
+                break
+        content = reply["content"]
+        found = content.get("user_expressions", {}).get("qcity", {})
+        if found.get("status") != "ok":
+            return {"ok": False, "error": found.get("ename", content.get("status")), "why": found.get("evalue", "")}
+        answer: dict[str, Any] = json.loads(ast.literal_eval(found["data"]["text/plain"]))
+        return answer
+
+    # -- begin
+
+    def begin(self) -> None:
+        """Find out behind which cell to go on. ``installs`` are to be executed before ``resume``."""
+        language = self._client.km.kernel_spec.language
+        if language.lower() != "python":
+            self._note("no-snapshots", message=f"the kernel's language is {language}: cells run again after a death")
+            return
+        told = self._ask("attend")
+        if not told["ok"]:
+            why = told["why"] or told["error"]
+            self._note("no-snapshots", message=f"the kernel gives none ({why}): cells run again after a death")
+            return
+        self._is_on = True
+        records = told["cells"]
+        count = finished(self._chain, [one["chain"] for one in records])
+        self._covered = count
+        self._once = told["once"]
+        self._records = records[: self._sound(records, again.whole(_absent(records), count))]
+        here = told["where"]
+        for position, record in enumerate(self._records):
+            place = self._places[position]
+            if record["where"] != here and cellkind.installs(self._cells[place].source):
+                self.installs.append(place)
+
+    def _sound(self, records: list[dict[str, Any]], count: int) -> int:
+        """Behind which cell variables that cannot be saved are no hindrance.
+
+        What the cells to come may use must be made again, and everything since, as it may have been used since. What
+        they cannot use, or what took too long to make, is left out: its use is an error that says why.
+        """
+        absent = _absent(records)
+        while count:
+            coming = [self._cells[n].source for n in self._places[count:]]
+            bodies = [self._cells[n].source for n in self._places[:count]]
+            needed = mentioned(coming) | mentioned_in_bodies(bodies)
+            lost = (absent[count - 1] or set()) & needed
+            earlier = again.before(absent, count, lost)
+            wall_s = sum(one["wall_s"] for one in records[earlier:count])
+            if earlier == count:
+                break
+            if any(cellkind.is_once(self._cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
+                self._note("lost", message=f"{', '.join(sorted(lost))}: a cell since then must not run twice")
+                break
+            names = ", ".join(sorted(lost))
+            if wall_s > again.AGAIN_S:
+                self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
+                break
+            self._note(
+                "again", message=f"{names} cannot be saved: made again from cell {earlier + 1} on, {wall_s:.1f} s"
+            )
+            count = earlier
+        return count
+
+    def resume(self) -> None:
+        """Bring the variables and outputs of the finished cells back."""
+        records = self._records
+        if not records:
+            return
+        sources = {
+            record["number"]: self._cells[place].source
+            for record, place in zip(records, self._places, strict=False)
+            if record["number"] is not None
+        }
+        told = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
+        if not told["ok"]:
+            # Nothing of it can be relied on: all cells run again, in a namespace that may hold a part of it.
+            self._note("no-resume", message=f"the variables did not come back ({told['why']}): all cells run again")
+            self._records = []
+            return
+        shown = json.loads((self._desk / OUTPUTS).read_text(encoding="utf-8"))
+        for position, record in enumerate(records):
+            if self._places[position] not in self.installs:
+                self._show(position, record, shown[position])
+            if cellkind.is_rerun(self._cells[self._places[position]].metadata.get("tags", [])):
+                self._again.add(self._places[position])
+        self.start = self._places[len(records) - 1] + 1
+        self._note("cells", passed=len(records), said=told["said"])
+
+    def _next_number(self) -> int:
+        return max((one["number"] for one in self._records if one["number"] is not None), default=0) + 1
+
+    def counted(self, index: int, *, run: Callable[[int], bool]) -> bool:
+        """Run a finished cell again, under the number that it had; what ``run`` says of it."""
+        number = self._records[self._positions[index]]["number"]
+        self._ask("count", number=number)
+        is_well = run(index)
+        self._ask("count", number=self._next_number())
+        return is_well
+
+    def _show(self, position: int, record: Mapping[str, Any], content: str) -> None:
+        """Let the notebook's cell show what it showed."""
+        place = self._places[position]
+        cell = self._cells[place]
+        told = json.loads(content) if content else {"outputs": [], "displays": {}}
+        cell.outputs = [from_dict(output) for output in told["outputs"]]
+        cell.execution_count = record["number"]
+        for display, indexes in told["displays"].items():
+            self._client._display_id_map.setdefault(display, {})[place] = list(indexes)
+        self._shown[position] = content
+
+    def passed(self, index: int) -> bool:
+        """Has that cell of the notebook finished in an earlier kernel?"""
+        return index < self.start
+
+    def took_s(self, index: int) -> float | None:
+        """How long that finished cell took; ``None`` where it is no code."""
+        position = self._positions.get(index)
+        return None if position is None else float(self._records[position]["wall_s"])
+
+    def is_again(self, index: int) -> bool:
+        """Is that finished cell to run again, because its tag says so?"""
+        return index in self._again
+
+    # -- cells that must not run twice
+
+    def begins(self, index: int, decided: Callable[[], Mapping[str, Any]]) -> bool:
+        """A cell is to run; where it must not run twice, the store is told first. False: somebody says that it has run.
+
+        Args:
+            decided: what somebody said of such a cell: ``{"chain": …, "say": "done" or "again"}``.
+        Raises:
+            OnceInDoubt: it began before, and nobody knows whether it has done its work.
+            StoreUnavailable: the store cannot be told.
+        """
+        position = self._positions.get(index)
+        if position is None or not cellkind.is_once(self._cells[index].metadata.get("tags", [])):
+            return True
+        if not self._is_on:
+            self._note("once", index=index, message="this kernel cannot promise that the cell does not run twice")
+            return True
+        mark = self._chain[position]
+        (source,) = chain([self._cells[index].source])
+        if self._once.get(source):
+            said = decided()
+            if said.get("chain") != mark or said.get("say") not in ("done", "again"):
+                raise OnceInDoubt(index, mark, self._once[source])
+            if said["say"] == "done":
+                text = f"qcity: not run again: it had begun {self._once[source]}, and somebody said that it is done\n"
+                self._cells[index].outputs = [new_output("stream", name="stdout", text=text)]
+                return False
+        answer = self._ask("once", source=source)
+        if not answer["ok"]:
+            raise StoreUnavailable(f"cell {index + 1} (qcity-once) has not begun: {answer['why']}")
+        return True
+
+    # -- a cell has finished
+
+    def finished(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
+        """Tell the kernel that a cell ended well: it takes a snapshot, where that is worth its time.
+
+        Args:
+            is_end: the cell ended the notebook; those behind it never run.
+        """
+        position = self._positions.get(index)
+        if not self._is_on or position is None:
+            return
+        cell = self._cells[index]
+        is_last = is_end or position == len(self._places) - 1
+        told = {
+            "position": position,
+            "chain": self._chain[position],
+            "number": cell.execution_count,
+            "wall_s": round(wall_s, 3),
+            "shown": dict(self._news(position)),
+            # A cell that had finished before is no progress, and must not look like it.
+            # One that ended the notebook must do so again, or those behind it would run.
+            "snapshot": position >= self._covered and not is_end and self._is_worth_it(wall_s, cell),
+            "last": is_last,
+            "once": cellkind.is_once(cell.metadata.get("tags", [])),
+        }
+        file = self._desk / "finished.json"
+        file.write_text(json.dumps(told), encoding="utf-8")
+        began_s = time.monotonic()
+        answer = self._ask("finished", told=str(file))
+        if not answer["ok"]:
+            self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
+        if told["snapshot"]:
+            self._cost_s = time.monotonic() - began_s
+            self._saved_s = max(0.0, self._saved_s - self._cost_s)
+
+    def _is_worth_it(self, wall_s: float, cell: Any) -> bool:
+        self._saved_s += SHARE * wall_s
+        tags = cell.metadata.get("tags", [])
+        if cellkind.skips_snapshot(tags):
+            return False
+        if self._cost_s <= self._saved_s + FREE_S or cellkind.is_once(tags):
+            return True
+        self._note("postponed", message=f"a snapshot takes {self._cost_s:.1f} s: it waits for cells that take longer")
+        return False
+
+    def _news(self, upto: int) -> Iterator[tuple[int, str]]:
+        """What cells show now, where it is not what the kernel was told."""
+        displays: dict[int, dict[str, list[int]]] = {}
+        for display, cells in self._client._display_id_map.items():
+            for index, places in cells.items():
+                displays.setdefault(index, {})[display] = list(places)
+        for position, index in enumerate(self._places[: upto + 1]):
+            outputs = self._cells[index].get("outputs", [])
+            content = ""
+            if outputs:
+                content = json.dumps({"outputs": outputs, "displays": displays.get(index, {})}, separators=(",", ":"))
+            if content != self._shown.get(position, ""):
+                self._shown[position] = content
+                yield position, content

@@ -1,0 +1,42 @@
+"""What IPython remembers of the cells before: ``In``, ``Out`` and their short names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["put", "user_owns"]
+
+_RESULT = re.compile(r"_(\d+)")
+
+
+def user_owns(hidden: Callable[[str, object], bool]) -> Callable[[str, object], bool]:
+    """A predicate for ``Space`` that hides what ``hidden`` does, but no results: they share objects with variables."""
+    return lambda name, value: hidden(name, value) and _RESULT.fullmatch(name) is None
+
+
+def put(shell: Any, sources: Mapping[int, str], number: int) -> None:
+    """Let the shell remember these cells as if it had run them; their results are in its namespace already.
+
+    Args:
+        sources: by execution count.
+        number: that of the next cell.
+    """
+    history, namespace = shell.history_manager, shell.user_ns
+    raw, parsed = history.input_hist_raw, history.input_hist_parsed
+    for n in range(len(raw), number):
+        source = sources.get(n, "").rstrip("\n")
+        raw.append(source)
+        parsed.append(shell.transform_cell(source).rstrip("\n") if source else "")
+        shell.push({f"_i{n}": source}, interactive=False)
+    last = [sources.get(n, "") for n in (number - 1, number - 2, number - 3)]
+    history._i00, history._i, history._ii = last
+    results = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
+    namespace["_oh"].update(dict(sorted(results.items())))
+    newest = [value for _, value in sorted(results.items())][-3:][::-1]
+    unders = dict(zip(("_", "__", "___"), newest, strict=False))
+    for name, value in unders.items():
+        setattr(shell.displayhook, name, value)
+    shell.push(unders, interactive=False)  # else IPython takes them for the user's own, and leaves them as they are
+    shell.execution_count = number

@@ -1,0 +1,177 @@
+"""What the engine asks of the kernel between two cells, by silent requests that leave no trace in the history.
+
+    attend()           a session for this kernel, before the first cell
+    resume(count)      the variables as the first cells left them
+    finished(told)     a cell has ended well: remember it, with a snapshot of the variables
+
+Each is called through ``answer``, whose result the engine reads. What goes wrong is told, never raised.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from qcity_nb import agent, codec, settings
+from qcity_nb.checkpoint.manifest import CellRecord
+from qcity_nb.clock import iso_now
+from qcity_nb.namespace.hidden import hidden_by
+from qcity_nb.namespace.space import Space
+from qcity_nb.namespace.surroundings import Surround
+from qcity_nb.notebook import history, kernel, plotting
+from qcity_nb.notebook.cells import Cells
+from qcity_nb.notebook.interrupt import uninterrupted
+from qcity_nb.notebook.session import Session
+from qcity_nb.run.desk import Desk
+
+__all__ = ["OUTPUTS", "answer", "session_here"]
+
+OUTPUTS = "outputs.json"
+"""Where on the desk a kernel lays what the finished cells showed."""
+WAIT_S, WAIT_SHARE = 0.02, 0.05
+"""How long a cell's snapshot is waited for: seconds, and of the cell's own time."""
+ONCE_S = 120.0
+"""How long a cell that must not run twice waits until the store knows that it begins, or has ended."""
+
+_session: Session | None = None
+
+
+def session_here(desk: Desk) -> Session | None:
+    """The session that an engine asked for, if it belongs to that desk."""
+    return _session if _session is not None and _session.contact.desk.path == desk.path else None
+
+
+def answer(op: str, **given: Any) -> str:
+    """Do what the engine asks; JSON: ``{"ok": …, …}``, or ``{"ok": false, "error": …, "why": …}``."""
+    try:
+        with uninterrupted():
+            return json.dumps({"ok": True, **_OPS[op](**given)})
+    except Exception as error:  # noqa: BLE001 - user objects are pickled here, and the engine decides what it means
+        return json.dumps({"ok": False, "error": type(error).__name__, "why": str(error) or repr(error)})
+
+
+def _shell() -> Any:
+    return sys.modules["IPython"].get_ipython()
+
+
+def _attend() -> Mapping[str, Any]:
+    """A session for this kernel; the cells that its newest checkpoint has finished."""
+    global _session
+    given = settings.load()
+    desk = Desk(Path(given.desk))
+    config = codec.loads(agent.Config, (desk.path / "agent.json").read_bytes())
+    status = agent.wait_held(desk)
+    if given.chaos:
+        from qcity_nb.testing import chaos
+
+        chaos.arm(given.chaos, attempt=config.attempt)
+    session = Session(desk, status, revive=lambda: _revive(config, session))
+    shell = _shell()
+    hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
+    space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
+    records = session.manifest.cells if session.manifest is not None else ()
+    session.course = course = Cells(space, Surround(given.project.root), records)
+    kernel.attach(session, shell, is_running=False)
+
+    def ran(info: Any = None) -> None:
+        source = getattr(info, "raw_cell", None)
+        # A shell that does not say what it runs may run anything.
+        course.reach.ran("globals()" if source is None else shell.transform_cell(source))
+
+    shell.events.register("pre_run_cell", ran)
+    _session = session
+    if records:
+        assert session.manifest is not None
+        shown = [session.tier.read(session.manifest, one.outputs).decode() if one.outputs else "" for one in records]
+        (desk.path / OUTPUTS).write_text(json.dumps(shown), encoding="utf-8")
+    return {
+        "cells": [
+            {
+                "chain": one.chain,
+                "number": one.number,
+                "wall_s": one.wall_s,
+                "whole": one.space is not None,
+                "absent": list(one.space.absent) if one.space is not None else [],
+                "where": one.extra.get("where", ""),
+            }
+            for one in records
+        ],
+        "where": _where(),
+        "once": session.once,
+    }
+
+
+def _where() -> str:
+    """This machine and its Python: a package installed there is there."""
+    return f"{uuid.getnode():x}:{sys.prefix}"
+
+
+def _revive(config: agent.Config, session: Session) -> None:
+    session.contact.note("agent-died", message="the agent died; a new one goes on")
+    agent.spawn(agent.again(config))
+
+
+def _here() -> tuple[Session, Cells]:
+    assert _session is not None
+    assert _session.course is not None
+    return _session, _session.course
+
+
+def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str, Any]:
+    session, course = _here()
+    assert session.manifest is not None
+    try:
+        said = course.restore(count, session.tier.reader(session.manifest))
+    except BaseException:
+        _shell().reset(new_session=False)  # a part of it would be worse than nothing
+        raise
+    plotting.show_inline()
+    history.put(_shell(), sources, number)
+    return {"said": said}
+
+
+def _count(number: int) -> Mapping[str, Any]:
+    _shell().execution_count = number
+    return {}
+
+
+def _once(source: str) -> Mapping[str, Any]:
+    """A cell that must not run twice is about to begin: the store knows it before it does."""
+    session, _ = _here()
+    session.once = {**session.once, source: f"at {iso_now()} in attempt {session.epoch}"}
+    session.save("once", strict=True)
+    session.contact.ask("flush", wait_s=ONCE_S)
+    return {}
+
+
+def _finished(told: str) -> Mapping[str, Any]:
+    """``told`` is a file that the engine wrote; see ``course.Course.finished``."""
+    session, course = _here()
+    found = json.loads(Path(told).read_text(encoding="utf-8"))
+    session.settle()
+    record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra={"where": _where()})
+    shown = {int(place): content.encode() for place, content in found["shown"].items()}
+    course.finished(found["position"], record, shown)
+    if found["snapshot"]:
+        course.take(stored=session.tier.stored)
+    is_once = found["once"]
+    if found["snapshot"] or session.ledger.pending or found["last"] or is_once:
+        session.save("cell", strict=found["last"] or is_once)
+    if is_once:
+        session.contact.ask("flush", wait_s=ONCE_S)
+    # A cell that may kill the kernel follows at once; what took long is worth a moment.
+    session.wait_saved(max(WAIT_S, WAIT_SHARE * found["wall_s"]))
+    return {"cost_s": course.cost_s if found["snapshot"] else 0.0}
+
+
+_OPS: dict[str, Callable[..., Mapping[str, Any]]] = {
+    "attend": _attend,
+    "resume": _resume,
+    "count": _count,
+    "once": _once,
+    "finished": _finished,
+}

@@ -1,0 +1,60 @@
+"""This process's place in an attempt: what `qcity run` hands to the papermill engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qcity_nb.agent import Config
+from qcity_nb.records import Failure
+from qcity_nb.run import journal
+from qcity_nb.run.desk import Answer, Desk
+
+__all__ = ["Seat", "seat_taken", "take_seat"]
+
+
+@dataclass(slots=True)
+class Seat:
+    """This process's place in an attempt: the desk, and what it came to."""
+
+    config: Config
+    desk: Desk
+    grace_s: float
+    outcome: Literal["running", "succeeded", "stopped", "lost"] = "running"
+    failure: Failure | None = None
+    answer: Answer | None = None
+    output: Path | None = None
+    """A second place for the executed notebook."""
+    kernel: Any = None
+    """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
+
+    @property
+    def epoch(self) -> int:
+        """The attempt's epoch."""
+        return self.desk.status().epoch
+
+    def note(self, kind: str, **data: object) -> None:
+        """A line for the journal."""
+        self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.config.attempt, **data))
+
+
+_seat: Seat | None = None
+
+
+@contextmanager
+def take_seat(seat: Seat) -> Iterator[Seat]:
+    """Make the engine use this seat rather than make a run of its own."""
+    global _seat
+    _seat = seat
+    try:
+        yield seat
+    finally:
+        _seat = None
+
+
+def seat_taken() -> Seat | None:
+    """The seat that this process has, if any."""
+    return _seat

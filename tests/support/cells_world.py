@@ -1,0 +1,67 @@
+"""A kernel's variables and finished cells, saved in a local tier by the real engine, without a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.checkpoint.engine import Engine
+from qcity_nb.checkpoint.local import LocalTier
+from qcity_nb.checkpoint.manifest import CellRecord, Manifest
+from qcity_nb.clock import iso_now
+from qcity_nb.namespace.space import Space
+from qcity_nb.namespace.surroundings import Surround
+from qcity_nb.notebook.cells import Cells
+
+
+class Kernel:
+    """A namespace, and a tier that its cells are saved in.
+
+    Args:
+        folder: the project's directory.
+        tier: that of the run ``run``; by default one of its own.
+    """
+
+    def __init__(self, folder: Path, tier: LocalTier | None = None, run: str = "r") -> None:
+        self.live: dict[str, Any] = {}
+        self.root = folder
+        self.run = run
+        self.tier = tier or LocalTier(folder / "tier", epoch=1)
+        self.engine = Engine(self.tier)
+        self.cells = Cells(Space(self.live, self.engine.freezer), Surround(folder))
+        self.seq = 0
+        self.manifest: Manifest | None = None
+
+    def cell(self, *, shown: dict[int, bytes] | None = None, snapshot: bool = True, wall_s: float = 0.0) -> int:
+        """A cell has ended; returns the bytes that were written for it."""
+        position = len(self.cells.records)
+        record = CellRecord(chain=f"c{position}", number=position + 1, wall_s=wall_s)
+        self.cells.finished(position, record, shown or {})
+        if snapshot:
+            self.cells.take(stored=self.tier.stored)
+        return self.save()
+
+    def save(self) -> int:
+        draft = self.cells.draft()
+        self.seq += 1
+        base = Manifest(run=self.run, epoch=1, seq=self.seq, at=iso_now())
+
+        def write() -> Any:
+            objects: dict[str, Any] = {}
+            return replace(base, cells=draft.record(objects)), objects, b""
+
+        saving = self.engine.submit(write, draft.used)
+        self.manifest = saving.wait()
+        self.cells.saved(self.manifest.cells)
+        return saving.new_bytes
+
+    def again(self, count: int) -> tuple[dict[str, Any], list[str]]:
+        """The namespace of another kernel behind ``count`` cells."""
+        assert self.manifest is not None
+        live: dict[str, Any] = {}
+        other = Cells(Space(live), Surround(self.root), self.manifest.cells)
+        with self.tier.opened(self.manifest) as read:
+            said = other.restore(count, read)
+        assert len(other.records) == count
+        return {name: value for name, value in live.items() if not name.startswith("__")}, said
