@@ -119,6 +119,9 @@ class Course:
 
     def begin(self) -> None:
         """Find out behind which cell to go on. ``installs`` are to be executed before ``resume``."""
+        for index, cell in enumerate(self._cells):
+            if said := cellkind.check_tags(cell.metadata.get("tags", [])):
+                self._note("tag", message=f"cell {index + 1}: {said}")
         language = self._client.km.kernel_spec.language
         if language.lower() != "python":
             self._note("no-snapshots", message=f"the kernel's language is {language}: cells run again after a death")

@@ -120,9 +120,10 @@ def test_a_tagged_cell_runs_again_in_each_kernel_under_its_number(course: Course
 
 
 def test_a_cell_without_a_snapshot_runs_again(course: Course) -> None:
-    course.write("x = 1", Cell("x += 1", ("qcity-skip-snapshot",)), "die('here')\nprint(x)")
+    course.write("x = 1", Cell("x += 1", ("qcity-skip-snapshot", "qcity-onec")), "die('here')\nprint(x)")
     course.attempt(code=DIED)
     course.attempt()
+    assert course.events("tag")[0].data["message"].startswith("cell 3: ")
     assert course.ran() == [1, 1, 2, 2]
     assert course.shown()[3] == ["2\n"]
 

@@ -153,6 +153,23 @@ def test_old_snapshots_go_when_they_need_too_much_room(
     assert sum(ref.size_bytes for ref in kernel.tier.stored.values()) < 20_000, "nothing large is left"
 
 
+class Told:
+    """In place of ``Reach``, which has tests of its own: says what it is told."""
+
+    def __init__(self, *answers: frozenset[str] | None) -> None:
+        self.answers = [*answers]
+        self.cleared = 0
+
+    def reached(self) -> frozenset[str] | None:
+        return self.answers.pop(0)
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
+OTHER = frozenset({"other"})
+
+
 class Counted:
     """Counts how often it is pickled."""
 
@@ -173,15 +190,23 @@ def test_a_costly_variable_is_pickled_again_only_if_code_can_have_reached_it(
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     before = Counted.times
-    for source, more in (("other = 2", 0), ("other += 1", 0), ("slow.items.append(2)", 1), ("other = 5", 0)):
+    told = Told(OTHER, OTHER, OTHER | {"slow"}, OTHER, None)
+    monkeypatch.setattr(kernel.cells, "reach", told)
+    for source, more in (
+        ("other = 2", 0),
+        ("other += 1", 0),
+        ("slow.items.append(2)", 1),
+        ("other = 5", 0),
+        ("other = eval('6')", 1),
+    ):
         exec(source, kernel.live)
-        kernel.cells.reach.ran(source)
         kernel.cell()
         before += more
         assert Counted.times == before, source
-    found, _ = kernel.again(5)
-    assert (found["slow"].items, found["other"]) == ([1, 2], 5)
+    found, _ = kernel.again(6)
+    assert (found["slow"].items, found["other"]) == ([1, 2], 6)
     assert kernel.again(3)[0]["slow"].items == [1]
+    assert told.cleared == 5, "with no limit all that is written is slow"
 
 
 def test_all_is_looked_at_now_and_then(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,9 +216,12 @@ def test_all_is_looked_at_now_and_then(kernel: Kernel, monkeypatch: pytest.Monke
     hidden = kernel.live["slow"]
     hidden.items.append("nobody saw")  # by means that no code of the notebook shows
     del hidden
+    monkeypatch.setattr(kernel.cells, "reach", Told(*[OTHER] * cells.LOOK_EVERY))
     for n in range(cells.LOOK_EVERY + 1):
-        kernel.cells.reach.ran(f"other = {n}")
+        kernel.live["other"] = n
         kernel.cell()
+        items = kernel.again(len(kernel.cells.records))[0]["slow"].items
+        assert items == ([1] if n < cells.LOOK_EVERY else [1, "nobody saw"])
     assert kernel.again(len(kernel.cells.records))[0]["slow"].items == [1, "nobody saw"]
 
 
@@ -202,13 +230,13 @@ def test_after_a_snapshot_that_was_lost_all_is_looked_at(kernel: Kernel, monkeyp
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     kernel.live["slow"].items.append(2)
-    kernel.cells.reach.ran("slow.items.append(2)")
+    monkeypatch.setattr(kernel.cells, "reach", Told(OTHER | {"slow"}))  # it is not asked again
     kernel.cells.finished(1, CellRecord(chain="c1"), {})
     kernel.cells.take(stored=kernel.tier.stored)
     for used in kernel.cells.draft().used:
         used.release()
     kernel.cells.lost()
-    kernel.cells.reach.ran("other = 2")
+    kernel.live["other"] = 2
     kernel.cell()
     assert kernel.again(3)[0]["slow"].items == [1, 2]
 

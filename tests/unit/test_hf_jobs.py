@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,21 @@ def test_no_answer_at_all_leaves_the_question_open(world: JobsWorld, monkeypatch
 def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
     world: JobsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hf_client, "LOOK_S", 0.0)
-    with pytest.raises(StoreUnavailable, match=r"no answer from http://127.* in 0 s"):
-        world.launcher().price()
+    asked, answer = threading.Event(), threading.Event()
+
+    def silent(self: HfApi) -> list[Any]:
+        asked.set()
+        answer.wait(60)
+        return []
+
+    monkeypatch.setattr(hf_client, "LOOK_S", 0.05)
+    monkeypatch.setattr(HfApi, "list_jobs_hardware", silent)
+    try:
+        with pytest.raises(StoreUnavailable, match=r"no answer from http://127.* in 0.05 s"):
+            world.launcher().price()
+        assert asked.wait(60)
+    finally:
+        answer.set()
 
 
 def test_want_of_credit_is_told_as_that(world: JobsWorld) -> None:
