@@ -148,7 +148,8 @@ def _instead(one: Variable, cell: int) -> Iterator[str]:
         took = _seconds(one.again_s)
         yield f"{cells} {verb} again ({took}) if a later cell needs it; else its use raises VariableLost"
     else:
-        yield f"its use raises VariableLost: to make it again would take {_seconds(one.again_s)}"
+        why = f"to make it again would take {_seconds(one.again_s)}"
+        yield f"its use raises VariableLost: {'a loop has finished since it was made' if one.has_loop else why}"
     if one.advice:
         yield f"advice: {one.advice}"
 

@@ -42,11 +42,13 @@ class Variable:
     """The cells from this one on make an absent one again, where a later cell needs it."""
     again_s: float = 0.0
     """How long these took."""
+    has_loop: bool = False
+    """One of these has a loop that has finished: it does not run again."""
 
     @property
     def is_made_again(self) -> bool:
         """Do cells run again for it? Else its use is an error that names it."""
-        return self.back == "absent" and self.again_s <= AGAIN_S
+        return self.back == "absent" and self.again_s <= AGAIN_S and not self.has_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ def _absent(records: Sequence[CellRecord]) -> Iterator[Variable]:
             advice=one.advice,
             again=behind + 1,
             again_s=round(sum(record.wall_s for record in records[behind:]), 3),
+            has_loop=any(record.extra.get("loops") for record in records[behind:]),
         )
 
 

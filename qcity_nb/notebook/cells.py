@@ -175,6 +175,8 @@ class Cells:
         """What the newest snapshot took of the notebook's time."""
         self.reach = Reach(space.live)
         """Hears of the code that runs."""
+        self.entered = 0
+        """Loops that had begun when the newest cell finished."""
         self._unseen = 0
         """Snapshots since all variables were looked at."""
         self._known: dict[tuple[str, ...], GroupRecord] = {}

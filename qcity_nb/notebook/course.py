@@ -159,10 +159,14 @@ class Course:
             wall_s = sum(one["wall_s"] for one in records[earlier:count])
             if earlier == count:
                 break
-            if any(cellkind.is_once(self._cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
-                self._note("lost", message=f"{', '.join(sorted(lost))}: a cell since then must not run twice")
-                break
             names = ", ".join(sorted(lost))
+            if any(cellkind.is_once(self._cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
+                self._note("lost", message=f"{names} cannot be saved, and a cell since then must not run twice")
+                break
+            if any(one["loops"] for one in records[earlier:count]):
+                # A finished loop yields nothing: what its body leaves beside its state would be missing.
+                self._note("lost", message=f"{names} cannot be saved, and a loop has finished since")
+                break
             if wall_s > again.AGAIN_S:
                 self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
                 break

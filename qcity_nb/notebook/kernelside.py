@@ -97,6 +97,7 @@ def _attend() -> Mapping[str, Any]:
                 "whole": one.space is not None,
                 "absent": list(one.space.absent) if one.space is not None else [],
                 "where": one.extra.get("where", ""),
+                "loops": one.extra.get("loops", 0),
             }
             for one in records
         ],
@@ -153,7 +154,9 @@ def _finished(told: str) -> Mapping[str, Any]:
     session, course = _here()
     found = json.loads(Path(told).read_text(encoding="utf-8"))
     session.settle()
-    record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra={"where": _where()})
+    extra = {"where": _where(), "loops": session.entered - course.entered}
+    course.entered = session.entered
+    record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra=extra)
     shown = {int(place): content.encode() for place, content in found["shown"].items()}
     course.finished(found["position"], record, shown)
     if found["snapshot"]:

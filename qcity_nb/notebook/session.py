@@ -70,6 +70,8 @@ class Session:
         """The loops that run, outermost first."""
         self.settled: dict[str, int] = {}
         """Passes that a cell of this kernel finished, by loop: asked for again, the loop begins a new one."""
+        self.entered = 0
+        """Loops that have begun in this kernel."""
         self.cells: dict[str, str] = {}
         """Which cell of this kernel a name belongs to."""
         self.cost_s = 0.0
@@ -194,6 +196,7 @@ class Session:
 
     def enter(self, loop: Loop) -> None:
         """The loop runs from here on; its scope is that of its next iteration."""
+        self.entered += 1
         if not self.open:
             self.recorder.is_recording = True
         loop.parent = self.open[-1] if self.open else None

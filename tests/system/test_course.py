@@ -97,6 +97,23 @@ def test_what_cannot_be_saved_is_made_again_where_it_is_needed(course: Course) -
     assert again.data["message"].startswith("numbers cannot be saved: made again from cell 3 on, 0.")
 
 
+def test_no_finished_loop_runs_again_for_it(course: Course) -> None:
+    """It would yield nothing, and leave nothing beside its state."""
+    course.write(
+        "import qcity_nb as qcity\ncity = qcity.up()\nnumbers = (n for n in range(5))",
+        "seen = []\nfor n in city.loop(range(3), None):\n    seen.append(next(numbers))",
+        "die('here')\nprint(seen)",
+        "next(numbers)",
+    )
+    course.attempt(code=DIED)
+    said = course.attempt(code=1)
+    assert course.ran() == [1, 1, 1, 2, 1]
+    assert course.shown()[3] == ["[0, 1, 2]\n"]
+    assert "VariableLost: numbers (a generator)" in said
+    (lost,) = course.events("lost")
+    assert lost.data["message"] == "numbers cannot be saved, and a loop has finished since"
+
+
 def test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so(course: Course) -> None:
     course.write(
         "import threading\nworker = threading.Thread(target=print)",
