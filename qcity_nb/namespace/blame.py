@@ -11,6 +11,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.kind import SCALARS
 from qcity_nb.checkpoint.pickling import Refused
+from qcity_nb.namespace.closure import is_full
 from qcity_nb.namespace.loss import Lost
 from qcity_nb.namespace.shot import Absent
 
@@ -40,7 +41,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             yield " (an element)", item
     elif cls is types.FunctionType:
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
-            yield f" (its {name})", cell.cell_contents if _is_full(cell) else None
+            yield f" (its {name})", cell.cell_contents if is_full(cell) else None
         for item in value.__defaults__ or ():
             yield " (a default)", item
     elif cls is types.MethodType:
@@ -58,14 +59,6 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             item = getattr(value, name, SCALARS)
             if item is not SCALARS:
                 yield f".{name}", item
-
-
-def _is_full(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 def _has_dict(value: Any) -> bool:

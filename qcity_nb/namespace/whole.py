@@ -25,6 +25,7 @@ from qcity_nb.checkpoint.memory import Span
 from qcity_nb.checkpoint.overlap import memory_bounds, overlaps
 from qcity_nb.checkpoint.pickling import Reducers, is_importable
 from qcity_nb.namespace import frames, fresh, kinds, rebuild, texts
+from qcity_nb.namespace.closure import is_full
 from qcity_nb.namespace.shot import Absent
 from qcity_nb.namespace.tombstone import Tombstone, bury, lost
 
@@ -176,7 +177,7 @@ class _Whole(Reducers):
         cells = value.__closure__ or ()
         self._closing.update(map(id, cells))
         state = {
-            "cells": [(index, cell.cell_contents) for index, cell in enumerate(cells) if _is_full(cell)],
+            "cells": [(index, cell.cell_contents) for index, cell in enumerate(cells) if is_full(cell)],
             "__dict__": dict(value.__dict__),
             "__qualname__": value.__qualname__,
             "__module__": value.__module__,
@@ -191,7 +192,7 @@ class _Whole(Reducers):
         return rebuild.function, arguments, state, None, None, rebuild.fill_function
 
     def _cell(self, value: types.CellType) -> Any:
-        if id(value) in self._closing or not _is_full(value):
+        if id(value) in self._closing or not is_full(value):
             return rebuild.empty_cell, ()  # its function brings the content
         return rebuild.empty_cell, (), value.cell_contents, None, None, rebuild.fill_cell
 
@@ -268,14 +269,6 @@ class _Home:
 
     def __reduce__(self) -> Any:
         return rebuild.module_globals, (self.name,)
-
-
-def _is_full(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 def _bury(*fields: str) -> Tombstone:
