@@ -127,8 +127,8 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
     assert session.manifest is not None
     try:
         said = course.restore(count, session.tier.reader(session.manifest))
-    except BaseException:
-        _shell().reset(new_session=False)  # a part of it would be worse than nothing
+    except BaseException:  # whatever objects raise when they are made: a part of it would be worse than nothing
+        _shell().reset(new_session=False)
         raise
     plotting.show_inline()
     history.put(_shell(), sources, number)

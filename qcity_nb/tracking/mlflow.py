@@ -183,7 +183,7 @@ class MlflowTracker:
             batch = next(_split(metrics[start : start + self._batch], _METRICS, _metric_bytes))
             try:
                 client.log_batch(run_id, metrics=batch, synchronous=True)
-            except Exception:
+            except Exception:  # raised again: a smaller batch may fit, whatever the client calls it
                 self._batch = max(_SMALLEST_BATCH, self._batch // 2)
                 raise
             start += len(batch)
@@ -220,8 +220,8 @@ class MlflowTracker:
                 place = (self._file.parent / "mlartifacts" / re.sub(r"[^\w.-]+", "-", name)).as_uri()
             try:
                 return str(client.create_experiment(name, artifact_location=place))
-            except Exception:
-                found = client.get_experiment_by_name(name)  # another client may have been first
+            except Exception:  # whatever the client calls it, another one may have been first
+                found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
         if found.lifecycle_stage != "active":

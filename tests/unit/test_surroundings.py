@@ -185,7 +185,7 @@ def test_what_is_not_on_the_list_is_not_put_either(root: Path, name: str) -> Non
         ("LC_ALL", "de_DE.UTF-8"),
         ("MPLBACKEND", "module://matplotlib_inline.backend_inline"),
         ("TF_GPU_ALLOCATOR", "cuda_malloc_async"),
-        ("TORCH_HOME", "/root/.cache/torch/Version2/abcDEF"),
+        ("TORCH_HOME", "/home/me/.cache/torch/Version2/abcDEF"),
         ("JAX_COMPILATION_CACHE_DIR", "/tmp/jax"),
         ("PYTHONHASHSEED", "0"),
     ],

@@ -57,7 +57,7 @@ def receive_file(hub: Hub, request: Request, name: str, *, algorithms: tuple[str
                 size += len(part)
                 for digest in digests:
                     digest.update(part)
-    except BaseException:
+    except BaseException:  # a client that goes away too: nothing half received stays
         Path(text).unlink()
         raise
     return Path(text), size, [digest.hexdigest() for digest in digests]

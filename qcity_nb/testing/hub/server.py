@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (Gone, ConnectionError):
             self.close_connection = True
             return
-        except Exception:
+        except Exception:  # a bug of the emulator: a 500, as the Hub answers its own, and the log has it
             log.exception("hub emulator: %s %s failed", self.command, self.path)
             response = _error(HubError(500, "Internal Error - We're working hard to fix this as soon as possible!"))
         status = response.status
