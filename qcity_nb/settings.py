@@ -71,6 +71,8 @@ class Settings:
     """And the first one of each so many steps."""
     keep_best: str = ""
     """And the one with the best value of this metric; ``fid:min`` says which way is better."""
+    snapshot_share: float = 0.1
+    """Snapshots of the variables take at most so much of the cells' time; 0: none is taken."""
     bundle: tuple[str, ...] = ()
     """Files beside those that git tracks that a host without the project's files gets: patterns as of ``Path.glob``."""
     job_image: str = "python:3.12"
@@ -154,6 +156,7 @@ _AT_A_HUB = {"ttl_s": 300.0, "beat_s": 60.0, "publish_s": 60.0}
 """What a store on the Hub has by default: each beat and each publish is a commit there."""
 HUB_FLOOR_S = 60.0
 """Commits to huggingface.co are no closer together than this: its users report limits at 128 an hour."""
+_SHARES = {"snapshot_share"}
 _INTEGERS = {"attempts", "without_progress", "keep_last", "keep_every"}
 
 
@@ -172,6 +175,11 @@ def _value(name: str, value: object) -> Any:
         if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
             raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
         return int(str(value))
+    if name in _SHARES:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", str(value))
+        if match is None:
+            raise UsageError(f"{name} = {value!r}: write a share of the cells' time, as 0.1 or '10%'")
+        return float(match[1]) / (100 if match[2] else 1)
     if name in _LISTS:
         items = value.split(",") if isinstance(value, str) else value
         names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ("",)

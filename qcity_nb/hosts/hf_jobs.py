@@ -59,6 +59,7 @@ _CARRIED = (
     "keep_every",
     "keep_best",
     "storage_budget",
+    "snapshot_share",
     "chaos",
 )
 """Settings of the one who launches that must hold in the attempt too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -46,7 +47,14 @@ class Space:
         self._known: list[Known] = []
         self._submodules: set[str] = set()
 
-    def capture(self, *, stored: Collection[str] = (), skip: Collection[str] = (), may_stream: bool = False) -> Shot:
+    def capture(
+        self,
+        *,
+        stored: Collection[str] = (),
+        skip: Collection[str] = (),
+        may_stream: bool = False,
+        limit_s: float = math.inf,
+    ) -> Shot:
         """Copy the variables: they may change from here on, unless ``Shot.is_live``.
 
         Args:
@@ -54,13 +62,15 @@ class Space:
             skip: variables whose value is known not to have changed. A group whose members are all among them, and
                 are the objects that they were, is not pickled, and comes back in ``kept``.
             may_stream: where memory is short, the live buffers themselves are handed on.
+            limit_s: pickling is given up if it takes longer.
         Raises:
+            Overdue: it was; the next capture does not know of this one.
             StateRefused: there is no memory for a copy.
         Does not: stop other threads, which may change what is being read.
         """
         shot = Shot()
         values = self._variables(shot)
-        surveyed = survey(values, Scope.of(self.live), self._known, skip)
+        surveyed = survey(values, Scope.of(self.live, limit_s), self._known, skip)
         self._freeze(shot, surveyed.parts, values, stored, may_stream=may_stream)
         shot.kept = [one.names for one in surveyed.kept]
         shot.absent += surveyed.absent

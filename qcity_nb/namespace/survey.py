@@ -110,7 +110,11 @@ class Surveyed:
 
 
 def survey(values: Mapping[str, Any], scope: Scope, known: Iterable[Known], skip: Collection[str]) -> Surveyed:
-    """Write the variables ``values``; see ``Space.capture`` for ``skip``."""
+    """Write the variables ``values``; see ``Space.capture`` for ``skip``.
+
+    Raises:
+        Overdue: the scope's time is over.
+    """
     return _Survey(values, scope, list(known)).run(frozenset(skip))
 
 
@@ -170,6 +174,7 @@ class _Survey:
                 for name in one.names:
                     del left[name]
         for name in left:
+            self.scope.check()
             value = self.values[name]
             if type(value) in SCALARS:
                 self.parts.append(Part((name,), write_scalar({name: value}), Form.APART, 0.0))

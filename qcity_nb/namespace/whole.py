@@ -13,9 +13,11 @@ import enum
 import functools
 import importlib
 import io
+import math
 import pickle
 import struct
 import sys
+import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ from qcity_nb.namespace.closure import is_full
 from qcity_nb.namespace.shot import Absent
 from qcity_nb.namespace.tombstone import Tombstone, bury, lost
 
-__all__ = ["Failed", "Form", "Scope", "Written", "write", "write_scalar"]
+__all__ = ["Failed", "Form", "Overdue", "Scope", "Written", "write", "write_scalar"]
 
 _MISSING = object()
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it, or a call of type
@@ -60,13 +62,25 @@ class Scope:
     dispatch: dict[Any, Any] = field(default_factory=dict)
     tables: dict[tuple[int, ...], Written] = field(default_factory=dict)
     """Streams of classes by the ids of those that were met."""
+    until_s: float = math.inf
+    """When pickling is given up, by ``time.perf_counter``."""
 
     @classmethod
-    def of(cls, live: dict[str, Any]) -> Scope:
+    def of(cls, live: dict[str, Any], limit_s: float = math.inf) -> Scope:
         """For one capture: a class may change between two."""
         main = sys.modules.get("__main__")
         own = {id(live)} | ({id(main.__dict__)} if main is not None else set())
-        return cls(live=live, own=frozenset(own), dispatch=dict(_cloudpickle().Pickler.dispatch_table))
+        return cls(
+            live=live,
+            own=frozenset(own),
+            dispatch=dict(_cloudpickle().Pickler.dispatch_table),
+            until_s=time.perf_counter() + limit_s,
+        )
+
+    def check(self) -> None:
+        """Raises: Overdue: it is time to give up."""
+        if time.perf_counter() > self.until_s:
+            raise Overdue
 
     def table(self, classes: tuple[type, ...]) -> Written:
         """The stream of these classes.
@@ -109,6 +123,21 @@ class Written:
 
 def _cloudpickle() -> Any:
     return importlib.import_module("cloudpickle")
+
+
+class Overdue(Exception):
+    """Pickling took longer than it may."""
+
+
+class _Sheet(io.BytesIO):
+    """A stream in the making. The pickler writes 64 KB at a time, so that it can be given up in the middle."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def write(self, data: Any) -> int:
+        self._scope.check()
+        return super().write(data)
 
 
 class _Whole(Reducers):
@@ -297,15 +326,16 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
 
     Raises:
         Failed: with whatever the objects' own reduction raised.
+        Overdue: ``scope.until_s`` has come.
     """
     shared: dict[int, tuple[Any, int, Any]] = {}
     bounds: list[tuple[int, int]] = []
     while True:
-        out = io.BytesIO()
+        out = _Sheet(scope)
         pickler = _pickler()(out, shared, scope, form)
         try:
             pickler.dump(value)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Overdue):
             raise
         except BaseException as error:
             raise Failed(error, pickler.last) from error

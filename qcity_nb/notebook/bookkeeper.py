@@ -66,6 +66,8 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         """Write the notebook to the desk, and to the output where that is a local file."""
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
+        if self.seat.process is not None:
+            return  # the output may be that of another attempt, which runs
         data = str(nbformat.writes(_merged(self.nb))).encode()
         _write_atomically(self.seat.desk.executed, data)
         output = local_path(self.output_path) if self.output_path else None

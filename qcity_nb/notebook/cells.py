@@ -6,6 +6,7 @@ asks for the records, and the engine passes over the cells that they cover.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from qcity_nb.namespace.reach import Reach
 from qcity_nb.namespace.shot import Absent, Group, Shot
 from qcity_nb.namespace.space import Space
 from qcity_nb.namespace.surroundings import Surround, Surroundings
+from qcity_nb.namespace.whole import Overdue
+from qcity_nb.notebook.allowance import Allowance
 
 __all__ = ["CellDraft", "Cells", "fold", "groups_of", "objects_of", "size_of", "trimmed"]
 
@@ -32,6 +35,8 @@ SLOW_S = 0.5
 """What took longer to pickle is not pickled again if no code can have reached it …"""
 LOOK_EVERY = 8
 """… but now and then all the same."""
+AGAIN = 2.0
+"""A snapshot that was given up may take so many times as long when it is tried again."""
 HISTORY_BYTES = 256 << 20
 HISTORY_SHARE = 2.0
 """What older snapshots need beside the newest may be so much, or so many times as large as that one."""
@@ -167,9 +172,16 @@ def size_of(names: Iterable[str], stored: Mapping[str, ObjectRef]) -> int:
 class Cells:
     """The cells that have finished, in the notebook's order, and the snapshots behind them."""
 
-    def __init__(self, space: Space, surround: Surround, records: Sequence[CellRecord] = ()) -> None:
+    def __init__(
+        self,
+        space: Space,
+        surround: Surround,
+        records: Sequence[CellRecord] = (),
+        allowance: Allowance | None = None,
+    ) -> None:
         self.space = space
         self.surround = surround
+        self.allowance = allowance or Allowance(math.inf)
         self.records: list[CellRecord] = list(records)
         self.cost_s = 0.0
         """What the newest snapshot took of the notebook's time."""
@@ -177,6 +189,8 @@ class Cells:
         """Hears of the code that runs."""
         self.entered = 0
         """Loops that had begun when the newest cell finished."""
+        self._beside_s = 0.0
+        """What the newest snapshot took beside pickling: memory looked at and copied."""
         self._unseen = 0
         """Snapshots since all variables were looked at."""
         self._known: dict[tuple[str, ...], GroupRecord] = {}
@@ -202,32 +216,42 @@ class Cells:
             if name:
                 self._shown[name] = content
 
-    def take(self, *, stored: Mapping[str, ObjectRef]) -> None:
+    def take(self, *, stored: Mapping[str, ObjectRef], limit_s: float = math.inf) -> float:
         """Take the snapshot behind the newest cell; the next checkpoint saves it.
 
         Args:
             stored: the objects of the newest checkpoint, by name.
+            limit_s: what it may take.
+        Returns: 0; or none was taken, and this is how much it may take when it is worth trying again.
         """
         began_s = time.perf_counter()
+        skip = self._untouched()
+        # Unchanged groups are pickled too: that is how it is known that they are.
+        known_s = sum(group.cost_s for group in self._known.values() if not skip.issuperset(group.names))
+        known_s += self._beside_s
+        if known_s > limit_s:
+            return known_s
         self.records = trimmed(self.records, stored)
-        shot = self.space.capture(stored=stored.keys(), skip=self._untouched(), may_stream=True)
+        try:
+            shot = self.space.capture(stored=stored.keys(), skip=skip, may_stream=True, limit_s=limit_s)
+        except Overdue:
+            return AGAIN * limit_s
+        self._unseen = self._unseen + 1 if skip else 0
         if any(group.cost_s > SLOW_S for group in shot.groups):
             self.reach.clear()  # what is kept was in no code's reach before either
         absent = tuple(codec.encode(one) for one in shot.absent)
         space = SpaceRecord(modules=shot.modules, absent=absent, surroundings=codec.encode(self.surround.look()))
         generators = capture_generators()
         self.cost_s = time.perf_counter() - began_s
+        self._beside_s = max(0.0, self.cost_s - sum(group.cost_s for group in shot.groups))
         self._taken = (shot, generators, replace(space, cost_s=round(self.cost_s, 6)))
+        return 0.0
 
     def _untouched(self) -> frozenset[str]:
         """Costly variables that no code can have reached since the snapshot before."""
         slow = {name for group in self._known.values() if group.cost_s > SLOW_S for name in group.names}
         reached = self.reach.reached() if slow and self._unseen < LOOK_EVERY else None
-        if reached is None:
-            self._unseen = 0
-            return frozenset()
-        self._unseen += 1
-        return frozenset(slow - reached)
+        return frozenset() if reached is None else frozenset(slow - reached)
 
     # -- checkpoints
 

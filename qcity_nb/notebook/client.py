@@ -85,6 +85,8 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             watch.write_text("", encoding="ascii")
 
     def _execute_all(self, seat: Seat) -> None:
+        seat.hold()
+        self.log.info(f"qcity: run {seat.config.run}, epoch {seat.epoch}")
         course = Course(self, seat.desk.path, self._noted)
         course.begin()
         for index in course.installs:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty
@@ -23,15 +22,9 @@ from qcity_nb.errors import StoreUnavailable
 from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain, finished
 from qcity_nb.notebook import again
-from qcity_nb.notebook.kernelside import OUTPUTS
 from qcity_nb.notebook.need import mentioned, mentioned_in_bodies
 
 __all__ = ["Course", "OnceInDoubt", "Told"]
-
-SHARE = 0.1
-"""Snapshots take at most so much of the cells' time …"""
-FREE_S = 0.25
-"""… beyond this for each, which nobody notices."""
 
 _ASK = "__import__('qcity_nb.notebook.kernelside', fromlist=['answer']).answer({op!r}, **{given!r})"
 
@@ -74,9 +67,6 @@ class Course:
         self._positions = {n: position for position, n in enumerate(self._places)}
         self._shown: dict[int, str] = {}
         self._is_on = False
-        self._saved_s = 0.0
-        """Cell time that snapshots have not used yet."""
-        self._cost_s = 0.0
         self._records: list[dict[str, Any]] = []
         self._again: set[int] = set()
         self._covered = 0
@@ -192,7 +182,7 @@ class Course:
             self._note("no-resume", message=f"the variables did not come back ({told['why']}): all cells run again")
             self._records = []
             return
-        shown = json.loads((self._desk / OUTPUTS).read_text(encoding="utf-8"))
+        shown = json.loads(Path(told["outputs"]).read_text(encoding="utf-8"))
         for position, record in enumerate(records):
             if self._places[position] not in self.installs:
                 self._show(position, record, shown[position])
@@ -280,7 +270,7 @@ class Course:
         if not self._is_on or position is None:
             return
         cell = self._cells[index]
-        is_last = is_end or position == len(self._places) - 1
+        tags = cell.metadata.get("tags", [])
         told = {
             "position": position,
             "chain": self._chain[position],
@@ -289,29 +279,18 @@ class Course:
             "shown": dict(self._news(position)),
             # A cell that had finished before is no progress, and must not look like it.
             # One that ended the notebook must do so again, or those behind it would run.
-            "snapshot": position >= self._covered and not is_end and self._is_worth_it(wall_s, cell),
-            "last": is_last,
-            "once": cellkind.is_once(cell.metadata.get("tags", [])),
+            "snapshot": position >= self._covered and not is_end and not cellkind.skips_snapshot(tags),
+            "last": is_end or position == len(self._places) - 1,
+            "once": cellkind.is_once(tags),
         }
         file = self._desk / "finished.json"
         file.write_text(json.dumps(told), encoding="utf-8")
-        began_s = time.monotonic()
         answer = self._ask("finished", told=str(file))
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
-        if told["snapshot"]:
-            self._cost_s = time.monotonic() - began_s
-            self._saved_s = max(0.0, self._saved_s - self._cost_s)
-
-    def _is_worth_it(self, wall_s: float, cell: Any) -> bool:
-        self._saved_s += SHARE * wall_s
-        tags = cell.metadata.get("tags", [])
-        if cellkind.skips_snapshot(tags):
-            return False
-        if self._cost_s <= self._saved_s + FREE_S or cellkind.is_once(tags):
-            return True
-        self._note("postponed", message=f"a snapshot takes {self._cost_s:.1f} s: it waits for cells that take longer")
-        return False
+        elif answer["postponed"]:
+            needs = f"a snapshot takes {answer['needs_s']:.2f} s or more"
+            self._note("postponed", index=index, message=f"{needs}: it waits for cells that take longer")
 
     def _news(self, upto: int) -> Iterator[tuple[int, str]]:
         """What cells show now, where it is not what the kernel was told."""

@@ -132,9 +132,7 @@ def _own_seat(nb: Any, given_path: object) -> Seat:
         wait=True,
     )
     desk, process = agent.spawn(config)
-    agent.wait_held(desk, process)
-    logger.info(f"qcity: run {head.run}, epoch {desk.status().epoch}")
-    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s)
+    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s, process=process)
 
 
 @contextmanager
@@ -161,8 +159,10 @@ def _conclude(seat: Seat) -> None:
 
     Raises:
         LeaseLost, RunStopped: that is how it ended.
+        RunHeld, StoreError, …: it has not begun.
         StoreUnavailable: the store did not answer in time; the local tier has everything.
     """
+    seat.hold()
     status = seat.desk.status()
     if seat.outcome == "lost" or status.state == "lost":
         seat.outcome = "lost"

@@ -10,7 +10,9 @@ Each is called through ``answer``, whose result the engine reads. What goes wron
 from __future__ import annotations
 
 import json
+import math
 import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,15 +25,14 @@ from qcity_nb.namespace.hidden import hidden_by
 from qcity_nb.namespace.space import Space
 from qcity_nb.namespace.surroundings import Surround
 from qcity_nb.notebook import history, kernel, plotting
+from qcity_nb.notebook.allowance import Allowance
 from qcity_nb.notebook.cells import Cells
 from qcity_nb.notebook.interrupt import uninterrupted
 from qcity_nb.notebook.session import Session
 from qcity_nb.run.desk import Desk
 
-__all__ = ["OUTPUTS", "answer", "session_here"]
+__all__ = ["answer", "session_here"]
 
-OUTPUTS = "outputs.json"
-"""Where on the desk a kernel lays what the finished cells showed."""
 WAIT_S, WAIT_SHARE = 0.02, 0.05
 """How long a cell's snapshot is waited for: seconds, and of the cell's own time."""
 ONCE_S = 120.0
@@ -74,7 +75,8 @@ def _attend() -> Mapping[str, Any]:
     hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
     space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
     records = session.manifest.cells if session.manifest is not None else ()
-    session.course = course = Cells(space, Surround(given.project.root), records)
+    allowance = Allowance(given.snapshot_share)
+    session.course = course = Cells(space, Surround(given.project.root), records, allowance)
     kernel.attach(session, shell, is_running=False)
 
     def ran(info: Any = None) -> None:
@@ -84,10 +86,6 @@ def _attend() -> Mapping[str, Any]:
 
     shell.events.register("pre_run_cell", ran)
     _session = session
-    if records:
-        assert session.manifest is not None
-        shown = [session.tier.read(session.manifest, one.outputs).decode() if one.outputs else "" for one in records]
-        (desk.path / OUTPUTS).write_text(json.dumps(shown), encoding="utf-8")
     return {
         "cells": [
             {
@@ -125,6 +123,12 @@ def _here() -> tuple[Session, Cells]:
 def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str, Any]:
     session, course = _here()
     assert session.manifest is not None
+    shown = [
+        session.tier.read(session.manifest, one.outputs).decode() if one.outputs else ""
+        for one in course.records[:count]
+    ]
+    outputs = session.contact.desk.path / "outputs.json"
+    outputs.write_text(json.dumps(shown), encoding="utf-8")
     try:
         said = course.restore(count, session.tier.reader(session.manifest))
     except BaseException:  # whatever objects raise when they are made: a part of it would be worse than nothing
@@ -132,7 +136,7 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
         raise
     plotting.show_inline()
     history.put(_shell(), sources, number)
-    return {"said": said}
+    return {"said": said, "outputs": str(outputs)}
 
 
 def _count(number: int) -> Mapping[str, Any]:
@@ -159,16 +163,26 @@ def _finished(told: str) -> Mapping[str, Any]:
     record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra=extra)
     shown = {int(place): content.encode() for place, content in found["shown"].items()}
     course.finished(found["position"], record, shown)
-    if found["snapshot"]:
-        course.take(stored=session.tier.stored)
     is_once = found["once"]
-    if found["snapshot"] or session.ledger.pending or found["last"] or is_once:
+    allowance, began_s = course.allowance, time.perf_counter()
+    allowance.ran(record.wall_s)
+    was_waiting = allowance.is_waiting
+    limit_s = math.inf if is_once else allowance.limit_s
+    is_due = found["snapshot"] and limit_s > 0
+    needs_s = course.take(stored=session.tier.stored, limit_s=limit_s) if is_due else 0.0
+    is_taken = is_due and not needs_s
+    if is_taken or session.ledger.pending or found["last"] or is_once:
         session.save("cell", strict=found["last"] or is_once)
     if is_once:
         session.contact.ask("flush", wait_s=ONCE_S)
     # A cell that may kill the kernel follows at once; what took long is worth a moment.
-    session.wait_saved(max(WAIT_S, WAIT_SHARE * found["wall_s"]))
-    return {"cost_s": course.cost_s if found["snapshot"] else 0.0}
+    session.wait_saved(max(WAIT_S, WAIT_SHARE * record.wall_s))
+    cost_s = time.perf_counter() - began_s
+    if is_taken:
+        allowance.took(cost_s)
+    elif found["snapshot"]:
+        allowance.postponed(needs_s, cost_s if is_due else 0.0)
+    return {"postponed": allowance.is_waiting and not was_waiting, "needs_s": needs_s or course.cost_s}
 
 
 _OPS: dict[str, Callable[..., Mapping[str, Any]]] = {

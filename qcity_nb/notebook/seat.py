@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qcity_nb.agent import Config
+from qcity_nb.agent import Config, wait_held
 from qcity_nb.records import Failure
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Answer, Desk
@@ -28,6 +29,8 @@ class Seat:
     answer: Answer | None = None
     output: Path | None = None
     """A second place for the executed notebook."""
+    process: subprocess.Popen[bytes] | None = None
+    """The agent, as long as it is not known to have the lease: nothing is this attempt's before that."""
     kernel: Any = None
     """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
 
@@ -35,6 +38,16 @@ class Seat:
     def epoch(self) -> int:
         """The attempt's epoch."""
         return self.desk.status().epoch
+
+    def hold(self) -> None:
+        """Wait until the agent has the lease.
+
+        Raises:
+            RunHeld, StoreError, …: whatever the agent says why it has not.
+        """
+        if self.process is not None:
+            wait_held(self.desk, self.process)
+            self.process = None
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""

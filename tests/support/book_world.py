@@ -55,6 +55,8 @@ ROOT = HERE.parent.parent
 PROJECT = "book"
 BEAT_S, TTL_S, PUBLISH_S = 0.3, 30.0, 0.2
 """The ttl is longer than a test: a successor that had to wait for it would be seen."""
+ALWAYS = "1000"
+"""Snapshots may take so many times what cells take: there is one behind each cell."""
 ATTEMPTS = 8
 ATTEMPT_S = 90.0
 LOOK_S = 0.002
@@ -218,6 +220,7 @@ class World:
             "QCITY_BEAT": str(BEAT_S),
             "QCITY_TTL": str(TTL_S),
             "QCITY_PUBLISH": str(PUBLISH_S),
+            "QCITY_SNAPSHOT_SHARE": ALWAYS,
             **({"QCITY_CHAOS": plan.dumps()} if plan else {}),
             process.LABEL: attempt,
         }

@@ -77,7 +77,7 @@ class Course:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("QCITY_")}
         path = os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "papermill", "--engine", "qcity", "in.ipynb", "out.ipynb", "--no-progress-bar"]
-        environ = {"PYTHONPATH": path, "IPYTHONDIR": str(self.folder / "ipython"), "MPLBACKEND": "", **environ}
+        environ = {"QCITY_SNAPSHOT_SHARE": "1000", **environ}
         done = subprocess.run(
             [*command, *options],
             cwd=self.folder,

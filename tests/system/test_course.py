@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import pytest
 from course_world import DIED, Cell, Course
-
-from qcity_nb.notebook import course as courses
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 
@@ -225,7 +224,6 @@ def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(course:
 def test_a_damaged_snapshot_means_all_cells_run_again(course: Course) -> None:
     course.write("x = 5", "die('here')\nprint(x)")
     course.attempt(code=DIED)
-    assert courses.FREE_S > 0
     for pack in (course.folder / ".qcity").rglob("*.pack"):
         data = bytearray(pack.read_bytes())
         data[len(data) // 2] ^= 1
@@ -233,3 +231,38 @@ def test_a_damaged_snapshot_means_all_cells_run_again(course: Course) -> None:
         pack.write_bytes(data)
     course.attempt()
     assert course.shown()[2] == ["5\n"]
+
+
+def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(course: Course) -> None:
+    many = "many = [f'{n:x}' for n in range(2_000_000)]"
+    course.write("x = 5", many, "y = x + 1", "die('here')\nprint(x, y, len(many))")
+    course.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")  # what it is by default
+    (postponed,) = course.events("postponed")
+    assert "it waits for cells that take longer" in postponed.data["message"]
+    course.attempt(QCITY_SNAPSHOT_SHARE="")
+    assert course.ran() == [1, 1, 2, 2, 2]
+    assert course.shown()[4] == ["5 6 2000000\n"]
+
+
+def test_no_snapshots_where_none_are_wanted(course: Course) -> None:
+    with (course.folder / "pyproject.toml").open("a") as file:
+        file.write("snapshot_share = 0\n")
+    course.write("x = 5", "die('here')\nprint(x)")
+    course.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")
+    course.attempt(QCITY_SNAPSHOT_SHARE="")
+    assert course.ran() == [2, 2, 2]
+
+
+def test_who_may_not_have_the_run_leaves_the_output_alone(course: Course) -> None:
+    course.write("import time\nopen('up', 'w').close()\nwhile not os.path.exists('over'): time.sleep(0.05)")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(course.attempt)
+        try:
+            course.until((course.folder / "up").exists)
+            before = (course.folder / "out.ipynb").read_bytes()
+            assert "RunHeld" in course.attempt(code=1)
+            assert (course.folder / "out.ipynb").read_bytes() == before
+        finally:
+            (course.folder / "over").touch()
+        first.result(timeout=60)
+    assert course.ran() == [1, 1]

@@ -18,7 +18,7 @@ from qcity_nb.notebook.bookkeeper import Bookkeeper, local_path
 
 def keeper(folder: Path, output: str) -> Bookkeeper:
     desk = SimpleNamespace(executed=folder / "desk/executed.ipynb", path=folder / "desk")
-    seat: Any = SimpleNamespace(desk=desk, output=None)
+    seat: Any = SimpleNamespace(desk=desk, output=None, process=None)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
     return Bookkeeper(book, seat, output_path=output, progress_bar=False)
 

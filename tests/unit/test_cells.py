@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,31 @@ def test_what_did_not_change_is_not_written_again(kernel: Kernel) -> None:
     kernel.live["n"] = 1
     assert kernel.cell() < 10_000
     assert len(kernel.cells.records[1].space.groups) == 1  # type: ignore[union-attr]
+
+
+def test_a_snapshot_that_takes_too_long_is_given_up_and_costs_nothing_later(kernel: Kernel) -> None:
+    kernel.live["small"] = [1]
+    kernel.cell()
+    kernel.live["large"] = [f"{n:x}" for n in range(2_000_000)]
+    kernel.cells.finished(1, CellRecord(chain="c1", number=2), {})
+    limit_s = 0.01
+    begun_s = time.perf_counter()
+    assert kernel.cells.take(stored=kernel.tier.stored, limit_s=limit_s) > limit_s
+    gave_up_s = time.perf_counter() - begun_s
+    begun_s = time.perf_counter()
+    assert kernel.cells.take(stored=kernel.tier.stored) == 0.0
+    assert gave_up_s < (time.perf_counter() - begun_s) / 2
+    assert kernel.cells.draft().shot is not None
+
+
+def test_a_snapshot_that_is_known_to_take_too_long_is_not_tried(kernel: Kernel) -> None:
+    kernel.live["large"] = [f"{n:x}" for n in range(200_000)]
+    kernel.cell()
+    kernel.cells.finished(1, CellRecord(chain="c1", number=2), {})
+    (group,) = fold(kernel.cells.records).values()
+    needs_s = kernel.cells.take(stored=kernel.tier.stored, limit_s=group.cost_s / 2)
+    assert needs_s >= group.cost_s
+    assert kernel.cells.draft().shot is None
 
 
 def test_what_pickling_took_is_kept_and_is_no_change(kernel: Kernel) -> None:

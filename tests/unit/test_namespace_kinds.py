@@ -255,6 +255,36 @@ def test_torchscript_is_saved_its_own_way() -> None:
     assert back["function"](x)[0, 0] == 2
 
 
+@pytest.mark.parametrize("stepped", [0, 1, 3])
+def test_a_scheduler_still_knows_whether_its_optimizer_has_stepped(stepped: int) -> None:
+    weight: Any = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.5, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for _ in range(stepped):
+        weight.sum().backward()
+        optimizer.step()
+        schedule.step()
+    back = restored(kept({"weight": weight, "optimizer": optimizer, "schedule": schedule}))
+    assert back["schedule"].optimizer is back["optimizer"]
+    back["weight"].sum().backward()
+    weight.sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for one, other in ((optimizer, schedule), (back["optimizer"], back["schedule"])):
+            one.step()
+            other.step()
+    assert torch.equal(back["weight"], weight)
+    assert back["schedule"].get_last_lr() == schedule.get_last_lr()
+
+
+def test_a_scheduler_that_steps_first_is_told_so_in_a_new_kernel_too() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.5)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    back = restored(kept({"optimizer": optimizer, "schedule": schedule}))
+    with pytest.warns(UserWarning, match=r"before `optimizer\.step\(\)`"):
+        back["schedule"].step()
+
+
 def test_figures_come_back() -> None:
     matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is in the extra `all`")
     matplotlib.use("agg")

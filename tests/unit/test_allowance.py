@@ -1,0 +1,49 @@
+"""How much of the cells' time snapshots take, whatever they cost."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from qcity_nb.notebook.allowance import START_S, Allowance
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_snapshots_take_their_share_and_one_snapshot_at_most(seed: int) -> None:
+    rng = random.Random(seed)
+    allowance, cells_s, spent_s, largest_s, taken = Allowance(0.1), 0.0, 0.0, 0.0, 0
+    for _ in range(500):
+        wall_s, cost_s = rng.expovariate(1.0), rng.expovariate(1 / 0.3)
+        cells_s += wall_s
+        allowance.ran(wall_s)
+        limit_s = allowance.limit_s
+        if limit_s <= 0:
+            continue
+        if rng.random() < 0.5 and cost_s > limit_s:
+            allowance.postponed(2 * limit_s, limit_s)
+            spent_s += limit_s
+        else:
+            allowance.took(cost_s)
+            spent_s, largest_s, taken = spent_s + cost_s, max(largest_s, cost_s), taken + 1
+    assert spent_s <= START_S + 0.1 * cells_s + largest_s
+    assert taken > 20, f"seed {seed}"
+
+
+def test_what_is_too_dear_waits_until_there_is_enough() -> None:
+    allowance = Allowance(0.1)
+    allowance.postponed(1.0)
+    assert allowance.is_waiting
+    for _ in range(17):
+        allowance.ran(0.5)
+        assert allowance.limit_s == 0.0
+    allowance.ran(0.6)
+    assert allowance.limit_s >= 1.0
+    allowance.took(1.0)
+    assert not allowance.is_waiting
+
+
+def test_a_share_of_nothing_means_no_snapshots() -> None:
+    allowance = Allowance(0.0)
+    allowance.ran(1e6)
+    assert allowance.limit_s == 0.0
