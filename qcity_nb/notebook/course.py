@@ -23,6 +23,7 @@ from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain, finished
 from qcity_nb.notebook import again
 from qcity_nb.notebook.need import mentioned, mentioned_in_bodies
+from qcity_nb.notebook.widgets import put_states, shows_widgets, states_in
 
 __all__ = ["Course", "OnceInDoubt", "Told"]
 
@@ -197,6 +198,7 @@ class Course:
     def counted(self, index: int, *, run: Callable[[int], bool]) -> bool:
         """Run a finished cell again, under the number that it had; what ``run`` says of it."""
         number = self._records[self._positions[index]]["number"]
+        self._shown.pop(self._positions[index], None)
         self._ask("count", number=number)
         is_well = run(index)
         self._ask("count", number=self._next_number())
@@ -211,6 +213,7 @@ class Course:
         cell.execution_count = record["number"]
         for display, indexes in told["displays"].items():
             self._client._display_id_map.setdefault(display, {})[place] = list(indexes)
+        put_states(told.get("widgets", {}), self._client)
         self._shown[position] = content
 
     def passed(self, index: int) -> bool:
@@ -300,9 +303,15 @@ class Course:
                 displays.setdefault(index, {})[display] = list(places)
         for position, index in enumerate(self._places[: upto + 1]):
             outputs = self._cells[index].get("outputs", [])
+            may_change = position == upto or position not in self._shown or index in displays
+            if not may_change and not shows_widgets(outputs):
+                continue
             content = ""
             if outputs:
-                content = json.dumps({"outputs": outputs, "displays": displays.get(index, {})}, separators=(",", ":"))
+                told = {"outputs": outputs, "displays": displays.get(index, {})}
+                if states := states_in(outputs, self._client):
+                    told["widgets"] = states
+                content = json.dumps(told, separators=(",", ":"))
             if content != self._shown.get(position, ""):
                 self._shown[position] = content
                 yield position, content

@@ -33,8 +33,8 @@ from qcity_nb.run.desk import Desk
 
 __all__ = ["answer", "session_here"]
 
-WAIT_S, WAIT_SHARE = 0.02, 0.05
-"""How long a cell's snapshot is waited for: seconds, and of the cell's own time."""
+WAIT_SHARE = 0.05
+"""So much of a cell's time its snapshot is waited for: the next cell may kill the kernel at once."""
 ONCE_S = 120.0
 """How long a cell that must not run twice waits until the store knows that it begins, or has ended."""
 
@@ -175,8 +175,7 @@ def _finished(told: str) -> Mapping[str, Any]:
         session.save("cell", strict=found["last"] or is_once)
     if is_once:
         session.contact.ask("flush", wait_s=ONCE_S)
-    # A cell that may kill the kernel follows at once; what took long is worth a moment.
-    session.wait_saved(max(WAIT_S, WAIT_SHARE * record.wall_s))
+    session.wait_saved(WAIT_SHARE * record.wall_s)
     cost_s = time.perf_counter() - began_s
     if is_taken:
         allowance.took(cost_s)

@@ -266,3 +266,21 @@ def test_who_may_not_have_the_run_leaves_the_output_alone(course: Course) -> Non
             (course.folder / "over").touch()
         first.result(timeout=60)
     assert course.ran() == [1, 1]
+
+
+def test_widgets_of_finished_cells_are_still_in_the_notebook(course: Course) -> None:
+    pytest.importorskip("ipywidgets", reason="ipywidgets is in the extra `local`")
+    course.write(
+        "import ipywidgets as w\nbar = w.IntProgress(0, 0, 9)\nw.VBox([bar, w.HTML('<b>on</b>')])",
+        "bar.value = 7",
+        "die('here')",
+    )
+    course.attempt(code=DIED)
+    course.attempt()
+    assert course.ran() == [1, 1, 1, 2]
+    states = course.book.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    (shown,) = next(cell for cell in course.book.cells if "VBox" in cell.source).outputs
+    box = states[shown.data["application/vnd.jupyter.widget-view+json"]["model_id"]]["state"]
+    bar, text = (states[child.removeprefix("IPY_MODEL_")]["state"] for child in box["children"])
+    assert (bar["value"], text["value"]) == (7, "<b>on</b>")
+    assert box["layout"].removeprefix("IPY_MODEL_") in states
