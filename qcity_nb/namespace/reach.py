@@ -43,7 +43,7 @@ _QUIET = frozenset({"qcity_nb", "tqdm", "IPython", "ipykernel", "zmq", "tornado"
 
 
 class Reach:
-    """What has been within reach since the last `clear`.
+    """What has been within reach since the last `clear`; before the first, everything.
 
     Args:
         live: the notebook's namespace itself, not a copy.
@@ -56,9 +56,11 @@ class Reach:
         self._usual_frozen = gc.get_freeze_count()
         self._forever = ""
         self._ran = Mention()
+        self._threads = ""
+        self._start: dict[str, int] = {}
+        self._census: census.Census | None = None
         self.why = ""
         """Why `reached` last said everything."""
-        self.clear()
 
     def ran(self, source: str) -> None:
         """Note that a cell ran, to its end or not.
@@ -85,13 +87,14 @@ class Reach:
 
     def reached(self) -> frozenset[str] | None:
         """Names of variables that may have changed, deleted ones included; ``None``: any may have."""
-        self.why = self._forever or self._threads or self._new_threads() or self._census.why or self._ran.everything
-        if self.why:
-            return None
-        return self._follow()
-
-    def _follow(self) -> frozenset[str] | None:
         known = self._census
+        if known is None:
+            self.why = "nobody has looked at the variables yet"
+            return None
+        self.why = self._forever or self._threads or self._new_threads() or known.why or self._ran.everything
+        return None if self.why else self._follow(known)
+
+    def _follow(self, known: census.Census) -> frozenset[str] | None:
         names = set(self._ran.names)
         if names & _LOADS:
             names |= {name for name, number in known.roots.items() if number in known.leads or number in known.mentions}

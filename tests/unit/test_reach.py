@@ -233,7 +233,7 @@ def misses(live: dict[str, Any], seed: int, kinds: Sequence[str] = (), cells: in
     """The first change that was not within reach; how often the answer was some names, and everything."""
     chance = random.Random(seed)
     run(live, START)
-    watch = Reach(live)
+    watch = looking(live)
     some = everything = 0
     said = []
     kinds = kinds or chance.sample(CELLS, 15)  # few kinds at a time: they meet each other more often
@@ -353,6 +353,13 @@ def test_each_rule_is_needed(live: Callable[[], dict[str, Any]], monkeypatch: py
         mention.in_code.cache_clear()
 
 
+def looking(made: dict[str, Any]) -> Reach:
+    watch = Reach(made)
+    assert watch.reached() is None, "nobody has looked yet"
+    watch.clear()
+    return watch
+
+
 def namespace(source: str, live: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     made = live()
     exec(compile(source, "<cell>", "exec"), made)
@@ -395,7 +402,7 @@ def namespace(source: str, live: Callable[[], dict[str, Any]]) -> dict[str, Any]
 def test_everything(source: str, live: Callable[[], dict[str, Any]]) -> None:
     made = namespace("import sys\nfrom sys import _getframe as frame\nrun_it = eval\nhooks = [exec]\nx = [1]", live)
     made["space"] = made
-    watch = Reach(made)
+    watch = looking(made)
     watch.ran(source)
     assert watch.reached() is None
     assert watch.why
@@ -428,7 +435,7 @@ def test_names(source: str, names: set[str], live: Callable[[], dict[str, Any]])
         "def call(y):\n    return [reader() for each in y]",
         live,
     )
-    watch = Reach(made)
+    watch = looking(made)
     watch.ran(source)
     made["_"] = 2
     reached = watch.reached()
@@ -438,7 +445,7 @@ def test_names(source: str, names: set[str], live: Callable[[], dict[str, Any]])
 
 
 def test_later_code_means_everything_for_good(live: Callable[[], dict[str, Any]]) -> None:
-    watch = Reach(namespace("x = [1]", live))
+    watch = looking(namespace("x = [1]", live))
     watch.ran("loop.call_later(1, x.append, 1)")
     watch.clear()
     assert watch.reached() is None
@@ -446,7 +453,7 @@ def test_later_code_means_everything_for_good(live: Callable[[], dict[str, Any]]
 
 def test_what_was_bound_out_of_sight_counts(live: Callable[[], dict[str, Any]]) -> None:
     made = namespace("x, y, z = [1], [2], [3]", live)
-    watch = Reach(made)
+    watch = looking(made)
     made["x"], made["new"] = [1], 1
     del made["y"]
     watch.ran("y")
@@ -456,7 +463,7 @@ def test_what_was_bound_out_of_sight_counts(live: Callable[[], dict[str, Any]]) 
 
 
 def test_a_thread_means_everything_until_after_its_end(live: Callable[[], dict[str, Any]]) -> None:
-    watch = Reach(namespace("x = [1]", live))
+    watch = looking(namespace("x = [1]", live))
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
     thread.start()
@@ -474,7 +481,7 @@ def test_a_thread_means_everything_until_after_its_end(live: Callable[[], dict[s
 
 def test_a_large_variable_is_not_walked_to_its_end(live: Callable[[], dict[str, Any]]) -> None:
     made = namespace("records = [{'a': [n]} for n in range(30_000)]\ndef f(): return 1\ny = 1", live)
-    watch = Reach(made)
+    watch = looking(made)
     watch.ran("z = f() + y")
     assert watch.reached() == frozenset({"f", "y"})
     run(made, "records[-1]['a'] = f")
@@ -502,7 +509,7 @@ def test_records_of_a_dataclass_may_be_many(live: Callable[[], dict[str, Any]]) 
             ),
             made,
         )
-        watch = Reach(made)
+        watch = looking(made)
     finally:
         del sys.modules[module.__name__]
     watch.ran("y = 2")
@@ -517,6 +524,7 @@ from qcity_nb.namespace.reach import Reach
 shell = InteractiveShell.instance()
 sys.modules["__main__"] = shell.user_module
 watch, said = Reach(shell.user_ns), []
+watch.clear()
 for cell in json.loads(sys.argv[2]):
     shell.run_cell(cell, store_history=True)
     watch.ran(shell.input_transformer_manager.transform_cell(cell))
