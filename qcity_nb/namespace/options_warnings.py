@@ -23,7 +23,7 @@ def _pattern(value: Any) -> Any:
     if value is None or type(value) is str:  # Python's own filters have a plain text here
         return value
     if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
-        return [value.pattern, value.flags & ~re.UNICODE]
+        return [value.pattern, value.flags & ~int(re.UNICODE)]
     raise _Odd
 
 
