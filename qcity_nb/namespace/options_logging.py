@@ -13,7 +13,7 @@ from qcity_nb.namespace.told import told, untold
 
 __all__ = ["libraries"]
 
-_STYLES = {
+_STYLES: dict[type, str] = {
     logging.PercentStyle: "%",
     logging.StrFormatStyle: "{",
     logging.StringTemplateStyle: "$",
@@ -159,7 +159,7 @@ class _Loggers:
 
     @staticmethod
     def _sentence(what: str) -> str:
-        return f"The {what} does not come back: set it up in a cell tagged qcity-rerun."
+        return f"The {what} does not come back: add it in a cell tagged qcity-rerun."
 
 
 def _look() -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ def _rc_params() -> Iterator[tuple[str, Any]]:
     defaults = getattr(matplotlib, "rcParamsDefault", None)
     if defaults is None:
         return
-    for name in defaults:
+    for name in sorted(dict.keys(defaults)):  # its own iterator lets Python forget which warnings it has shown
         # The back end is the host's; asking for it by the usual way would load one.
         if name.startswith("backend") or name == "interactive":
             continue

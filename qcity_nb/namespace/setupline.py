@@ -67,8 +67,8 @@ def _is_whole(lines: list[str]) -> bool | None:
         for _ in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
             pass
     except tokenize.TokenError as error:
-        # Since 3.12 other faults have this name too.
-        return False if "EOF in multi-line" in str(error) else None
+        # Since 3.12 other faults have this name too, and open texts another message.
+        return False if re.search("EOF in multi-line|unterminated triple-quoted", str(error)) else None
     except SyntaxError:
         return None
     return True

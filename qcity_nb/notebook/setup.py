@@ -21,9 +21,9 @@ def again_set_up(shell: Any, sources: Iterable[str]) -> list[str]:
 
 
 def _run(shell: Any, line: str) -> Iterator[str]:
-    name, _, arguments = line.removeprefix("%").partition(" ")
+    code = shell.transform_cell(line)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            shell.run_line_magic(name, arguments.strip())
+            exec(code, shell.user_ns)  # noqa: S102 - the cell ran it so: a magic's `$name` is a variable of the caller's
     except Exception as error:  # noqa: BLE001 - an extension runs any code
         yield f"`{line}` could not run again ({type(error).__name__}: {error})."

@@ -38,7 +38,6 @@ MAGICS = """
 %autoreload 2
 %config InlineBackend.figure_format='retina'
 %precision 3
-%alias_of_nothing = 1
 text = '''
 %precision 7
 '''

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def test_a_library_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch,
         raise KeyError(name)
 
     options = Options(tmp_path)
-    monkeypatch.setattr(options, "_libraries", (Library("x", look, put), Library("y", lambda: [], put)))
+    monkeypatch.setattr(options, "_libraries", (Library("x", look, put), Library("y", list, put)))
     assert options.look() == {"x": {"a": 1}}
     assert options.put({"x": {"a": 1}, "z": {"b": 2}}) == ["x's option a could not be set to 1 (KeyError)."]
     assert done == [("a", 1)]
@@ -70,16 +69,17 @@ def test_what_may_be_told(value: object, is_one: bool) -> None:
     assert is_safe("name", value) is is_one
 
 
-def test_looking_lets_warnings_be_shown_once(tmp_path: Path) -> None:
-    import warnings
-
-    seen = []
-    options = Options(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.showwarning = lambda *told, **more: seen.append(told)  # type: ignore[assignment]
-        for _ in range(3):
-            warnings.warn("once", stacklevel=1)
-            options.look()
-    assert len(seen) == 1
-    assert "numpy" not in sys.modules or seen
+def test_looking_does_not_let_python_forget_what_it_has_shown(tmp_path: Path) -> None:
+    """A warning is shown once for each place, and would be so again in each cell."""
+    imports = "import warnings\nfor name in ('numpy', 'torch', 'sklearn', 'pandas', 'matplotlib.pyplot'):\n"
+    imports += "    try: __import__(name)\n    except ImportError: pass"
+    code = """
+seen = []
+warnings.showwarning = lambda *told, **more: seen.append(told)
+for _ in range(3):
+    warnings.warn('once', stacklevel=1)
+    options.look()
+result = len(seen)
+"""
+    found = carry(tmp_path, imports, "warnings.simplefilter('default')", code)
+    assert found.there == found.here == 1

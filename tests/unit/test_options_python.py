@@ -6,7 +6,7 @@ from settings_world import carry
 
 SHOW = """
 c = decimal.getcontext()
-result = [sys.getrecursionlimit(), c.prec, c.rounding, locale.setlocale(locale.LC_TIME), locale.setlocale(locale.LC_ALL)]
+result = [sys.getrecursionlimit(), c.prec, c.rounding, locale.setlocale(locale.LC_ALL)]
 """
 
 

@@ -40,7 +40,9 @@ def test_all_settings(tmp_path: Path) -> None:
     assert len(found.options["torch"]) == 10
 
 
-@pytest.mark.parametrize("environ", [{}, {"OMP_NUM_THREADS": "1"}, {"MKL_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "3,2"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"OMP_NUM_THREADS": "1"}, {"MKL_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "3,2"}]
+)
 def test_what_torch_takes_by_itself_is_not_told(tmp_path: Path, environ: dict[str, str]) -> None:
     """Another host takes what is right for it."""
     found = carry(tmp_path, "import torch", "torch.set_num_threads(torch.get_num_threads())", SHOW, environ=environ)
