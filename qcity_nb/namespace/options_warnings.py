@@ -93,7 +93,7 @@ def library() -> Library:
             return
         while told and tail and told[-1][0] == tail[-1]:
             del told[-1], tail[-1]
-        yield "filters", [{**one, "own": item in own} for item, one in told if one is not None]
+        yield "filters", [one | ({"own": True} if item in own else {}) for item, one in told if one is not None]
         if gone := [one for item in own if item not in now and (one := _told(item)) is not None]:
             yield "gone", gone
 

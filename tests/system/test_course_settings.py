@@ -66,7 +66,7 @@ print([line for line in shown.splitlines() if 'this' in line and 'Warning' in li
 SHELL = """
 from matplotlib_inline.config import InlineBackend
 shell = get_ipython()
-print(sorted(name for name in shell.extension_manager.loaded if name == 'autoreload'))
+print(sorted(name for name in shell.extension_manager.loaded if 'autoreload' in name))
 print(shell.magics_manager.registry['AutoreloadMagics']._reloader.enabled, InlineBackend.instance().figure_formats)
 1 / 3
 """
@@ -94,6 +94,7 @@ def test_settings_and_magics_hold(course: Course) -> None:
     calm.attempt()
     assert course.shown() == calm.shown()
     assert "mine: error" in course.shown()[4][0]
+    assert "['IPython.extensions.autoreload']\nTrue {'retina'}\n" in course.shown()[5]
     assert course.shown()[5][-1] == "0.333"
 
 
