@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -88,6 +90,8 @@ def _told(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
     handlers = [_handler(each, root) for each in logger.handlers if type(each) is not logging.NullHandler]
     if handlers:
         found["handlers"] = handlers
+        if name.partition(".")[0] in sys.modules:
+            found["imported"] = True
     if logger.filters:
         found["filters"] = [_kind(each) for each in logger.filters]
     return found
@@ -129,6 +133,10 @@ class _Loggers:
                 yield name, found
 
     def put(self, name: str, found: Any) -> Iterator[str]:
+        if found.get("imported"):
+            # Imported later, it would find its handlers there, and add them a second time.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name.partition(".")[0])
         logger = logging.getLogger(None if name == "root" else name)
         logger.setLevel(found.get("level", logging.NOTSET))
         logger.disabled = bool(found.get("disabled"))

@@ -11,8 +11,27 @@ from qcity_nb.namespace.option import Library
 
 __all__ = ["LIBRARIES"]
 
-_CYCLER = "cycler"
-"""The one key under which matplotlib's cycle of colours is told."""
+_CYCLER, _FORMAT, _FUNCTION = "cycler", "format", "function"
+"""The one key under which a cycle of colours is told, a text's `format`, and another function by its name."""
+
+
+def _function(value: Any) -> dict[str, str]:
+    text = getattr(value, "__self__", None)
+    if isinstance(text, str) and value == text.format:
+        return {_FORMAT: str(text)}
+    return {_FUNCTION: getattr(value, "__qualname__", type(value).__qualname__)}
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {_FUNCTION}
+
+
+def _made(value: Any) -> Any:
+    return value[_FORMAT].format if isinstance(value, Mapping) and value.keys() == {_FORMAT} else value
+
+
+def _lost(option: str, name: str) -> str:
+    return f"{option} was the function {name}, which does not come back: set it in a cell tagged qcity-rerun."
 
 
 def _rc_params() -> Iterator[tuple[str, Any]]:
@@ -55,11 +74,18 @@ def _print_options() -> Iterator[tuple[str, Any]]:
     if not hasattr(numpy, "get_printoptions"):
         return
     for name, value in numpy.get_printoptions().items():
-        if name in _NUMPY_DEFAULTS and value != _NUMPY_DEFAULTS[name]:
+        if name == "formatter" and value:
+            yield name, {kind: _function(each) for kind, each in value.items() if each is not None}
+        elif name in _NUMPY_DEFAULTS and value != _NUMPY_DEFAULTS[name]:
             yield name, value
 
 
-def _put_print_options(name: str, value: Any) -> None:
+def _put_print_options(name: str, value: Any) -> Iterator[str]:
+    if name == "formatter":
+        for kind, each in value.items():
+            if _is_function(each):
+                yield _lost(f"numpy's formatter of {kind}", each[_FUNCTION])
+        value = {kind: _made(each) for kind, each in value.items() if not _is_function(each)}
     importlib.import_module("numpy").set_printoptions(**{name: value})
 
 
@@ -92,11 +118,14 @@ def _pandas_options() -> Iterator[tuple[str, Any]]:
             continue  # how to compute is the code's to say; some of those warn when they are read
         value = pandas.get_option(name)
         if value != option.defval:
-            yield name, value
+            yield name, _function(value) if callable(value) else value
 
 
-def _put_pandas_options(name: str, value: Any) -> None:
-    importlib.import_module("pandas").set_option(name, value)
+def _put_pandas_options(name: str, value: Any) -> Iterator[str]:
+    if _is_function(value):
+        yield _lost(f"pandas' option {name}", value[_FUNCTION])
+    else:
+        importlib.import_module("pandas").set_option(name, _made(value))
 
 
 def _sklearn_config() -> Iterator[tuple[str, Any]]:

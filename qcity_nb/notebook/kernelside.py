@@ -25,8 +25,8 @@ from qcity_nb.namespace.surroundings import Surround
 from qcity_nb.notebook import history, kernel, plotting
 from qcity_nb.notebook.cells import Cells
 from qcity_nb.notebook.interrupt import uninterrupted
+from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
-from qcity_nb.notebook.setup import again_set_up
 from qcity_nb.run.desk import Desk
 
 __all__ = ["OUTPUTS", "answer", "session_here"]
@@ -133,7 +133,7 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
         raise
     plotting.show_inline()
     history.put(_shell(), sources, number)
-    said += again_set_up(_shell(), sources.values())
+    said += run_again(_shell(), sources.values())
     said += course.surround.settle()  # what was set last holds, whether by a magic or by a call
     return {"said": said}
 

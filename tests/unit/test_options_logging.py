@@ -121,3 +121,12 @@ def test_what_holds_for_all(tmp_path: Path) -> None:
     found = carry(tmp_path, IMPORTS, "logging.disable(20)\nlogging.captureWarnings(True)", show)
     assert found.here == found.there == [20, True]
     assert found.options == {"logging": {"disable": 20, "captureWarnings": True}}
+
+
+def test_a_package_that_is_imported_later_has_its_handlers_once(tmp_path: Path) -> None:
+    tmp_path.joinpath("pack.py").write_text(
+        "import logging\nlogging.getLogger('pack').addHandler(logging.StreamHandler())"
+    )
+    show = "import pack; result = len(logging.getLogger('pack').handlers)"
+    found = carry(tmp_path, IMPORTS + "; sys.path.insert(0, '.')", "import pack", show)
+    assert (found.there, found.here, found.said) == (1, 1, [])

@@ -40,9 +40,27 @@ def test_matplotlib(tmp_path: Path) -> None:
 def test_pandas(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
     code = "pd.set_option('display.max_rows', 7)\npd.set_option('display.float_format', '{:.1f}'.format)"
-    found = carry(tmp_path, "import pandas as pd", code, "result = pd.get_option('display.max_rows')")
-    assert (found.here, found.said) == (7, [])
-    assert found.options["pandas"] == {"display.max_rows": 7}
+    show = "result = [pd.get_option('display.max_rows'), str(pd.Series([1 / 3]))]"
+    found = carry(tmp_path, "import pandas as pd", code, show)
+    assert found.here == found.there
+    assert "0.3\n" in found.here[1]
+    assert (found.here[0], found.said) == (7, [])
+
+
+def test_functions_that_format(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    code = """
+pd.set_option('display.float_format', lambda x: f'{x:.1f}')
+np.set_printoptions(formatter={'float': '{:.1f}'.format, 'int': hex})
+"""
+    show = "result = [pd.get_option('display.float_format') is None, str(np.array([1 / 3])), str(np.array([16]))]"
+    found = carry(tmp_path, "import numpy as np, pandas as pd", code, show)
+    assert found.there == [False, "[0.3]", "[0x10]"]
+    assert found.here == [True, "[0.3]", "[16]"]
+    assert [said.partition(",")[0] for said in found.said] == [
+        "numpy's formatter of int was the function hex",
+        "pandas' option display.float_format was the function <lambda>",
+    ]
 
 
 def test_sklearn(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from qcity_nb.namespace.setupline import setup_lines
 
-__all__ = ["again_set_up"]
+__all__ = ["run_again"]
 
 
-def again_set_up(shell: Any, sources: Iterable[str]) -> list[str]:
+def run_again(shell: Any, sources: Iterable[str]) -> list[str]:
     """Run the magics of these cells again that set the shell up, in order; what they show is thrown away.
 
     Returns: a sentence for each that failed.
