@@ -132,9 +132,9 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
         _shell().reset(new_session=False)
         raise
     plotting.show_inline()
-    history.put(_shell(), sources, number)
     said += run_again(_shell(), sources.values())
     said += course.surround.settle()  # what was set last holds, whether by a magic or by a call
+    history.put(_shell(), sources, number)
     return {"said": said}
 
 
