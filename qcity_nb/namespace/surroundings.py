@@ -1,23 +1,24 @@
-"""What surrounds the variables of a kernel: working directory, import path, some of the environment, display options.
+"""What surrounds the variables of a kernel: working directory, import path, some of the environment, settings.
 
 Environment variables come along by an allow-list of names, and only where the notebook changed them: what the host
 itself sets stays the host's. A name or a value that looks like a secret never does, whatever the list says.
-Random generators are not here (`checkpoint/generators.py`), and neither is what imported modules hold.
+Of what imported modules hold, the settings are here that `options.py` knows; random generators are not
+(`checkpoint/generators.py`).
 """
 
 from __future__ import annotations
 
 import fnmatch
-import importlib
-import math
 import os
-import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from qcity_nb.namespace.options import Options
+from qcity_nb.namespace.secret import looks_secret
+from qcity_nb.namespace.told import told, untold
 
 __all__ = ["Surround", "Surroundings", "is_allowed", "looks_secret"]
 
@@ -30,39 +31,6 @@ _ALLOWED = (
     *("TZ", "LANG", "LANGUAGE", "LC_*", "MPLBACKEND", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"),
 )
 """Names and patterns. Each tells a library how to compute or to show; none says who may."""
-
-_SECRET_NAME = re.compile(
-    r"TOKEN(?!IZERS?(?:_|$))|KEYS?(?:_|$)|SECRET|PASSW|PASSPHRASE|(?:^|_)(?:PASS|PWD|AUTH|"
-    r"PAT|SAS|DSN|COOKIE|BEARER|JWT|CERT|SIGNATURE)(?:_|$)|CREDENTIAL|PRIVATE|WEBHOOK|NETRC",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"""
-    (?<![A-Za-z0-9])(?:
-        hf_[A-Za-z0-9]{6} | api_org_[A-Za-z0-9]{6} | sk-[A-Za-z0-9_-]{6} | sk_(?:live|test)_ | rk_(?:live|test)_
-      | gh[opsur]_[A-Za-z0-9]{6} | github_pat_ | glpat- | gldt- | xox[abeoprs]- | xapp-
-      | AKIA[A-Z0-9]{8} | ASIA[A-Z0-9]{8} | AIza[A-Za-z0-9_-]{8} | ya29\.
-      | eyJ[A-Za-z0-9_-]{8} | pypi-[A-Za-z0-9] | npm_[A-Za-z0-9]{6}
-      | dop_v1_ | dckr_pat_ | nvapi- | gsk_[A-Za-z0-9]{6} | r8_[A-Za-z0-9]{6} | wandb_v1_
-      | SG\.[A-Za-z0-9_-]{8} | shpat_ | lin_api_
-      | (?:bearer|basic)\s+[A-Za-z0-9+/=._-]{6}
-    )
-    | -----BEGIN\s
-    | [a-z][a-z0-9+.-]*://[^/\s@]*@                      # any user in an address: a token may stand in its place
-    | [?&;\s](?:sig|signature|x-amz-[a-z-]+)=
-    | (?:token|passw(?:or)?d|pwd|secret|api_?key|access_?key|accountkey|credential)["']?\s*[=:]
-    | \b[0-9a-f]{32,}\b                                  # hexadecimal keys
-    | (?-i:(?<![\w/.-])(?=[\w+/=-]*[0-9])(?=[\w+/=-]*[a-z])(?=[\w+/=-]*[A-Z])[A-Za-z0-9+/_=-]{24,}(?![\w/.-]))
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-_LONGEST = 4096
-"""Longer values of settings are not known; a key file's content may be."""
-
-
-def looks_secret(name: str, value: str) -> bool:
-    """Does a variable's name or value look as if it let somebody in? Rather once too often than too seldom."""
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)) or len(value) > _LONGEST
 
 
 def is_allowed(name: str) -> bool:
@@ -86,6 +54,8 @@ class Surroundings:
     numpy: Mapping[str, Any] = field(default_factory=dict)
     pandas: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from their defaults."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The same of other libraries, by their names in `options.py`; the three above were there first."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -103,6 +73,8 @@ class Surround:
         # Only what may come along is remembered: no secret is kept in memory a second time.
         self._before = self._telling()
         self._path = list(sys.path)
+        self._options = Options(self._root)
+        self._found = Surroundings()
 
     def _telling(self) -> dict[str, str]:
         return {
@@ -112,7 +84,7 @@ class Surround:
     def look(self) -> Surroundings:
         """How things are now."""
         try:
-            cwd = _told(Path.cwd(), self._root)
+            cwd = told(Path.cwd(), self._root)
         except OSError:  # the directory was removed under the process
             cwd = ""
         entries = [each for each in sys.path if isinstance(each, str)]
@@ -124,36 +96,46 @@ class Surround:
         changed: dict[str, str | None] = {name: now[name] for name in now if self._before.get(name) != now[name]}
         # A variable that is there, though not told, became one that looks secret: it is not deleted elsewhere.
         changed |= {name: None for name in self._before if name not in self._environ}
+        options = self._options.look()
         return Surroundings(
             cwd=cwd,
-            path=tuple(_told(Path(each), self._root) if each else "" for each in (*first, *last)),
+            path=tuple(told(Path(each), self._root) if each else "" for each in (*first, *last)),
             path_first=len(first),
             environ=changed,
-            matplotlib=dict(_rc_params()),
-            numpy=dict(_print_options()),
-            pandas=dict(_pandas_options()),
+            matplotlib=options.pop("matplotlib", {}),
+            numpy=options.pop("numpy", {}),
+            pandas=options.pop("pandas", {}),
+            options=options,
         )
 
     def put(self, found: Surroundings) -> list[str]:
-        """Make things as they were found.
+        """Make things as they were found, before the variables come back.
 
         Returns: a sentence for each thing that could not be, for the user to read.
-        Does not: undo what this kernel changed itself; take back imports that were done under another path.
+        Does not: undo what this kernel changed itself; take back imports that were done under another path;
+            touch libraries, but for Python's own limit: ``settle`` does.
         """
-        said = [*self._put_cwd(found.cwd), *self._put_path(found), *self._put_environ(found.environ)]
-        for library, options, put in (
-            ("matplotlib", found.matplotlib, _put_rc_params),
-            ("numpy", found.numpy, _put_print_options),
-            ("pandas", found.pandas, _put_pandas_options),
-        ):
-            if options:
-                said += _tried(library, options, put)
-        return said
+        self._found = found
+        limit = found.options.get("python", {}).get("recursion_limit")
+        if isinstance(limit, int) and limit > sys.getrecursionlimit():
+            sys.setrecursionlimit(limit)  # what is nested deeper than usual may be among the variables
+        return [*self._put_cwd(found.cwd), *self._put_path(found), *self._put_environ(found.environ)]
 
-    def _put_cwd(self, told: str) -> Iterator[str]:
-        if not told:
+    def settle(self) -> list[str]:
+        """Set the libraries as ``put`` found them, once the variables and their imports are there.
+
+        An import may set or warn, and under the notebook's own filters a warning may be an error.
+
+        Returns: a sentence for each thing that could not be, for the user to read.
+        """
+        found = self._found
+        three = {"matplotlib": found.matplotlib, "numpy": found.numpy, "pandas": found.pandas}
+        return self._options.put({**found.options, **three})
+
+    def _put_cwd(self, text: str) -> Iterator[str]:
+        if not text:
             return
-        where = _untold(told, self._root)
+        where = untold(text, self._root)
         try:
             if where.resolve().is_relative_to(self._root):
                 where.mkdir(parents=True, exist_ok=True)
@@ -162,7 +144,7 @@ class Surround:
             yield f"The working directory was {where}, which cannot be entered here ({error.strerror})."
 
     def _put_path(self, found: Surroundings) -> Iterator[str]:
-        entries = [str(_untold(each, self._root)) if each else "" for each in found.path]
+        entries = [str(untold(each, self._root)) if each else "" for each in found.path]
         missing = [each for each in entries if each and not Path(each).exists()]
         front = [each for each in entries[: found.path_first] if each not in sys.path]
         sys.path[:0] = front
@@ -181,102 +163,3 @@ class Surround:
                 self._environ[name] = value
         if "PYTHONHASHSEED" in environ:
             yield "PYTHONHASHSEED works only in a process that begins with it."
-
-
-def _told(path: Path, root: Path) -> str:
-    """Below the root relative to it, so that another host finds it below its own."""
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - links below the root stay what they are
-    if whole.is_relative_to(root):
-        return whole.relative_to(root).as_posix()
-    if whole.resolve().is_relative_to(root):
-        return whole.resolve().relative_to(root).as_posix()
-    return str(whole)
-
-
-def _untold(told: str, root: Path) -> Path:
-    return Path(told) if Path(told).is_absolute() else root / PurePosixPath(told)
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value))
-
-
-def _safe(name: str, value: object) -> bool:
-    texts = value if isinstance(value, list | tuple) else [value]
-    return _is_plain(value) and not any(isinstance(each, str) and looks_secret(name, each) for each in texts)
-
-
-def _rc_params() -> Iterator[tuple[str, Any]]:
-    matplotlib: Any = sys.modules.get("matplotlib")
-    defaults = getattr(matplotlib, "rcParamsDefault", None)
-    if defaults is None:
-        return
-    for name in defaults:
-        # The back end is the host's; asking for it by the usual way would load one.
-        if name.startswith("backend") or name == "interactive":
-            continue
-        value = dict.__getitem__(matplotlib.rcParams, name)
-        if value != dict.__getitem__(defaults, name) and _safe(name, value):
-            yield name, value
-
-
-def _put_rc_params(name: str, value: Any) -> None:
-    importlib.import_module("matplotlib").rcParams[name] = value
-
-
-_NUMPY_DEFAULTS: dict[str, Any] = {
-    "edgeitems": 3,
-    "threshold": 1000,
-    "floatmode": "maxprec",
-    "precision": 8,
-    "suppress": False,
-    "linewidth": 75,
-    "nanstr": "nan",
-    "infstr": "inf",
-    "sign": "-",
-    "legacy": False,
-}
-
-
-def _print_options() -> Iterator[tuple[str, Any]]:
-    numpy: Any = sys.modules.get("numpy")
-    if not hasattr(numpy, "get_printoptions"):
-        return
-    for name, value in numpy.get_printoptions().items():
-        if name in _NUMPY_DEFAULTS and value != _NUMPY_DEFAULTS[name] and _safe(name, value):
-            yield name, value
-
-
-def _put_print_options(name: str, value: Any) -> None:
-    importlib.import_module("numpy").set_printoptions(**{name: value})
-
-
-def _registered() -> Mapping[str, Any]:
-    config: Any = sys.modules.get("pandas._config.config")
-    return getattr(config, "_registered_options", {})
-
-
-def _pandas_options() -> Iterator[tuple[str, Any]]:
-    pandas: Any = sys.modules.get("pandas")
-    for name, option in list(_registered().items()):
-        if not name.startswith(("display.", "plotting.", "styler.")):
-            continue  # how to compute is the code's to say; some of those warn when they are read
-        value = pandas.get_option(name)
-        if value != option.defval and _safe(name, value):
-            yield name, value
-
-
-def _put_pandas_options(name: str, value: Any) -> None:
-    importlib.import_module("pandas").set_option(name, value)
-
-
-def _tried(library: str, options: Mapping[str, Any], put: Callable[[str, Any], None]) -> Iterator[str]:
-    for name, value in options.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the notebook that set the option was told already
-                put(name, value)
-        except Exception as error:  # noqa: BLE001 - an option that this release lacks must not stop a restore
-            yield f"{library}'s option {name} could not be set to {value!r} ({type(error).__name__})."

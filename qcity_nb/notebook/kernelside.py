@@ -28,6 +28,7 @@ from qcity_nb.notebook import history, kernel, plotting
 from qcity_nb.notebook.allowance import Allowance
 from qcity_nb.notebook.cells import Cells
 from qcity_nb.notebook.interrupt import uninterrupted
+from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
 from qcity_nb.run.desk import Desk
 
@@ -135,6 +136,8 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
         _shell().reset(new_session=False)
         raise
     plotting.show_inline()
+    said += run_again(_shell(), sources.values())
+    said += course.surround.settle()  # what was set last holds, whether by a magic or by a call
     history.put(_shell(), sources, number)
     return {"said": said, "outputs": str(outputs)}
 

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -198,30 +197,57 @@ def test_harmless_variables_come_along(root: Path, name: str, value: str) -> Non
     assert surround.look().environ == {name: value}
 
 
-def test_options_of_libraries(root: Path) -> None:
-    matplotlib = pytest.importorskip("matplotlib")
+def test_libraries_are_set_once_the_variables_are_there(root: Path) -> None:
     numpy = pytest.importorskip("numpy")
-    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pandas")
     surround = Surround(root, {})
-    print_options: Any = numpy.get_printoptions()
-    with matplotlib.rc_context(), pandas.option_context("display.max_rows", 7), numpy.printoptions(precision=3):
-        matplotlib.rcParams["lines.linewidth"] = 4.5
-        matplotlib.rcParams["figure.figsize"] = (3, 2)
+    with numpy.printoptions(precision=3, threshold=float("inf")), numpy.errstate(under="raise"):
         found = carried(surround.look())
-    assert found.matplotlib["lines.linewidth"] == 4.5
-    assert found.matplotlib["figure.figsize"] == [3, 2]
-    assert found.numpy == {"precision": 3}
-    assert found.pandas["display.max_rows"] == 7
-    assert not [name for name in found.matplotlib if name.startswith("backend")]
-    with matplotlib.rc_context(), pandas.option_context("display.max_rows", 60), numpy.printoptions():
+    assert found.numpy == {"precision": 3, "threshold": float("inf")}
+    assert found.options["numpy.seterr"] == {"under": "raise"}
+    assert not {"matplotlib", "numpy", "pandas"} & found.options.keys()
+    with numpy.printoptions(), numpy.errstate():
         assert surround.put(found) == []
-        assert matplotlib.rcParams["lines.linewidth"] == 4.5
-        assert pandas.get_option("display.max_rows") == 7
+        assert numpy.get_printoptions()["precision"] == 8
+        assert surround.settle() == []
         assert numpy.get_printoptions()["precision"] == 3
-    assert numpy.get_printoptions() == print_options
+        assert numpy.geterr()["under"] == "raise"
+
+
+def test_records_of_other_versions(root: Path) -> None:
+    """One from before there were options, and one of a version that knows a library more."""
+    pytest.importorskip("numpy")
+    old = codec.decode(Surroundings, {"cwd": ".", "numpy": {"edgeitems": 3}})
+    new = codec.decode(Surroundings, {"options": {"no.such": {"a": 1}, "python": {"no_such": 1}}, "more": 7})
+    assert new.extra == {"more": 7}
+    surround = Surround(root, {})
+    assert surround.put(old) == []
+    assert surround.settle() == []
+    surround.put(new)
+    (said,) = surround.settle()
+    assert "no_such" in said
+
+
+def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
+    limit = sys.getrecursionlimit()
+    surround = Surround(root, {})
+    try:
+        sys.setrecursionlimit(limit + 500)
+        found = carried(surround.look())
+        sys.setrecursionlimit(limit)
+        surround.put(found)
+        assert sys.getrecursionlimit() == limit + 500
+        surround.put(Surroundings(options={"python": {"recursion_limit": limit - 50}}))
+        assert sys.getrecursionlimit() == limit + 500
+        surround.settle()
+        assert sys.getrecursionlimit() == limit - 50
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_an_option_that_is_not_known_here_is_told(root: Path) -> None:
     pytest.importorskip("matplotlib")
-    (said,) = Surround(root, {}).put(Surroundings(matplotlib={"no.such": 1}))
+    surround = Surround(root, {})
+    surround.put(Surroundings(matplotlib={"no.such": 1}))
+    (said,) = surround.settle()
     assert "no.such" in said
