@@ -8,7 +8,6 @@ Of what imported modules hold, the settings are here that `options.py` knows; ra
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -30,12 +29,13 @@ _ALLOWED = (
     *("TF_*", "XLA_FLAGS", "XLA_PYTHON_*", "JAX_*", "TORCH_*", "TORCHINDUCTOR_*", "PYTORCH_*", "KERAS_BACKEND"),
     *("TZ", "LANG", "LANGUAGE", "LC_*", "MPLBACKEND", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"),
 )
-"""Names and patterns. Each tells a library how to compute or to show; none says who may."""
+"""Names, and how names begin. Each tells a library how to compute or to show; none says who may."""
+_BEGINNINGS = tuple(name.removesuffix("*") for name in _ALLOWED if name.endswith("*"))
 
 
 def is_allowed(name: str) -> bool:
     """Is ``name`` on the list of what may come along?"""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _ALLOWED)
+    return name.startswith(_BEGINNINGS) or (name in _ALLOWED and "*" not in name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
