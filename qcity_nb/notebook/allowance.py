@@ -6,7 +6,7 @@ import math
 
 __all__ = ["Allowance"]
 
-START_S = 0.1
+START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
 
 
