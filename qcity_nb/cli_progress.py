@@ -7,9 +7,9 @@ import time
 from typing import TextIO
 
 from qcity_nb.keeper import Outcome
-from qcity_nb.records import Event, Head
+from qcity_nb.records import CheckpointRef, Event, Head
 
-__all__ = ["Progress", "age", "state_of"]
+__all__ = ["Progress", "age", "place_of", "state_of"]
 
 _STEP_EVERY_S = 10.0
 """Without a terminal, a newer checkpoint alone is worth a line only so often."""
@@ -35,6 +35,14 @@ def state_of(head: Head) -> str:
     if head.holder is not None:
         return "attended" if head.wanted.attended else "running"
     return "launching" if head.intent is not None else "waiting"
+
+
+def place_of(checkpoint: CheckpointRef) -> str:
+    """How far a checkpoint is: the loop's step, finished cells, or both."""
+    cells = f"{checkpoint.cells} cell{'s' if checkpoint.cells != 1 else ''}" if checkpoint.cells else ""
+    if cells and not checkpoint.step:
+        return cells
+    return f"step {checkpoint.step}" + (f" and {cells}" if cells else "")
 
 
 def _line(event: Event) -> str:
@@ -105,7 +113,7 @@ class Progress:
             self._saved_s[run] = now_s
             if not self._live and before is not None and now_s - self._said_s.get(run, -_STEP_EVERY_S) >= _STEP_EVERY_S:
                 self._said_s[run] = now_s
-                self.say(f"{run}: step {newest.step} saved")
+                self.say(f"{run}: {place_of(newest)} saved")
         if self._live:
             self._show(head, now_s)
 
@@ -113,7 +121,7 @@ class Progress:
         if head.epoch != before.epoch and head.holder is not None:
             where = f"{head.holder.host}{f' ({head.holder.node})' if head.holder.node else ''}"
             newest = head.checkpoint
-            went_on = f"; the store has step {newest.step}" if newest else ""
+            went_on = f"; the store has {place_of(newest)}" if newest else ""
             self.say(f"{head.run}: attempt {head.epoch} holds the run on {where}{went_on}")
         if head.failure is not None and head.failure != before.failure and head.state == "running":
             self.say(f"{head.run}: {head.failure.message}; the next attempt tells whether it happens again")
@@ -129,7 +137,7 @@ class Progress:
         if head.epoch:
             parts.append(f"attempt {head.epoch}")
         if head.checkpoint is not None:
-            parts.append(f"step {head.checkpoint.step}")
+            parts.append(place_of(head.checkpoint))
             parts.append(f"saved {age(now_s - self._saved_s.get(head.run, now_s))} ago")
         line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
         if head.state != "running":

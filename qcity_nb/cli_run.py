@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from qcity_nb import cli_bundle, errors, hosts, settings
-from qcity_nb.cli_progress import Progress, state_of
+from qcity_nb.cli_progress import Progress, place_of, state_of
 from qcity_nb.errors import GaveUp, NotebookInvalid, QcityError, StoreError, StoreRefused, UsageError
 from qcity_nb.hosts.local import wait_for_end
 from qcity_nb.hosts.process import LABEL
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     if is_new:
         note.say(f"{head.run}: new run of {short(path)}")
     else:
-        step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
+        step = f" after {place_of(head.checkpoint)}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, goes on{step} (--fresh begins a new one)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
         if head.source != identity.source_name(asked.content):
@@ -145,7 +145,7 @@ def resume(args: argparse.Namespace) -> int:
     note = Progress(sys.stderr)
     if args.on and head.project == given.project.name:
         head = identity.renew_bundle(store, head, cli_bundle.packed(given, args.on, note.say))
-    step = f" from step {head.checkpoint.step}" if head.checkpoint else ""
+    step = f" after {place_of(head.checkpoint)}" if head.checkpoint else ""
     note.say(f"{name}: goes on{step}")
     return _go_on(store, given, name, args, note)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qcity_nb import codec, hosts, settings
-from qcity_nb.cli_progress import age, state_of
+from qcity_nb.cli_progress import age, place_of, state_of
 from qcity_nb.cli_run import address_of, short
 from qcity_nb.errors import Missing, QcityError, StoreUnavailable, UnknownHost, UsageError
 from qcity_nb.ports import Store
@@ -157,7 +157,7 @@ def show(args: argparse.Namespace) -> int:
         rows.append(("launching", f"{head.intent.attempt} on {head.intent.host}, by {head.intent.keeper}"))
     newest = head.checkpoint
     if newest is not None:
-        rows.append(("checkpoint", f"step {newest.step}, {ago(newest.at)}, {newest.name}"))
+        rows.append(("checkpoint", f"{place_of(newest)}, {ago(newest.at)}, {newest.name}"))
     named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
     if named:
         rows.append(("named", ", ".join(named)))

@@ -83,6 +83,8 @@ class CheckpointRef:
     seq: int
     epoch: int
     step: int = 0
+    cells: int = 0
+    """So many of the notebook's first code cells a new kernel passes over, unless it must make something again."""
     size_bytes: int = 0
     at: str = ""
     label: str = ""

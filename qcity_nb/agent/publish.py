@@ -125,6 +125,7 @@ class Publisher:
             seq=manifest.seq,
             epoch=epoch,
             step=manifest.step,
+            cells=max((count for count, cell in enumerate(manifest.cells, 1) if cell.space is not None), default=0),
             size_bytes=size + len(data),
             at=iso_now(),
             label=str(manifest.values.get("name", "")),

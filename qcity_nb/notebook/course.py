@@ -162,7 +162,8 @@ class Course:
                 self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
                 break
             self._note(
-                "again", message=f"{names} cannot be saved: made again from cell {earlier + 1} on, {wall_s:.1f} s"
+                "again",
+                message=f"{names} cannot be saved: made again from cell {self._places[earlier] + 1} on, {wall_s:.1f} s",
             )
             count = earlier
         return count

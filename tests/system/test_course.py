@@ -65,6 +65,8 @@ def test_a_cell_that_failed_runs_again_and_those_before_do_not(course: Course) -
     (course.folder / "mended").touch()
     head = course.head
     assert head.state == "running", "the failure may be the host's: the next attempt tells"
+    assert head.checkpoint is not None
+    assert head.checkpoint.cells == 2
     course.attempt()
     assert course.ran() == [1, 1, 2, 1]
 

@@ -14,7 +14,7 @@ import pytest
 
 from qcity_nb import cli, cli_run, errors, settings
 from qcity_nb.cli_doctor import masked
-from qcity_nb.cli_progress import Progress
+from qcity_nb.cli_progress import Progress, place_of
 from qcity_nb.hosts import local
 from qcity_nb.notebook import parameters
 from qcity_nb.records import CheckpointRef, Failure, Head, Holder, RunState, Wanted
@@ -488,3 +488,11 @@ def test_a_run_that_ended_elsewhere_is_reported_alike(
     store = open_store(str(project / ".qcity" / "store"))
     lease.amend(store, made.run, lambda now: replace(now, state=state, failure=failure))
     assert cli_run.follow(store, settings.load(project), made.run, Progress(sys.stderr)) == code
+
+
+@pytest.mark.parametrize(
+    ("step", "cells", "said"),
+    [(0, 0, "step 0"), (3, 0, "step 3"), (0, 1, "1 cell"), (0, 7, "7 cells"), (3, 2, "step 3 and 2 cells")],
+)
+def test_how_far_a_checkpoint_is_said_to_be(step: int, cells: int, said: str) -> None:
+    assert place_of(CheckpointRef(name="c", digest="d", seq=1, epoch=1, step=step, cells=cells)) == said
