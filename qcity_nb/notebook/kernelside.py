@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from qcity_nb.notebook.interrupt import uninterrupted
 from qcity_nb.notebook.session import Session
 from qcity_nb.run.desk import Desk
 
-__all__ = ["OUTPUTS", "answer", "session_here"]
+__all__ = ["OUTPUTS", "WAIT_S", "WAIT_SHARE", "answer", "cells_of", "hear", "session_here", "where"]
 
 OUTPUTS = "outputs.json"
 """Where on the desk a kernel lays what the finished cells showed."""
@@ -71,18 +71,10 @@ def _attend() -> Mapping[str, Any]:
         chaos.arm(given.chaos, attempt=config.attempt)
     session = Session(desk, status, revive=lambda: _revive(config, session))
     shell = _shell()
-    hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
-    space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
     records = session.manifest.cells if session.manifest is not None else ()
-    session.course = course = Cells(space, Surround(given.project.root), records)
+    session.course = course = cells_of(session, shell, given.project.root, records)
     kernel.attach(session, shell, is_running=False)
-
-    def ran(info: Any = None) -> None:
-        source = getattr(info, "raw_cell", None)
-        # A shell that does not say what it runs may run anything.
-        course.reach.ran("globals()" if source is None else shell.transform_cell(source))
-
-    shell.events.register("pre_run_cell", ran)
+    shell.events.register("pre_run_cell", lambda info=None: hear(course, shell, info))
     _session = session
     if records:
         assert session.manifest is not None
@@ -101,12 +93,25 @@ def _attend() -> Mapping[str, Any]:
             }
             for one in records
         ],
-        "where": _where(),
+        "where": where(),
         "once": session.once,
     }
 
 
-def _where() -> str:
+def cells_of(session: Session, shell: Any, root: Path, records: Sequence[CellRecord]) -> Cells:
+    """The finished cells of a session, with the shell's variables."""
+    hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
+    return Cells(Space(shell.user_ns, session.engine.freezer, hidden=hidden), Surround(root), records)
+
+
+def hear(course: Cells, shell: Any, info: Any) -> None:
+    """A cell is about to run: what can it reach?"""
+    source = getattr(info, "raw_cell", None)
+    # A shell that does not say what it runs may run anything.
+    course.reach.ran("globals()" if source is None else shell.transform_cell(source))
+
+
+def where() -> str:
     """This machine and its Python: a package installed there is there."""
     return f"{uuid.getnode():x}:{sys.prefix}"
 
@@ -154,7 +159,7 @@ def _finished(told: str) -> Mapping[str, Any]:
     session, course = _here()
     found = json.loads(Path(told).read_text(encoding="utf-8"))
     session.settle()
-    extra = {"where": _where(), "loops": session.entered - course.entered}
+    extra = {"where": where(), "loops": session.entered - course.entered}
     course.entered = session.entered
     record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra=extra)
     shown = {int(place): content.encode() for place, content in found["shown"].items()}

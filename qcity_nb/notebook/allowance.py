@@ -1,0 +1,50 @@
+"""How much of the cells' time their snapshots may take: it is saved up, and spent."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["Allowance"]
+
+START_S = 0.1
+"""What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
+
+
+class Allowance:
+    """A share of the time that cells took.
+
+    Args:
+        share: 0.1 is a tenth; 0: no snapshots at all.
+
+    Not promised: that one snapshot stays within it, for the copy of large arrays cannot be given up half-way. Those
+    after it wait until the cells have made up for that.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._left_s = START_S if share else -math.inf
+        self._needs_s = 0.0
+        self.is_waiting = False
+        """Was the newest snapshot postponed?"""
+
+    @property
+    def limit_s(self) -> float:
+        """What the next snapshot may take; 0: it is postponed."""
+        return self._left_s if self._left_s > 0 and self._left_s >= self._needs_s else 0.0
+
+    def ran(self, wall_s: float) -> None:
+        """A cell took so long."""
+        if self._share:
+            self._left_s += self._share * wall_s
+
+    def took(self, cost_s: float) -> None:
+        """A snapshot was taken."""
+        self._left_s -= cost_s
+        self._needs_s = 0.0
+        self.is_waiting = False
+
+    def postponed(self, needs_s: float, cost_s: float = 0.0) -> None:
+        """None was taken: it needs more time than there was. Finding that out took ``cost_s``."""
+        self._left_s -= cost_s
+        self._needs_s = max(needs_s, self._needs_s)
+        self.is_waiting = True
