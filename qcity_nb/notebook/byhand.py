@@ -79,6 +79,7 @@ class ByHand:
         self._follower = Follower(shell, session, records, self._say)
         self._depth = 0
         self._is_broken = False
+        """Cells are not followed any more."""
         self._hooks = {"pre_run_cell": self._starts, "post_run_cell": self._ended}
         for event, hook in self._hooks.items():
             shell.events.register(event, hook)
@@ -88,7 +89,7 @@ class ByHand:
     def _greet(self, known: int) -> None:
         past = self._follower.past
         if count := len(past.records):
-            text = f"{_cells(count)} finished in an earlier kernel; running them again brings them back"
+            text = f"{_cells(count)} finished in an earlier kernel: run them, and they come back at once"
             text += " (to begin anew: qcity.up(fresh=True) before %load_ext)"
         elif past.is_other:
             text = f"{_cells(known)} finished, but a cell before %load_ext is new or edited: all run again"
@@ -111,8 +112,13 @@ class ByHand:
     @property
     def _is_on(self) -> bool:
         session = self._session
-        is_held = session.contact.look().state == "held"
-        return is_held and not self._is_broken and kernel.session_of(self._shell) is session
+        if self._is_broken or kernel.session_of(self._shell) is not session:
+            return False
+        status = session.contact.look()
+        if status.state in ("lost", "refused"):
+            self._is_broken = True
+            self._say(f"from here on cells run as without qcity: {status.reason}")
+        return status.state == "held"
 
     def visit(self, node: ast.AST) -> ast.AST:
         """The shell's cell, before it runs: without its statements if it is passed over."""

@@ -109,6 +109,7 @@ class Follower:
             past.leave()
         if past.is_over and not self._is_live:
             del self.course.records[past.at :]
+            self.course.saved(self.course.records)
             self._is_live = True
         self._session.recorder.is_whole = past.is_over
         self._flight = _Flight(source, number, looks=is_look, began_s=time.monotonic())
@@ -194,7 +195,6 @@ class Follower:
         """Run a finished cell under its number, below the cell that comes."""
         shell, session, source = self._shell, self._session, self.past.sources[place]
         number = self._numbers[place]
-        self.refused = f"[{number}] has to run again first, and did not end well: run it, then this cell"
         if _awaits(shell.transform_cell(source)):
             self.refused = f"[{number}] has to run again first, and awaits something: run it, then this cell"
             return False
@@ -216,7 +216,8 @@ class Follower:
             shell.execution_count = count
             session.end_cell(ok=is_well)
             session.start_cell(key)
-        self.refused = "" if is_well else self.refused
+        if not is_well:
+            self.refused = f"[{number}] has to run again first, and did not end well: run it, then this cell"
         return is_well
 
     # -- a cell has ended well
@@ -232,12 +233,17 @@ class Follower:
             self._behind(flight.place, flight.source, flight.number)
             old = course.records[flight.place]
             course.records[flight.place] = replace(old, extra={**old.extra, "where": where()})
+            session.settle()
+            session.save("cell")
             return
         if not past.is_over:
             past.ran(flight.source, is_look=True)
             return
-        mark = past.chain(flight.source)
+        mark, shown = past.chain(flight.source), session.recorder.whole()
+        is_known = any(one.chain == mark for one in course.records)
         past.ran(flight.source, is_look=flight.looks)  # whatever becomes of its record
+        if flight.looks and (is_known or not shown):
+            return
         session.settle()
         place = len(course.records)
         self._count(place, flight.number)
@@ -252,7 +258,7 @@ class Follower:
         self._is_first = False
         course.entered = session.entered
         record = CellRecord(chain=mark, number=flight.number, wall_s=round(wall_s, 3), extra=extra)
-        course.finished(place, record, {place: session.recorder.whole()})
+        course.finished(place, record, {place: shown})
         if not flight.looks:
             self._save(wall_s)
 
@@ -266,13 +272,13 @@ class Follower:
             self.course.take(stored=session.tier.stored)
         if takes or session.ledger.pending:
             session.save("cell")
-            # A cell that may kill the kernel follows at once; what took long is worth a moment.
-            session.wait_saved(max(WAIT_S, WAIT_SHARE * wall_s))
         if takes:
             self._cost_s = time.monotonic() - began_s
             allowance.took(self._cost_s)
         else:
             allowance.postponed(self._cost_s)
+        # A cell that may kill the kernel follows at once; what took long is worth a moment.
+        session.wait_saved(max(WAIT_S, WAIT_SHARE * wall_s))
 
 
 def _awaits(source: str) -> bool:
