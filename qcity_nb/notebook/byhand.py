@@ -170,7 +170,9 @@ class ByHand:
         session = kernel.session_of(self._shell)
         if session is not None and session is not self._session:
             self._follow(session)
-        elif result is not None and result.success and self._is_on:
+        elif result is None or not result.success:
+            self._follower.failed()
+        elif self._is_on:
             try:
                 with uninterrupted():
                     self._follower.finished()

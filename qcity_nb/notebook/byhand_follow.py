@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -60,9 +61,11 @@ class Follower:
         self._is_first = True
         """No cell of this kernel is recorded yet."""
         self._is_live = False
-        """This kernel is behind all that earlier ones recorded, or goes another way."""
+        """What earlier kernels recorded is behind us."""
         self._have = 0
-        """The variables are as so many records left them."""
+        """The variables are as so many records left them …"""
+        self._is_dirty = False
+        """… but for what a failed cell did to them since."""
         self._numbers: list[int] = []
         self._keys: dict[int, str] = {}
         """Of the records that are behind us: their numbers here, and what the session calls the cells."""
@@ -105,13 +108,7 @@ class Follower:
         if not self._bring():
             return
         is_look = looks(source, self._shell.user_ns)
-        if not is_look:
-            past.leave()
-        if past.is_over and not self._is_live:
-            del self.course.records[past.at :]
-            self.course.saved(self.course.records)
-            self._is_live = True
-        self._session.recorder.is_whole = past.is_over
+        self._session.recorder.is_whole = past.is_over or not is_look
         self._flight = _Flight(source, number, looks=is_look, began_s=time.monotonic())
 
     def _behind(self, place: int, source: str, number: int) -> None:
@@ -140,7 +137,7 @@ class Follower:
             except QcityError as error:
                 self._say(f"what it showed cannot be read: {error}")
             else:
-                self._session.recorder.replay(content)
+                self._session.recorder.replay(_without_widgets(content))
 
     # -- variables come back
 
@@ -155,6 +152,8 @@ class Follower:
         count, missing = past.upto()
         if self._have == past.at:
             return True
+        if self._is_dirty:
+            self._have, self._is_dirty = 0, False
         began_s = time.monotonic()
         if count > self._have:
             try:
@@ -236,9 +235,10 @@ class Follower:
             session.settle()
             session.save("cell")
             return
-        if not past.is_over:
+        if not past.is_over and flight.looks:
             past.ran(flight.source, is_look=True)
             return
+        self._go_on_alone()
         mark, shown = past.chain(flight.source), session.recorder.whole()
         is_known = any(one.chain == mark for one in course.records)
         past.ran(flight.source, is_look=flight.looks)  # whatever becomes of its record
@@ -262,6 +262,18 @@ class Follower:
         if not flight.looks:
             self._save(wall_s)
 
+    def failed(self) -> None:
+        """The cell that ran has failed: it does not count, but it may have changed variables."""
+        self._is_dirty = self._flight is not None
+
+    def _go_on_alone(self) -> None:
+        """This kernel is behind all that earlier ones recorded, or goes another way."""
+        if not self._is_live:
+            self.past.leave()
+            del self.course.records[self.past.at :]
+            self.course.saved(self.course.records)  # what snapshots hold that are gone now is to be written again
+            self._is_live = True
+
     def _save(self, wall_s: float) -> None:
         """Take a snapshot, if there is time for one."""
         began_s = time.monotonic()
@@ -279,6 +291,16 @@ class Follower:
             allowance.postponed(self._cost_s)
         # A cell that may kill the kernel follows at once; what took long is worth a moment.
         session.wait_saved(max(WAIT_S, WAIT_SHARE * wall_s))
+
+
+def _without_widgets(content: bytes) -> bytes:
+    """What a cell showed, with the texts of widgets in place of those: they ask a kernel that is gone."""
+    outputs = json.loads(content)
+    for output in outputs:
+        data = output.get("content", {}).get("data", {})
+        if len(data) > 1:
+            data.pop("application/vnd.jupyter.widget-view+json", None)
+    return json.dumps(outputs).encode()
 
 
 def _awaits(source: str) -> bool:

@@ -1,7 +1,7 @@
 """Cells that only look: they leave the variables as they are, and what follows goes on as if they were not there.
 
-`x`, `df.head()`, `print(a, len(b))`, `df?`: such cells come and go while somebody works. A cell counts as one only
-where that can be read off its text; in doubt it is a cell like any other.
+`x`, `df.head()`, `print(a, len(b))`, `df?`, `!nvidia-smi`: such cells come and go while somebody works. A cell counts
+as one only where that can be read off its text; in doubt it is a cell like any other.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ _NODES = (
 _HELP = re.compile(
     r"\s*(?:\?{1,2}\s*[\w.]+|[\w.]+\s*\?{1,2}|%(?:whos?|pinfo2?|pdoc|psource|history|lsmagic)\b[^\n]*)\s*"
 )
+_LISTS = re.compile(
+    r"(?:[!%]\s*(?:ls|pwd|ll)|!\s*(?:nvidia-smi|df|free|cat|head|tail|wc|du|nproc|which|pip (?:list|show|freeze)))"
+    r"(?:\s[^>|;&$`{]*)?"
+)
 _RESULT = re.compile(r"(?<![\w.])(?:_{1,3}|_i{1,3}|_i?\d+|Out|In|_oh|_ih)(?!\w)")
 
 
@@ -34,7 +38,8 @@ def looks(source: str, rebound: Container[str] = ()) -> bool:
         rebound: names in the notebook: a function of its own called `print` may do anything.
     Does not promise: that a property, `__repr__` or `__getitem__` of the user's changes nothing.
     """
-    if _HELP.fullmatch(source):
+    lines = [line.strip() for line in source.splitlines() if line.strip()]
+    if lines and all(_HELP.fullmatch(line) or _LISTS.fullmatch(line) for line in lines):
         return True
     if asks_for_results(source):
         return False
@@ -56,5 +61,10 @@ def _looks(node: ast.AST, rebound: Container[str]) -> bool:
 
 
 def asks_for_results(source: str) -> bool:
-    """Does the cell mention `_`, `_3`, `Out` or `In`? What these are depends on cells that only look, too."""
-    return _RESULT.search(source) is not None
+    """Does the cell use `_`, `_3`, `Out` or `In`? What these are depends on cells that only look, too."""
+    try:
+        names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+    except (SyntaxError, ValueError, RecursionError):  # magics
+        return _RESULT.search(source) is not None
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}  # `for _ in …` has one of its own
+    return any(_RESULT.fullmatch(node.id) and node.id not in bound for node in names)

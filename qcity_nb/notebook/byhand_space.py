@@ -37,8 +37,12 @@ class Bringer:
     def __init__(self, shell: Any, course: Cells) -> None:
         self._shell = shell
         self._course = course
-        self._made = dict(shell.user_ns)
-        """What the cells before the extension made."""
+        absent = {str(one["name"]) for record in course.records if record.space for one in record.space.absent}
+        self._names = set(shell.user_ns)
+        self._made = {
+            name: value for name, value in shell.user_ns.items() if name in absent or _RESULT.fullmatch(str(name))
+        }
+        """Of what the cells before the extension made: what no snapshot brings back."""
         self._brought: set[str] = set()
 
     def bring(
@@ -72,7 +76,7 @@ class Bringer:
         names = (
             set(records[-1].space.names) | set(records[-1].space.modules) if records[-1].space is not None else set()
         )
-        for name in self._brought - names - self._made.keys():
+        for name in self._brought - names - self._names:
             if lost(live.get(name)) is None:
                 live.pop(name, None)  # an earlier restore brought it, and a cell since has deleted it
         stays = set(self._stays(sources))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,53 @@ def test_cells_that_look_come_and_go(desk: Desk) -> None:
         '{"text/plain": "[1]"}', "", "[1, 2]\n", "", '{"text/plain": "[1, 2, 3]"}', '{"text/plain": "[1, 2, 3]"}'
     ]  # fmt: skip
     assert shown[4].notes[0].startswith("variables are back as [4] left them")
+
+
+def test_a_cell_that_fails_in_between_does_not_count(desk: Desk) -> None:
+    cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)", "die('here')"]
+    desk.run_all(*cells)
+    kernel = desk.host()
+    desk.run_all(*cells[:1], kernel=kernel)
+    assert kernel.run("x.append(9); own = 1; typo", "c8").outputs == [
+        ("error", "NameError", "name 'typo' is not defined")
+    ]
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 9]"}'
+    assert [kernel.run(source, "c").notes[-1][:8] for source in cells[1:3]] == ["finished"] * 2
+    assert kernel.run("x, own", "c9").text == '{"text/plain": "([1, 2, 3], 1)"}'
+    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
+    desk.setup = SETUP.replace("1e30", "0")
+    slow = (
+        "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
+        "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
+    )
+    keep = "import qcity_nb.notebook.byhand as e; e._on._follower._allowance = following.Allowance(1e30); x = [1]"
+    stop = "e._on._follower._allowance = following.Allowance(0)"
+    cells = [keep, stop, slow, "e._on._follower._allowance = following.Allowance(1e30)", "die('here')"]
+    desk.run_all(*cells)
+    (desk.marks / "slow").touch()
+    kernel = desk.host()
+    desk.run_all(*cells[:3], kernel=kernel)
+    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.manager.interrupt_kernel))
+    interrupt.start()
+    shown = kernel.run("ran('other'); x.append(5)", "c7")
+    interrupt.join()
+    assert shown.outputs[0][1] == "KeyboardInterrupt"
+    assert shown.outputs[-1][-1] == "[4] has to run again first, and did not end well: run it, then this cell"
+    (desk.marks / "slow").unlink()
+    kernel.run(cells[2], "c3")
+    assert desk.ran() == {"b": 3}
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted behind its first line"
+
+
+def when(mark: Path, act: Callable[[], Any]) -> None:
+    """Do that once the file is there."""
+    end = time.monotonic() + WAIT_S
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    act()
 
 
 def test_a_finished_cell_that_is_run_once_more_runs_for_real(desk: Desk) -> None:

@@ -78,12 +78,22 @@ def test_what_only_looks(source: str) -> None:
             "f(x)",
             "df.head(next(g))",
             "x.head()()",
-            "!ls",
+            "!make",
             "%run x.py",
             "%%time\nx",
             "x + y",
         ),
-        *("lambda: x", "await x", "x if a else b()", "# nothing", "print(x, file=f.write('a'))", "x ? y"),
+        *(
+            "lambda: x",
+            "await x",
+            "x if a else b()",
+            "# nothing",
+            "print(x, file=f.write('a'))",
+            "x ? y",
+            "!ls > x",
+            "!cat a | sh",
+            "!ls\nx",
+        ),
     ],
 )
 def test_what_may_do_more(source: str) -> None:
@@ -95,8 +105,10 @@ def test_a_function_of_the_notebook_may_do_anything() -> None:
 
 
 def test_results_are_asked_for() -> None:
-    assert all(asks_for_results(one) for one in ("_", "x = _3 + 1", "Out[1]", "In[-1]", "for _ in x: pass", "_i2"))
-    assert not any(asks_for_results(one) for one in ("x_", "a._3", "__name__", "_x", "Outer", "x_3"))
+    assert all(asks_for_results(one) for one in ("_", "x = _3 + 1", "Out[1]", "In[-1]", "!echo {_}", "_i2"))
+    assert not any(
+        asks_for_results(one) for one in ("x_", "a._3", "__name__", "_x", "Outer", "x_3", "for _ in x: f(_)")
+    )
 
 
 # -- which cell comes next
