@@ -123,7 +123,7 @@ class Kernel:
 
     def interrupt(self) -> None:
         """Ctrl-C; may be called in another thread, unlike the manager's own way."""
-        os.kill(self.manager.provisioner.pid, signal.SIGINT)
+        os.kill(int(getattr(self.manager.provisioner, "pid", 0)), signal.SIGINT)
 
     def kill(self) -> None:
         """As a host's end does it."""
@@ -292,6 +292,32 @@ def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
     kernel.run(cells[2], "c3")
     assert desk.ran() == {"b": 3}
     assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted behind its first line"
+
+
+SLOW = """
+class Slow:
+    n = 0
+    def __getstate__(self):
+        Path(os.environ["MARKS"], "at").touch()
+        time.sleep(0.5)
+        return {"n": self.n}
+ran("a")
+slow = Slow()
+slow.n = 5
+"""
+
+
+def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(desk: Desk) -> None:
+    kernel = desk.host()
+    kernel.run(desk.setup.strip(), "c0")
+    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.interrupt))
+    interrupt.start()
+    shown = kernel.run(SLOW.strip(), "c1")
+    interrupt.join()
+    assert shown.notes == ["the interrupt came while the snapshot was taken: it is complete"]
+    kernel.end()
+    assert desk.run_all(SLOW, "slow.n")[-1].text == '{"text/plain": "5"}'
+    assert desk.ran() == {"a": 1}
 
 
 def when(mark: Path, act: Callable[[], Any]) -> None:

@@ -163,11 +163,9 @@ def test_only_what_has_a_snapshot_behind_it_is_passed_over() -> None:
     past = Past(records("a = 1", "b = 2", "b", "c = 3", "d = 4", whole="03"), [])
     assert len(past.records) == 4
     assert follow(past, "a = 1", "b = 2", "b") == [0, 1, 2]
-    assert past.upto() == (1, [1])
-    assert not past.is_over
+    assert (past.upto(), past.is_over) == ((1, [1]), False)
     assert follow(past, "c = 3") == [3]
-    assert past.upto() == (4, [])
-    assert past.is_over
+    assert (past.upto(), past.is_over) == ((4, []), True)
     past.back(2)
     assert (past.at, past.is_over, past.upto()) == (2, True, (1, [1]))
     assert past.chain("c = 3") == records("a = 1", "b = 2", "c = 3")[2].chain
@@ -340,7 +338,7 @@ def test_a_shell_without_a_kernel_and_a_run_that_cannot_be_told(
     error = sys.modules["IPython.core.error"].UsageError
     with pytest.raises(error, match="needs a notebook's kernel"):
         qcity_nb.load_ipython_extension(shell)
-    shell.kernel = object()
+    monkeypatch.setattr(shell, "kernel", object(), raising=False)
     for kind in (UsageError, RunHeld):
 
         def up(kind: type[Exception] = kind) -> Any:
