@@ -11,7 +11,7 @@ The import is lazy: nothing below is loaded before it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qcity_nb.city import City as City
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["City", "__version__", "every_steps", "every_time", "on_best", "up"]
+__all__ = [
+    "City",
+    "__version__",
+    "every_steps",
+    "every_time",
+    "load_ipython_extension",
+    "on_best",
+    "unload_ipython_extension",
+    "up",
+]
 
 _WHERE = {
     "up": "qcity_nb.city",
@@ -39,3 +48,18 @@ def __getattr__(name: str) -> object:
 
         return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'qcity_nb' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext qcity_nb`: cells run by hand that have finished in an earlier kernel need not run again."""
+    from qcity_nb import city
+    from qcity_nb.notebook import byhand
+
+    byhand.load(shell, lambda: city.up().session)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext qcity_nb`: cells run as they do without it."""
+    from qcity_nb.notebook import byhand
+
+    byhand.unload(shell)

@@ -99,7 +99,7 @@ def up(
 def _up_again(asked: Mapping[str, Any], panel: str) -> City:
     """A city that a snapshot of the notebook's variables holds, in another kernel."""
     city = up(**asked)
-    if panel:
+    if panel and city._panel is None:  # else this kernel shows one already
         city._show_panel(panel)
     return city
 

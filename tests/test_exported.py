@@ -53,7 +53,16 @@ def falsehoods(source: str, declared: object, has: set[str]) -> list[str]:
 
 
 def test_the_surface() -> None:
-    assert qcity_nb.__all__ == ["City", "__version__", "every_steps", "every_time", "on_best", "up"]
+    assert qcity_nb.__all__ == [
+        "City",
+        "__version__",
+        "every_steps",
+        "every_time",
+        "load_ipython_extension",
+        "on_best",
+        "unload_ipython_extension",
+        "up",
+    ]
 
 
 @pytest.mark.parametrize(

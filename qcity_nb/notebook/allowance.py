@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Allowance"]
+__all__ = ["Allowance", "postponed"]
 
 START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
@@ -48,3 +48,8 @@ class Allowance:
         self._left_s -= cost_s
         self._needs_s = max(needs_s, self._needs_s)
         self.is_waiting = True
+
+
+def postponed(needs_s: float) -> str:
+    """Snapshots wait, in words."""
+    return f"a snapshot takes {needs_s:.2f} s or more: it waits for cells that take longer"

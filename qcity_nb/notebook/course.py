@@ -22,6 +22,7 @@ from qcity_nb.errors import StoreUnavailable
 from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain, finished
 from qcity_nb.notebook import again
+from qcity_nb.notebook.allowance import postponed
 from qcity_nb.notebook.need import mentioned, mentioned_in_bodies
 from qcity_nb.notebook.widgets import put_states, shows_widgets, states_in
 
@@ -292,9 +293,8 @@ class Course:
         answer = self._ask("finished", told=str(file))
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
-        elif answer["postponed"]:
-            needs = f"a snapshot takes {answer['needs_s']:.2f} s or more"
-            self._note("postponed", index=index, message=f"{needs}: it waits for cells that take longer")
+        elif needs_s := answer["postponed_s"]:
+            self._note("postponed", index=index, message=postponed(needs_s))
 
     def _news(self, upto: int) -> Iterator[tuple[int, str]]:
         """What cells show now, where it is not what the kernel was told."""

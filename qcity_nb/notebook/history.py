@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["put", "user_owns"]
+__all__ = ["put", "put_results", "user_owns"]
 
 _RESULT = re.compile(r"_(\d+)")
 
@@ -23,7 +23,7 @@ def put(shell: Any, sources: Mapping[int, str], number: int) -> None:
         sources: by execution count.
         number: that of the next cell.
     """
-    history, namespace = shell.history_manager, shell.user_ns
+    history = shell.history_manager
     raw, parsed = history.input_hist_raw, history.input_hist_parsed
     for n in range(len(raw), number):
         source = sources.get(n, "").rstrip("\n")
@@ -32,11 +32,18 @@ def put(shell: Any, sources: Mapping[int, str], number: int) -> None:
         shell.push({f"_i{n}": source}, interactive=False)
     last = [sources.get(n, "") for n in (number - 1, number - 2, number - 3)]
     history._i00, history._i, history._ii = last
-    results = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
-    namespace["_oh"].update(dict(sorted(results.items())))
-    newest = [value for _, value in sorted(results.items())][-3:][::-1]
+    put_results(shell, {})
+    shell.execution_count = number
+
+
+def put_results(shell: Any, results: Mapping[int, object]) -> None:
+    """Let the shell remember these results, and those that are in its namespace already, by execution count."""
+    namespace = shell.user_ns
+    shell.push({f"_{n}": value for n, value in results.items()}, interactive=False)
+    found = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
+    namespace["_oh"].update(dict(sorted(found.items())))
+    newest = [value for _, value in sorted(found.items())][-3:][::-1]
     unders = dict(zip(("_", "__", "___"), newest, strict=False))
     for name, value in unders.items():
         setattr(shell.displayhook, name, value)
     shell.push(unders, interactive=False)  # else IPython takes them for the user's own, and leaves them as they are
-    shell.execution_count = number

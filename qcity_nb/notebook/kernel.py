@@ -9,7 +9,7 @@ from typing import Any
 
 from qcity_nb.notebook.session import Session
 
-__all__ = ["attach", "cell_key"]
+__all__ = ["attach", "cell_key", "is_blank", "session_of"]
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A cell id as nbformat defines it; front ends send other things too."""
@@ -45,6 +45,17 @@ def _is_end(error: BaseException | None) -> bool:
     return isinstance(error, SystemExit) and str(error) in ("", "0")
 
 
+def is_blank(result: Any) -> bool:
+    """Is that the end of a cell without code? It has no beginning: IPython tells of none."""
+    source = getattr(getattr(result, "info", None), "raw_cell", None)
+    return isinstance(source, str) and not source.strip()
+
+
+def session_of(shell: Any) -> Session | None:
+    """The session that follows the shell's cells."""
+    return next((session for known, session, _, _ in _attached if known is shell), None)
+
+
 def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     """Follow the shell's cells from now on.
 
@@ -57,10 +68,21 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
         old.events.unregister("post_run_cell", ended)
         previous.recorder.detach()
 
+    depth = int(is_running)
+
     def before(info: Any = None) -> None:
-        session.start_cell(_running(session, shell, info))
+        nonlocal depth
+        depth += 1
+        if depth == 1:  # else a magic such as %%capture runs its text as a cell: it is a part of this one
+            session.start_cell(_running(session, shell, info))
 
     def after(result: Any = None) -> None:
+        nonlocal depth
+        if is_blank(result):
+            return
+        depth = max(0, depth - 1) if result is not None else 0
+        if depth:
+            return
         session.recorder.end_cell()
         is_well = bool(getattr(result, "success", True))
         session.end_cell(ok=is_well or _is_end(getattr(result, "error_in_exec", None)))

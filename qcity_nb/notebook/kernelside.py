@@ -14,7 +14,7 @@ import math
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
 from qcity_nb.run.desk import Desk
 
-__all__ = ["answer", "session_here"]
+__all__ = ["answer", "cells_of", "commit", "hear", "session_here", "where"]
 
 WAIT_SHARE = 0.05
 """So much of a cell's time its snapshot is waited for: the next cell may kill the kernel at once."""
@@ -73,19 +73,10 @@ def _attend() -> Mapping[str, Any]:
         chaos.arm(given.chaos, attempt=config.attempt)
     session = Session(desk, status, revive=lambda: _revive(config, session))
     shell = _shell()
-    hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
-    space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
     records = session.manifest.cells if session.manifest is not None else ()
-    allowance = Allowance(given.snapshot_share)
-    session.course = course = Cells(space, Surround(given.project.root), records, allowance)
+    session.course = course = cells_of(session, shell, given, records)
     kernel.attach(session, shell, is_running=False)
-
-    def ran(info: Any = None) -> None:
-        source = getattr(info, "raw_cell", None)
-        # A shell that does not say what it runs may run anything.
-        course.reach.ran("globals()" if source is None else shell.transform_cell(source))
-
-    shell.events.register("pre_run_cell", ran)
+    shell.events.register("pre_run_cell", lambda info=None: hear(course, shell, info))
     _session = session
     return {
         "cells": [
@@ -100,12 +91,26 @@ def _attend() -> Mapping[str, Any]:
             }
             for one in records
         ],
-        "where": _where(),
+        "where": where(),
         "once": session.once,
     }
 
 
-def _where() -> str:
+def cells_of(session: Session, shell: Any, given: settings.Settings, records: Sequence[CellRecord]) -> Cells:
+    """The finished cells of a session, with the shell's variables."""
+    hidden = history.user_owns(hidden_by(shell.user_ns_hidden))
+    space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
+    return Cells(space, Surround(given.project.root), records, Allowance(given.snapshot_share))
+
+
+def hear(course: Cells, shell: Any, info: Any) -> None:
+    """A cell is about to run: what can it reach?"""
+    source = getattr(info, "raw_cell", None)
+    # A shell that does not say what it runs may run anything.
+    course.reach.ran("globals()" if source is None else shell.transform_cell(source))
+
+
+def where() -> str:
     """This machine and its Python: a package installed there is there."""
     return f"{uuid.getnode():x}:{sys.prefix}"
 
@@ -161,30 +166,44 @@ def _finished(told: str) -> Mapping[str, Any]:
     session, course = _here()
     found = json.loads(Path(told).read_text(encoding="utf-8"))
     session.settle()
-    extra = {"where": _where(), "loops": session.entered - course.entered}
+    extra = {"where": where(), "loops": session.entered - course.entered}
     course.entered = session.entered
     record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra=extra)
     shown = {int(place): content.encode() for place, content in found["shown"].items()}
     course.finished(found["position"], record, shown)
-    is_once = found["once"]
+    may, must = bool(found["snapshot"]), bool(found["once"])
+    return {"postponed_s": commit(session, course, record.wall_s, may=may, must=must, is_last=found["last"])}
+
+
+def commit(
+    session: Session, course: Cells, wall_s: float, *, may: bool = True, must: bool = False, is_last: bool = False
+) -> float:
+    """Save what is known of the newest cell, with a snapshot of the variables if there is time for one.
+
+    Args:
+        may: a snapshot may be taken.
+        must: it is taken whatever it takes, and the store has it before another cell begins.
+        is_last: no cell comes after it.
+    Returns: 0; or, where snapshots have to wait from here on, the seconds that the next one needs.
+    """
     allowance, began_s = course.allowance, time.perf_counter()
-    allowance.ran(record.wall_s)
+    allowance.ran(wall_s)
     was_waiting = allowance.is_waiting
-    limit_s = math.inf if is_once else allowance.limit_s
-    is_due = found["snapshot"] and limit_s > 0
+    limit_s = math.inf if must else allowance.limit_s
+    is_due = may and limit_s > 0
     needs_s = course.take(stored=session.tier.stored, limit_s=limit_s) if is_due else 0.0
     is_taken = is_due and not needs_s
-    if is_taken or session.ledger.pending or found["last"] or is_once:
-        session.save("cell", strict=found["last"] or is_once)
-    if is_once:
+    if is_taken or session.ledger.pending or is_last or must:
+        session.save("cell", strict=is_last or must)
+    if must:
         session.contact.ask("flush", wait_s=ONCE_S)
-    session.wait_saved(WAIT_SHARE * record.wall_s)
+    session.wait_saved(WAIT_SHARE * wall_s)
     cost_s = time.perf_counter() - began_s
     if is_taken:
         allowance.took(cost_s)
-    elif found["snapshot"]:
+    elif may:
         allowance.postponed(needs_s, cost_s if is_due else 0.0)
-    return {"postponed": allowance.is_waiting and not was_waiting, "needs_s": needs_s or course.cost_s}
+    return (needs_s or course.cost_s) if allowance.is_waiting and not was_waiting else 0.0
 
 
 _OPS: dict[str, Callable[..., Mapping[str, Any]]] = {

@@ -1,5 +1,7 @@
 """What a cell showed inside a loop: recorded with each checkpoint, shown again when the loop resumes.
 
+By hand also what a whole cell showed (``byhand``), its result included.
+
 A resumed cell then shows what an uninterrupted one would have, in any front end. Only a kernel's own channels are
 recorded (streams, displays, updates, clear_output); in a plain script nothing is. Not recorded: widgets' own
 messages, and displays sent by other threads than the cell's.
@@ -19,6 +21,8 @@ __all__ = ["Part", "Recorder", "joined", "merge"]
 
 Output = dict[str, Any]
 
+MANY = 1_000
+"""So many outputs of a cell are put together where no loop needs them apart."""
 _KINDS = {"display_data": "display", "update_display_data": "update", "clear_output": "clear"}
 
 
@@ -78,7 +82,11 @@ class Recorder:
         """There is a kernel to follow."""
         self.is_recording = False
         """A loop runs: what is shown outside of one is shown again by the code that runs again."""
+        self.is_whole = False
+        """All that this cell shows is recorded, for ``whole``."""
         self._outputs: list[Output] = []
+        self._kept: list[Output] = []
+        """What no loop needs any more, of a cell that is recorded as a whole."""
         self._dropped = 0
         self._displays: list[str] = []
         """The display ids of this cell in order: a display's number in it stays when the code makes up another id."""
@@ -102,6 +110,16 @@ class Recorder:
 
             publisher.clear_output = tapped
             self._undo.append(lambda: setattr(publisher, "clear_output", clear))
+        hook = shell.displayhook
+        write = hook.write_format_data
+
+        def result(data: Any, metadata: Any = None) -> None:
+            write(data, metadata)
+            content = {"data": data, "metadata": metadata or {}}
+            self._add({"kind": "result", "content": json.loads(json.dumps(content, default=str))})
+
+        hook.write_format_data = result
+        self._undo.append(lambda: setattr(hook, "write_format_data", write))
 
     def detach(self) -> None:
         """Leave the channels as they were."""
@@ -114,6 +132,7 @@ class Recorder:
         """A new cell: its record begins empty."""
         self.end_cell()
         self._outputs.clear()
+        self._kept.clear()
         self._displays.clear()
         self._dropped = 0
         if self.is_on:
@@ -123,7 +142,7 @@ class Recorder:
 
     def end_cell(self) -> None:
         """The cell is over: give the streams back."""
-        self.is_recording = False
+        self.is_recording = self.is_whole = False
         while self._untap:
             self._untap.pop()()
 
@@ -132,7 +151,7 @@ class Recorder:
 
         def tapped(text: str) -> Any:
             result = write(text)
-            if text and self.is_recording:
+            if text:
                 self._add({"kind": "stream", "name": name, "text": text})
             return result
 
@@ -150,7 +169,7 @@ class Recorder:
     def _displayed(self, message: Any) -> Any:
         kind = _KINDS.get(message["header"]["msg_type"])
         content = message["content"]
-        if kind is None or MIME in content.get("data", {}):
+        if kind is None or (MIME in content.get("data", {}) and not self._is_panel_kept(kind, content)):
             return message
         output: Output = {"kind": kind}
         if display_id := content.get("transient", {}).get("display_id"):
@@ -159,14 +178,20 @@ class Recorder:
                 self._displays.append(display_id)
             elif display_id in self._displays:
                 output["nth"] = self._displays.index(display_id)
-        if self.is_recording:
+        if self.is_recording or self.is_whole:
             output["content"] = json.loads(json.dumps(content, default=str))
             self._add(output)
         return message
 
+    def _is_panel_kept(self, kind: str, content: Any) -> bool:
+        # A cell that is shown again without running must show its panel too; its buttons ask a kernel that is gone.
+        return self.is_whole and kind == "display" and "text/html" in content["data"]
+
     def _add(self, output: Output) -> None:
-        if self.is_recording:
+        if self.is_recording or self.is_whole:
             self._outputs.append(output)
+            if len(self._outputs) > MANY and not self.is_recording:
+                self.drop(self.mark())
 
     def mark(self) -> int:
         """The place in the record that is now."""
@@ -182,8 +207,14 @@ class Recorder:
         """Forget what was recorded before that mark: no loop that runs needs it any more."""
         count = min(upto - self._dropped, len(self._outputs))
         if count > 0:
+            if self.is_whole:
+                self._kept, _ = merge(self._kept + self._outputs[:count])
             del self._outputs[:count]
             self._dropped += count
+
+    def whole(self) -> bytes:
+        """All that the newest cell showed, where that was recorded; no bytes if nothing was."""
+        return _part(self._kept + self._outputs).content
 
     def replay(self, data: bytes) -> None:
         """Show a recorded stretch again, through the same channels (which records it again)."""
@@ -197,6 +228,13 @@ class Recorder:
             sys.stdout.flush()
             sys.stderr.flush()
             content = output["content"]
+            if output["kind"] == "result":
+                hook = self._shell.displayhook
+                hook.start_displayhook()
+                hook.write_output_prompt()
+                hook.write_format_data(content["data"], content["metadata"])
+                hook.finish_displayhook()
+                continue
             if output["kind"] == "clear":
                 publisher.clear_output(wait=content.get("wait", False))
                 continue

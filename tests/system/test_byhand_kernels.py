@@ -1,0 +1,480 @@
+"""`%load_ext qcity_nb` in real kernels, driven as a front end does: what has finished does not run again by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import pytest
+from course_world import Course
+from jupyter_client.manager import start_new_kernel
+
+pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60
+
+SETUP = """
+import os, signal, time
+os.environ["QCITY_SNAPSHOT_SHARE"] = "1000"  # a snapshot behind each cell, however short
+from qcity_nb.notebook.allowance import Allowance
+from pathlib import Path
+import qcity_nb as qcity
+city = qcity.up(run="train")
+def die(place):
+    "Kills this kernel when the run comes here for the first time."
+    mark = Path(os.environ["MARKS"], place)
+    if not mark.exists():
+        mark.touch()
+        city.session.settle()  # the snapshot behind the cell before is on the disk
+        os.kill(os.getpid(), signal.SIGKILL)
+def ran(cell):
+    with open(Path(os.environ["MARKS"], "ran"), "a") as file:
+        file.write(f"{cell}\\n")
+%load_ext qcity_nb
+"""
+
+
+@dataclass
+class Shown:
+    """What a cell showed."""
+
+    number: int | None
+    outputs: list[tuple[str, ...]]
+    notes: list[str]
+    """Our own lines."""
+
+    @property
+    def text(self) -> str:
+        return "".join(one[-1] for one in self.outputs)
+
+
+class Kernel:
+    """A kernel and its front end."""
+
+    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+        self.manager, self.client = start_new_kernel(cwd=str(folder), env=environ)
+        self.is_dead = False
+
+    def run(self, source: str, cell_id: str) -> Shown:
+        """Run one cell; ``is_dead`` says whether the kernel outlived it."""
+        client = self.client
+        content = {"code": source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+        content["stop_on_error"] = False  # an old kernel would drop what comes shortly after
+        message = client.session.msg("execute_request", content, metadata={"cellId": cell_id})
+        client.shell_channel.send(message)
+        mine = message["header"]["msg_id"]
+        shown = Shown(None, [], [])
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
+            try:
+                got = client.get_iopub_msg(timeout=0.2)
+            except Empty:
+                if not self.manager.is_alive():
+                    self.is_dead = True
+                    return shown
+                continue
+            if got["parent_header"].get("msg_id") != mine:
+                continue
+            kind, told = got["msg_type"], got["content"]
+            if kind == "status" and told["execution_state"] == "idle":
+                break
+            self._note(shown, kind, told)
+        while True:
+            reply = client.get_shell_msg(timeout=WAIT_S)
+            if reply["parent_header"]["msg_id"] == mine:
+                break
+        shown.number = reply["content"]["execution_count"]
+        return shown
+
+    def _note(self, shown: Shown, kind: str, told: dict[str, Any]) -> None:
+        if kind == "stream":
+            if shown.outputs and shown.outputs[-1][:1] == (told["name"],):
+                told["text"] = shown.outputs.pop()[-1] + told["text"]
+            shown.outputs.append((told["name"], told["text"]))
+        elif kind == "clear_output":
+            shown.outputs.clear()
+        elif kind == "error":
+            shown.outputs.append(("error", told["ename"], told["evalue"]))
+        elif kind in ("display_data", "execute_result", "update_display_data"):
+            plain = told["data"].get("text/plain", "")
+            if plain.startswith("qcity: "):
+                shown.notes.append(plain.removeprefix("qcity: "))
+            else:
+                number = str(told.get("execution_count", ""))
+                display = told.get("transient", {}).get("display_id", "")
+                shown.outputs.append((kind, number, display, json.dumps(told["data"], sort_keys=True)))
+
+    def end(self) -> None:
+        """Killed once what it has saved is on the disk; the request leaves no trace."""
+        expression = {"saved": "city.session.settle()"}
+        reply = self.client.execute_interactive("", silent=True, user_expressions=expression, timeout=WAIT_S)
+        assert reply["content"]["user_expressions"]["saved"]["status"] == "ok"
+        self.kill()
+
+    def interrupt(self) -> None:
+        """Ctrl-C; may be called in another thread, unlike the manager's own way."""
+        os.kill(int(getattr(self.manager.provisioner, "pid", 0)), signal.SIGINT)
+
+    def kill(self) -> None:
+        """As a host's end does it."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@dataclass
+class Desk:
+    """One store, and a fresh project directory for each host."""
+
+    folder: Path
+    hosts: int = 0
+    kernels: list[Kernel] = field(default_factory=list)
+    setup: str = SETUP
+
+    @property
+    def marks(self) -> Path:
+        return self.folder / "marks"
+
+    def host(self, **environ: str) -> Kernel:
+        """A kernel on a new host."""
+        self.marks.mkdir(exist_ok=True)
+        self.hosts += 1
+        here = self.folder / f"host{self.hosts}"
+        here.mkdir()
+        (here / "pyproject.toml").write_text(
+            f'[tool.qcity]\nproject = "hand"\ntracking = ""\nstore = "{self.folder / "store"}"\n'
+        )
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "JPY_"))}
+        path = os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])
+        given = {"PYTHONPATH": path, "IPYTHONDIR": str(here / "ipython"), "MARKS": str(self.marks), "MPLBACKEND": ""}
+        kernel = Kernel(here, {**inherited, **given, **environ})
+        self.kernels.append(kernel)
+        return kernel
+
+    def run_all(self, *cells: str, kernel: Kernel | None = None, **environ: str) -> list[Shown]:
+        """Run all, on a new host; stops where the kernel dies or a cell fails. The first that is shown is the setup."""
+        kernel = kernel or self.host(**environ)
+        shown = []
+        for place, source in enumerate((self.setup, *cells)):
+            shown.append(kernel.run(source.strip(), f"c{place}"))
+            if kernel.is_dead or any(one[0] == "error" for one in shown[-1].outputs):
+                break
+        return shown
+
+    def ran(self) -> dict[str, int]:
+        """How often each cell ran."""
+        return dict(Counter((self.marks / "ran").read_text().split()))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path / "p")
+    made.folder.mkdir()
+    yield made
+    for kernel in made.kernels:
+        kernel.kill()
+
+
+CELLS = (
+    "import numpy as np\nrng = np.random.default_rng(3)\na = np.arange(6.0)\nhalf = a[:3]; ran('a')\nrng.random()",
+    "from IPython.display import *\nran('b')\nhandle = display(HTML('<b>one</b>'), display_id='x')\na.sum()",
+    "ran('c')\ndef total():\n    return float(a.sum() + shift)\n\nshift = 1\nprint('to stderr', file=os.sys.stderr)",
+    "%%capture caught\nran('d')\nprint('caught')",
+    "half += 10; ran('e')\nhandle.update(HTML('<b>two</b>'))\n(a.tolist(), caught.stdout)",
+    "ran('f')\nprint('gone')\nclear_output()\ndisplay({'a/b': 'raw'}, raw=True)",
+    "die('here')\nran('g'); print(rng.random(), total(), _6)",
+    "shift = 100\nran('h'); print(total(), np.shares_memory(half, a), In[6][:8], sorted(Out))",
+)
+
+
+def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(desk: Desk, tmp_path: Path) -> None:
+    first = desk.run_all(*CELLS)
+    assert len(first) == 8
+    again = desk.run_all(*CELLS)
+    calm = Desk(tmp_path / "calm")
+    calm.folder.mkdir()
+    calm.marks.mkdir()
+    (calm.marks / "here").touch()
+    try:
+        expected = calm.run_all(*CELLS)
+    finally:
+        for kernel in calm.kernels:
+            kernel.kill()
+    assert [one.outputs for one in again] == [one.outputs for one in expected]
+    assert [one.number for one in again] == list(range(1, 10))
+    assert desk.ran() == dict.fromkeys("abcdefgh", 1)
+    assert again[0].notes[0].startswith("run train-")
+    assert ": 6 cells have finished in an earlier kernel: run them, and they come back at once" in again[0].notes[0]
+    for one in again[1:7]:
+        assert one.notes[-1].startswith("finished in an earlier kernel (took 0.")
+    assert again[6].notes[0].startswith("variables are back as [7] left them (0.")
+    assert [one.notes for one in again[7:]] == [[], []]
+
+
+def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(desk: Desk) -> None:
+    cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3); left = 1", "die('here'); ran('d')"]
+    desk.run_all(*cells)
+    cells[2] = "ran('C'); x.append(4)"
+    cells[3] = "ran('d'); print(x, 'left' in globals())"
+    assert desk.run_all(*cells)[-1].text == "[1, 2, 4] False\n"
+    assert desk.ran() == {"a": 1, "b": 1, "c": 1, "C": 1, "d": 1}
+
+
+def test_a_cell_that_fails_is_mended_and_goes_on_and_those_before_do_not_run(desk: Desk) -> None:
+    cells = [
+        "ran('a'); x = [1]",
+        "ran('b'); assert Path(os.environ['MARKS'], 'mended').exists()\nx.append(2)",
+        "ran('c')\nx",
+    ]
+    shown = desk.run_all(*cells)
+    assert shown[-1].outputs == [("error", "AssertionError", "")]
+    desk.kernels[-1].end()
+    (desk.marks / "mended").touch()
+    assert desk.run_all(*cells)[-1].text == '{"text/plain": "[1, 2]"}'
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+
+
+def test_cells_that_look_come_and_go(desk: Desk) -> None:
+    cells = ["ran('a'); x = [1]", "x", "ran('b'); x.append(2)", "x, len(x)", "ran('c'); x.append(3)", "die('here')\nx"]
+    desk.run_all(*cells)
+    kernel = desk.host()
+    shown = desk.run_all(cells[0], cells[1], cells[2], "print(x)", cells[4], "x", cells[5], kernel=kernel)
+    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+    assert [one.text for one in shown[2:]] == [
+        '{"text/plain": "[1]"}', "", "[1, 2]\n", "", '{"text/plain": "[1, 2, 3]"}', '{"text/plain": "[1, 2, 3]"}'
+    ]  # fmt: skip
+    assert shown[4].notes[0].startswith("variables are back as [4] left them")
+
+
+def test_a_cell_that_fails_in_between_does_not_count(desk: Desk) -> None:
+    cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)", "die('here')"]
+    desk.run_all(*cells)
+    kernel = desk.host()
+    desk.run_all(*cells[:1], kernel=kernel)
+    assert kernel.run("x.append(9); own = 1; typo", "c8").outputs == [
+        ("error", "NameError", "name 'typo' is not defined")
+    ]
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 9]"}'
+    assert [kernel.run(source, "c").notes[-1][:8] for source in cells[1:3]] == ["finished"] * 2
+    assert kernel.run("x, own", "c9").text == '{"text/plain": "([1, 2, 3], 1)"}'
+    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
+    desk.setup = SETUP.replace("1000", "0")
+    slow = (
+        "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
+        "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
+    )
+    keep = "import qcity_nb.notebook.byhand as e; e._on._follower.course.allowance = Allowance(1e30); x = [1]"
+    stop = "e._on._follower.course.allowance = Allowance(0)"
+    cells = [keep, stop, slow, "e._on._follower.course.allowance = Allowance(1e30)", "die('here')"]
+    desk.run_all(*cells)
+    (desk.marks / "slow").touch()
+    kernel = desk.host()
+    desk.run_all(*cells[:3], kernel=kernel)
+    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.interrupt))
+    interrupt.start()
+    shown = kernel.run("ran('other'); x.append(5)", "c7")
+    interrupt.join()
+    assert shown.outputs[0][1] == "KeyboardInterrupt"
+    assert shown.outputs[-1][-1] == "[4] has to run again first, and did not end well: run it, then this cell"
+    (desk.marks / "slow").unlink()
+    kernel.run(cells[2], "c3")
+    assert desk.ran() == {"b": 3}
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted behind its first line"
+
+
+SLOW = """
+class Slow:
+    n = 0
+    def __getstate__(self):
+        Path(os.environ["MARKS"], "at").touch()
+        time.sleep(0.5)
+        return {"n": self.n}
+ran("a")
+slow = Slow()
+slow.n = 5
+"""
+
+
+def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(desk: Desk) -> None:
+    kernel = desk.host()
+    kernel.run(desk.setup.strip(), "c0")
+    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.interrupt))
+    interrupt.start()
+    shown = kernel.run(SLOW.strip(), "c1")
+    interrupt.join()
+    assert shown.notes == ["the interrupt came while the snapshot was taken: it is complete"]
+    kernel.end()
+    assert desk.run_all(SLOW, "slow.n")[-1].text == '{"text/plain": "5"}'
+    assert desk.ran() == {"a": 1}
+
+
+def when(mark: Path, act: Callable[[], Any]) -> None:
+    """Do that once the file is there."""
+    end = time.monotonic() + WAIT_S
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    act()
+
+
+def test_a_finished_cell_that_is_run_once_more_runs_for_real(desk: Desk) -> None:
+    cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)"]
+    desk.run_all(*cells)
+    desk.kernels[-1].end()
+    kernel = desk.host()
+    desk.run_all(*cells[:2], kernel=kernel)
+    assert kernel.run(cells[1], "c2").outputs == []
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}'
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+    kernel.end()
+    shown = desk.run_all(*cells[:2], cells[1], "x", cells[2])
+    assert shown[-2].text == '{"text/plain": "[1, 2, 2]"}'
+    assert desk.ran() == {"a": 1, "b": 2, "c": 2}, "the chain is that of the newest kernel"
+
+
+ELSEWHERE = SETUP.replace("%load", "if 'NODE' in os.environ:\n    import uuid; uuid.getnode = lambda: 7\n%load")
+
+
+def test_packages_are_installed_on_another_machine_and_nothing_else_runs(desk: Desk) -> None:
+    desk.setup = ELSEWHERE
+    cells = ("ran('a'); x = 1", "!{sys.executable} -m pip install --help > $MARKS/help; echo once >> $MARKS/installed",
+             "ran('b'); x += 1", "die('here')\nx")  # fmt: skip
+    desk.run_all("import sys", *cells)
+    desk.run_all("import sys", *cells, NODE="7")
+    desk.kernels[-1].end()
+    shown = desk.run_all("import sys", *cells, NODE="7")
+    assert shown[-1].text == '{"text/plain": "2"}'
+    assert desk.ran() == {"a": 1, "b": 1}
+    assert (desk.marks / "installed").read_text() == "once\nonce\n"
+
+
+def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(desk: Desk) -> None:
+    cells = (
+        "ran('a'); state = {'n': 0}",
+        "for n in city.loop(range(6), state, every=1):\n    ran(f'b{n}')\n    state['n'] += n\n    print(n)\n"
+        "    if n == 3: die('here')",
+        "ran('c'); print(state)",
+    )
+    assert len(desk.run_all(*cells)) == 3
+    shown = desk.run_all(*cells)
+    assert shown[2].text == "0\n1\n2\n3\n4\n5\n"
+    assert shown[3].text == "{'n': 15}\n"
+    assert desk.ran() == {"a": 1, "b0": 1, "b1": 1, "b2": 1, "b3": 2, "b4": 1, "b5": 1, "c": 1}
+    desk.kernels[-1].end()
+    again = desk.run_all(*cells, "city.finish()")
+    assert [one.outputs for one in again[1:4]] == [one.outputs for one in shown[1:]], "a resumed cell is recorded whole"
+    assert desk.ran()["c"] == 1
+    desk.kernels[-1].end()
+    new = desk.run_all(*cells)
+    assert desk.ran()["a"] == 2, "the run has ended: another begins"
+    assert "cells that finish from here on" in new[0].notes[0]
+
+
+def test_cells_without_a_snapshot_run_again_once_they_are_needed(desk: Desk) -> None:
+    desk.setup = SETUP + (
+        "import qcity_nb.notebook.byhand as extension\n"
+        "def share(x):\n    extension._on._follower.course.allowance = Allowance(x)  # 0: all are postponed\n"
+    )
+    cells = ("ran('a'); x = [1]", "share(0); ran('b'); x.append(2); print('b', x)", "ran('c')\nx.append(3)",
+             "share(1e30); ran('d')\nx.append(4)", "die('here')")  # fmt: skip
+    desk.run_all(*cells)
+    kernel = desk.host()
+    shown = desk.run_all(*cells[:2], kernel=kernel)
+    assert shown[2].text == "b [1, 2]\n"
+    look = kernel.run("print(x)", "look")
+    assert look.text == "b [1, 2]\n[1, 2]\n"
+    assert [note.partition(" (")[0] for note in look.notes] == [
+        "variables are back as [2] left them", "no snapshot behind [3]: run again here"
+    ]  # fmt: skip
+    assert kernel.run(cells[2], "c3").notes[0].startswith("finished")
+    assert kernel.run(cells[3], "c4").notes[0].startswith("variables are back as [6] left them")
+    assert kernel.run("x", "c5").text == '{"text/plain": "[1, 2, 3, 4]"}'
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+
+
+def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(desk: Desk) -> None:
+    cells = ("ran('a'); x = 5", "ran('b'); x += 1; print('b')", "die('here'); x")
+    desk.run_all(*cells)
+    kernel = desk.host()
+    kernel.run(desk.setup.strip(), "c0")
+    for pack in desk.folder.rglob("*.pack"):
+        pack.chmod(0o600)
+        pack.write_bytes(bytes(pack.stat().st_size))
+    shown = [kernel.run(source, f"c{n + 1}") for n, source in enumerate(cells)]
+    assert shown[1].text == "b\n"
+    assert any("did not come back" in note for note in shown[1].notes)
+    assert shown[2].text == '{"text/plain": "6"}'
+    assert desk.ran() == {"a": 2, "b": 2}
+
+
+def test_an_edit_before_the_extension_is_seen(desk: Desk) -> None:
+    desk.run_all("ran('a'); x = 5", "die('here')")
+    desk.setup = "rate = 2\n" + SETUP
+    shown = desk.run_all("ran('a'); x = 5")
+    assert "1 cell has finished, but a cell before %load_ext is new or edited: all run again" in shown[0].notes[0]
+    assert desk.ran() == {"a": 2}
+
+
+def test_what_the_setup_makes_and_cannot_be_saved_stays(desk: Desk) -> None:
+    desk.setup = (
+        "import threading, itertools\nworker = threading.Thread(target=print)\nnumbers = (n for n in range(9))\n"
+        + SETUP
+    )
+    desk.run_all("ran('a'); first = next(numbers)", "die('here')")
+    shown = desk.run_all("ran('a'); first = next(numbers)", "print(first, worker.is_alive())", "next(numbers)")
+    assert shown[2].text == "0 False\n"
+    assert shown[3].outputs[0][1] == "VariableLost"
+    assert desk.ran() == {"a": 1}
+
+
+def test_begin_anew(desk: Desk) -> None:
+    desk.run_all("ran('a')", "die('here')")
+    kernel = desk.host()
+    shown = desk.run_all(
+        "ran('a')", "city = qcity.up(run='train', fresh=True)", "ran('b')", "x = 1; die('there')", kernel=kernel
+    )
+    assert shown[2].notes[0].startswith("run train-")
+    assert desk.ran() == {"a": 1, "b": 1}
+    desk.setup = SETUP.replace('"train"', '"train", fresh=True')
+    desk.run_all("ran('a')")
+    assert desk.ran()["a"] == 2
+
+
+def test_where_the_run_cannot_be_told_one_line_says_what_to_do(desk: Desk) -> None:
+    kernel = desk.host()
+    desk.marks.mkdir(exist_ok=True)
+    said = kernel.run("%load_ext qcity_nb", "c0")
+    assert said.text.startswith("UsageError: ") or said.outputs[-1][0] == "error"
+    text = said.text + "".join(one[-1] for one in said.outputs)
+    assert 'qcity.up(run="train"); then %load_ext qcity_nb' in text
+    assert kernel.run("import qcity_nb as qcity; city = qcity.up(run='train')", "c1").outputs == []
+    assert kernel.run("%load_ext qcity_nb", "c2").notes[0].startswith("run train-")
+    kernel.run("x = 1", "c3")
+    assert kernel.run("%unload_ext qcity_nb", "c4").outputs == []
+    left = kernel.run("ip = get_ipython(); print(ip.ast_transformers, len(ip.events.callbacks['pre_run_cell']))", "c5")
+    assert left.text.startswith("[] 1")
+    kernel.run("x = 2", "c6")
+    kernel.end()
+    cells = ["import qcity_nb as qcity; city = qcity.up(run='train')", "%load_ext qcity_nb", "x = 1", "x"]
+    other = desk.host()
+    assert [other.run(source, f"c{n}") for n, source in enumerate(cells, 1)][-1].text == '{"text/plain": "1"}'
+
+
+def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
+    course = Course(tmp_path / "p")
+    course.write("%load_ext qcity_nb", "x = 1\nprint(get_ipython().ast_transformers)", "die('here')\nprint(x)")
+    course.attempt(code=138)
+    course.attempt()
+    assert course.shown()[1:] == [[], ["[]\n"], ["1\n"]]
+    assert course.ran()[2:] == [0, 1, 2][1:]
