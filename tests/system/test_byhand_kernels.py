@@ -478,3 +478,16 @@ def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
     course.attempt()
     assert course.shown()[1:] == [[], ["[]\n"], ["1\n"]]
     assert course.ran()[2:] == [0, 1, 2][1:]
+
+
+def test_settings_and_magics_of_passed_cells_hold(desk: Desk) -> None:
+    cells = (
+        "%precision 2\nran('a')",
+        "import sys, warnings; sys.setrecursionlimit(4321); warnings.filterwarnings('ignore', 'dull')",
+        "die('here')\nwarnings.warn('dull'); print(sys.getrecursionlimit())\n1 / 3",
+    )
+    desk.run_all(*cells)
+    again = desk.run_all(*cells)
+    assert desk.ran() == {"a": 1}
+    assert again[3].text == "4321\n{\"text/plain\": \"0.33\"}"
+    assert not any(kind == "stderr" for kind, *_ in again[3].outputs)
