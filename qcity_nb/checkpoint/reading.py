@@ -12,7 +12,7 @@ from types import TracebackType
 
 from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.direct import DIRECT_BYTES, open_for_reading
-from qcity_nb.checkpoint.memory import PAGE
+from qcity_nb.checkpoint.memory import PAGE, address_of, view_at
 from qcity_nb.checkpoint.pack import ObjectRef
 from qcity_nb.errors import CheckpointCorrupt
 
@@ -82,9 +82,11 @@ class PackReader:
         if not 0 <= ref.offset <= ref.offset + ref.size_bytes <= self._files[ref.pack][1]:
             raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: the file is too short")
 
-    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+    def read_into(self, places: Iterable[tuple[str, memoryview]], *, is_own: bool = False) -> None:
         """Objects by name, each into the memory given with it.
 
+        Args:
+            is_own: bytes may stand in that memory before they are verified; without it only what is whole gets there.
         Raises:
             CheckpointCorrupt: one of them is not there or damaged; what was read before it is in place.
         """
@@ -95,7 +97,7 @@ class PackReader:
             if len(target) != ref.size_bytes:
                 raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
             wanted.append((ref, name, target))
-        self._read(wanted)
+        self._read(wanted, is_own=is_own)
 
     def verify(self) -> None:
         """Read and check every object.
@@ -107,15 +109,15 @@ class PackReader:
             self._bounds(ref, name)
         self._read([(ref, name, None) for name, ref in self._objects.items()])
 
-    def _read(self, wanted: list[_Place]) -> None:
+    def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
         wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
         groups = _grouped(wanted)
         if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
-            self._read_groups(iter(groups))
+            self._read_groups(iter(groups), is_own=is_own)
             return
         turn = iter(groups)  # one iterator for all threads: next() of a list's iterator is atomic
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
-            for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
+            for done in [pool.submit(self._read_groups, turn, is_own=is_own) for _ in range(_THREADS)]:
                 done.result()
 
     def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
@@ -133,10 +135,41 @@ class PackReader:
         for _, name, _, data in self._checked(_grouped(wanted)):
             yield name, data
 
-    def _read_groups(self, groups: Iterable[list[_Place]]) -> None:
-        for _, _, target, data in self._checked(groups):
+    def _read_groups(self, groups: Iterable[list[_Place]], *, is_own: bool) -> None:
+        for _, _, target, data in self._checked(
+            group for group in groups if not (is_own and self._read_straight(group))
+        ):
             if target is not None:
                 target[:] = data
+
+    def _read_straight(self, group: list[_Place]) -> bool:
+        """Read it into place without a copy, if it lies so in the file and in memory; else false: nothing is done."""
+        first = group[0][0]
+        descriptor, _, is_direct = self._files[first.pack]
+        targets = [target for _, _, target in group if target is not None]
+        if not is_direct or len(targets) < len(group) or first.size_bytes < PAGE:
+            return False
+        end, address = first.offset, address_of(targets[0])
+        if end % PAGE or address % PAGE:
+            return False
+        start = address
+        for (ref, _, _), target in zip(group, targets, strict=True):
+            if ref.offset != end or address_of(target) != address:
+                return False
+            end, address = end + ref.size_bytes, address + ref.size_bytes
+        size = end - first.offset
+        whole = size - size % PAGE
+        try:
+            _read(descriptor, view_at(start, whole), first.offset, whole)
+            if whole < size:
+                with mmap.mmap(-1, PAGE) as last, memoryview(last) as memory:
+                    _read(descriptor, memory, first.offset + whole, size - whole)
+                    view_at(start + whole, size - whole)[:] = memory[: size - whole]
+        except (OSError, ValueError) as error:
+            raise CheckpointCorrupt(f"pack {first.pack}: object {group[0][1]} cannot be read: {error}") from error
+        for (ref, name, _), target in zip(group, targets, strict=True):
+            pack.check(target, ref, name)
+        return True
 
     def _checked(
         self, groups: Iterable[list[_Place]]

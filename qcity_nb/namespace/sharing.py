@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import gc
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -71,16 +70,17 @@ _FIXED = frozenset(
 )
 """Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""
 
-_ATOMS = frozenset({str, bytes, tuple, frozenset, type})
-"""The most common of them, looked at first."""
+
+def _held(values: list[Any], usual: int) -> list[Any]:
+    """Those with more references than so many."""
+    count = sys.getrefcount
+    return [value for value in values if count(value) > usual]
 
 
 def _references() -> int:
-    """What ``getrefcount`` says in ``Marks.of`` of an object that only its pickler's memo holds."""
+    """What ``getrefcount`` says in ``_held`` of an object that only its pickler's memo holds, beside the list."""
     memo = [object()]
-    for value in list(memo):
-        return sys.getrefcount(value)
-    return 0
+    return next(usual for usual in range(1, 100) if not _held(list(memo), usual))
 
 
 _TEMPORARY = _references()
@@ -95,25 +95,18 @@ class Marks:
 
     def of(self, written: Written) -> list[Any]:
         """The mutable objects that it wrote, once each. Their ids are theirs as long as the list lives."""
-        fixed, by_value, ignore = self._is_fixed, written.by_value, self._ignore
-        was_on = gc.isenabled()
-        gc.disable()  # a million tuples are made and dropped: collections in between cost three times as much
-        try:
-            met = [entry[1] for entry in written.memo().values() if type(entry[1]) not in _ATOMS]
-        finally:
-            if was_on:
-                gc.enable()
-        found = []
-        for value in met:
-            cls = type(value)
-            is_fixed = fixed.get(cls)
-            if is_fixed is None:
-                is_fixed = fixed[cls] = _is_fixed(cls)
-            if is_fixed or id(value) in ignore or sys.getrefcount(value) <= _TEMPORARY:
-                continue
-            if cls is types.FunctionType and id(value) not in by_value:
-                continue
-            found.append(value)
+        met = written.met()  # no list of these may stand under a second name: references are counted
+        kinds = set(map(type, met))
+        for cls in kinds - self._is_fixed.keys():
+            self._is_fixed[cls] = _is_fixed(cls)
+        counting = {cls for cls in kinds if not self._is_fixed[cls]}
+        met = [value for value in met if type(value) in counting]
+        found = _held(met, _TEMPORARY)
+        ignore = self._ignore | written.own
+        found = [value for value in found if id(value) not in ignore]
+        if types.FunctionType in counting:
+            by_value = written.by_value
+            found = [value for value in found if type(value) is not types.FunctionType or id(value) in by_value]
         return found
 
 

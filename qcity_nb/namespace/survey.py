@@ -65,7 +65,7 @@ class Known:
         return cls(
             names=part.names,
             identities=tuple(_identity(values[name]) for name in part.names),
-            marks=array("Q", [id(one) for one in part.marks]),
+            marks=array("Q", map(id, part.marks)),
             bounds=written.bounds,
             stream=name_of(written.skeleton),
             form=part.form,
@@ -225,10 +225,10 @@ class _Survey:
         families = Families(len(parts))
         owner: dict[int, int] = {}
         for index, part in enumerate(parts):
-            for mark in part.marks:
-                other = owner.setdefault(id(mark), index)
-                if other != index:
-                    families.join(index, other)
+            numbers = set(map(id, part.marks))
+            for number in owner.keys() & numbers:
+                families.join(index, owner[number])
+            owner.update(dict.fromkeys(numbers, index))
         for one, other in overlapping(
             [(low, high, index) for index, part in enumerate(parts) for low, high in part.written.bounds]
         ):
