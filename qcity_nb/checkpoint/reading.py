@@ -20,6 +20,8 @@ __all__ = ["PackReader"]
 
 _PIECE = 4 << 20
 """Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
+_STRAIGHT_PIECE = 32 << 20
+"""The same where nothing is copied: more, since a thread that has read waits for the interpreter to go on."""
 _THREADS = 4
 """Reads in flight: while one waits for the disk, others are checked."""
 
@@ -111,7 +113,7 @@ class PackReader:
 
     def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
         wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        groups = _grouped(wanted)
+        groups = _grouped(wanted, piece=_STRAIGHT_PIECE if is_own else _PIECE)
         if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
             self._read_groups(iter(groups), is_own=is_own)
             return
@@ -147,10 +149,10 @@ class PackReader:
         first = group[0][0]
         descriptor, _, is_direct = self._files[first.pack]
         targets = [target for _, _, target in group if target is not None]
-        if not is_direct or len(targets) < len(group) or first.size_bytes < PAGE:
+        if len(targets) < len(group) or first.size_bytes < PAGE:
             return False
         end, address = first.offset, address_of(targets[0])
-        if end % PAGE or address % PAGE:
+        if is_direct and (end % PAGE or address % PAGE):
             return False
         start = address
         for (ref, _, _), target in zip(group, targets, strict=True):
@@ -158,7 +160,7 @@ class PackReader:
                 return False
             end, address = end + ref.size_bytes, address + ref.size_bytes
         size = end - first.offset
-        whole = size - size % PAGE
+        whole = size - size % PAGE if is_direct else size
         try:
             _read(descriptor, view_at(start, whole), first.offset, whole)
             if whole < size:
@@ -194,7 +196,7 @@ class PackReader:
                         yield one, called, target, data
 
 
-def _grouped(places: list[_Place]) -> list[list[_Place]]:
+def _grouped(places: list[_Place], *, piece: int = _PIECE) -> list[list[_Place]]:
     """What lies close together in a file is read together."""
     groups: list[list[_Place]] = []
     for place in places:
@@ -206,7 +208,7 @@ def _grouped(places: list[_Place]) -> list[list[_Place]]:
             and last is not None
             and ref.pack == first.pack
             and ref.offset - (last.offset + last.size_bytes) <= 2 * PAGE
-            and ref.offset + ref.size_bytes - first.offset <= _PIECE
+            and ref.offset + ref.size_bytes - first.offset <= piece
         ):
             groups[-1].append(place)
         else:

@@ -1,4 +1,4 @@
-"""Groups of variables in the order in which they are loaded, their bytes read ahead in a thread.
+"""Groups of variables in the order in which they are loaded, the large ones read ahead in threads.
 
 Reading waits for the disk and checks digests, loading makes objects: beside each other, the longer of the two is what a
 restore takes. Groups of few bytes come first: what has to be made of them is made while the large ones are read.
@@ -7,50 +7,54 @@ restore takes. Groups of few bytes come first: what has to be made of them is ma
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from qcity_nb.checkpoint import landing
 from qcity_nb.checkpoint.capture import Captured
 
-__all__ = ["Landing", "landed"]
+__all__ = ["Land", "landed"]
 
+_LARGE_BYTES = 4 << 20
+"""Groups with fewer bytes beside their stream are soon there."""
 _AHEAD_BYTES = 1 << 30
 """So much may lie there before it is loaded. Most of it stays anyway, as the arrays' memory; texts and what goes to a
 device do not."""
+_MOMENT_S = 0.005
+"""Loading holds the interpreter for as long as a stream takes: the first reads are to be under way before."""
 
-
-class Landing(Protocol):
-    """A group's memory: the bytes of its buffers, read and verified."""
-
-    def result(self) -> list[Any]:
-        """Wait for it. Raises what reading raised."""
-
+Land = Callable[[], list[Any]]
+"""Gives the memory of a group's buffers, read and verified. Raises what reading raised."""
 
 _Name = TypeVar("_Name")
 
 
-def landed(groups: Iterable[tuple[_Name, Captured]]) -> Iterator[tuple[_Name, Captured, Landing]]:
+def landed(groups: Iterable[tuple[_Name, Captured]]) -> Iterator[tuple[_Name, Captured, Land]]:
     """Each group once more with its memory, those of few bytes first.
 
-    Close it: a thread may be reading when the caller has had enough.
+    Close it: threads may be reading when the caller has had enough.
     """
-    waiting = deque(sorted(groups, key=lambda group: sum(buffer.size for buffer in group[1].buffers)))
-    begun: deque[tuple[_Name, Captured, int, Future[list[Any]]]] = deque()
+    sized = [(sum(buffer.size for buffer in captured.buffers), name, captured) for name, captured in groups]
+    waiting = deque(sorted(sized, key=lambda group: group[0]))
+    begun: deque[tuple[int, _Name, Captured, Future[list[Any]]]] = deque()
     ahead = 0
-    pool = ThreadPoolExecutor(1, thread_name_prefix="qcity-ahead")
-    try:
-        while waiting or begun:
-            while waiting and (not begun or ahead + waiting[0][1].size_bytes <= _AHEAD_BYTES):
-                name, captured = waiting.popleft()
-                begun.append((name, captured, captured.size_bytes, pool.submit(_land, captured)))
-                ahead += captured.size_bytes
-            name, captured, size, future = begun.popleft()
-            yield name, captured, future
-            ahead -= size
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with ThreadPoolExecutor(1, thread_name_prefix="qcity-ahead") as pool:
+        try:
+            while waiting or begun:
+                while waiting and (not begun or ahead + waiting[0][0] <= _AHEAD_BYTES):
+                    size, name, captured = waiting.popleft()
+                    future = pool.submit(_land, captured)
+                    begun.append((size, name, captured, future))
+                    ahead += size
+                    if size:  # what is small is soon there, and would wait long behind what is large
+                        wait([future], timeout=_MOMENT_S if size >= _LARGE_BYTES else None)
+                size, name, captured, future = begun.popleft()
+                yield name, captured, future.result
+                ahead -= size
+        finally:
+            for *_, future in begun:
+                future.cancel()
 
 
 def _land(captured: Captured) -> list[Any]:

@@ -6,7 +6,10 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-__all__ = ["still"]
+__all__ = ["still", "tidy"]
+
+_MANY = 10_000
+"""Objects from which on a collection is worth its while."""
 
 
 @contextlib.contextmanager
@@ -23,3 +26,12 @@ def still() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def tidy() -> None:
+    """Look through what is new since the last time, where that is much: else the first collection afterwards does.
+
+    It is among the old afterwards, which are looked through rarely.
+    """
+    if gc.get_count()[0] > _MANY:
+        gc.collect(1)

@@ -158,10 +158,11 @@ class Space:
     def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
         failed: list[tuple[*_Group, BaseException]] = []
         with closing(landed(groups)) as each:
-            for names, captured, memory in each:
+            for names, captured, land in each:
                 try:
-                    values = load(captured.skeleton, memory.result(), restoring)
+                    values = load(captured.skeleton, land(), restoring)
                     self.live.update((name, values[name]) for name in names)
+                    collector.tidy()
                 except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
                     raise
                 except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
