@@ -113,6 +113,7 @@ class Ours(Engine):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         from IPython.core.interactiveshell import InteractiveShell
+        from traitlets.config import Config
 
         from qcity_nb.checkpoint.engine import Engine as Saver
         from qcity_nb.checkpoint.local import LocalTier
@@ -122,7 +123,7 @@ class Ours(Engine):
         from qcity_nb.notebook import history
         from qcity_nb.notebook.cells import Cells
 
-        self.shell = InteractiveShell.instance()
+        self.shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
         self.namespace = self.shell.user_ns
         self.tier = LocalTier(folder / "tier", epoch=1)
         self.saver = Saver(self.tier)
@@ -130,7 +131,6 @@ class Ours(Engine):
         manifest = self.tier.newest()
         records = manifest.cells if manifest is not None else ()
         self.cells = Cells(Space(self.namespace, self.saver.freezer, hidden=hidden), Surround(folder), records)
-        self.cells.reach.clear()
         self.shell.events.register("pre_run_cell", self.heard)
         self.seq = 0
 
@@ -151,7 +151,8 @@ class Ours(Engine):
         self.cells.finished(seq - 1, CellRecord(chain=str(seq), number=seq), {})
         self.cells.take(stored=self.tier.stored)
         taken = self.cells.draft()
-        looked = len(taken.shot.groups) if taken.shot is not None else 0
+        assert taken.shot is not None
+        passed = len(taken.shot.kept)
 
         def draft() -> tuple[Any, Any, bytes]:
             objects: dict[str, Any] = {}
@@ -165,7 +166,7 @@ class Ours(Engine):
         self.cells.saved(saving.wait().cells)
         durable_s = time.perf_counter() - began
         self.saver.finish()
-        return {"waited_s": waited_s, "durable_s": durable_s, "looked_at": looked, "kept": len(taken.shot.kept)}
+        return {"waited_s": waited_s, "durable_s": durable_s, "passed_over": passed}
 
     def look(self) -> dict[str, float]:
         """A snapshot that trusts no cell: every variable is looked at, as every ``LOOK_EVERY``-th time."""
