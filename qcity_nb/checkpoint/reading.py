@@ -22,6 +22,8 @@ _PIECE = 4 << 20
 """Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
 _STRAIGHT_PIECE = 32 << 20
 """The same where nothing is copied: more, since a thread that has read waits for the interpreter to go on."""
+_LONE = 64 * 1024
+"""Smaller objects are read together with what lies around them."""
 _THREADS = 4
 """Reads in flight: while one waits for the disk, others are checked."""
 
@@ -113,14 +115,38 @@ class PackReader:
 
     def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
         wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        groups = _grouped(wanted, piece=_STRAIGHT_PIECE if is_own else _PIECE)
-        if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
-            self._read_groups(iter(groups), is_own=is_own)
+        total = sum(place[0].size_bytes for place in wanted)
+        straight, copied = self._runs(wanted) if is_own else ([], wanted)
+        turn = iter([*((group, True) for group in straight), *((group, False) for group in _grouped(copied))])
+        if total < DIRECT_BYTES:
+            self._read_groups(turn)
             return
-        turn = iter(groups)  # one iterator for all threads: next() of a list's iterator is atomic
+        # One iterator for all threads: next() of a list's iterator is atomic.
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
-            for done in [pool.submit(self._read_groups, turn, is_own=is_own) for _ in range(_THREADS)]:
+            for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
                 done.result()
+
+    def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:
+        """What lies in memory as it lies in the file and can be read there without a copy; and the rest."""
+        runs: list[list[_Place]] = []
+        rest: list[_Place] = []
+        following: tuple[str, int, int] | None = None
+        for place in places:
+            ref, _, target = place
+            address = address_of(target) if target is not None and ref.size_bytes else 0
+            here = ref.pack, ref.offset, address
+            is_direct = self._files[ref.pack][2]
+            may_begin = ref.size_bytes >= _LONE and not (is_direct and (ref.offset % PAGE or address % PAGE))
+            if here == following and here[1] + ref.size_bytes - runs[-1][0][0].offset <= _STRAIGHT_PIECE:
+                runs[-1].append(place)
+            elif may_begin:
+                runs.append([place])
+            else:
+                rest.append(place)
+                following = None
+                continue
+            following = ref.pack, ref.offset + ref.size_bytes, address + ref.size_bytes
+        return runs, rest
 
     def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         """Objects by name, verified, in the order in which they lie; their memory is lent until the next is asked for.
@@ -137,41 +163,36 @@ class PackReader:
         for _, name, _, data in self._checked(_grouped(wanted)):
             yield name, data
 
-    def _read_groups(self, groups: Iterable[list[_Place]], *, is_own: bool) -> None:
-        for _, _, target, data in self._checked(
-            group for group in groups if not (is_own and self._read_straight(group))
-        ):
+    def _read_groups(self, groups: Iterable[tuple[list[_Place], bool]]) -> None:
+        def copied() -> Iterator[list[_Place]]:
+            for group, is_straight in groups:
+                if is_straight:
+                    self._read_straight(group)
+                else:
+                    yield group
+
+        for _, _, target, data in self._checked(copied()):
             if target is not None:
                 target[:] = data
 
-    def _read_straight(self, group: list[_Place]) -> bool:
-        """Read it into place without a copy, if it lies so in the file and in memory; else false: nothing is done."""
-        first = group[0][0]
+    def _read_straight(self, run: list[_Place]) -> None:
+        first, name, target = run[0]
+        assert target is not None
         descriptor, _, is_direct = self._files[first.pack]
-        targets = [target for _, _, target in group if target is not None]
-        if len(targets) < len(group) or first.size_bytes < PAGE:
-            return False
-        end, address = first.offset, address_of(targets[0])
-        if is_direct and (end % PAGE or address % PAGE):
-            return False
-        start = address
-        for (ref, _, _), target in zip(group, targets, strict=True):
-            if ref.offset != end or address_of(target) != address:
-                return False
-            end, address = end + ref.size_bytes, address + ref.size_bytes
-        size = end - first.offset
+        size = sum(ref.size_bytes for ref, _, _ in run)
         whole = size - size % PAGE if is_direct else size
+        memory = view_at(address_of(target), size)
         try:
-            _read(descriptor, view_at(start, whole), first.offset, whole)
+            _read(descriptor, memory[:whole], first.offset, whole)
             if whole < size:
-                with mmap.mmap(-1, PAGE) as last, memoryview(last) as memory:
-                    _read(descriptor, memory, first.offset + whole, size - whole)
-                    view_at(start + whole, size - whole)[:] = memory[: size - whole]
+                with mmap.mmap(-1, PAGE) as page, memoryview(page) as last:
+                    _read(descriptor, last, first.offset + whole, size - whole)
+                    memory[whole:] = last[: size - whole]
         except (OSError, ValueError) as error:
-            raise CheckpointCorrupt(f"pack {first.pack}: object {group[0][1]} cannot be read: {error}") from error
-        for (ref, name, _), target in zip(group, targets, strict=True):
+            raise CheckpointCorrupt(f"pack {first.pack}: object {name} cannot be read: {error}") from error
+        for ref, name, target in run:
+            assert target is not None
             pack.check(target, ref, name)
-        return True
 
     def _checked(
         self, groups: Iterable[list[_Place]]
@@ -196,7 +217,7 @@ class PackReader:
                         yield one, called, target, data
 
 
-def _grouped(places: list[_Place], *, piece: int = _PIECE) -> list[list[_Place]]:
+def _grouped(places: list[_Place]) -> list[list[_Place]]:
     """What lies close together in a file is read together."""
     groups: list[list[_Place]] = []
     for place in places:
@@ -208,7 +229,7 @@ def _grouped(places: list[_Place], *, piece: int = _PIECE) -> list[list[_Place]]
             and last is not None
             and ref.pack == first.pack
             and ref.offset - (last.offset + last.size_bytes) <= 2 * PAGE
-            and ref.offset + ref.size_bytes - first.offset <= piece
+            and ref.offset + ref.size_bytes - first.offset <= _PIECE
         ):
             groups[-1].append(place)
         else:
