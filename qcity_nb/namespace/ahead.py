@@ -7,7 +7,7 @@ restore takes. Groups of few bytes come first: what has to be made of them is ma
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ Land = Callable[[], list[Any]]
 _Name = TypeVar("_Name")
 
 
-def landed(groups: Iterable[tuple[_Name, Captured]]) -> Iterator[tuple[_Name, Captured, Land]]:
+def landed(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, Captured, Land], None, None]:
     """Each group once more with its memory, those of few bytes first.
 
     Close it: threads may be reading when the caller has had enough.

@@ -34,7 +34,7 @@ def test_who_had_none_gets_none() -> None:
 
 def test_what_is_new_is_looked_through_once() -> None:
     with collector.still():
-        kept = [[] for _ in range(collector._MANY * 2)]
+        kept: list[list[object]] = [[] for _ in range(collector._MANY * 2)]
         collector.tidy()
         assert gc.get_count()[0] < len(kept) / 2
         ring: list[object] = []

@@ -71,7 +71,7 @@ def test_without_direct_reads_too(packed: Packed, monkeypatch: pytest.MonkeyPatc
 
 
 def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight = []
+    straight: list[int] = []
     read_straight = PackReader._read_straight
 
     def told(self: PackReader, run: list[tuple[ObjectRef, str, memoryview | None]]) -> None:
