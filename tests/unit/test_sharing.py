@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qcity_nb.namespace import whole
-from qcity_nb.namespace.sharing import Marks
+from qcity_nb.namespace.sharing import Families, Marks, Owners
 from qcity_nb.namespace.whole import Scope, write
 
 
@@ -41,3 +43,21 @@ def test_two_picklers_of_a_capture_have_nothing_in_common() -> None:
     one, other = write({"a": [1]}, scope), write({"b": [2]}, scope)
     marks = Marks(scope.own)
     assert not {id(each) for each in marks.of(one)} & {id(each) for each in marks.of(other)}
+
+
+@given(st.lists(st.lists(st.integers(0, 12), max_size=9), max_size=6))
+def test_owners_are_those_that_a_plain_search_finds(numbers: list[list[int]]) -> None:
+    objects = [[one] for one in range(13)]
+    lists = [[objects[number] for number in dict.fromkeys(one)] for one in numbers]
+    families = Families(len(lists))
+    owners = Owners(lists, families)
+    tops = [families.top(index) for index in range(len(lists))]
+    for one in objects:
+        holders = [index for index, each in enumerate(lists) if any(other is one for other in each)]
+        assert (owners.of(one) in holders) if holders else (owners.of(one) == -1)
+        assert len({tops[index] for index in holders}) <= 1
+    linked = {frozenset(one) for one in numbers if one}
+    while any(one & other and one != other for one in linked for other in linked):
+        one, other = next((a, b) for a in linked for b in linked if a & b and a != b)
+        linked = (linked - {one, other}) | {one | other}
+    assert len({tops[index] for index, one in enumerate(numbers) if one}) == len(linked)
