@@ -39,22 +39,28 @@ def landed(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, C
     waiting = deque(sorted(sized, key=lambda group: group[0]))
     begun: deque[tuple[int, _Name, Captured, Future[list[Any]]]] = deque()
     ahead = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="qcity-ahead") as pool:
+    # Two: what is small need not wait until all that is large is there.
+    with _reader() as small, _reader() as large:
         try:
             while waiting or begun:
+                is_idle = not any(size >= _LARGE_BYTES for size, *_ in begun)
                 while waiting and (not begun or ahead + waiting[0][0] <= _AHEAD_BYTES):
                     size, name, captured = waiting.popleft()
-                    future = pool.submit(_land, captured)
+                    future = (large if size >= _LARGE_BYTES else small).submit(_land, captured)
                     begun.append((size, name, captured, future))
                     ahead += size
-                    if size:  # what is small is soon there, and would wait long behind what is large
-                        wait([future], timeout=_MOMENT_S if size >= _LARGE_BYTES else None)
+                if is_idle:
+                    wait([future for size, *_, future in begun if size >= _LARGE_BYTES], timeout=_MOMENT_S)
                 size, name, captured, future = begun.popleft()
                 yield name, captured, future.result
                 ahead -= size
         finally:
             for *_, future in begun:
                 future.cancel()
+
+
+def _reader() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="qcity-ahead")
 
 
 def _land(captured: Captured) -> list[Any]:
