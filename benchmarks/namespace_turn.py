@@ -133,18 +133,21 @@ class Ours(Engine):
         self.cells = Cells(Space(self.namespace, self.saver.freezer, hidden=hidden), Surround(folder), records)
         self.shell.events.register("pre_run_cell", self.heard)
         self.seq = 0
+        self.cell_s = 0.0
 
     def heard(self, info: Any) -> None:
         """A cell is about to run."""
         self.cells.reach.ran(self.shell.transform_cell(info.raw_cell))
 
     def run(self, cell: str) -> None:
+        began = time.perf_counter()
         self.shell.run_cell(cell).raise_error()
+        self.cell_s = time.perf_counter() - began
 
     def save(self) -> dict[str, float]:
         from qcity_nb.checkpoint.manifest import CellRecord, Manifest
         from qcity_nb.clock import iso_now
-        from qcity_nb.notebook.kernelside import WAIT_S
+        from qcity_nb.notebook.kernelside import WAIT_SHARE
 
         began = time.perf_counter()
         seq = self.seq = self.seq + 1
@@ -161,7 +164,7 @@ class Ours(Engine):
 
         saving = self.saver.submit(draft, taken.used)
         with contextlib.suppress(TimeoutError):
-            saving.wait(WAIT_S)  # the next cell may kill the kernel, so that is waited for, in the notebook's time
+            saving.wait(WAIT_SHARE * self.cell_s)  # the next cell may kill the kernel: what took long is worth a moment
         waited_s = time.perf_counter() - began
         self.cells.saved(saving.wait().cells)
         durable_s = time.perf_counter() - began

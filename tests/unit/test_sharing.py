@@ -56,8 +56,7 @@ def test_owners_are_those_that_a_plain_search_finds(numbers: list[list[int]]) ->
         holders = [index for index, each in enumerate(lists) if any(other is one for other in each)]
         assert (owners.of(one) in holders) if holders else (owners.of(one) == -1)
         assert len({tops[index] for index in holders}) <= 1
-    linked = {frozenset(one) for one in numbers if one}
-    while any(one & other and one != other for one in linked for other in linked):
-        one, other = next((a, b) for a in linked for b in linked if a & b and a != b)
-        linked = (linked - {one, other}) | {one | other}
+    linked = {frozenset(each) for each in numbers if each}
+    while pair := next(((a, b) for a in linked for b in linked if a & b and a != b), None):
+        linked = (linked - set(pair)) | {pair[0] | pair[1]}
     assert len({tops[index] for index, one in enumerate(numbers) if one}) == len(linked)
