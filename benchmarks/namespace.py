@@ -131,7 +131,7 @@ def measured(quick: bool) -> Report:
     notes = [f"Not installed: {', '.join(missing)}."] if missing else []
     notes.append(
         "Seconds: what the notebook waits for a snapshot; MB: what the process sent to the disk for it, by the "
-        "kernel's account. Restore is in a new process that has imported the libraries, beside the fastest of four "
+        "kernel's account. Restore is in a new process that has imported the libraries, beside the median of four "
         "times reading the files that the engine left, nothing in the page cache for either. Ours and dill's are "
         "synced, Kishu's lie in SQLite. Ours lies on the disk a little after the notebook has gone on."
     )

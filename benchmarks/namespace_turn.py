@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -316,7 +317,7 @@ def saved(engine: Engine, kind: str, rows: int) -> dict[str, Any]:
 
 
 def restored(engine: Engine) -> dict[str, Any]:
-    """A restore, and as much reading alone: twice before and twice after it, the fastest counts."""
+    """A restore, and as much reading alone: twice before and twice after it, the median counts."""
     raw_s = [read_s(engine.folder) for _ in range(2)]
     drop(engine.folder)
     began = time.perf_counter()
@@ -326,7 +327,7 @@ def restored(engine: Engine) -> dict[str, Any]:
     raw_s += [read_s(engine.folder) for _ in range(2)]
     if isinstance(engine, Ours):
         found["unpickle_s"] = engine.unpickle_s()
-    return {**found, "read_s": min(raw_s)}
+    return {**found, "read_s": statistics.median(raw_s), "fastest_s": min(raw_s)}
 
 
 def main() -> None:
