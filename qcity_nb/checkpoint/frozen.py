@@ -143,9 +143,11 @@ class Stored:
             yield name, target[at : at + length]
 
 
-def fill(jobs: Iterable[tuple[Content, memoryview]]) -> None:
+def fill(jobs: Iterable[tuple[Content, memoryview]], *, is_own: bool = False) -> None:
     """Read several buffers into place; those of one reader that can go in parallel do.
 
+    Args:
+        is_own: nobody looks at this memory if it fails: bytes may stand there before they are verified.
     Raises:
         CheckpointCorrupt: one of them is damaged or gone.
     """
@@ -159,7 +161,7 @@ def fill(jobs: Iterable[tuple[Content, memoryview]]) -> None:
     for read, places in together.values():
         at_once = getattr(read, "read_into", None)
         if at_once is not None:
-            at_once(places)
+            at_once(places, is_own=is_own)
             continue
         for name, target in places:
             data = read(name)

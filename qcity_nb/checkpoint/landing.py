@@ -21,7 +21,7 @@ from typing import Any
 from qcity_nb.checkpoint import pickling, rebuild
 from qcity_nb.checkpoint.frozen import Content, fill
 from qcity_nb.checkpoint.kind import SCALARS
-from qcity_nb.checkpoint.memory import view_at
+from qcity_nb.checkpoint.memory import unfilled, view_at
 from qcity_nb.checkpoint.overlap import memory_bounds
 from qcity_nb.errors import CheckpointError
 
@@ -163,31 +163,37 @@ def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> La
     landed = Landed()
     if not buffers:
         return landed
-    plan = _Plan(skeleton)
-    try:
-        tree = plan.load()
-    except Exception as error:
-        raise CheckpointError(f"the checkpoint's state cannot be loaded: {error}") from error
     places = _Places([buffer.size for buffer in buffers])
-    if into is not None:
-        places.walk(into, tree)
+    storages: set[int] = set()
+    if into is not None or rebuild.stored_storage.__name__.encode() in skeleton:  # else it asks for bytes alone
+        plan = _Plan(skeleton)
+        try:
+            tree = plan.load()
+        except Exception as error:
+            raise CheckpointError(f"the checkpoint's state cannot be loaded: {error}") from error
+        storages = plan.storages
+        if into is not None:
+            places.walk(into, tree)
     landed.taken = places.taken
-    jobs: list[tuple[Content, memoryview]] = []
+    live: list[tuple[Content, memoryview]] = []
+    own: list[tuple[Content, memoryview]] = []
     for index, buffer in enumerate(buffers):
-        target, memory = _own(plan, index, buffer.size) if index not in places.found else places.found[index]
+        is_live = index in places.found
+        target, memory = places.found[index] if is_live else _own(index in storages, buffer.size)
         landed.memory.append(memory)
         if buffer.size:
-            jobs.append((buffer, target))
-    fill(jobs)
+            (live if is_live else own).append((buffer, target))
+    fill(own, is_own=True)  # first: what is damaged here leaves the live ones as they are
+    fill(live)
     return landed
 
 
-def _own(plan: _Plan, index: int, size: int) -> tuple[memoryview, Any]:
-    if index in plan.storages:
+def _own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
+    if is_storage:
         # Torch's own allocation: BLAS may give other last bits for another alignment.
         storage = importlib.import_module("torch").UntypedStorage(size)
         return view_at(storage.data_ptr(), size) if size else memoryview(b""), storage
-    memory = bytearray(size)
+    memory = unfilled(size)
     return memoryview(memory), memory
 
 

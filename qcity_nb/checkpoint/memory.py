@@ -15,7 +15,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.rebuild import Buffer
 
-__all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "view_at"]
+__all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "unfilled", "view_at"]
 
 PAGE = 4096
 _HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
@@ -51,6 +51,32 @@ def address_of(data: Buffer) -> int:
 def view_at(address: int, size: int) -> memoryview:
     """The memory there, as writable bytes. Nothing keeps it alive."""
     return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+_LARGE = 1 << 20
+"""From here on zeros that nobody reads cost more than two calls into C."""
+
+
+def unfilled(size: int) -> bytearray:
+    """Bytes of any content, to be filled before they are looked at; large ones begin at a page, where that can be.
+
+    ``bytearray(size)`` writes zeros to fresh pages first, which takes as long as reading the content from a disk.
+    Source: https://docs.python.org/3/c-api/bytearray.html: without a source, the bytes are left as they are.
+    """
+    if size < _LARGE:
+        return bytearray(size)
+    make = ctypes.pythonapi.PyByteArray_FromStringAndSize
+    make.restype, make.argtypes = ctypes.py_object, (ctypes.c_char_p, ctypes.c_ssize_t)
+    made: bytearray = make(None, size + PAGE)
+    gap = -address_of(made) % PAGE
+    del made[:gap]  # moves the beginning, no content
+    del made[size:]
+    if _HUGE is not None:
+        with contextlib.suppress(AttributeError, OSError):  # without huge pages it is a little slower
+            ctypes.CDLL(None).madvise(
+                ctypes.c_void_p(address_of(made)), ctypes.c_size_t(size - size % PAGE), ctypes.c_int(_HUGE)
+            )
+    return made
 
 
 def copy(target: int, source: int, size: int) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from qcity_nb.checkpoint import pack
 from qcity_nb.checkpoint.direct import DIRECT_BYTES, open_for_reading
-from qcity_nb.checkpoint.memory import PAGE
+from qcity_nb.checkpoint.memory import PAGE, address_of, view_at
 from qcity_nb.checkpoint.pack import ObjectRef
 from qcity_nb.errors import CheckpointCorrupt
 
@@ -20,6 +20,10 @@ __all__ = ["PackReader"]
 
 _PIECE = 4 << 20
 """Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
+_STRAIGHT_PIECE = 32 << 20
+"""The same where nothing is copied: more, since a thread that has read waits for the interpreter to go on."""
+_LONE = 64 * 1024
+"""Smaller objects are read together with what lies around them."""
 _THREADS = 4
 """Reads in flight: while one waits for the disk, others are checked."""
 
@@ -82,9 +86,11 @@ class PackReader:
         if not 0 <= ref.offset <= ref.offset + ref.size_bytes <= self._files[ref.pack][1]:
             raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: the file is too short")
 
-    def read_into(self, places: Iterable[tuple[str, memoryview]]) -> None:
+    def read_into(self, places: Iterable[tuple[str, memoryview]], *, is_own: bool = False) -> None:
         """Objects by name, each into the memory given with it.
 
+        Args:
+            is_own: bytes may stand in that memory before they are verified; without it only what is whole gets there.
         Raises:
             CheckpointCorrupt: one of them is not there or damaged; what was read before it is in place.
         """
@@ -95,7 +101,7 @@ class PackReader:
             if len(target) != ref.size_bytes:
                 raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
             wanted.append((ref, name, target))
-        self._read(wanted)
+        self._read(wanted, is_own=is_own)
 
     def verify(self) -> None:
         """Read and check every object.
@@ -107,16 +113,40 @@ class PackReader:
             self._bounds(ref, name)
         self._read([(ref, name, None) for name, ref in self._objects.items()])
 
-    def _read(self, wanted: list[_Place]) -> None:
+    def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
         wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        groups = _grouped(wanted)
-        if sum(place[0].size_bytes for place in wanted) < DIRECT_BYTES:
-            self._read_groups(iter(groups))
+        total = sum(place[0].size_bytes for place in wanted)
+        straight, copied = self._runs(wanted) if is_own else ([], wanted)
+        turn = iter([*((group, True) for group in straight), *((group, False) for group in _grouped(copied))])
+        if total < DIRECT_BYTES:
+            self._read_groups(turn)
             return
-        turn = iter(groups)  # one iterator for all threads: next() of a list's iterator is atomic
+        # One iterator for all threads: next() of a list's iterator is atomic.
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
             for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
                 done.result()
+
+    def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:
+        """What lies in memory as it lies in the file and can be read there without a copy; and the rest."""
+        runs: list[list[_Place]] = []
+        rest: list[_Place] = []
+        following: tuple[str, int, int] | None = None
+        for place in places:
+            ref, _, target = place
+            address = address_of(target) if target is not None and ref.size_bytes else 0
+            here = ref.pack, ref.offset, address
+            is_direct = self._files[ref.pack][2]
+            may_begin = ref.size_bytes >= _LONE and not (is_direct and (ref.offset % PAGE or address % PAGE))
+            if here == following and here[1] + ref.size_bytes - runs[-1][0][0].offset <= _STRAIGHT_PIECE:
+                runs[-1].append(place)
+            elif may_begin:
+                runs.append([place])
+            else:
+                rest.append(place)
+                following = None
+                continue
+            following = ref.pack, ref.offset + ref.size_bytes, address + ref.size_bytes
+        return runs, rest
 
     def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         """Objects by name, verified, in the order in which they lie; their memory is lent until the next is asked for.
@@ -133,10 +163,36 @@ class PackReader:
         for _, name, _, data in self._checked(_grouped(wanted)):
             yield name, data
 
-    def _read_groups(self, groups: Iterable[list[_Place]]) -> None:
-        for _, _, target, data in self._checked(groups):
+    def _read_groups(self, groups: Iterable[tuple[list[_Place], bool]]) -> None:
+        def copied() -> Iterator[list[_Place]]:
+            for group, is_straight in groups:
+                if is_straight:
+                    self._read_straight(group)
+                else:
+                    yield group
+
+        for _, _, target, data in self._checked(copied()):
             if target is not None:
                 target[:] = data
+
+    def _read_straight(self, run: list[_Place]) -> None:
+        first, name, target = run[0]
+        assert target is not None
+        descriptor, _, is_direct = self._files[first.pack]
+        size = sum(ref.size_bytes for ref, _, _ in run)
+        whole = size - size % PAGE if is_direct else size
+        memory = view_at(address_of(target), size)
+        try:
+            _read(descriptor, memory[:whole], first.offset, whole)
+            if whole < size:
+                with mmap.mmap(-1, PAGE) as page, memoryview(page) as last:
+                    _read(descriptor, last, first.offset + whole, size - whole)
+                    memory[whole:] = last[: size - whole]
+        except (OSError, ValueError) as error:
+            raise CheckpointCorrupt(f"pack {first.pack}: object {name} cannot be read: {error}") from error
+        for ref, name, target in run:
+            assert target is not None
+            pack.check(target, ref, name)
 
     def _checked(
         self, groups: Iterable[list[_Place]]

@@ -6,8 +6,6 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qcity_nb.checkpoint import landing
-from qcity_nb.checkpoint.capture import Captured
 from qcity_nb.checkpoint.pickling import StateUnpickler
 from qcity_nb.namespace import rebuild
 
@@ -27,14 +25,15 @@ class Restoring:
         """Classes that have their attributes: the streams after the first bring the same."""
 
 
-def load(captured: Captured, restoring: Restoring) -> dict[str, Any]:
+def load(skeleton: bytes, memory: Sequence[Any], restoring: Restoring) -> dict[str, Any]:
     """The variables of a group, by name. Runs code of the stream: the caller answers for where it comes from.
 
+    Args:
+        memory: the content of each buffer; see ``landing.land``.
     Raises:
         Exception: whatever the objects' own code raises.
     """
-    memory = landing.land(captured.skeleton, captured.buffers).memory
-    found = _Loader(captured.skeleton, memory, restoring).load()
+    found = _Loader(skeleton, memory, restoring).load()
     if type(found) is not dict:
         raise pickle.UnpicklingError("the stream is not one of variables")
     return found

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import enum
-import gc
 import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from qcity_nb.namespace.whole import Written
 
-__all__ = ["Families", "Marks", "overlapping"]
+__all__ = ["Families", "Marks", "Owners", "overlapping"]
 
 _FIXED = frozenset(
     [
@@ -71,16 +70,17 @@ _FIXED = frozenset(
 )
 """Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""
 
-_ATOMS = frozenset({str, bytes, tuple, frozenset, type})
-"""The most common of them, looked at first."""
+
+def _held(values: list[Any], kinds: Set[type], usual: int, ignore: Set[int]) -> list[Any]:
+    """Those of these types with more references than so many."""
+    count = sys.getrefcount  # one pass: each look at an object that is not in the processor's cache costs
+    return [value for value in values if type(value) in kinds and count(value) > usual and id(value) not in ignore]
 
 
 def _references() -> int:
-    """What ``getrefcount`` says in ``Marks.of`` of an object that only its pickler's memo holds."""
+    """What ``getrefcount`` says in ``_held`` of an object that only its pickler's memo holds, beside the list."""
     memo = [object()]
-    for value in list(memo):
-        return sys.getrefcount(value)
-    return 0
+    return next(usual for usual in range(1, 100) if not _held(list(memo), {object}, usual, frozenset()))
 
 
 _TEMPORARY = _references()
@@ -95,25 +95,15 @@ class Marks:
 
     def of(self, written: Written) -> list[Any]:
         """The mutable objects that it wrote, once each. Their ids are theirs as long as the list lives."""
-        fixed, by_value, ignore = self._is_fixed, written.by_value, self._ignore
-        was_on = gc.isenabled()
-        gc.disable()  # a million tuples are made and dropped: collections in between cost three times as much
-        try:
-            met = [entry[1] for entry in written.memo().values() if type(entry[1]) not in _ATOMS]
-        finally:
-            if was_on:
-                gc.enable()
-        found = []
-        for value in met:
-            cls = type(value)
-            is_fixed = fixed.get(cls)
-            if is_fixed is None:
-                is_fixed = fixed[cls] = _is_fixed(cls)
-            if is_fixed or id(value) in ignore or sys.getrefcount(value) <= _TEMPORARY:
-                continue
-            if cls is types.FunctionType and id(value) not in by_value:
-                continue
-            found.append(value)
+        met = written.met()  # no list of these may stand under a second name: references are counted
+        kinds = set(map(type, met))
+        for cls in kinds - self._is_fixed.keys():
+            self._is_fixed[cls] = _is_fixed(cls)
+        counting = {cls for cls in kinds if not self._is_fixed[cls]}
+        found = _held(met, counting, _TEMPORARY, self._ignore | written.own)
+        if types.FunctionType in counting:
+            by_value = written.by_value
+            found = [value for value in found if type(value) is not types.FunctionType or id(value) in by_value]
         return found
 
 
@@ -141,6 +131,37 @@ class Families:
     def join(self, one: int, other: int) -> None:
         """They belong together."""
         self._parent[self.top(one)] = self.top(other)
+
+
+class Owners:
+    """Knows which of several lists holds an object; lists with one in common are put together.
+
+    Nothing is noted of each object of the longest: often it is much longer than all others.
+    """
+
+    def __init__(self, lists: Sequence[Sequence[Any]], families: Families) -> None:
+        self._owner: dict[int, int] = {}
+        order = sorted(range(len(lists)), key=lambda index: len(lists[index]))
+        self._last = order.pop() if order else -1
+        self._longest: Sequence[Any] = lists[self._last] if lists else ()
+        self._in_longest: frozenset[int] | None = None
+        for index in order:
+            self._join(index, lists[index], families)
+            self._owner.update(dict.fromkeys(map(id, lists[index]), index))
+        self._join(self._last, self._longest, families)
+
+    def _join(self, index: int, values: Sequence[Any], families: Families) -> None:
+        for number in self._owner.keys() & map(id, values):
+            families.join(index, self._owner[number])
+
+    def of(self, value: object) -> int:
+        """The index of a list that holds it; -1: none does."""
+        found = self._owner.get(id(value), -1)
+        if found < 0:
+            if self._in_longest is None:
+                self._in_longest = frozenset(map(id, self._longest))
+            found = self._last if id(value) in self._in_longest else -1
+        return found
 
 
 def overlapping(memory: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int]]:

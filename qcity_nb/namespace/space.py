@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from qcity_nb.checkpoint.freezer import Freezer
 from qcity_nb.checkpoint.frozen import Content
 from qcity_nb.checkpoint.pickling import Dumped
 from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
-from qcity_nb.namespace import imports
+from qcity_nb.namespace import collector, imports
+from qcity_nb.namespace.ahead import landed
 from qcity_nb.namespace.blame import failed_to_load, kind_name
 from qcity_nb.namespace.hidden import is_hidden
 from qcity_nb.namespace.loading import Restoring, load
@@ -153,29 +155,32 @@ class Space:
         missing += imports.import_all(modules, self.live)
         self._submodules.update(name for name in modules if "." in name)
         restoring = Restoring(self.live)
-        waiting = [(names, captured, None) for names, captured in groups]
-        # Twice: what is found by name in the notebook may be in a group that comes later.
-        failed = self._load(self._load(waiting, restoring), restoring)
+        with collector.still():
+            # Twice: what is found by name in the notebook may be in a group that comes later.
+            failed = self._load(groups, restoring)
+            failed = self._load([(names, captured) for names, captured, _ in failed], restoring)
         for names, _, error in failed:
             missing += [failed_to_load(name, error) for name in names]
         for one in missing:
             self.live[one.name] = bury(one)
         return missing
 
-    def _load(self, groups: Iterable[_Waiting], restoring: Restoring) -> list[_Waiting]:
-        failed: list[_Waiting] = []
-        for names, captured, _ in groups:
-            try:
-                values = load(captured, restoring)
-                self.live.update((name, values[name]) for name in names)
-            except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
-                raise
-            except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
-                failed.append((names, captured, error))
+    def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
+        failed: list[tuple[*_Group, BaseException]] = []
+        with closing(landed(groups)) as each:
+            for names, captured, land in each:
+                try:
+                    values = load(captured.skeleton, land(), restoring)
+                    self.live.update((name, values[name]) for name in names)
+                    collector.tidy()
+                except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
+                    failed.append((names, captured, error))
         return failed
 
 
-_Waiting = tuple[tuple[str, ...], Captured, BaseException | None]
+_Group = tuple[tuple[str, ...], Captured]
 
 
 def _lent(memory: freezing.Shot) -> freezing.Shot:

@@ -16,7 +16,7 @@ from typing import Any
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.kind import SCALARS
 from qcity_nb.namespace.blame import absent_for, kind_name
-from qcity_nb.namespace.sharing import Families, Marks, overlapping
+from qcity_nb.namespace.sharing import Families, Marks, Owners, overlapping
 from qcity_nb.namespace.shot import Absent
 from qcity_nb.namespace.whole import Failed, Form, Scope, Written, write, write_scalar
 
@@ -65,7 +65,7 @@ class Known:
         return cls(
             names=part.names,
             identities=tuple(_identity(values[name]) for name in part.names),
-            marks=array("Q", [id(one) for one in part.marks]),
+            marks=array("Q", map(id, part.marks)),
             bounds=written.bounds,
             stream=name_of(written.skeleton),
             form=part.form,
@@ -228,12 +228,7 @@ class _Survey:
     def _group(self) -> None:
         parts = self.parts
         families = Families(len(parts))
-        owner: dict[int, int] = {}
-        for index, part in enumerate(parts):
-            for mark in part.marks:
-                other = owner.setdefault(id(mark), index)
-                if other != index:
-                    families.join(index, other)
+        owners = Owners([part.marks for part in parts], families)
         for one, other in overlapping(
             [(low, high, index) for index, part in enumerate(parts) for low, high in part.written.bounds]
         ):
@@ -241,7 +236,7 @@ class _Survey:
         entangled = set()
         for index, part in enumerate(parts):
             for mark in self._marks_of_table(part):
-                other = owner.get(id(mark), -1)
+                other = owners.of(mark)
                 if other >= 0:  # a variable holds what a class holds: both belong into one stream, classes included
                     families.join(index, other)
                     entangled.add(index)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import importlib
 import io
 import math
@@ -26,7 +27,7 @@ from typing import Any
 from qcity_nb.checkpoint.memory import Span
 from qcity_nb.checkpoint.overlap import memory_bounds, overlaps
 from qcity_nb.checkpoint.pickling import Reducers, is_importable
-from qcity_nb.namespace import frames, fresh, kinds, rebuild, texts
+from qcity_nb.namespace import collector, frames, fresh, kinds, rebuild, texts
 from qcity_nb.namespace.closure import is_full
 from qcity_nb.namespace.shot import Absent
 from qcity_nb.namespace.tombstone import Tombstone, bury, lost
@@ -102,8 +103,10 @@ class Written:
     skeleton: bytes
     spans: list[Span] = field(default_factory=list)
     optimizers: list[Any] = field(default_factory=list)
-    memo: Callable[[], dict[int, tuple[int, Any]]] = dict
-    """Every object that was written, by id."""
+    met: Callable[[], list[Any]] = list
+    """Every object that was written, once each, and some of the pickler's."""
+    own: frozenset[int] = frozenset()
+    """Ids of the latter."""
     by_value: set[int] = field(default_factory=set)
     """Ids of the functions that were written by value."""
     bounds: list[tuple[int, int]] = field(default_factory=list)
@@ -333,6 +336,7 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
     while True:
         out = _Sheet(scope)
         pickler = _pickler()(out, shared, scope, form)
+        own = frozenset(map(id, gc.get_referents(pickler)))
         try:
             pickler.dump(value)
         except (KeyboardInterrupt, Overdue):
@@ -344,13 +348,15 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
             bounds = [(low, high) for low, high, _, _ in memory.values()]
             continue  # what overlaps is written once more, as views of common bytes
         break
+    pickler.last = None
     classes = tuple(one for _, one in pickler.classes.values())
     table = scope.table(classes) if classes else None
     return Written(
         skeleton=_stream(out.getvalue(), table),
         spans=pickler.spans,
         optimizers=pickler.optimizers,
-        memo=pickler.memo.copy,
+        met=functools.partial(_met, pickler),
+        own=own,
         by_value=pickler.by_value,
         bounds=bounds or [(low, high) for low, high, _, _ in memory.values()],
         classes=classes,
@@ -358,6 +364,24 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
         keep=shared,
         fresh=pickler.fresh,
     )
+
+
+def _met(pickler: Any) -> list[Any]:
+    """What stands in a pickler's memo, and what else it holds."""
+    if _is_memo_seen():
+        return gc.get_referents(pickler)
+    with collector.still():  # a million tuples are made and dropped
+        return [value for _, value in pickler.memo.copy().values()]
+
+
+@functools.cache
+def _is_memo_seen() -> bool:
+    """Does the collector see what a pickler's memo holds? That list is ten times as fast as a copy of the memo."""
+    probe, other = [object()], object()
+    pickler: Any = pickle.Pickler(io.BytesIO(), 5)
+    pickler.memo = {id(probe): (0, probe), id(other): (1, other)}
+    seen = set(map(id, gc.get_referents(pickler)))
+    return {id(probe), id(other)} <= seen
 
 
 def _stream(body: bytes, table: Written | None) -> bytes:
