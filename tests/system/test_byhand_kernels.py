@@ -489,5 +489,5 @@ def test_settings_and_magics_of_passed_cells_hold(desk: Desk) -> None:
     desk.run_all(*cells)
     again = desk.run_all(*cells)
     assert desk.ran() == {"a": 1}
-    assert again[3].text == "4321\n{\"text/plain\": \"0.33\"}"
+    assert again[3].text == '4321\n{"text/plain": "0.33"}'
     assert not any(kind == "stderr" for kind, *_ in again[3].outputs)
