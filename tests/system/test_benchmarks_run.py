@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -123,3 +124,27 @@ def test_a_missed_budget_says_by_how_much_and_why(monkeypatch: pytest.MonkeyPatc
     assert "missed 3 times over" in floor.text()
     assert measure.Budget(what="lost", limit=0, measured=0, unit="rows").is_met
     assert "**missed**" in measure.Budget(what="lost", limit=0, measured=3, unit="rows").text()
+
+
+def test_one_benchmark_rewrites_its_own_section_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_all = load("run_all", monkeypatch)
+    measure = sys.modules["measure"]
+
+    def report(title: str, value: float) -> Any:
+        budget = measure.Budget(what=f"budget of {title}", limit=1.0, measured=value, unit="s")
+        return measure.Report(name=title, title=title, columns=("a",), rows=[(f"{value} s",)], budgets=[budget])
+
+    page = run_all.rewrite(
+        f"# Head\n\n{run_all.BEGIN}\nold\n{run_all.END}\n\ntail\n",
+        run_all.results([report("One", 0.5), report("Two", 0.6)], load=0.1),
+    )
+    once = run_all.replaced(page, report("Two", 2.0), "Measured later.")
+    assert "| 0.6 s |" not in once
+    assert once.count("### Two\n\nMeasured later.\n") == once.count("### One\n") == 1
+    rows = [line for line in once.splitlines() if line.startswith("| budget of")]
+    assert rows == ["| budget of One | 0.5 s | ≤ 1 s | met |", "| budget of Two | 2 s | ≤ 1 s | **missed** |"]
+    assert run_all.replaced(once, report("Two", 2.0), "Measured later.") == once
+    third = run_all.replaced(once, report("Three", 0.1), "Measured later.")
+    assert [line for line in third.splitlines() if line.startswith("| budget of")][:2] == rows
+    assert third.index("### Two") < third.index("### Three") < third.index("tail")
+    assert third.startswith("# Head\n\n")
