@@ -115,6 +115,8 @@ class Recorder:
 
         def result(data: Any, metadata: Any = None) -> None:
             write(data, metadata)
+            if not (self.is_recording or self.is_whole):
+                return
             content = {"data": data, "metadata": metadata or {}}
             self._add({"kind": "result", "content": json.loads(json.dumps(content, default=str))})
 
