@@ -34,10 +34,10 @@ def test_what_is_too_dear_waits_until_there_is_enough() -> None:
     allowance = Allowance(0.1)
     allowance.postponed(1.0)
     assert allowance.is_waiting
-    for _ in range(17):
-        allowance.ran(0.5)
+    for _ in range(9):
+        allowance.ran((1.0 - START_S) / 0.1 / 10)
         assert allowance.limit_s == 0.0
-    allowance.ran(0.6)
+    allowance.ran((1.0 - START_S) / 0.1 / 10 + 0.001)
     assert allowance.limit_s >= 1.0
     allowance.took(1.0)
     assert not allowance.is_waiting

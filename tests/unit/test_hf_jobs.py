@@ -74,6 +74,7 @@ def test_what_a_job_is_asked_for(world: JobsWorld) -> None:
         "QCITY_PUBLISH_S": "2",
         "QCITY_STOP_GRACE_S": "30",
         "QCITY_KEEP_LAST": "3",
+        "QCITY_SNAPSHOT_SHARE": "0.1",
         **({"QCITY_STORAGE_BUDGET": environ["QCITY_STORAGE_BUDGET"]} if "QCITY_STORAGE_BUDGET" in environ else {}),
     }
     assert sorted(job.secrets) == ["HF_TOKEN", "PYTHONPATH"]
