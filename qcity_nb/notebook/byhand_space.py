@@ -65,7 +65,7 @@ class Bringer:
         course.records = list(records)
         try:
             said = course.restore(len(records), read)
-        except BaseException:
+        except BaseException:  # whatever objects raise when they are made: the namespace is to be what it was
             live.clear()
             live.update(before)
             course.surround.put(surround)

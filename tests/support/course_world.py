@@ -22,16 +22,26 @@ from qcity_nb.stores import open_store
 
 ROOT = Path(__file__).parents[2]
 
-DIE = """
-import os, signal, time
+KILL = """
+import os, signal, sys
+def kill():
+    "Kills this kernel once the snapshot behind the cell before is on the disk."
+    side = sys.modules.get("qcity_nb.notebook.kernelside")
+    if side is not None and side._session is not None:
+        side._session.settle()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+DIE = (
+    KILL
+    + """
 from pathlib import Path
 def die(place):
     "Kills this kernel when the run comes here for the first time."
     if not Path("deaths", place).exists():
         Path("deaths", place).touch()
-        time.sleep(0.3)  # the snapshot behind the cell before is on the disk by then
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill()
 """
+)
 DIED = 138
 """papermill's exit code where the kernel died."""
 

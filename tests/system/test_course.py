@@ -256,7 +256,8 @@ def test_no_snapshots_where_none_are_wanted(course: Course) -> None:
 
 
 def test_who_may_not_have_the_run_leaves_the_output_alone(course: Course) -> None:
-    course.write("import time\nopen('up', 'w').close()\nwhile not os.path.exists('over'): time.sleep(0.05)")
+    lines = ("import time", "open('up', 'w').close()", "for _ in range(1200):", "    if not os.path.exists('over'):")
+    course.write("\n".join([*lines, "        time.sleep(0.05)"]))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(course.attempt)
         try:

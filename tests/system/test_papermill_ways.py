@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from course_world import KILL
 
 from qcity_nb.records import Head
 from qcity_nb.run import lease
@@ -25,8 +26,10 @@ pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
 DIED = 138
 
-DIE = """
-import json, os, signal, sys, time
+DIE = (
+    KILL
+    + """
+import json, time
 from pathlib import Path
 FOLDER = Path(os.environ["WAYS_FOLDER"])
 def ran(place):
@@ -36,9 +39,9 @@ def die(place):
     ran(place)
     if FOLDER.name == "killed" and not (FOLDER / place).exists():
         (FOLDER / place).touch()
-        time.sleep(0.3)  # the snapshot behind the cell before is on the disk by then
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill()
 """
+)
 
 
 def code(source: str, *tags: str) -> Any:

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from settings_world import carry
 
 
 def test_numpy(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
     show = "o = np.get_printoptions(); result = [o['precision'], o['threshold'] > 1e99, np.geterr()]"
     code = "np.set_printoptions(precision=3, threshold=np.inf)\nnp.seterr(all='raise', under='ignore')"
     found = carry(tmp_path, "import numpy as np", code, show)
@@ -18,7 +16,6 @@ def test_numpy(tmp_path: Path) -> None:
 
 
 def test_numpy_with_a_callback(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
     code = "np.seterrcall(print)\nnp.seterr(over='call')"
     found = carry(tmp_path, "import numpy as np", code, "result = np.geterr()['over']")
     assert (found.there, found.here) == ("call", "warn")
@@ -27,7 +24,6 @@ def test_numpy_with_a_callback(tmp_path: Path) -> None:
 
 
 def test_matplotlib(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     show = "rc = mpl.rcParams; result = [rc['axes.prop_cycle'].by_key(), rc['lines.linewidth'], rc['figure.figsize']]"
     code = "from matplotlib import style\nstyle.use('ggplot')\nmpl.rcParams.update({'figure.figsize': (3, 2)})"
     found = carry(tmp_path, "import matplotlib as mpl", code, show, environ={"MPLBACKEND": "agg"})
@@ -38,7 +34,6 @@ def test_matplotlib(tmp_path: Path) -> None:
 
 
 def test_pandas(tmp_path: Path) -> None:
-    pytest.importorskip("pandas")
     code = "pd.set_option('display.max_rows', 7)\npd.set_option('display.float_format', '{:.1f}'.format)"
     show = "result = [pd.get_option('display.max_rows'), str(pd.Series([1 / 3]))]"
     found = carry(tmp_path, "import pandas as pd", code, show)
@@ -48,7 +43,6 @@ def test_pandas(tmp_path: Path) -> None:
 
 
 def test_functions_that_format(tmp_path: Path) -> None:
-    pytest.importorskip("pandas")
     code = """
 pd.set_option('display.float_format', lambda x: f'{x:.1f}')
 np.set_printoptions(formatter={'float': '{:.1f}'.format, 'int': hex})
@@ -64,7 +58,6 @@ np.set_printoptions(formatter={'float': '{:.1f}'.format, 'int': hex})
 
 
 def test_sklearn(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
     code = "sklearn.set_config(display='text', transform_output='pandas', working_memory=64)"
     environ = {"SKLEARN_ASSUME_FINITE": "1"}
     found = carry(tmp_path, "import sklearn", code, "result = sklearn.get_config()", environ=environ)

@@ -30,7 +30,6 @@ def test_filters(tmp_path: Path, code: str) -> None:
 
 
 def test_what_imports_add_is_there_once(tmp_path: Path) -> None:
-    pytest.importorskip("numpy")
     found = carry(tmp_path, "import warnings, numpy", "warnings.simplefilter('ignore', UserWarning)", SHOW)
     assert found.here == found.there
     assert len(set(found.here)) == len(found.here)
