@@ -91,6 +91,10 @@ class Settings:
     """Crash points to arm; for tests (``qcity_nb.testing.chaos``)."""
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def desk_of(self, attempt: str) -> Path:
+        """Where the processes of that attempt leave each other word on this host; see ``run.desk``."""
+        return self.local / "attempts" / attempt
+
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 

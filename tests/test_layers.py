@@ -61,6 +61,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "hosts.secret": {"google", "kaggle_secrets"},
     "notebook.attempt": {"nbclient", "papermill"},
     "notebook.early": {"jupyter_client"},
+    "notebook.lifetime": {"jupyter_client"},
+    "notebook.paths": {"papermill"},
     "notebook.bookkeeper": {"nbformat", "papermill"},
     "notebook.client": {"nbclient", "papermill"},
     "notebook.course": {"jupyter_client", "nbformat"},

@@ -89,7 +89,7 @@ def config_for(
         node=node_name(),
         store=store or settings.store,
         local=str(settings.local),
-        desk=str(settings.local / "attempts" / attempt),
+        desk=str(settings.desk_of(attempt)),
         tracking=settings.tracking,
         experiment=settings.project.name,
         ttl_s=settings.ttl_s,

@@ -1,4 +1,4 @@
-"""How much of the cells' time their snapshots may take: it is saved up, and spent."""
+"""How much of the cells' time their snapshots may take: it is saved up, and spent where it is worth it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ __all__ = ["Allowance", "postponed"]
 
 START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
+LEAST_S = 0.01
+"""What takes no longer is worth it behind the quickest cell."""
 
 
 class Allowance:
-    """A share of the time that cells took.
+    """A share of the time that cells took, saved up. None of it is spent on a snapshot that takes longer than the
+    cells took that would have to run again without it (or ``share`` times as long, if that is more).
 
     Args:
         share: 0.1 is a tenth; 0: no snapshots at all.
@@ -24,23 +27,28 @@ class Allowance:
         self._share = share
         self._left_s = START_S if share else -math.inf
         self._needs_s = 0.0
+        self._unsaved_s = 0.0
+        """What the cells took that no snapshot stands behind."""
         self.is_waiting = False
         """Was the newest snapshot postponed?"""
 
     @property
     def limit_s(self) -> float:
         """What the next snapshot may take; 0: it is postponed."""
-        return self._left_s if self._left_s > 0 and self._left_s >= self._needs_s else 0.0
+        worth_s = math.inf if math.isinf(self._share) else max(LEAST_S, self._unsaved_s * max(1.0, self._share))
+        limit_s = min(self._left_s, worth_s)
+        return limit_s if limit_s > 0 and limit_s >= self._needs_s else 0.0
 
     def ran(self, wall_s: float) -> None:
         """A cell took so long."""
+        self._unsaved_s += wall_s
         if self._share:
             self._left_s += self._share * wall_s
 
     def took(self, cost_s: float) -> None:
         """A snapshot was taken."""
         self._left_s -= cost_s
-        self._needs_s = 0.0
+        self._needs_s = self._unsaved_s = 0.0
         self.is_waiting = False
 
     def postponed(self, needs_s: float, cost_s: float = 0.0) -> None:

@@ -58,12 +58,12 @@ def _run(spec: AttemptSpec) -> int:
     notebook = desk.path / Path(head.notebook).name
     notebook.write_bytes(source)
     name, language = _named(source)
-    with early.kernel(name, config) as kernel:
+    with early.kernel(name, config.attempt, desk.path) as kernel:
         from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
         from papermill.execute import execute_notebook
 
-        from qcity_nb.notebook.seat import Seat, take_seat
+        from qcity_nb.notebook.seat import Seat
 
         agent.wait_held(desk, process)
         seat = Seat(
@@ -73,23 +73,23 @@ def _run(spec: AttemptSpec) -> int:
             output=Path(spec.output) if spec.output else None,
             kernel=kernel,
         )
-        with take_seat(seat):
-            try:
-                execute_notebook(
-                    str(notebook),
-                    str(desk.executed),
-                    parameters=dict(head.parameters),
-                    engine_name="qcity",
-                    kernel_name=name,
-                    language=language,
-                    progress_bar=False,
-                    cwd=spec.project or None,
-                )
-            except PapermillExecutionError as error:
-                print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
-                return 3
-            except DeadKernelError:
-                return KERNEL_DIED
+        try:
+            execute_notebook(
+                str(notebook),
+                str(desk.executed),
+                parameters=dict(head.parameters),
+                engine_name="qcity",
+                seat=seat,
+                kernel_name=name,
+                language=language,
+                progress_bar=False,
+                cwd=spec.project or None,
+            )
+        except PapermillExecutionError as error:
+            print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
+            return 3
+        except DeadKernelError:
+            return KERNEL_DIED
     return 0
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import nbformat
 from papermill.engines import NotebookExecutionManager
-from papermill.iorw import LocalHandler, papermill_io
 
 from qcity_nb import points
+from qcity_nb.notebook.paths import local_path
 from qcity_nb.notebook.seat import Seat
 
-__all__ = ["Bookkeeper", "local_path"]
+__all__ = ["Bookkeeper"]
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -26,18 +26,6 @@ def _write_atomically(path: Path, data: bytes) -> None:
     if path.exists():
         draft.chmod(path.stat().st_mode & 0o777)
     draft.replace(path)
-
-
-def local_path(path: object) -> Path | None:
-    """Where papermill reads or writes that path on this machine's disk; ``None``: elsewhere.
-
-    papermill's paths start from where it was called, whatever ``--cwd`` says.
-    """
-    handler = papermill_io.get_handler(path)
-    if not isinstance(handler, LocalHandler):
-        return None
-    # Links are followed: what is replaced is the file.
-    return Path(handler._cwd or ".", str(path)).resolve()
 
 
 def _merged(nb: Any) -> Any:
@@ -60,12 +48,16 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
 
     def __init__(self, nb: Any, seat: Seat, **kwargs: Any) -> None:
         self.seat = seat
+        self._is_late = False
+        """Is the next save postponed?"""
         super().__init__(nb, **kwargs)
 
     def save(self, **kwargs: Any) -> None:
         """Write the notebook to the desk, and to the output where that is a local file."""
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
+        if self._is_late:
+            return
         if self.seat.process is not None:
             return  # the output may be that of another attempt, which runs
         data = str(nbformat.writes(_merged(self.nb))).encode()
@@ -81,12 +73,20 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
-        """A cell begins."""
+        """A cell begins; ``cell_sent`` is to follow, which writes the notebook."""
         points.hit("cell.before")
         told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
         _write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
         self._began_s = time.monotonic()
-        super().cell_start(cell, cell_index, **kwargs)
+        self._is_late = True
+        try:
+            super().cell_start(cell, cell_index, **kwargs)
+        finally:
+            self._is_late = False
+
+    def cell_sent(self) -> None:
+        """The kernel is at it: the notebook is written beside."""
+        self.save()
 
     def cell_passed(self, cell: Any, wall_s: float | None = None) -> None:
         """A cell has finished in an earlier kernel: it shows what it showed then, and how long it took."""

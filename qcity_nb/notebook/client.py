@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.util import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 
 from qcity_nb import errors
 from qcity_nb.notebook.course import Course, OnceInDoubt
+from qcity_nb.notebook.lifetime import ended, told_at_once, told_of_end
 from qcity_nb.notebook.seat import Seat
 from qcity_nb.notebook.warden import Warden
 from qcity_nb.records import Failure, Head
@@ -30,35 +30,11 @@ POLL_S = 0.1
 """How often it looks for a dead kernel: where the system tells of the end by itself, and where it does not."""
 
 
-@contextmanager
-def _told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
-    """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
-    loop = asyncio.get_running_loop()
-    handle = None
-    with suppress(OSError, AttributeError, NotImplementedError):
-        handle = os.pidfd_open(pid) if pid else None
-    if handle is None:
-        yield None
-        return
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def tell() -> None:
-        loop.remove_reader(handle)
-        ended.set_result(None)
-
-    try:
-        loop.add_reader(handle, tell)
-        yield ended
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)
-
-
 class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
     """papermill's client: notices a dead kernel at once, and tells who fell."""
 
     async def _async_poll_kernel_alive(self) -> None:
-        with _told_of_end(self.km.provisioner.pid) as ended:
+        with told_of_end(self.km.provisioner.pid) as ended:
             while True:
                 if ended is None or ended.done():
                     await asyncio.sleep(POLL_S)
@@ -71,10 +47,25 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
                         self.task_poll_for_reply.cancel()
                     return
 
+    def create_kernel_manager(self) -> Any:
+        """As nbclient; the kernel says itself when it is ready."""
+        return told_at_once(super().create_kernel_manager())
+
+    async def _async_cleanup_kernel(self) -> None:
+        if self.shutdown_kernel != "immediate":
+            await ended(self.km)
+        await super()._async_cleanup_kernel()
+
+    _cleanup_kernel = run_sync(_async_cleanup_kernel)
+
+    def _sent(self, **_: Any) -> None:
+        self.nb_man.cell_sent()
+
     def papermill_execute_cells(self) -> None:
         """All cells in order, up to the first that fails."""
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
+        self.on_cell_complete = self._sent  # nbclient's name for the moment when the cell was sent
         watch = seat.desk.path / "watch"
         watch.write_text(str(provisioner.pid), encoding="ascii")
         try:
@@ -111,6 +102,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
                     return
             if not is_well:
                 return
+        course.settle()
         seat.outcome = "succeeded"
 
     def _noted(self, kind: str, **data: Any) -> None:
@@ -141,6 +133,8 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
         """One cell; false where the notebook ends there. ``course`` is told if it ended well, and how long it took."""
         seat = self.nb_man.seat
         cell = self.nb.cells[index]
+        if course is not None:
+            course.settle()
         began_s = time.monotonic()
         self.nb_man.cell_start(cell, index)
         try:
@@ -152,6 +146,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             if _is_end(error):
                 if course is not None:
                     course.finished(index, time.monotonic() - began_s, is_end=True)
+                    course.settle()
                 seat.outcome = "succeeded"
             else:
                 _judge(seat, index, cell, error.ename, error.evalue, error.traceback)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty
@@ -23,6 +24,7 @@ from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain, finished
 from qcity_nb.notebook import again
 from qcity_nb.notebook.allowance import postponed
+from qcity_nb.notebook.lifetime import told_of_end
 from qcity_nb.notebook.need import mentioned, mentioned_in_bodies
 from qcity_nb.notebook.widgets import put_states, shows_widgets, states_in
 
@@ -33,6 +35,11 @@ _ASK = "__import__('qcity_nb.notebook.kernelside', fromlist=['answer']).answer({
 
 def _absent(records: list[dict[str, Any]]) -> list[set[str] | None]:
     return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
+
+
+async def _message(client: Any) -> Any:
+    found = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
+    return await found if asyncio.iscoroutine(found) else found
 
 
 class OnceInDoubt(Exception):
@@ -75,6 +82,8 @@ class Course:
         """So many cells had finished, some of which may have to run again."""
         self._once: Mapping[str, str] = {}
         """Cells that must not run twice and have begun, by source: when."""
+        self._told: tuple[int, str] | None = None
+        """The finished cell that the kernel is busy with, and the request that told it."""
         self.installs: list[int] = []
         """Finished cells that install packages which this machine may not have."""
         self.start = 0
@@ -84,22 +93,31 @@ class Course:
 
     def _ask(self, op: str, **given: Any) -> dict[str, Any]:
         """What the kernel answers; ``ok`` is false where it cannot."""
-        found: dict[str, Any] = run_sync(self._asked)(_ASK.format(op=op, given=given))
+        self.settle()
+        found: dict[str, Any] = run_sync(self._answered)(self._sent(op, **given))
         return found
 
-    async def _asked(self, expression: str) -> dict[str, Any]:
+    def _sent(self, op: str, **given: Any) -> str:
+        request: str = run_sync(self._send)(_ASK.format(op=op, given=given))
+        return request
+
+    async def _send(self, expression: str) -> Any:
+        sent = self._client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
+        return await sent if asyncio.iscoroutine(sent) else sent
+
+    async def _answered(self, request: str) -> dict[str, Any]:
         client = self._client
-        request = client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
-        request = await request if asyncio.iscoroutine(request) else request
-        while True:
-            try:
-                reply = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
-                reply = await reply if asyncio.iscoroutine(reply) else reply
-            except Empty:
-                await client._async_check_alive()
-                continue
-            if reply["parent_header"].get("msg_id") == request:
-                break
+        with told_of_end(client.km.provisioner.pid) as end:
+            while True:
+                message = asyncio.ensure_future(_message(client))
+                await asyncio.wait([message, *([end] if end is not None else [])], return_when=FIRST_COMPLETED)
+                if not message.done() or isinstance(message.exception(), Empty):
+                    message.cancel()
+                    await client._async_check_alive()
+                    continue
+                reply = message.result()
+                if reply["parent_header"].get("msg_id") == request:
+                    break
         content = reply["content"]
         found = content.get("user_expressions", {}).get("qcity", {})
         if found.get("status") != "ok":
@@ -268,6 +286,8 @@ class Course:
     def finished(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
         """Tell the kernel that a cell ended well: it takes a snapshot, where that is worth its time.
 
+        Returns while it does; ``settle`` waits for it.
+
         Args:
             is_end: the cell ended the notebook; those behind it never run.
         """
@@ -290,7 +310,17 @@ class Course:
         }
         file = self._desk / "finished.json"
         file.write_text(json.dumps(told), encoding="utf-8")
-        answer = self._ask("finished", told=str(file))
+        self.settle()
+        self._told = index, self._sent("finished", told=str(file))
+        if told["once"]:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the kernel has done what ``finished`` told it; before that, no other cell may run."""
+        if self._told is None:
+            return
+        (index, request), self._told = self._told, None
+        answer = run_sync(self._answered)(request)
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
         elif needs_s := answer["postponed_s"]:

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,13 @@ from papermill.engines import NBClientEngine
 from papermill.log import logger
 from papermill.utils import merge_kwargs, remove_args
 
-from qcity_nb import agent, codec, errors, settings
+from qcity_nb import agent, codec, errors
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
 from qcity_nb.notebook import early
-from qcity_nb.notebook.bookkeeper import Bookkeeper, local_path
+from qcity_nb.notebook.bookkeeper import Bookkeeper
 from qcity_nb.notebook.client import Client
-from qcity_nb.notebook.seat import Seat, seat_taken
+from qcity_nb.notebook.paths import path_of
+from qcity_nb.notebook.seat import Seat
 from qcity_nb.records import Wanted
 from qcity_nb.run import identity
 from qcity_nb.run.desk import is_alive
@@ -49,16 +49,24 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         progress_bar: Any = True,
         log_output: bool = False,
         autosave_cell_every: int = 30,
+        seat: Seat | None = None,
+        start: early.Start | None = None,
         **kwargs: Any,
     ) -> Any:
         """Execute ``nb``; papermill's options mean what they mean in papermill.
 
+        Args:
+            seat: the place in an attempt of a run; else the run that this notebook and its parameters mean is found or
+                made, and
+            start: is what has begun of an attempt at it.
         Raises:
             DeadKernelError: the kernel died; the run stays unfinished and the next attempt goes on.
             LeaseLost: another attempt took the run over.
             RunStopped: the run was stopped; what was finished is saved.
         """
-        seat = seat_taken() or _own_seat(nb, kwargs.get("input_path"))
+        if seat is None:
+            assert start is not None
+            seat = _own_seat(nb, path_of(kwargs.get("input_path")), start)
         books = Bookkeeper(
             nb,
             seat,
@@ -103,16 +111,14 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         seat = nb_man.seat
         client = Client(nb_man, km=seat.kernel, **final)
         client.owns_km = True  # whoever started it: this execution ends it
-        return client.execute(env={**os.environ, **early.environ(seat.config)})
+        return client.execute(env={**os.environ, **early.environ(seat.config.attempt, seat.desk.path)})
 
 
-def _own_seat(nb: Any, given_path: object) -> Seat:
+def _own_seat(nb: Any, full: Path, start: early.Start) -> Seat:
     """papermill alone: find or make the run that this notebook and its parameters mean."""
     from qcity_nb.stores import open_store
 
-    # A notebook that is handed over as an object has no path.
-    full = local_path(given_path) or Path(given_path if isinstance(given_path, str) else "notebook")
-    given = settings.load(full.parent if full.parent.is_dir() else None)
+    given = start.settings
     root = given.project.root
     parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
     name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
@@ -127,12 +133,12 @@ def _own_seat(nb: Any, given_path: object) -> Seat:
     config = agent.config_for(
         given,
         run=head.run,
-        attempt=f"{head.run}-{uuid.uuid4().hex[:8]}",
+        attempt=start.attempt,
         host="papermill",
         wait=True,
     )
     desk, process = agent.spawn(config)
-    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s, process=process)
+    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s, process=process, kernel=start.kernel)
 
 
 @contextmanager

@@ -16,9 +16,13 @@ class QcityEngine:
     @classmethod
     def execute_notebook(cls, nb: Any, kernel_name: str, *args: Any, **kwargs: Any) -> Any:
         """Execute ``nb`` as a durable run; see the engine."""
-        from qcity_nb.notebook.engine import QcityEngine as Engine
+        from qcity_nb.notebook import early
+        from qcity_nb.notebook.paths import path_of
 
-        return Engine.execute_notebook(nb, kernel_name, *args, **kwargs)
+        if kwargs.get("seat") is not None:
+            return _engine().execute_notebook(nb, kernel_name, *args, **kwargs)
+        with early.start(path_of(kwargs.get("input_path")), kernel_name) as start:
+            return _engine().execute_notebook(nb, kernel_name, *args, start=start, **kwargs)
 
     @classmethod
     def nb_kernel_name(cls, nb: Any, name: str | None = None) -> Any:
@@ -33,3 +37,9 @@ class QcityEngine:
         from papermill.utils import nb_language
 
         return nb_language(nb, language)
+
+
+def _engine() -> Any:
+    from qcity_nb.notebook.engine import QcityEngine as Engine
+
+    return Engine

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qcity_nb.notebook.panel import MIME
-
-__all__ = ["Part", "Recorder", "joined", "merge"]
+__all__ = ["PANEL_MIME", "Part", "Recorder", "joined", "merge"]
 
 Output = dict[str, Any]
 
+PANEL_MIME = "application/vnd.qcity.panel+json"
+"""Beside the HTML in each of our displays, so that they can be told from the notebook's own outputs."""
 MANY = 1_000
 """So many outputs of a cell are put together where no loop needs them apart."""
 _KINDS = {"display_data": "display", "update_display_data": "update", "clear_output": "clear"}
@@ -171,7 +171,7 @@ class Recorder:
     def _displayed(self, message: Any) -> Any:
         kind = _KINDS.get(message["header"]["msg_type"])
         content = message["content"]
-        if kind is None or (MIME in content.get("data", {}) and not self._is_panel_kept(kind, content)):
+        if kind is None or (PANEL_MIME in content.get("data", {}) and not self._is_panel_kept(kind, content)):
             return message
         output: Output = {"kind": kind}
         if display_id := content.get("transient", {}).get("display_id"):

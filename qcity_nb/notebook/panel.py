@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from qcity_nb.notebook import view as views
+from qcity_nb.notebook.outputs import PANEL_MIME
 from qcity_nb.notebook.view import PanelView
 
-__all__ = ["MIME", "Panel", "Publish", "is_panel"]
-
-MIME = "application/vnd.qcity.panel+json"
-"""Beside the HTML in each of our displays, so that they can be told from the notebook's own outputs."""
+__all__ = ["Panel", "Publish", "is_panel"]
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -29,7 +27,7 @@ class Publish(Protocol):
 
 def is_panel(output: Mapping[str, Any]) -> bool:
     """Whether an output of a notebook (nbformat) is one of our displays."""
-    return MIME in output.get("data", {})
+    return PANEL_MIME in output.get("data", {})
 
 
 class Panel:
@@ -111,7 +109,7 @@ class Panel:
         return self._bundle(html="" if self._view is None else views.panel_html(self._view), plain=str(self))
 
     def _bundle(self, *, html: str, plain: str) -> dict[str, Any]:
-        return {"text/html": html, "text/plain": plain, MIME: {"run": self._run}}
+        return {"text/html": html, "text/plain": plain, PANEL_MIME: {"run": self._run}}
 
     def _show(self) -> bool:
         assert self._view is not None
@@ -144,7 +142,7 @@ class Panel:
         self._buttons = ipywidgets.HBox(buttons)
         model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
         # ipywidgets' own display would leave its repr in the saved notebook.
-        bundle = {_WIDGET: model, "text/plain": "", MIME: {"run": self._run}}
+        bundle = {_WIDGET: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
         self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
 
     def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:

@@ -1,10 +1,8 @@
-"""This process's place in an attempt: what `qcity run` hands to the papermill engine."""
+"""An execution's place in an attempt: what `qcity run` hands to the papermill engine."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +12,7 @@ from qcity_nb.records import Failure
 from qcity_nb.run import journal
 from qcity_nb.run.desk import Answer, Desk
 
-__all__ = ["Seat", "seat_taken", "take_seat"]
+__all__ = ["Seat"]
 
 
 @dataclass(slots=True)
@@ -52,22 +50,3 @@ class Seat:
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
         self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.config.attempt, **data))
-
-
-_seat: Seat | None = None
-
-
-@contextmanager
-def take_seat(seat: Seat) -> Iterator[Seat]:
-    """Make the engine use this seat rather than make a run of its own."""
-    global _seat
-    _seat = seat
-    try:
-        yield seat
-    finally:
-        _seat = None
-
-
-def seat_taken() -> Seat | None:
-    """The seat that this process has, if any."""
-    return _seat

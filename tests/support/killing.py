@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 
-from qcity_nb.notebook.panel import MIME
+from qcity_nb.notebook.outputs import PANEL_MIME
 from qcity_nb.records import Head
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
@@ -75,7 +75,7 @@ def outputs(data: str) -> list[list[Any]]:
     for cell in nbformat.reads(data, as_version=4).cells:
         mine: list[Any] = []
         for output in cell.outputs:
-            if MIME in output.get("data", {}):
+            if PANEL_MIME in output.get("data", {}):
                 continue
             if output.output_type == "stream":
                 if mine and mine[-1][0] == output.name:

@@ -246,6 +246,31 @@ def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(course: Co
     assert course.shown()[4] == ["5 6 2000000\n"]
 
 
+def test_a_snapshot_that_takes_longer_than_the_cells_behind_it_waits(course: Course) -> None:
+    many = "many = [f'{n:x}' for n in range(1_000_000)]"
+    pause = "import time; time.sleep(6); many[0]"  # saves up more than the list takes
+    course.write(many, pause, "quick = 1", "slow = time.sleep(1.5)", "die('here')\nprint(quick, slow)")
+    course.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="0.5")
+    course.attempt(QCITY_SNAPSHOT_SHARE="0.5")
+    assert course.ran()[:3] == [1, 1, 1]
+    assert course.ran()[4:] == [1, 2]
+    waiting = {event.data["index"] for event in course.events("postponed")}
+    assert (2 in waiting, 3 in waiting, 4 in waiting) == (False, True, False), "not worth it behind the quick cell"
+
+
+def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(course: Course) -> None:
+    reduce = "    def __reduce__(self):\n        die('here')\n        return (list, ())\n"
+    evil = f"class Evil:\n{reduce}evil = Evil()\nprint('made')"
+    course.write("x = [5]", evil, "print(x, evil)")
+    course.attempt(code=DIED)
+    statuses = [cell.metadata.papermill["status"] for cell in course.book.cells]
+    assert statuses == ["completed", "completed", "completed", "pending"]
+    assert course.shown()[2] == ["made\n"]
+    course.attempt()
+    assert course.ran() == [1, 1, 2, 1], "the cell that no snapshot stands behind runs again"
+    assert course.shown()[3][0].startswith("[5] ")
+
+
 def test_no_snapshots_where_none_are_wanted(course: Course) -> None:
     with (course.folder / "pyproject.toml").open("a") as file:
         file.write("snapshot_share = 0\n")

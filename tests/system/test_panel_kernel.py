@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from qcity_nb.notebook.panel import MIME, is_panel
+from qcity_nb.notebook.outputs import PANEL_MIME
+from qcity_nb.notebook.panel import is_panel
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -36,8 +37,8 @@ def test_a_headless_run_saves_one_display_of_plain_html_with_the_last_view() -> 
     nbclient.NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
     (output,) = notebook.cells[0].outputs
     assert is_panel(output)
-    assert output.data.keys() == {"text/html", "text/plain", MIME}
-    assert output.data[MIME] == {"run": "r"}
+    assert output.data.keys() == {"text/html", "text/plain", PANEL_MIME}
+    assert output.data[PANEL_MIME] == {"run": "r"}
     assert "epoch 77" in output.data["text/html"]
     assert "epoch 77" in output.data["text/plain"]
     assert notebook.cells[1].outputs == []

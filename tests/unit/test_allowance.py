@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
-from qcity_nb.notebook.allowance import START_S, Allowance
+from qcity_nb.notebook.allowance import LEAST_S, START_S, Allowance
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -47,3 +48,26 @@ def test_a_share_of_nothing_means_no_snapshots() -> None:
     allowance = Allowance(0.0)
     allowance.ran(1e6)
     assert allowance.limit_s == 0.0
+
+
+@pytest.mark.parametrize(("share", "times"), [(0.1, 1.0), (0.5, 1.0), (3.0, 3.0)])
+def test_nothing_is_spent_on_more_than_it_saves(share: float, times: float) -> None:
+    allowance = Allowance(share)
+    allowance.ran(100.0)
+    allowance.took(0.2)
+    allowance.ran(0.001)
+    assert allowance.limit_s == LEAST_S, "behind the quickest cell that much is worth it"
+    allowance.ran(0.1)
+    assert allowance.limit_s == pytest.approx(times * 0.101)
+    allowance.postponed(times * 0.2)
+    assert allowance.limit_s == 0.0
+    allowance.ran(0.1)
+    assert allowance.limit_s == pytest.approx(times * 0.201), "what several quick cells took counts together"
+    allowance.ran(1e4)
+    assert allowance.limit_s == pytest.approx(START_S + share * (1e4 + 100.201) - 0.2) or share >= 1.0
+
+
+def test_an_endless_share_is_no_limit() -> None:
+    allowance = Allowance(math.inf)
+    allowance.ran(1e-9)
+    assert allowance.limit_s == math.inf

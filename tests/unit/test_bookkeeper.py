@@ -13,7 +13,8 @@ import nbformat
 import pytest
 from papermill.iorw import local_file_io_cwd
 
-from qcity_nb.notebook.bookkeeper import Bookkeeper, local_path
+from qcity_nb.notebook.bookkeeper import Bookkeeper
+from qcity_nb.notebook.paths import local_path
 
 
 def keeper(folder: Path, output: str) -> Bookkeeper:

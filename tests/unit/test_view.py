@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcity_nb.notebook.panel import MIME, Panel, is_panel
+from qcity_nb.notebook.outputs import PANEL_MIME
+from qcity_nb.notebook.panel import Panel, is_panel
 from qcity_nb.notebook.view import LoopView, PanelView, Saved, panel_html, text
 from qcity_nb.tracking.curve import loss_svg, thinned
 
@@ -193,7 +194,7 @@ def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     assert [update for _, _, update in front.sent] == [False, True, True]
     assert len({display_id for _, display_id, _ in front.sent}) == 1
     assert [f"epoch {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
-    assert front.sent[-1][0][MIME] == {"run": "r"}
+    assert front.sent[-1][0][PANEL_MIME] == {"run": "r"}
     assert "epoch 13" in str(panel)
 
 

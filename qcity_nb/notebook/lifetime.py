@@ -1,0 +1,114 @@
+"""The beginning and the end of a kernel's process, without the fixed waits of jupyter_client: 0.2 s and 0.1 s.
+
+jupyter_client takes a kernel for ready once its iopub channel has been silent for 0.2 s, and looks for its end ten
+times a second. Here the kernel itself says when: by the welcome to that channel or the ``idle`` that ends its first
+answer, and by its pidfd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty
+from typing import Any
+
+from jupyter_client.asynchronous import AsyncKernelClient  # type: ignore[attr-defined]  # the public name
+from jupyter_client.manager import AsyncKernelManager
+
+__all__ = ["Channels", "ended", "told_at_once", "told_of_end"]
+
+ANSWER_S = 1.0
+"""A kernel that has not answered by then is asked again: it may not have heard."""
+SILENCE_S = 0.2
+"""A kernel that does not say that it is idle again is taken for idle after that silence."""
+
+
+class Channels(AsyncKernelClient):
+    """A kernel's channels. They are ready with the kernel's first answer."""
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Wait until the kernel has answered, and this client has heard so on both channels.
+
+        Args:
+            timeout: seconds; ``None``: as long as the kernel lives.
+        Raises:
+            RuntimeError: the kernel died, or did not answer in time.
+        """
+        until_s = time.monotonic() + (math.inf if timeout is None else timeout)
+        while not await self._is_heard():
+            if not await self.is_alive():
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            if time.monotonic() > until_s:
+                raise RuntimeError(f"Kernel didn't respond in {timeout:.0f} seconds")
+
+    async def _is_heard(self) -> bool:
+        """Ask once. False: no answer, or nothing on iopub: it was not subscribed in time."""
+        self.kernel_info()
+        try:
+            reply = await self.shell_channel.get_msg(timeout=ANSWER_S)
+        except Empty:
+            return False
+        if reply["msg_type"] != "kernel_info_reply":
+            return False
+        self._handle_kernel_info_reply(reply)  # which protocol it speaks
+        is_heard = False
+        with suppress(Empty):
+            while True:
+                message = await self.iopub_channel.get_msg(timeout=SILENCE_S)
+                is_heard = True
+                is_idle = message["content"].get("execution_state") == "idle"
+                is_its = message["parent_header"].get("msg_id") == reply["parent_header"]["msg_id"]
+                # Either is late enough: what the kernel publishes from here on arrives (the welcome: JEP 65).
+                if (is_idle and is_its) or message["msg_type"] == "iopub_welcome":
+                    break
+        return is_heard
+
+
+def told_at_once(manager: Any) -> Any:
+    """The same manager; its clients are ``Channels``, unless somebody has chosen others."""
+    if type(manager) is AsyncKernelManager and manager.client_factory is AsyncKernelClient:
+        manager.client_factory = Channels
+    return manager
+
+
+@contextmanager
+def told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
+    """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
+    loop = asyncio.get_running_loop()
+    handle = None
+    with suppress(OSError, AttributeError, NotImplementedError):
+        handle = os.pidfd_open(pid) if pid else None
+    if handle is None:
+        yield None
+        return
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(handle)
+        ended.set_result(None)
+
+    try:
+        loop.add_reader(handle, tell)
+        yield ended
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+async def ended(manager: Any) -> None:
+    """Ask a kernel to end, and wait until it has; it is killed if it does not, as in ``shutdown_kernel``.
+
+    Does nothing where jupyter_client must: for other managers than its own, and without a pidfd.
+    """
+    if type(manager) is not AsyncKernelManager or not await manager.is_alive():
+        return
+    with told_of_end(getattr(manager.provisioner, "pid", None)) as end:
+        if end is not None:
+            await manager.interrupt_kernel()
+            await manager.request_shutdown()
+            await asyncio.wait([end], timeout=manager.shutdown_wait_time / 2)
+            await manager.finish_shutdown()
