@@ -8,13 +8,15 @@ __all__ = ["Allowance", "postponed"]
 
 START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
+WORTH = 0.25
+"""A snapshot may take so much of what its cells would take if they ran again: most notebooks do not die …"""
 LEAST_S = 0.01
-"""What takes no longer is worth it behind the quickest cell."""
+"""… and that is worth it behind the quickest cell."""
 
 
 class Allowance:
-    """A share of the time that cells took, saved up. None of it is spent on a snapshot that takes longer than the
-    cells took that would have to run again without it (or ``share`` times as long, if that is more).
+    """A share of the time that cells took, saved up. It is spent on snapshots that cost little beside the cells that
+    would have to run again without them: ``WORTH`` of what these took, or ``share`` if that is more.
 
     Args:
         share: 0.1 is a tenth; 0: no snapshots at all.
@@ -35,7 +37,7 @@ class Allowance:
     @property
     def limit_s(self) -> float:
         """What the next snapshot may take; 0: it is postponed."""
-        worth_s = math.inf if math.isinf(self._share) else max(LEAST_S, self._unsaved_s * max(1.0, self._share))
+        worth_s = math.inf if math.isinf(self._share) else max(LEAST_S, self._unsaved_s * max(WORTH, self._share))
         limit_s = min(self._left_s, worth_s)
         return limit_s if limit_s > 0 and limit_s >= self._needs_s else 0.0
 

@@ -15,16 +15,20 @@ from qcity_nb import settings
 from qcity_nb.checkpoint.manifest import CellRecord
 from qcity_nb.errors import QcityError
 from qcity_nb.namespace import cellkind
+from qcity_nb.namespace.chain import chain
 from qcity_nb.notebook.allowance import postponed
 from qcity_nb.notebook.byhand_looks import looks
 from qcity_nb.notebook.byhand_past import BEFORE, LOOKS, Past, before
 from qcity_nb.notebook.byhand_space import RESULTS, Bringer, results_by
 from qcity_nb.notebook.interrupt import uninterrupted
-from qcity_nb.notebook.kernelside import cells_of, commit, hear, where
+from qcity_nb.notebook.kernelside import begin_once, cells_of, commit, hear, where
 from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
 
 __all__ = ["Follower"]
+
+_ONCE = "once"
+"""In a record's ``extra``: the cell was tagged so."""
 
 
 @dataclass
@@ -37,6 +41,7 @@ class _Flight:
     place: int | None = None
     """It has finished in an earlier kernel, and runs again here."""
     began_s: float = 0.0
+    tags: frozenset[str] = frozenset()
 
 
 class Follower:
@@ -63,6 +68,8 @@ class Follower:
         """The variables are as so many records left them …"""
         self._is_dirty = False
         """… but for what a failed cell did to them since."""
+        self._tagged: set[int] = set()
+        """Finished cells that run again once the variables are back: their tag says so."""
         self._numbers: list[int] = []
         self._keys: dict[int, str] = {}
         """Of the records that are behind us: their numbers here, and what the session calls the cells."""
@@ -92,9 +99,13 @@ class Follower:
             on_interrupt: handles the signal while cells run for it that have run before.
         """
         self._on_interrupt = on_interrupt
-        past, number = self.past, self._shell.displayhook.prompt_count
+        past, number, tags = self.past, self._shell.displayhook.prompt_count, _tags(self._shell)
+        if said := cellkind.check_tags(tags):
+            self._say(said)
         place = past.find(source)
         if place is not None:
+            if cellkind.is_rerun(tags):
+                self._tagged.add(place)
             known = past.records[place]
             if cellkind.installs(source) and known.extra.get("where") != where():
                 self._flight = _Flight(source, number, place=place, began_s=time.monotonic())
@@ -103,9 +114,23 @@ class Follower:
             return
         if not self._bring():
             return
-        is_look = looks(source, self._shell.user_ns)
+        if cellkind.is_once(tags) and not self._may_begin(source):
+            return
+        is_look = not tags and looks(source, self._shell.user_ns)
         self._session.recorder.is_whole = past.is_over or not is_look
-        self._flight = _Flight(source, number, looks=is_look, began_s=time.monotonic())
+        self._flight = _Flight(source, number, looks=is_look, began_s=time.monotonic(), tags=tags)
+
+    def _may_begin(self, source: str) -> bool:
+        """A cell that must not run twice comes. If nobody knows whether it has done its work, it is refused."""
+        (mark,) = chain([source])
+        if began := self._session.once.get(mark):
+            self.refused = (
+                f"this cell must not run twice (qcity-once), and began {began}: look whether it has done its work;"
+                " if so, go on with the next cell; if not, take the tag away and run it"
+            )
+            return False
+        begin_once(self._session, mark)
+        return True
 
     def _behind(self, place: int, source: str, number: int) -> None:
         self.past.passed(place, source)
@@ -125,7 +150,10 @@ class Follower:
         self.skips = True
         if place in reran:
             return
-        self._say(f"finished in an earlier kernel (took {record.wall_s:.1f} s); run again, it runs for real")
+        then = "run again, it runs for real"
+        if place in self._tagged:
+            then = "qcity-rerun: it runs again once the variables are back"
+        self._say(f"finished in an earlier kernel (took {record.wall_s:.1f} s); {then}")
         manifest = self._session.manifest
         if record.outputs and manifest is not None:
             try:
@@ -162,9 +190,12 @@ class Follower:
             else:
                 text = f"variables are back as [{self._numbers[count - 1]}] left them"
                 self._say("; ".join([f"{text} ({time.monotonic() - began_s:.1f} s)", *said]))
-        missing = [n for n in missing if n >= self._have]
+                missing += [n for n in self._tagged if n < count]
+        missing = sorted(n for n in missing if n >= self._have or n in self._tagged)
         if missing:
-            self._say(f"no snapshot behind {_numbers(self._numbers[n] for n in missing)}: run again here")
+            lost = [n for n in missing if n not in self._tagged]
+            why = "no snapshot behind" if lost else "tagged qcity-rerun:"
+            self._say(f"{why} {_numbers(self._numbers[n] for n in lost or missing)}: run again here")
         for n in missing:
             if not self._rerun(n):
                 past.back(n)
@@ -192,6 +223,9 @@ class Follower:
         """Run a finished cell under its number, below the cell that comes."""
         shell, session, source = self._shell, self._session, self.past.sources[place]
         number = self._numbers[place]
+        if self.past.records[place].extra.get(_ONCE):
+            self.refused = f"[{number}] would have to run again first, and must not run twice (qcity-once)"
+            return False
         if _awaits(shell.transform_cell(source)):
             self.refused = f"[{number}] has to run again first, and awaits something: run it, then this cell"
             return False
@@ -252,12 +286,16 @@ class Follower:
             RESULTS: results_by(self._shell.user_ns, places),
             **({BEFORE: self._before} if self._is_first else {}),
             **({LOOKS: True} if flight.looks else {}),
+            **({_ONCE: True} if cellkind.is_once(flight.tags) else {}),
         }
         self._is_first = False
         course.entered = session.entered
         record = CellRecord(chain=mark, number=flight.number, wall_s=round(wall_s, 3), extra=extra)
         course.finished(place, record, {place: shown})
-        if not flight.looks and (needs_s := commit(session, course, wall_s)):
+        if flight.looks:
+            return
+        may, must = not cellkind.skips_snapshot(flight.tags), cellkind.is_once(flight.tags)
+        if needs_s := commit(session, course, wall_s, may=may, must=must):
             session.contact.note("postponed", message=postponed(needs_s))
 
     def failed(self) -> None:
@@ -271,6 +309,13 @@ class Follower:
             del self.course.records[self.past.at :]
             self.course.saved(self.course.records)  # what snapshots hold that are gone now is to be written again
             self._is_live = True
+
+
+def _tags(shell: Any) -> frozenset[str]:
+    """The tags of the cell that comes, where the front end sends them (JupyterLab and Notebook do)."""
+    parent = shell.kernel.get_parent() if hasattr(shell.kernel, "get_parent") else {}
+    found = (parent.get("metadata") or {}).get("tags")
+    return frozenset(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else frozenset()
 
 
 def _without_widgets(content: bytes) -> bytes:

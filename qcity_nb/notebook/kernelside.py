@@ -32,7 +32,7 @@ from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
 from qcity_nb.run.desk import Desk
 
-__all__ = ["answer", "cells_of", "commit", "hear", "session_here", "where"]
+__all__ = ["answer", "begin_once", "cells_of", "commit", "hear", "session_here", "where"]
 
 WAIT_SHARE = 0.05
 """So much of a cell's time its snapshot is waited for: the next cell may kill the kernel at once."""
@@ -153,12 +153,21 @@ def _count(number: int) -> Mapping[str, Any]:
 
 
 def _once(source: str) -> Mapping[str, Any]:
-    """A cell that must not run twice is about to begin: the store knows it before it does."""
-    session, _ = _here()
+    begin_once(_here()[0], source)
+    return {}
+
+
+def begin_once(session: Session, source: str) -> None:
+    """A cell that must not run twice is about to begin: the store knows it before it does.
+
+    Args:
+        source: the cell's, as a chain of itself alone.
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
     session.once = {**session.once, source: f"at {iso_now()} in attempt {session.epoch}"}
     session.save("once", strict=True)
     session.contact.ask("flush", wait_s=ONCE_S)
-    return {}
 
 
 def _finished(told: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
-from course_world import Course
+from course_world import Cell, Course
 from jupyter_client.manager import start_new_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
@@ -65,12 +65,12 @@ class Kernel:
         self.manager, self.client = start_new_kernel(cwd=str(folder), env=environ)
         self.is_dead = False
 
-    def run(self, source: str, cell_id: str) -> Shown:
+    def run(self, source: str, cell_id: str, tags: tuple[str, ...] = ()) -> Shown:
         """Run one cell; ``is_dead`` says whether the kernel outlived it."""
         client = self.client
         content = {"code": source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
         content["stop_on_error"] = False  # an old kernel would drop what comes shortly after
-        message = client.session.msg("execute_request", content, metadata={"cellId": cell_id})
+        message = client.session.msg("execute_request", content, metadata={"cellId": cell_id, "tags": list(tags)})
         client.shell_channel.send(message)
         mine = message["header"]["msg_id"]
         shown = Shown(None, [], [])
@@ -160,12 +160,13 @@ class Desk:
         self.kernels.append(kernel)
         return kernel
 
-    def run_all(self, *cells: str, kernel: Kernel | None = None, **environ: str) -> list[Shown]:
+    def run_all(self, *cells: str | Cell, kernel: Kernel | None = None, **environ: str) -> list[Shown]:
         """Run all, on a new host; stops where the kernel dies or a cell fails. The first that is shown is the setup."""
         kernel = kernel or self.host(**environ)
         shown = []
-        for place, source in enumerate((self.setup, *cells)):
-            shown.append(kernel.run(source.strip(), f"c{place}"))
+        for place, cell in enumerate((self.setup, *cells)):
+            source, tags = (cell, ()) if isinstance(cell, str) else (cell.source, cell.tags)
+            shown.append(kernel.run(source.strip(), f"c{place}", tags))
             if kernel.is_dead or any(one[0] == "error" for one in shown[-1].outputs):
                 break
         return shown
@@ -401,6 +402,60 @@ def test_cells_without_a_snapshot_run_again_once_they_are_needed(desk: Desk) -> 
     assert kernel.run(cells[3], "c4").notes[0].startswith("variables are back as [6] left them")
     assert kernel.run("x", "c5").text == '{"text/plain": "[1, 2, 3, 4]"}'
     assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+
+
+def test_a_tagged_cell_runs_again_once_the_variables_are_back(desk: Desk) -> None:
+    again = Cell("ran('b'); x.append(2); print('b', x)", ("qcity-rerun", "other"))
+    cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "die('here'); ran('d'); print(x)")
+    assert desk.run_all(*cells)[2].text == "b [1, 2]\n"
+    shown = desk.run_all(*cells)
+    assert shown[2].notes[0].endswith("; qcity-rerun: it runs again once the variables are back")
+    assert shown[3].text == "b [1, 2, 3, 2]\n"
+    assert "tagged qcity-rerun: [3]: run again here" in shown[3].notes
+    assert shown[4].text == "[1, 2, 3, 2]\n"
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+
+
+def test_behind_a_cell_tagged_so_no_snapshot_is_taken(desk: Desk) -> None:
+    cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-skip-snapshot",)), "die('here'); print(x)")
+    desk.run_all(*cells)
+    shown = desk.run_all(*cells)
+    assert shown[1].notes[0].startswith("variables are back as [2] left them")
+    assert shown[3].text == "[1, 2]\n"
+    assert desk.ran() == {"a": 1, "b": 2}
+
+
+def test_a_cell_that_must_not_run_twice_is_refused(desk: Desk) -> None:
+    once = Cell("ran('b'); die('here'); x.append(2)", ("qcity-once",))
+    cells = ("ran('a'); x = [1]", once, "die('there'); ran('c'); print(x)")
+    desk.run_all(*cells)
+    kernel = desk.host()
+    (_, kind, refused) = desk.run_all(*cells, kernel=kernel)[2].outputs[0]
+    assert kind == "InputRejected"
+    assert "must not run twice (qcity-once), and began at 20" in refused
+    assert "if not, take the tag away and run it" in refused
+    kernel.run(once.source, "c2")  # somebody looked, and took the tag away
+    assert kernel.run(cells[2], "c3").number is None, "it dies there"
+    shown = desk.run_all(*cells)
+    assert shown[2].notes[-1].startswith("finished in an earlier kernel"), (
+        "what has finished is passed over, tag or not"
+    )
+    assert shown[3].text == "[1, 2]\n"
+    assert desk.kernels[-1].run(once.source, "c2", once.tags).outputs[0][1] == "InputRejected"
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+
+
+def test_a_cell_that_must_not_run_twice_and_ended_is_passed_over(desk: Desk) -> None:
+    cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-once",)), "die('here'); ran('c'); print(x)")
+    desk.run_all(*cells)
+    assert desk.run_all(*cells)[3].text == "[1, 2]\n"
+    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_tag_that_is_not_there_is_said(desk: Desk) -> None:
+    assert desk.run_all(Cell("x = 1", ("qcity-onse",)))[1].notes == [
+        "There is no tag qcity-onse: the tags are qcity-rerun, qcity-once, qcity-skip-snapshot."
+    ]
 
 
 def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(desk: Desk) -> None:
