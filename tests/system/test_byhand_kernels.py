@@ -437,9 +437,7 @@ def test_a_cell_that_must_not_run_twice_is_refused(desk: Desk) -> None:
     kernel.run(once.source, "c2")  # somebody looked, and took the tag away
     assert kernel.run(cells[2], "c3").number is None, "it dies there"
     shown = desk.run_all(*cells)
-    assert shown[2].notes[-1].startswith("finished in an earlier kernel"), (
-        "what has finished is passed over, tag or not"
-    )
+    assert shown[2].notes[-1].startswith("finished in an earlier kernel"), "with the tag or without"
     assert shown[3].text == "[1, 2]\n"
     assert desk.kernels[-1].run(once.source, "c2", once.tags).outputs[0][1] == "InputRejected"
     assert desk.ran() == {"a": 1, "b": 2, "c": 1}
