@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 
 from qcity_nb.checkpoint import pack
@@ -121,9 +122,20 @@ class PackReader:
         if total < DIRECT_BYTES:
             self._read_groups(turn)
             return
-        # One iterator for all threads: next() of a list's iterator is atomic.
+        go = Event()
+
+        def part() -> None:
+            go.wait()
+            self._read_groups(turn)  # one iterator for all threads: next() of a list's iterator is atomic
+
+        # All threads are there before one reads: a thread needs memory for its stack, and waits long for it while pages
+        # are made for what is read.
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
-            for done in [pool.submit(self._read_groups, turn) for _ in range(_THREADS)]:
+            try:
+                parts = [pool.submit(part) for _ in range(_THREADS)]
+            finally:
+                go.set()
+            for done in parts:
                 done.result()
 
     def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:

@@ -21,7 +21,7 @@ _LARGE_BYTES = 4 << 20
 _AHEAD_BYTES = 1 << 30
 """So much may lie there before it is loaded. Most of it stays anyway, as the arrays' memory; texts and what goes to a
 device do not."""
-_MOMENT_S = 0.005
+_MOMENT_S = 0.015
 """Loading holds the interpreter for as long as a stream takes: the first reads are to be under way before."""
 
 Land = Callable[[], list[Any]]
