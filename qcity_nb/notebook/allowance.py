@@ -10,7 +10,7 @@ START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
 WORTH = 0.25
 """A snapshot may take so much of what its cells would take if they ran again: most notebooks do not die …"""
-LEAST_S = 0.01
+LEAST_S = 0.03
 """… and that is worth it behind the quickest cell."""
 
 

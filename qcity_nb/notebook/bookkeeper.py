@@ -48,16 +48,12 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
 
     def __init__(self, nb: Any, seat: Seat, **kwargs: Any) -> None:
         self.seat = seat
-        self._is_late = False
-        """Is the next save postponed?"""
         super().__init__(nb, **kwargs)
 
     def save(self, **kwargs: Any) -> None:
         """Write the notebook to the desk, and to the output where that is a local file."""
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
-        if self._is_late:
-            return
         if self.seat.process is not None:
             return  # the output may be that of another attempt, which runs
         data = str(nbformat.writes(_merged(self.nb))).encode()
@@ -73,20 +69,12 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
-        """A cell begins; ``cell_sent`` is to follow, which writes the notebook."""
+        """A cell begins."""
         points.hit("cell.before")
         told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
         _write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
         self._began_s = time.monotonic()
-        self._is_late = True
-        try:
-            super().cell_start(cell, cell_index, **kwargs)
-        finally:
-            self._is_late = False
-
-    def cell_sent(self) -> None:
-        """The kernel is at it: the notebook is written beside."""
-        self.save()
+        super().cell_start(cell, cell_index, **kwargs)
 
     def cell_passed(self, cell: Any, wall_s: float | None = None) -> None:
         """A cell has finished in an earlier kernel: it shows what it showed then, and how long it took."""

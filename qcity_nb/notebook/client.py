@@ -58,14 +58,10 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
 
     _cleanup_kernel = run_sync(_async_cleanup_kernel)
 
-    def _sent(self, **_: Any) -> None:
-        self.nb_man.cell_sent()
-
     def papermill_execute_cells(self) -> None:
         """All cells in order, up to the first that fails."""
         seat = self.nb_man.seat
         provisioner = self.km.provisioner
-        self.on_cell_complete = self._sent  # nbclient's name for the moment when the cell was sent
         watch = seat.desk.path / "watch"
         watch.write_text(str(provisioner.pid), encoding="ascii")
         try:

@@ -123,6 +123,10 @@ def papermills() -> Iterator[Papermills]:
         process.communicate()
 
 
+SAVED = {"QCITY_SNAPSHOT_SHARE": "1000"}
+"""A snapshot behind each cell, however busy the machine is."""
+
+
 def start(course: Course, *options: str, **more: str) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("QCITY_")}
     path = os.pathsep.join([str(ROOT), environ.get("PYTHONPATH", "")])
@@ -130,7 +134,14 @@ def start(course: Course, *options: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *options],
         cwd=course.folder,
-        env={**environ, "PYTHONPATH": path, "IPYTHONDIR": str(course.folder / "ipython"), "MPLBACKEND": "", **more},
+        env={
+            **environ,
+            "PYTHONPATH": path,
+            "IPYTHONDIR": str(course.folder / "ipython"),
+            "MPLBACKEND": "",
+            **SAVED,
+            **more,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -57,15 +57,15 @@ def test_little_is_spent_beside_what_it_saves(share: float, times: float) -> Non
     allowance.took(0.2)
     allowance.ran(0.001)
     assert allowance.limit_s == LEAST_S, "behind the quickest cell that much is worth it"
-    allowance.ran(0.1)
-    assert allowance.limit_s == pytest.approx(times * 0.101)
-    allowance.postponed(times * 0.2)
+    allowance.ran(1.0)
+    assert allowance.limit_s == pytest.approx(times * 1.001)
+    allowance.postponed(times * 2.0)
     assert allowance.limit_s == 0.0
-    allowance.ran(0.1)
-    assert allowance.limit_s == pytest.approx(times * 0.201), "what several quick cells took counts together"
+    allowance.ran(1.0)
+    assert allowance.limit_s == pytest.approx(times * 2.001), "what several quick cells took counts together"
     allowance.ran(1e4)
-    most_s = START_S + share * (1e4 + 100.201) - 0.2
-    assert allowance.limit_s == pytest.approx(min(most_s, times * (1e4 + 0.201)))
+    most_s = START_S + share * (1e4 + 102.001) - 0.2
+    assert allowance.limit_s == pytest.approx(min(most_s, times * (1e4 + 2.001)))
 
 
 def test_an_endless_share_is_no_limit() -> None:
