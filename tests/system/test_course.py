@@ -247,9 +247,9 @@ def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(course: Co
 
 
 def test_a_snapshot_that_takes_longer_than_the_cells_behind_it_waits(course: Course) -> None:
-    many = "many = [f'{n:x}' for n in range(1_000_000)]"
+    many = "many = [f'{n:x}' for n in range(500_000)]"
     pause = "import time; time.sleep(6); many[0]"  # saves up more than the list takes
-    course.write(many, pause, "quick = 1", "slow = time.sleep(1.5)", "die('here')\nprint(quick, slow)")
+    course.write(many, pause, "quick = 1", "slow = time.sleep(4)", "die('here')\nprint(quick, slow)")
     course.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="0.5")
     course.attempt(QCITY_SNAPSHOT_SHARE="0.5")
     assert course.ran()[:3] == [1, 1, 1]
