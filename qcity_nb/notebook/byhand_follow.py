@@ -18,7 +18,7 @@ from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain
 from qcity_nb.notebook.allowance import postponed
 from qcity_nb.notebook.byhand_looks import looks
-from qcity_nb.notebook.byhand_past import BEFORE, LOOKS, Past, before
+from qcity_nb.notebook.byhand_past import BEFORE, LOOKS, ONCE, Past, before
 from qcity_nb.notebook.byhand_space import RESULTS, Bringer, results_by
 from qcity_nb.notebook.interrupt import uninterrupted
 from qcity_nb.notebook.kernelside import begin_once, cells_of, commit, hear, where
@@ -26,9 +26,6 @@ from qcity_nb.notebook.magics import run_again
 from qcity_nb.notebook.session import Session
 
 __all__ = ["Follower"]
-
-_ONCE = "once"
-"""In a record's ``extra``: the cell was tagged so."""
 
 
 @dataclass
@@ -179,6 +176,7 @@ class Follower:
         if self._is_dirty:
             self._have, self._is_dirty = 0, False
         began_s = time.monotonic()
+        tagged: list[int] = []
         if count > self._have:
             try:
                 said = self._restore(count)
@@ -190,13 +188,12 @@ class Follower:
             else:
                 text = f"variables are back as [{self._numbers[count - 1]}] left them"
                 self._say("; ".join([f"{text} ({time.monotonic() - began_s:.1f} s)", *said]))
-                missing += [n for n in self._tagged if n < count]
-        missing = sorted(n for n in missing if n >= self._have or n in self._tagged)
-        if missing:
-            lost = [n for n in missing if n not in self._tagged]
-            why = "no snapshot behind" if lost else "tagged qcity-rerun:"
-            self._say(f"{why} {_numbers(self._numbers[n] for n in lost or missing)}: run again here")
-        for n in missing:
+                tagged = sorted(n for n in self._tagged if n < count)
+        missing = [n for n in missing if n >= self._have]
+        for why, places in (("tagged qcity-rerun:", tagged), ("no snapshot behind", missing)):
+            if places:
+                self._say(f"{why} {_numbers(self._numbers[n] for n in places)}: run again here")
+        for n in (*tagged, *missing):
             if not self._rerun(n):
                 past.back(n)
                 self.course.records = list(past.records)
@@ -223,7 +220,7 @@ class Follower:
         """Run a finished cell under its number, below the cell that comes."""
         shell, session, source = self._shell, self._session, self.past.sources[place]
         number = self._numbers[place]
-        if self.past.records[place].extra.get(_ONCE):
+        if self.past.records[place].extra.get(ONCE):
             self.refused = f"[{number}] would have to run again first, and must not run twice (qcity-once)"
             return False
         if _awaits(shell.transform_cell(source)):
@@ -286,7 +283,7 @@ class Follower:
             RESULTS: results_by(self._shell.user_ns, places),
             **({BEFORE: self._before} if self._is_first else {}),
             **({LOOKS: True} if flight.looks else {}),
-            **({_ONCE: True} if cellkind.is_once(flight.tags) else {}),
+            **({ONCE: True} if cellkind.is_once(flight.tags) else {}),
         }
         self._is_first = False
         course.entered = session.entered
@@ -312,10 +309,11 @@ class Follower:
 
 
 def _tags(shell: Any) -> frozenset[str]:
-    """The tags of the cell that comes, where the front end sends them (JupyterLab and Notebook do)."""
+    """Our tags of the cell that comes, where the front end sends them (JupyterLab and Notebook do)."""
     parent = shell.kernel.get_parent() if hasattr(shell.kernel, "get_parent") else {}
     found = (parent.get("metadata") or {}).get("tags")
-    return frozenset(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else frozenset()
+    given = [tag for tag in found if isinstance(tag, str)] if isinstance(found, list) else []
+    return frozenset(tag for tag in given if tag.lower().startswith("qcity"))
 
 
 def _without_widgets(content: bytes) -> bytes:

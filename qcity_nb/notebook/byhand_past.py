@@ -14,9 +14,9 @@ from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain
 from qcity_nb.notebook.byhand_looks import asks_for_results, looks
 
-__all__ = ["BEFORE", "LOOKS", "Past", "before"]
+__all__ = ["BEFORE", "LOOKS", "ONCE", "Past", "before"]
 
-LOOKS, BEFORE = "looks", "before"
+LOOKS, BEFORE, ONCE = "looks", "before", "once"
 """In a record's ``extra``: the cell only looks; the cells that had run when the extension was loaded."""
 
 

@@ -82,7 +82,7 @@ class Course:
         """So many cells had finished, some of which may have to run again."""
         self._once: Mapping[str, str] = {}
         """Cells that must not run twice and have begun, by source: when."""
-        self._told: tuple[int, str] | None = None
+        self._busy: tuple[int, str] | None = None
         """The finished cell that the kernel is busy with, and the request that told it."""
         self.installs: list[int] = []
         """Finished cells that install packages which this machine may not have."""
@@ -311,15 +311,15 @@ class Course:
         file = self._desk / "finished.json"
         file.write_text(json.dumps(told), encoding="utf-8")
         self.settle()
-        self._told = index, self._sent("finished", told=str(file))
+        self._busy = index, self._sent("finished", told=str(file))
         if told["once"]:
             self.settle()
 
     def settle(self) -> None:
         """Wait until the kernel has done what ``finished`` told it; before that, no other cell may run."""
-        if self._told is None:
+        if self._busy is None:
             return
-        (index, request), self._told = self._told, None
+        (index, request), self._busy = self._busy, None
         answer = run_sync(self._answered)(request)
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")

@@ -44,6 +44,12 @@ def ran(cell):
 """
 
 
+SHARED = SETUP + (
+    "import qcity_nb.notebook.byhand as extension\n"
+    "def share(x):\n    extension._on._follower.course.allowance = Allowance(x)  # 0: all are postponed\n"
+)
+
+
 @dataclass
 class Shown:
     """What a cell showed."""
@@ -383,10 +389,7 @@ def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(desk: Desk) -> None:
 
 
 def test_cells_without_a_snapshot_run_again_once_they_are_needed(desk: Desk) -> None:
-    desk.setup = SETUP + (
-        "import qcity_nb.notebook.byhand as extension\n"
-        "def share(x):\n    extension._on._follower.course.allowance = Allowance(x)  # 0: all are postponed\n"
-    )
+    desk.setup = SHARED
     cells = ("ran('a'); x = [1]", "share(0); ran('b'); x.append(2); print('b', x)", "ran('c')\nx.append(3)",
              "share(1e30); ran('d')\nx.append(4)", "die('here')")  # fmt: skip
     desk.run_all(*cells)
@@ -414,6 +417,22 @@ def test_a_tagged_cell_runs_again_once_the_variables_are_back(desk: Desk) -> Non
     assert "tagged qcity-rerun: [3]: run again here" in shown[3].notes
     assert shown[4].text == "[1, 2, 3, 2]\n"
     assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+
+
+def test_a_tagged_cell_without_a_snapshot_runs_again_once(desk: Desk) -> None:
+    desk.setup = SHARED
+    again = Cell("share(0); ran('b'); x.append(2)", ("qcity-rerun",))
+    cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "share(1e30); ran('d'); x.append(4)", "die('here')")
+    desk.run_all(*cells)
+    kernel = desk.host()
+    desk.run_all(*cells[:2], kernel=kernel)
+    assert kernel.run("print(x)", "look").text == "[1, 2]\n"
+    kernel.run(cells[2], "c3")
+    look = kernel.run("print(x)", "look", ("hide-input",))
+    assert look.text == "[1, 2, 3]\n"
+    assert look.notes == ["no snapshot behind [5]: run again here"]
+    assert kernel.run(cells[3], "c4").notes[-1].startswith("finished"), "what looks is no cell, whatever its other tags"
+    assert desk.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once in front of its snapshot, once behind it"
 
 
 def test_behind_a_cell_tagged_so_no_snapshot_is_taken(desk: Desk) -> None:
