@@ -26,7 +26,7 @@ __all__ = ["Killer", "check", "in_jobs", "second_keeper", "told", "while_saving"
 KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
 """The epochs around which the three kills of a local run happen."""
 UPLOAD, COMMIT, JOB_WRITING_AT = 3, 9, 50
-"""Which upload and which commit a job does not survive, counted over all jobs, and at which save the third one dies."""
+"""Which upload, commit and save a job does not survive, counted over all jobs (or a later one, each in its own job)."""
 UPLOAD_S, COMMIT_S = 0.003, 0.006
 """So long after its beginning: over loopback either takes some 10 ms."""
 
@@ -65,6 +65,7 @@ def in_jobs(log: str, *, plant: str = "") -> Any:
         log=log,
         at={"publish.upload": [UPLOAD], "publish.commit": [COMMIT], "local.pack": [JOB_WRITING_AT]},
         late={"publish.upload": UPLOAD_S, "publish.commit": COMMIT_S},
+        apart=True,
         action="host",
         plant=plant,
     )

@@ -7,7 +7,9 @@ A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every
 
 Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
 same again (those of the agent depend on the clock too: beats). With ``"late": {"publish.commit": 0.005}`` the strike
-comes so many seconds after the hit, while the process goes on: in the middle of what follows the point.
+comes so many seconds after the hit, while the process goes on: in the middle of what follows the point. With
+``"apart": true`` no attempt is struck twice: a point whose turn falls on one that is about to die, as two threads may
+come to two points at once, strikes at its next hit in another attempt.
 
 Actions: ``kill`` this process; ``host``: every process of this attempt, and of the job that it runs in, this one last;
 ``machine``: these, and whatever else has the plan in its environment, such as the keeper that launched the attempt;
@@ -53,13 +55,15 @@ class Plan:
     action: Action = "host"
     late: Mapping[str, float] = field(default_factory=dict)
     """By point: so many seconds after its hit."""
+    apart: bool = False
+    """Each point of ``at`` strikes once, from its first number on, and each in an attempt of its own."""
     plant: str = ""
     """A fault to plant (``testing.plants``)."""
 
     def dumps(self) -> str:
         """As the environment takes it."""
         plan = {"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action}
-        more = {"late": dict(self.late), "plant": self.plant}
+        more = {"late": dict(self.late), "apart": self.apart, "plant": self.plant}
         return json.dumps({**plan, **{name: value for name, value in more.items() if value}})
 
 
@@ -135,6 +139,18 @@ def _append(log: str, name: str) -> int:
         os.close(fd)
 
 
+def _is_first(log: str, name: str, attempt: str) -> bool:
+    """Has neither this point struck, nor anything this attempt? Of all that ask at once, one is told so."""
+    if any(point == name for point, _ in struck(log)):
+        return False
+    mine = os.environ.get(JOB, "") or os.environ.get(LABEL, "") or attempt or str(os.getpid())
+    try:
+        os.close(os.open(f"{log}.struck.{mine}", os.O_CREAT | os.O_EXCL, 0o644))
+    except FileExistsError:
+        return False
+    return True
+
+
 def hits(log: str | os.PathLike[str]) -> list[tuple[str, int]]:
     """Every hit so far: point and process id, in order."""
     return [(name, pid) for name, pid, _ in hits_by_thread(log)]
@@ -165,6 +181,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
         at=raw.get("at", {}),
         action=raw.get("action", "host"),
         late=raw.get("late", {}),
+        apart=raw.get("apart", False),
     )
     if unknown := set(plan.at) - {*points.NAMES, *points.AT_A_HUB}:
         raise ValueError(f"no such crash point: {sorted(unknown)}")
@@ -174,7 +191,11 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
         action = plan.kills.get(str(number))
         if action is None and name in plan.at:
             own = sum(1 for point, _ in hits(plan.log)[:number] if point == name)
-            action = plan.action if own in plan.at[name] else None
+            if plan.apart:
+                is_due = own >= min(plan.at[name]) and _is_first(plan.log, name, attempt)
+            else:
+                is_due = own in plan.at[name]
+            action = plan.action if is_due else None
         if action is not None:
             _append(f"{plan.log}.struck", name)
             strike(action, attempt=attempt, owner=owner, after_s=plan.late.get(name, 0.0))
