@@ -23,6 +23,7 @@ from qcity_nb.notebook.byhand_space import RESULTS, Bringer, results_by
 from qcity_nb.notebook.interrupt import uninterrupted
 from qcity_nb.notebook.kernelside import begin_once, cells_of, commit, hear, where
 from qcity_nb.notebook.magics import run_again
+from qcity_nb.notebook.outputs import PANEL_MIME, WIDGET_MIME
 from qcity_nb.notebook.session import Session
 
 __all__ = ["Follower"]
@@ -147,18 +148,23 @@ class Follower:
         self.skips = True
         if place in reran:
             return
+        shown, unread = b"", ""
+        if record.outputs and (manifest := self._session.manifest) is not None:
+            try:
+                shown = self._session.tier.read(manifest, record.outputs)
+            except QcityError as error:
+                unread = f"what it showed cannot be read: {error}"
+        shown, had_widgets = _without_widgets(shown)
         then = "run again, it runs for real"
         if place in self._tagged:
             then = "qcity-rerun: it runs again once the variables are back"
+        elif had_widgets:
+            then = "its widgets are not live: run it again for them"
         self._say(f"finished in an earlier kernel (took {record.wall_s:.1f} s); {then}")
-        manifest = self._session.manifest
-        if record.outputs and manifest is not None:
-            try:
-                content = self._session.tier.read(manifest, record.outputs)
-            except QcityError as error:
-                self._say(f"what it showed cannot be read: {error}")
-            else:
-                self._session.recorder.replay(_without_widgets(content))
+        if unread:
+            self._say(unread)
+        if shown:
+            self._session.recorder.replay(shown)
 
     # -- variables come back
 
@@ -316,14 +322,19 @@ def _tags(shell: Any) -> frozenset[str]:
     return frozenset(tag for tag in given if tag.lower().startswith("qcity"))
 
 
-def _without_widgets(content: bytes) -> bytes:
-    """What a cell showed, with the texts of widgets in place of those: they ask a kernel that is gone."""
-    outputs = json.loads(content)
+def _without_widgets(content: bytes) -> tuple[bytes, bool]:
+    """What a cell showed, with the texts of widgets in place of those: they ask a kernel that is gone.
+
+    Returns: also, whether there were any but the panel's buttons.
+    """
+    if not content:
+        return b"", False
+    outputs, had_widgets = json.loads(content), False
     for output in outputs:
         data = output.get("content", {}).get("data", {})
-        if len(data) > 1:
-            data.pop("application/vnd.jupyter.widget-view+json", None)
-    return json.dumps(outputs).encode()
+        if len(data) > 1 and data.pop(WIDGET_MIME, None) is not None:
+            had_widgets |= PANEL_MIME not in data
+    return json.dumps(outputs).encode(), had_widgets
 
 
 def _awaits(source: str) -> bool:

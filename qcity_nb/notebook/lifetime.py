@@ -80,7 +80,7 @@ def told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
     """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
     loop = asyncio.get_running_loop()
     handle = None
-    with suppress(OSError, AttributeError, NotImplementedError):
+    with suppress(OSError, AttributeError):
         handle = os.pidfd_open(pid) if pid else None
     if handle is None:
         yield None

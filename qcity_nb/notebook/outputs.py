@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PANEL_MIME", "Part", "Recorder", "joined", "merge"]
+__all__ = ["PANEL_MIME", "WIDGET_MIME", "Part", "Recorder", "joined", "merge"]
 
 Output = dict[str, Any]
 
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PANEL_MIME = "application/vnd.qcity.panel+json"
 """Beside the HTML in each of our displays, so that they can be told from the notebook's own outputs."""
 MANY = 1_000

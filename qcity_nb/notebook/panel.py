@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from qcity_nb.notebook import view as views
-from qcity_nb.notebook.outputs import PANEL_MIME
+from qcity_nb.notebook.outputs import PANEL_MIME, WIDGET_MIME
 from qcity_nb.notebook.view import PanelView
 
 __all__ = ["Panel", "Publish", "is_panel"]
-
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Publish(Protocol):
@@ -142,7 +140,7 @@ class Panel:
         self._buttons = ipywidgets.HBox(buttons)
         model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
         # ipywidgets' own display would leave its repr in the saved notebook.
-        bundle = {_WIDGET: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
+        bundle = {WIDGET_MIME: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
         self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
 
     def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from qcity_nb.notebook.outputs import WIDGET_MIME
+
 __all__ = ["put_states", "shows_widgets", "states_in"]
 
-_VIEW = "application/vnd.jupyter.widget-view+json"
 _MODEL = "IPY_MODEL_"
 
 
 def shows_widgets(outputs: Iterable[Mapping[str, Any]]) -> bool:
     """May later cells change what these outputs look like?"""
-    return any(_VIEW in output.get("data", {}) for output in outputs)
+    return any(WIDGET_MIME in output.get("data", {}) for output in outputs)
 
 
 def states_in(outputs: Iterable[Mapping[str, Any]], client: Any) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def states_in(outputs: Iterable[Mapping[str, Any]], client: Any) -> dict[str, An
         client: nbclient's, which heard them.
     """
     found: dict[str, Any] = {}
-    left = [view["model_id"] for output in outputs if (view := output.get("data", {}).get(_VIEW))]
+    left = [view["model_id"] for output in outputs if (view := output.get("data", {}).get(WIDGET_MIME))]
     while left:
         model = left.pop()
         state = client.widget_state.get(model)

@@ -552,6 +552,25 @@ def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
     assert course.ran()[2:] == [0, 1, 2][1:]
 
 
+def test_widgets_of_passed_cells_show_their_text_and_live_when_run_again(desk: Desk) -> None:
+    cells = (
+        "ran('a'); x = [1]",
+        "import ipywidgets\nran('b'); slider = ipywidgets.IntSlider(value=3)\nslider",
+        "die('here')\nran('c'); print(x)",
+    )
+    view = "application/vnd.jupyter.widget-view+json"
+    assert view in desk.run_all(*cells)[2].text
+    kernel = desk.host()
+    shown = desk.run_all(*cells, kernel=kernel)
+    assert shown[2].notes[-1].endswith("; its widgets are not live: run it again for them")
+    assert "IntSlider(value=3)" in shown[2].text
+    assert view not in shown[2].text
+    assert shown[1].notes[0].endswith("; run again, it runs for real")
+    assert view in kernel.run(cells[1], "c2").text
+    assert kernel.run("slider.value + x[0]", "c4").text == '{"text/plain": "4"}'
+    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+
+
 def test_settings_and_magics_of_passed_cells_hold(desk: Desk) -> None:
     cells = (
         "%precision 2\nran('a')",
