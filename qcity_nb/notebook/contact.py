@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qcity_nb import errors
@@ -31,6 +31,7 @@ class Contact:
         self._alive_s = 0.0
         self._clock = SystemClock()
         self._waited_s = 0.0
+        self._earlier: Mapping[str, Sequence[tuple[int, float]]] | None = None
 
     def look(self, *, now: bool = False) -> Status:
         """The agent's status, read at most every 50 ms unless ``now``."""
@@ -62,6 +63,12 @@ class Contact:
             self._status = self.desk.status()
             if self._status.state != "held" or self._status.until_s != ran_out_s:
                 return
+
+    def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """The metrics before this attempt, thinned, (step, value) by name; empty until the agent has read them."""
+        if self._earlier is None and self._status.restored_seq:
+            self._earlier = self.desk.earlier()
+        return self._earlier or {}
 
     def check(self) -> None:
         """Raise if this attempt may not go on.

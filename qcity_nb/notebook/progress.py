@@ -11,6 +11,7 @@ from qcity_nb.run.desk import Status
 
 if TYPE_CHECKING:
     from qcity_nb.hosts.detect import HostFacts
+    from qcity_nb.tracking.curve import Point
 
 __all__ = ["loop_views", "view_of"]
 
@@ -41,6 +42,11 @@ def _ending(status: Status) -> str:
     return status.reason
 
 
+def _metrics(session: Session) -> dict[str, tuple[Point, ...]]:
+    before, since = session.contact.earlier(), session.ledger.series()
+    return {key: (*before.get(key, ()), *since.get(key, ())) for key in (*before, *since)}
+
+
 def view_of(session: Session, host: HostFacts) -> PanelView:
     """The panel's view, now."""
     status = session.contact.look(now=True)
@@ -68,7 +74,7 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         published=published,
         rows_waiting=len(session.ledger.pending),
         rows_drained=status.drained_rows,
-        metrics=session.ledger.series(),
+        metrics=_metrics(session),
         deaths=tuple(session.deaths),
         store=status.store,
         tracker=status.tracking,

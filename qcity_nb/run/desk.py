@@ -5,6 +5,7 @@
       requests/<id>.json written by kernel and engine; the agent answers in answers/<id>.json
       events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
       executed.ipynb     the executed notebook so far
+      earlier.json       metrics before this attempt, thinned; the agent writes it once, for the panel
       agent.log
       agent.lock         held by the agent that lives, so that there is one
 
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -188,6 +190,20 @@ class Desk:
         # What a full disk cut off is no event.
         whole = [line for line in data[:end].splitlines(keepends=True) if line.endswith(b"}\n")]
         return b"".join(whole), offset + end
+
+    def write_earlier(self, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Tell the panel which metrics there were before this attempt: (step, value) by name."""
+        _replace(self.path / "earlier.json", json.dumps(series).encode())
+
+    def earlier(self) -> dict[str, list[tuple[int, float]]] | None:
+        """Metrics before this attempt; ``None`` where the agent has written none yet."""
+        try:
+            found = json.loads((self.path / "earlier.json").read_bytes())
+            return {key: [(step, value) for step, value in points] for key, points in found.items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):  # a picture is not worth a training
+            return {}
 
     def offset(self) -> int:
         """How much of the events has been published."""
