@@ -197,7 +197,7 @@ def _rows(view: PanelView) -> list[tuple[str, str]]:
     if words:
         rows.append(("checkpoint", " · ".join(words)))
     if view.rows_waiting or view.rows_drained:
-        rows.append(("metric rows", f"{view.rows_drained:,d} in the tracker · {view.rows_waiting:,d} waiting"))
+        rows.append(("metric rows", f"{view.rows_drained:,d} sent to the tracker · {view.rows_waiting:,d} waiting"))
     if view.store:
         rows.append(("store", view.store))
     if view.tracker:

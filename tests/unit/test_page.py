@@ -124,7 +124,7 @@ def test_a_run_is_shown_with_all_that_is_asked_for(store: Counting, clock: Manua
     for words in ("train-1", "running", "hf-jobs:t4-small", "epoch 2", "published #5 at step 5", "<polyline"):
         assert words in page
     assert "died at step 3" in page
-    assert "4 in the tracker · 1 waiting" in page
+    assert "4 sent to the tracker · 1 waiting" in page
     assert "killed by signal 9" in page
     assert "status: completed" not in page, "cell by cell is for who looks at one run"
     assert "status: completed" in single(shown, address="memory:x")

@@ -91,7 +91,7 @@ def test_colours_of_the_page_are_kept() -> None:
 def test_the_facts_are_there() -> None:
     words = " ".join(Page(panel_html(full("run-1"))).words)
     facts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "epoch 3", "0.02"]
-    facts += ["published #4 at step 2, 3 min ago", "1,234 in the tracker", "at step 7, 20"]
+    facts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
     for fact in facts:
         assert fact in words
     plain = text(full("run-1"))
