@@ -10,7 +10,7 @@ import ast
 import asyncio
 import json
 from asyncio import FIRST_COMPLETED
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from nbformat.v4 import new_output
 from qcity_nb.errors import StoreUnavailable
 from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.chain import chain, finished
+from qcity_nb.namespace.effects import effects
 from qcity_nb.notebook import again
 from qcity_nb.notebook.allowance import postponed
 from qcity_nb.notebook.lifetime import told_of_end
@@ -182,10 +183,16 @@ class Course:
                 break
             self._note(
                 "again",
-                message=f"{names} cannot be saved: made again from cell {self._places[earlier] + 1} on, {wall_s:.1f} s",
+                message=f"{names} cannot be saved: made again from cell {self._places[earlier] + 1} on, {wall_s:.1f} s"
+                + self._effects(self._places[earlier:count]),
             )
             count = earlier
         return count
+
+    def _effects(self, places: Sequence[int]) -> str:
+        """What these cells will do once more outside the kernel, as far as can be seen."""
+        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._cells[place].source)]
+        return f"; they act outside again: {', '.join(found)}" if found else ""
 
     def resume(self) -> None:
         """Bring the variables and outputs of the finished cells back."""

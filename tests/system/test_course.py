@@ -86,7 +86,7 @@ def test_what_cannot_be_saved_is_made_again_where_it_is_needed(course: Course) -
     course.write(
         "import threading\ndata = list(range(5))\nunused = threading.Thread(target=print)",
         "numbers = (n * n for n in data)\nprint(next(numbers))",
-        "print(next(numbers))\nlater = 'kept'",
+        "print(next(numbers))\nlater = 'kept'; _ = Path('kept').write_text(later)",
         "die('here')\nprint(next(numbers), later)",
         "print(sum(numbers))",
     )
@@ -96,6 +96,7 @@ def test_what_cannot_be_saved_is_made_again_where_it_is_needed(course: Course) -
     assert course.shown() == [[], [], ["0\n"], ["1\n"], ["4 kept\n"], ["25\n"]]
     (again,) = course.events("again")
     assert again.data["message"].startswith("numbers cannot be saved: made again from cell 3 on, 0.")
+    assert again.data["message"].endswith(", Path(…).write_text (cell 4)")
 
 
 def test_no_finished_loop_runs_again_for_it(course: Course) -> None:
