@@ -66,10 +66,10 @@ def effects(source: str) -> list[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
-            tree = ast.parse("\n".join(plain))
+            commands += _calls(ast.parse("\n".join(plain)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return list(dict.fromkeys(commands))
-    return list(dict.fromkeys([*commands, *_calls(tree)]))
+        pass  # a line in the journal is not worth a run
+    return list(dict.fromkeys(commands))
 
 
 def _calls(tree: ast.Module) -> Iterator[str]:

@@ -28,6 +28,7 @@ KNOWN = {
     "": [],
     "!!\n%sx \n%system date": ["!", "!date"],
     "Path(__file__).write_text('x'), get()[0].unlink()": ["Path(…).write_text", "….unlink"],
+    "!ls\nx = " + "+".join(["a"] * 2500): ["!ls"],
 }
 
 
