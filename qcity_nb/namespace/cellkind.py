@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["check_tags", "installs", "is_once", "is_rerun", "skips_snapshot"]
+__all__ = [
+    "check_tags",
+    "installs",
+    "is_once",
+    "is_rerun",
+    "lines_of",
+    "program_of",
+    "shell_line",
+    "skips_snapshot",
+]
 
 RERUN, ONCE, SKIP_SNAPSHOT = "qcity-rerun", "qcity-once", "qcity-skip-snapshot"
 _TAGS = (RERUN, ONCE, SKIP_SNAPSHOT)
@@ -24,13 +33,33 @@ _BEFORE = r"(?:(?:sudo|env|time|exec|yes\s*\|)\s+(?:-\S+\s+)*|[A-Za-z_]\w*=\S*\s
 _COMMAND = re.compile(rf"(?:^|&&|\|\||[;|(])\s*{_BEFORE}(?:{'|'.join(_TOOLS)})", re.MULTILINE)
 _LINE_MAGIC = re.compile(r"^\s*%\s*(pip|conda|mamba|micromamba|uv)\s+(.*)$")
 _BARE_MAGIC = re.compile(r"^\s*(pip|conda|mamba)\s+(?:install|uninstall)\s+[\w\"'.\-]")
-_SHELL_LINE = re.compile(r"^\s*(?:[A-Za-z_][\w.,\s\[\]\"']*=\s*)?(!{1,2}|%(?:sx|system)\s)(.*)$")
-_SHELL_CELL = re.compile(r"^\s*(?:%%(?:bash|sh|script|sx|system|!))(?!\w)")
+_SHELL_LINE = re.compile(r"^\s*(?:[A-Za-z_][\w.,\s\[\]\"']*=\s*)?(!{1,2}(?!=)|%(?:sx|system)\s)(.*)$")
+_CELL_MAGIC = re.compile(r"^\s*%%(\w+|!)")
+_SHELLS = frozenset({"bash", "sh", "script", "sx", "system", "!"})
 
 
-def _lines(source: str) -> list[str]:
-    # A shell's and a magic's line may go on in the next.
-    return re.sub(r"\\\r?\n", " ", source).splitlines()
+def lines_of(source: str) -> list[str]:
+    """A cell's lines, without what stands in front of its first and a `%%time` or `%%capture` there.
+
+    A line that goes on in the next is one: so it is with a shell's and a magic's.
+    """
+    lines = re.sub(r"\\\r?\n", " ", source).splitlines()
+    first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    while first < len(lines) and re.match(r"\s*%%(?:time|timeit|capture|prun)\b", lines[first]):
+        first += 1
+    return lines[first:]
+
+
+def program_of(lines: list[str]) -> str:
+    """The cell magic that the lines are for (`bash`, `html`, …); empty: they are the notebook's own code."""
+    magic = _CELL_MAGIC.match(lines[0]) if lines else None
+    return magic[1] if magic else ""
+
+
+def shell_line(line: str) -> str | None:
+    """The command of `!…`, `x = !…`, `%sx …`; ``None``: the line is no such thing."""
+    found = _SHELL_LINE.match(line)
+    return found[2] if found else None
 
 
 def installs(source: str) -> bool:
@@ -38,22 +67,17 @@ def installs(source: str) -> bool:
 
     It may see too little: `subprocess.run([..., "pip", "install", ...])` and scripts that install are not looked into.
     """
-    lines = _lines(source)
-    first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
-    # `%%time` and `%%capture` run what follows as a cell.
-    while first < len(lines) and re.match(r"\s*%%(?:time|timeit|capture|prun)\b", lines[first]):
-        first += 1
-    lines = lines[first:]
-    if lines and _SHELL_CELL.match(lines[0]):
+    lines = lines_of(source)
+    if magic := program_of(lines):
+        if magic not in _SHELLS:
+            return False  # a file's text, or another language
         shell = [line for line in lines[1:] if not line.lstrip().startswith("#")]
         return any(_COMMAND.search(line) for line in shell)
-    if lines and lines[0].lstrip().startswith("%%"):
-        return False  # a file's text, or another language
     for line in lines:
-        if magic := _LINE_MAGIC.match(line):
-            command = " ".join(magic.groups())
-        elif shell_line := _SHELL_LINE.match(line):
-            command = shell_line[2]
+        if found := _LINE_MAGIC.match(line):
+            command = " ".join(found.groups())
+        elif (shown := shell_line(line)) is not None:
+            command = shown
         elif _BARE_MAGIC.match(line):
             command = line
         else:

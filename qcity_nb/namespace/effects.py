@@ -7,10 +7,12 @@ notebook's own does, or a library that it does not know, it does not see.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
 from collections.abc import Iterator
 
+from qcity_nb.namespace import cellkind
 from qcity_nb.namespace.mention import words
 
 __all__ = ["effects"]
@@ -40,36 +42,37 @@ _FUNCTIONS = {
 """By module."""
 _ALIASES = {"np": "numpy", "plt": "pyplot"}
 _WRITES = re.compile(r"[wax+]")
-_COMMAND = re.compile(r"^(\s*)(?:[\w.,\[\]\"' ]+=\s*)?(![^\s=].*|%(?:sx|system)\s.*)$")
-_CELL = re.compile(r"\s*%%(bash|sh|script|sx|system|writefile|file|!)")
-_CODE_CELL = re.compile(r"\s*%%(?:time|timeit|capture|prun)\b")
+_CELLS = words("bash sh script sx system writefile file !")
 
 
 def effects(source: str) -> list[str]:
     """The names of what a cell does outside, each once, in order: ``df.to_csv``, ``open(…, 'w')``, ``!curl``."""
-    lines = source.splitlines()
-    while lines and (not lines[0].strip() or _CODE_CELL.match(lines[0])):
-        del lines[0]
-    if lines and (cell := _CELL.match(lines[0])):
-        return [f"%%{cell[1]}"]
-    if lines and lines[0].lstrip().startswith("%%"):
-        return []
-    commands, plain = [], []
-    for line in lines:
-        if command := _COMMAND.match(line):
-            first, *_ = [*re.sub("^(?:!+|%(?:sx|system))", "", command[2]).split(), ""]
-            commands.append(f"!{first}")
-            line = command[1] + "pass"
-        elif line.lstrip().startswith("%"):
-            line = line[: len(line) - len(line.lstrip())] + "pass"
-        plain.append(line)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
-            commands += _calls(ast.parse("\n".join(plain)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        pass  # a line in the journal is not worth a run
-    return list(dict.fromkeys(commands))
+    lines = cellkind.lines_of(source)
+    if magic := cellkind.program_of(lines):
+        return [f"%%{magic}"] if magic in _CELLS else []
+    found: list[str] = []
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # it is not worth a run
+        try:
+            tree = _parsed(lines)
+        except SyntaxError:  # magics are no Python
+            found += [
+                f"!{command.split()[0]}" for line in lines if (command := (cellkind.shell_line(line) or "").strip())
+            ]
+            tree = _parsed([_without_magic(line) for line in lines])
+        found += _calls(tree)
+    return list(dict.fromkeys(found))
+
+
+def _parsed(lines: list[str]) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
+        return ast.parse("\n".join(lines))
+
+
+def _without_magic(line: str) -> str:
+    text = line.lstrip()
+    is_magic = text.startswith("%") or cellkind.shell_line(line) is not None
+    return f"{line[: len(line) - len(text)]}pass" if is_magic else line
 
 
 def _calls(tree: ast.Module) -> Iterator[str]:

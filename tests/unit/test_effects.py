@@ -26,7 +26,9 @@ KNOWN = {
     "lines = (line for line in open('data'))": [],
     "this is no Python\n": [],
     "": [],
-    "!!\n%sx \n%system date": ["!", "!date"],
+    "!!\n%sx \n%system date": ["!date"],
+    "x = (a\n  % b)\ntext = '''\n!ls\n'''\nos.remove(x)": ["os.remove"],
+    "!curl -X POST \\\n  $url\nos.remove(x)": ["!curl", "os.remove"],
     "Path(__file__).write_text('x'), get()[0].unlink()": ["Path(…).write_text", "….unlink"],
     "!ls\nx = " + "+".join(["a"] * 2500): ["!ls"],
 }
