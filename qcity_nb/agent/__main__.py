@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from qcity_nb import codec, points
-from qcity_nb.agent import Config
+from qcity_nb.agent import Config, earlier
 from qcity_nb.agent.adopt import adopt, manifest_of, tier_path
 from qcity_nb.agent.drain import FINAL, Drain
-from qcity_nb.agent.earlier import tell_earlier
 from qcity_nb.agent.pacing import interval_s
 from qcity_nb.agent.publish import Publisher
 from qcity_nb.agent.sweep import sweep_epochs, sweep_runs
@@ -165,8 +163,7 @@ class Agent:
         # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
         if self.status.restored_seq:
-            told = self.lease, self.tier, self.desk
-            threading.Thread(target=tell_earlier, args=told, name="earlier", daemon=True).start()
+            earlier.begin(self.lease, self.tier, self.desk)
         try:
             while (code := self.tick()) is None:
                 self.bell.wait(self.idle_s())

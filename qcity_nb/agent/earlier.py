@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
@@ -16,13 +17,19 @@ from qcity_nb.run.lease import Lease
 from qcity_nb.tracking.curve import Point, thinned
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["tell_earlier"]
+__all__ = ["begin", "tell_earlier"]
 
 POINTS = 500
 """So many points of a metric: as many as its curve in the panel shows."""
 KEYS = 64
+"""So many metrics: the panel shows fewer."""
 TRIES = 3
 """A publish meanwhile may replace what the head named that was read: then its successor is."""
+
+
+def begin(lease: Lease, tier: LocalTier, desk: Desk) -> None:
+    """``tell_earlier`` in a thread of its own, which ends with the process: nobody waits for a picture."""
+    threading.Thread(target=tell_earlier, args=(lease, tier, desk), name="earlier", daemon=True).start()
 
 
 def tell_earlier(lease: Lease, tier: LocalTier, desk: Desk) -> None:

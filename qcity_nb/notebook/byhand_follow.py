@@ -325,7 +325,7 @@ def _tags(shell: Any) -> frozenset[str]:
 def _without_widgets(content: bytes) -> tuple[bytes, bool]:
     """What a cell showed, with the texts of widgets in place of those: they ask a kernel that is gone.
 
-    Returns: also, whether there were any but the panel's buttons.
+    Returns: the outputs, and whether there were widgets other than the panel's buttons.
     """
     if not content:
         return b"", False
