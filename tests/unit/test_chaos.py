@@ -10,13 +10,15 @@ from pathlib import Path
 from qcity_nb.testing import chaos
 
 HOST = """
-import sys, time
+import json, os, sys, time
 from qcity_nb import points
 from qcity_nb.testing import chaos
-chaos.arm(sys.argv[1])
+plan = sys.argv[1]
+chaos.arm(plan)
 for name in sys.argv[2:]:
     points.hit(name)
-time.sleep(0.5)
+if os.getpid() in [pid for _, pid in chaos.struck(json.loads(plan)["log"])]:
+    time.sleep(20)  # the strike is on its way
 """
 
 
