@@ -29,15 +29,15 @@ import numpy as np
 from huggingface_hub import HfApi
 from measure import Budget, Report, spread
 
-from qcity_nb.agent.adopt import adopt
-from qcity_nb.agent.publish import Publisher
-from qcity_nb.checkpoint.capture import capture
 from qcity_nb.checkpoint.encode import encode_state
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.state.capture import capture
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.records import Head, Holder
 from qcity_nb.run import lease
-from qcity_nb.run.desk import Desk
+from qcity_nb.run.mailbox import Desk
+from qcity_nb.sidecar.publish import Publisher
+from qcity_nb.sidecar.restore import adopt
 from qcity_nb.stores import open_store
 
 ARRAYS = 200

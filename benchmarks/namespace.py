@@ -41,7 +41,7 @@ def python_of(engine: str) -> str:
 
 def is_there(engine: str) -> bool:
     """Is it installed there? What is not is reported as that."""
-    module = engine if engine in PEERS else "qcity_nb.namespace.space"
+    module = engine if engine in PEERS else "qcity_nb.namespace.snapshot"
     look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module.partition('.')[0]!r}) is None)"
     if engine not in PEERS:
         return importlib.util.find_spec("qcity_nb.namespace") is not None

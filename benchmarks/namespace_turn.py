@@ -117,18 +117,17 @@ class Ours(Engine):
         from traitlets.config import Config
 
         from qcity_nb.checkpoint.engine import Engine as Saver
-        from qcity_nb.checkpoint.local import LocalTier
-        from qcity_nb.namespace.hidden import hidden_by
-        from qcity_nb.namespace.space import Space
-        from qcity_nb.namespace.surroundings import Surround
-        from qcity_nb.notebook import history
-        from qcity_nb.notebook.cells import Cells
+        from qcity_nb.checkpoint.storage.local_tier import LocalTier
+        from qcity_nb.kernel import ipython_history
+        from qcity_nb.kernel.finished_cells import Cells
+        from qcity_nb.namespace.environment.process import Surround
+        from qcity_nb.namespace.snapshot import Space, hidden_by
 
         self.shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
         self.namespace = self.shell.user_ns
         self.tier = LocalTier(folder / "tier", epoch=1)
         self.saver = Saver(self.tier)
-        hidden = history.user_owns(hidden_by(self.shell.user_ns_hidden))
+        hidden = ipython_history.user_owns(hidden_by(self.shell.user_ns_hidden))
         manifest = self.tier.newest()
         records = manifest.cells if manifest is not None else ()
         self.cells = Cells(Space(self.namespace, self.saver.freezer, hidden=hidden), Surround(folder), records)
@@ -146,9 +145,9 @@ class Ours(Engine):
         self.cell_s = time.perf_counter() - began
 
     def save(self) -> dict[str, float]:
-        from qcity_nb.checkpoint.manifest import CellRecord, Manifest
+        from qcity_nb.checkpoint.storage.manifest import CellRecord, Manifest
         from qcity_nb.clock import iso_now
-        from qcity_nb.notebook.kernelside import WAIT_SHARE
+        from qcity_nb.kernel.engine_requests import WAIT_SHARE
 
         began = time.perf_counter()
         seq = self.seq = self.seq + 1
@@ -174,10 +173,10 @@ class Ours(Engine):
 
     def look(self) -> dict[str, float]:
         """A snapshot that trusts no cell: every variable is looked at, as every ``LOOK_EVERY``-th time."""
-        from qcity_nb.notebook import cells
+        from qcity_nb.kernel import finished_cells
 
         self.run(STEPS["no-op"])
-        self.cells._unseen = cells.LOOK_EVERY
+        self.cells._unseen = finished_cells.LOOK_EVERY
         return {**self.save(), "bytes": 0}
 
     def restore(self) -> None:
@@ -187,17 +186,17 @@ class Ours(Engine):
 
     def unpickle_s(self) -> float:
         """Seconds to make the objects again from bytes that are in memory: what no reading ahead can save."""
-        from qcity_nb.checkpoint import landing
         from qcity_nb.checkpoint.encode import decode_state
-        from qcity_nb.namespace import collector
-        from qcity_nb.namespace.loading import Restoring, load
-        from qcity_nb.notebook.cells import fold
+        from qcity_nb.checkpoint.state import buffer_targets
+        from qcity_nb.kernel.finished_cells import fold
+        from qcity_nb.namespace import gc_pause
+        from qcity_nb.namespace.unpickler import Restoring, load
 
         read = self.tier.reader(self.tier.load(max(self.tier.seqs())))
         captured = [decode_state(group.state, read) for group in fold(self.cells.records).values()]
-        memory = [landing.land(each.skeleton, each.buffers).memory for each in captured]
+        memory = [buffer_targets.land(each.skeleton, each.buffers).memory for each in captured]
         began = time.perf_counter()
-        with collector.still():
+        with gc_pause.still():
             made = [load(one.skeleton, lies, Restoring({})) for one, lies in zip(captured, memory, strict=True)]
         took_s = time.perf_counter() - began
         assert made

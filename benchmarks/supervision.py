@@ -70,7 +70,12 @@ def role(pid: int) -> str:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return "other"
-    parts = {"ipykernel": "kernel", "qcity_nb.agent": "agent", "notebook.attempt": "attempt", "qcity_nb.cli": "keeper"}
+    parts = {
+        "ipykernel": "kernel",
+        "qcity_nb.sidecar": "agent",
+        "notebook.attempt": "attempt",
+        "qcity_nb.cli": "keeper",
+    }
     return next((name for word, name in parts.items() if word in command), "other")
 
 

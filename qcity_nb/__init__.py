@@ -13,14 +13,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qcity_nb.version import __version__
+
 if TYPE_CHECKING:
     from qcity_nb.city import City as City
     from qcity_nb.city import up as up
-    from qcity_nb.notebook.pace import every_steps as every_steps
-    from qcity_nb.notebook.pace import every_time as every_time
-    from qcity_nb.notebook.pace import on_best as on_best
+    from qcity_nb.kernel.save_policy import every_steps as every_steps
+    from qcity_nb.kernel.save_policy import every_time as every_time
+    from qcity_nb.kernel.save_policy import on_best as on_best
 
-__version__ = "0.1.0"
 
 __all__ = [
     "City",
@@ -36,9 +37,9 @@ __all__ = [
 _WHERE = {
     "up": "qcity_nb.city",
     "City": "qcity_nb.city",
-    "every_steps": "qcity_nb.notebook.pace",
-    "every_time": "qcity_nb.notebook.pace",
-    "on_best": "qcity_nb.notebook.pace",
+    "every_steps": "qcity_nb.kernel.save_policy",
+    "every_time": "qcity_nb.kernel.save_policy",
+    "on_best": "qcity_nb.kernel.save_policy",
 }
 
 
@@ -53,13 +54,13 @@ def __getattr__(name: str) -> object:
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext qcity_nb`: cells run by hand that have finished in an earlier kernel need not run again."""
     from qcity_nb import city
-    from qcity_nb.notebook import byhand
+    from qcity_nb.interactive import extension
 
-    byhand.load(shell, lambda: city.up().session)
+    extension.load(shell, lambda: city.up().session)
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """`%unload_ext qcity_nb`: cells run as they do without it."""
-    from qcity_nb.notebook import byhand
+    from qcity_nb.interactive import extension
 
-    byhand.unload(shell)
+    extension.unload(shell)

@@ -5,7 +5,7 @@
       host       which machine is this, by what evidence
       run        found by its key, or made                      run/identity.py
       agent      a process: lease, beats, publishes, drains     agent/
-      session    this kernel: rows, loops, checkpoints          notebook/session.py
+      session    this kernel: rows, loops, checkpoints          kernel/session.py
 
 Under `qcity run` the engine has done the first four already, and `up()` joins them.
 """
@@ -20,20 +20,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qcity_nb import agent, codec, settings
+from qcity_nb import codec, crashpoints, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
 from qcity_nb.records import Head, Wanted
 from qcity_nb.run import identity
-from qcity_nb.run.desk import Desk, Status
 from qcity_nb.run.lease import amend
+from qcity_nb.run.mailbox import Desk, Status
 from qcity_nb.settings import Settings
+from qcity_nb.sidecar import start as sidecar
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
-    from qcity_nb.notebook.pace import Every
-    from qcity_nb.notebook.panel import Panel
+    from qcity_nb.kernel.panel import Panel
+    from qcity_nb.kernel.save_policy import Every
 
 __all__ = ["City", "up"]
 
@@ -83,14 +84,11 @@ def up(
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
     if city.session.course is None:  # else it was there before, for this kernel's first cell
-        if given.chaos:
-            from qcity_nb.testing import chaos
-
-            chaos.arm(given.chaos, attempt=city._config.attempt)
+        crashpoints.arm_plan(given.chaos, attempt=city._config.attempt)
         if shell is not None:
-            from qcity_nb.notebook import kernel
+            from qcity_nb.kernel import ipython_hooks
 
-            kernel.attach(city.session, shell)
+            ipython_hooks.attach(city.session, shell)
     city._asked = dict(overrides, name=name, params=params)
     _city = city
     return city
@@ -120,8 +118,8 @@ def _shell() -> Any:
 def _join(given: Settings, facts: HostFacts) -> City:
     """Under the engine: its agent holds the lease already."""
     desk = Desk(Path(given.desk))
-    config = codec.loads(agent.Config, (desk.path / "agent.json").read_bytes())
-    return City(given, facts, config, desk, agent.wait_held(desk))
+    config = codec.loads(sidecar.Config, (desk.path / "agent.json").read_bytes())
+    return City(given, facts, config, desk, sidecar.wait_held(desk))
 
 
 def _begin(
@@ -165,7 +163,7 @@ def _begin(
     head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.wanted.state == "stopped":
         head = amend(store, head.run, _go_on)
-    config = agent.config_for(
+    config = sidecar.config_for(
         given,
         run=head.run,
         attempt=f"{head.run}-{uuid.uuid4().hex[:8]}",
@@ -173,11 +171,11 @@ def _begin(
         take_over=take_over,
         wait=True,
     )
-    desk, process = agent.spawn(config)
-    from qcity_nb.notebook import session  # noqa: F401  # comes in while the agent takes the lease
+    desk, process = sidecar.spawn(config)
+    from qcity_nb.kernel import session  # noqa: F401  # comes in while the agent takes the lease
 
     try:
-        status = agent.wait_held(desk, process)
+        status = sidecar.wait_held(desk, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(
@@ -200,7 +198,7 @@ class City:
         self,
         given: Settings,
         facts: HostFacts,
-        config: agent.Config,
+        config: sidecar.Config,
         desk: Desk,
         status: Status,
         process: Any = None,
@@ -215,8 +213,8 @@ class City:
         self._data: Data | None = None
         self._began_s = time.monotonic()
         self._asked: dict[str, Any] = {}
-        from qcity_nb.notebook.kernelside import session_here
-        from qcity_nb.notebook.session import Session
+        from qcity_nb.kernel.engine_requests import session_here
+        from qcity_nb.kernel.session import Session
 
         limit_s = given.session_limit_s or facts.session_limit_s
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
@@ -239,7 +237,7 @@ class City:
     def _revive(self) -> None:
         """The agent died while this attempt lives: start another one for it."""
         self.session.contact.note("agent-died", message="the agent died; a new one goes on")
-        agent.spawn(agent.again(self._config))
+        sidecar.spawn(sidecar.again(self._config))
 
     def loop(
         self,
@@ -261,7 +259,7 @@ class City:
                 ones of Python, numpy and torch are saved anyway.
             every: iterations (a whole number), a time ("60s", a timedelta), ``every_steps``, ``every_time`` or
                 ``on_best``, joined by ``|`` and ``&``. By default saving takes under 1% of the loop's time, and less
-                if the run seldom dies (notebook/pace.py). Where the host's session is about to end, every boundary
+                if the run seldom dies (kernel/save_policy.py). Where the host's session is about to end, every boundary
                 is saved.
             name: the loop's key; by default its cell and place in it.
             lazy: by default what a torch optimizer in the state steps over is copied while the next iteration has
@@ -273,7 +271,7 @@ class City:
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
-        from qcity_nb.notebook import loop
+        from qcity_nb.kernel import loop
 
         return loop.begin(self.session, items, state, every, name, lazy)
 
@@ -332,7 +330,7 @@ class City:
         Raises:
             UsageError: no checkpoint yet, or no such loop; the message lists what there is.
         """
-        from qcity_nb.checkpoint.capture import load, restore
+        from qcity_nb.checkpoint.state.capture import load, restore
 
         loops = [one for one in self.session.loops.values() if one.saved_state is not None]
         found = [one for one in loops if name is None or name == one.key]
@@ -402,7 +400,7 @@ class City:
         self._update_panel()
 
     def _show_panel(self, display_id: str) -> None:
-        from qcity_nb.notebook.panel import Panel
+        from qcity_nb.kernel.panel import Panel
 
         actions = {"Stop": self._ask_stop, "Checkpoint now": self._ask_checkpoint, "Hand over": self.hand_over}
         self._panel = Panel(self.run, actions={} if self.settings.desk else actions, display_id=display_id)
@@ -415,7 +413,7 @@ class City:
         self.session.force = True
 
     def _update_panel(self) -> None:
-        from qcity_nb.notebook.progress import view_of
+        from qcity_nb.kernel.panel_state import view_of
 
         if self._panel is not None:
             self._panel.update(view_of(self.session, self.host))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from qcity_nb import __version__
 from qcity_nb.errors import UsageError
+from qcity_nb.version import __version__
 
 __all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds", "signing_key", "wants_traceback"]
 

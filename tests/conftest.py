@@ -27,7 +27,7 @@ os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / f"qcity-tests-{getpass
 if TYPE_CHECKING:
     from hub_world import HubWorld
 
-    from qcity_nb.testing.hub.server import HubServer
+    from qcity_nb.testing.emulators.hub.server import HubServer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -123,7 +123,7 @@ def hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     """The Hub emulator, one for each worker. The client in this process uses plain LFS, as if it had no hf_xet."""
     from huggingface_hub import constants
 
-    from qcity_nb.testing.hub.server import HubServer
+    from qcity_nb.testing.emulators.hub.server import HubServer
 
     with pytest.MonkeyPatch.context() as patch, HubServer(tmp_path_factory.mktemp("hub")) as server:
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)

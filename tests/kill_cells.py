@@ -112,7 +112,7 @@ def opened(store: str, root: Path) -> Iterator[Open]:
         return
     from huggingface_hub import HfApi
 
-    from qcity_nb.testing.hub.server import HubServer
+    from qcity_nb.testing.emulators.hub.server import HubServer
 
     with HubServer(root / "hub") as server:
         api = HfApi(endpoint=server.url, token="any")

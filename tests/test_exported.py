@@ -67,7 +67,8 @@ def test_the_surface() -> None:
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("City", "city"), ("up", "city")] + [(name, "notebook.pace") for name in ("every_steps", "every_time", "on_best")],
+    [("City", "city"), ("up", "city")]
+    + [(name, "kernel.save_policy") for name in ("every_steps", "every_time", "on_best")],
 )
 def test_lazy_names_resolve(name: str, module: str) -> None:
     assert getattr(qcity_nb, name) is getattr(importlib.import_module(f"qcity_nb.{module}"), name)

@@ -1,4 +1,7 @@
-"""State to named buffers to packs, and back. Usable alone, without a run: ``save``, ``load``, ``Checkpointer``."""
+"""State to named buffers to packs, and back. Usable alone, without a run: ``save``, ``load``, ``Checkpointer``.
+
+May import: root. Imported by: namespace, published, sidecar, kernel, interactive, city, cli.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qcity_nb.checkpoint.saver import Checkpointer, load, save
+    from qcity_nb.checkpoint.checkpointer import Checkpointer, load, save
 
 __all__ = ["Checkpointer", "load", "save"]
 
@@ -18,5 +21,5 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     # Late: other modules of this package are imported without the engine.
     if name in __all__:
-        return getattr(importlib.import_module("qcity_nb.checkpoint.saver"), name)
+        return getattr(importlib.import_module("qcity_nb.checkpoint.checkpointer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

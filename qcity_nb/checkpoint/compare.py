@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qcity_nb.checkpoint.flat import is_numpy, is_torch
-from qcity_nb.checkpoint.kind import kind_of
-from qcity_nb.checkpoint.pickling import StateDict, has_state_dict
-from qcity_nb.checkpoint.refusal import children
+from qcity_nb.checkpoint.formats.flat import is_numpy, is_torch
+from qcity_nb.checkpoint.state.kinds import kind_of
+from qcity_nb.checkpoint.state.pickling import StateDict, has_state_dict
+from qcity_nb.checkpoint.state.unsaveable import children
 
 __all__ = ["Difference", "compare"]
 

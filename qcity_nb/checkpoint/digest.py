@@ -12,7 +12,7 @@ from __future__ import annotations
 import xxhash
 from blake3 import blake3
 
-from qcity_nb.checkpoint.rebuild import Buffer
+from qcity_nb.checkpoint.buffer import Buffer
 
 __all__ = ["SLICE", "blake3_of", "name_of"]
 

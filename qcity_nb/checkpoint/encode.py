@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from qcity_nb.checkpoint.capture import Captured
 from qcity_nb.checkpoint.digest import name_of
-from qcity_nb.checkpoint.frozen import Read, Stored, slices_of
-from qcity_nb.checkpoint.manifest import Encoded
-from qcity_nb.checkpoint.pickling import Buffer
+from qcity_nb.checkpoint.state.capture import Captured
+from qcity_nb.checkpoint.state.frozen_buffer import Read, Stored, slices_of
+from qcity_nb.checkpoint.state.pickling import Buffer
+from qcity_nb.checkpoint.storage.manifest import Encoded
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
 __all__ = ["Discarded", "decode_state", "encode_state"]

@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Protocol
 
-from qcity_nb.checkpoint.capture import Captured, capture
+from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.encode import Discarded
-from qcity_nb.checkpoint.freezer import Freezer, Lazily, Shot
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import Manifest
-from qcity_nb.checkpoint.rebuild import Buffer
+from qcity_nb.checkpoint.state.capture import Captured, capture
+from qcity_nb.checkpoint.state.freezer import Freezer, Lazily, Shot
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import Manifest
 
 __all__ = ["Draft", "Engine", "Saving", "Used"]
 

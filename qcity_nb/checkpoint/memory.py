@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.checkpoint.rebuild import Buffer
+from qcity_nb.checkpoint.buffer import Buffer
 
 __all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "unfilled", "view_at"]
 

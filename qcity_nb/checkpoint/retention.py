@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qcity_nb.checkpoint.goal import Goal, Mode, goal
+from qcity_nb.checkpoint.metric_goal import Goal, Mode, goal
 from qcity_nb.errors import UsageError
 
 __all__ = ["MAX_KEPT", "MAX_LAST", "Candidate", "Keep", "check_name", "keep_of", "names_left", "select"]

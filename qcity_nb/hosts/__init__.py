@@ -3,6 +3,8 @@
 Launchers are found by the entry point group ``qcity_nb.hosts``: each entry is a callable that takes the
 settings and what follows the colon in the host's name (``hf-jobs:t4-small``), empty without one, and returns a
 ``Launcher``.
+
+May import: root, run, stores, data. Imported by: kernel, city, cli, testing.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ if TYPE_CHECKING:
     from qcity_nb.ports import Launcher
     from qcity_nb.settings import Settings
 
-__all__ = ["kind", "launcher", "names", "only"]
+__all__ = ["kind", "launcher", "names", "finder"]
 
 GROUP = "qcity_nb.hosts"
 
 # The same line stands in pyproject.toml; here too, because reading every installed distribution's entry points
 # costs tens of milliseconds.
 _BUILT_IN = {
-    "hf-jobs": ("qcity_nb.hosts.hf_jobs", "HfJobsLauncher"),
-    "local": ("qcity_nb.hosts.local", "LocalLauncher"),
+    "hf-jobs": ("qcity_nb.hosts.hf_jobs.launcher", "HfJobsLauncher"),
+    "local": ("qcity_nb.hosts.local.launcher", "LocalLauncher"),
 }
 
 
@@ -60,11 +62,12 @@ def launcher(name: str, settings: Settings) -> Launcher:
     raise UnknownHost(f"no host named {name!r}; installed are: {', '.join(names()) or 'none'}")
 
 
-def only(kinds: Collection[str], settings: Settings) -> Callable[[str], Launcher]:
-    """What a keeper finds its launchers with that is to launch on these kinds of host alone.
+def finder(settings: Settings, kinds: Collection[str] = ()) -> Callable[[str], Launcher]:
+    """A function from a host's name to its launcher, for a keeper.
 
-    A keeper in a container of its own must not take that for the user's machine and launch ``local`` runs in it.
-
+    Args:
+        kinds: restricts the keeper to these kinds of host; empty: all. A keeper in a container must not take that
+            container for the user's machine and launch ``local`` runs in it.
     Raises (when called):
         UnknownHost: another kind, or none of that name.
     """
@@ -72,7 +75,7 @@ def only(kinds: Collection[str], settings: Settings) -> Callable[[str], Launcher
     def find(name: str) -> Launcher:
         from qcity_nb.errors import UnknownHost
 
-        if kind(name) not in kinds:
+        if kinds and kind(name) not in kinds:
             raise UnknownHost(f"this keeper launches on {', '.join(sorted(kinds))} alone, not on {name!r}")
         return launcher(name, settings)
 

@@ -29,7 +29,7 @@ class Limit:
 
 LIMITS: Mapping[str, Limit] = {
     "kaggle": Limit(limit_s=12 * _HOUR_S, source="https://www.kaggle.com/docs/notebooks"),
-    # Paid plans: up to 24 h. A session that outlives 12 h shows that it has one, see notebook/pace.py.
+    # Paid plans: up to 24 h. A session that outlives 12 h shows that it has one, see kernel/save_policy.py.
     "colab": Limit(limit_s=12 * _HOUR_S, source="https://research.google.com/colaboratory/faq.html"),
     # The default: a job cannot see with what timeout it was made. Who gave it another one sets `session_limit`.
     "hf-job": Limit(limit_s=0.5 * _HOUR_S, source="https://huggingface.co/docs/huggingface_hub/guides/jobs"),

@@ -5,4 +5,6 @@
     absent = space.restore(groups, shot.modules, shot.absent)
 
 It stands on ``checkpoint``, which says what a captured state is; it knows nothing of sessions, engines or stores.
+
+May import: root, checkpoint, cells. Imported by: kernel, interactive, cli.
 """

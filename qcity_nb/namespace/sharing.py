@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
-from qcity_nb.namespace.whole import Written
+from qcity_nb.namespace.pickler import Written
 
 __all__ = ["Families", "Marks", "Owners", "overlapping"]
 
@@ -65,7 +65,7 @@ _FIXED = frozenset(
         "pandas._libs.tslibs.timestamps.Timestamp",
         "pandas._libs.missing.NAType",
         "qcity_nb.namespace.tombstone.Tombstone",
-        "qcity_nb.namespace.whole._Home",
+        "qcity_nb.namespace.pickler._Home",
     ]
 )
 """Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from qcity_nb.errors import VariableLost
-from qcity_nb.namespace.shot import Absent
+from qcity_nb.namespace.records import Absent
 
 __all__ = ["Tombstone", "bury", "lost"]
 

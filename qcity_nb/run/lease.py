@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qcity_nb import codec, points
+from qcity_nb import codec, crashpoints
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, RunStopped, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Source, Store, Version
@@ -189,7 +189,7 @@ def _write(
         now = clock.now_s()
         sent.append((new, now))
         try:
-            points.hit("publish.head.before")
+            crashpoints.hit("publish.head.before")
             store.publish(
                 run,
                 codec.dumps(new),
@@ -198,7 +198,7 @@ def _write(
                 drop=edit.drop,
                 page=edit.page,
             )
-            points.hit("publish.head.after")
+            crashpoints.hit("publish.head.after")
         except Conflict:
             refused = snapshot.version
             continue

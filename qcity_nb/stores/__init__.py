@@ -6,6 +6,8 @@
 
 Other schemes come from the entry point group ``qcity_nb.stores``: key = scheme, value = a callable that takes
 the address and returns a ``ports.Store``.
+
+May import: root. Imported by: hosts, published, sidecar, engine, city, cli, testing.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ GROUP = "qcity_nb.stores"
 # costs tens of milliseconds, and `qcity.up()` has 500 in all.
 _BUILT_IN = {
     "file": "qcity_nb.stores.directory",
-    "hf": "qcity_nb.stores.hub",
+    "hf": "qcity_nb.stores.hub.store",
     "memory": "qcity_nb.stores.memory",
 }
 

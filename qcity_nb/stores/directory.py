@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.errors import Conflict, Missing, StoreError, StoreRefused, StoreUnavailable, UsageError
 from qcity_nb.ports import Source, Stamped, Usage, Version
 from qcity_nb.stores.naming import check_name, check_run
@@ -159,9 +159,9 @@ class DirectoryStore:
             if newest == 0:
                 self._make(heads)
             if files:
-                points.hit("publish.files.before")
+                crashpoints.hit("publish.files.before")
                 self._put(folder / "files", files)
-                points.hit("publish.files.after")
+                crashpoints.hit("publish.files.after")
             with self._written(head) as tmp:
                 self._commit(run, heads, tmp, newest + 1)
         except OSError as error:

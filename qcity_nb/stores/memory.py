@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.clock import Clock, SystemClock
 from qcity_nb.errors import Conflict, Missing, UsageError
 from qcity_nb.ports import Source, Stamped, Usage, Version
@@ -89,10 +89,10 @@ class MemoryStore:
         for name in (*(files or ()), *drop):
             check_name(name)
         if files:
-            points.hit("publish.files.before")
+            crashpoints.hit("publish.files.before")
             for name, source in files.items():
                 self._put(run, name, source)
-            points.hit("publish.files.after")
+            crashpoints.hit("publish.files.after")
         with self._lock:
             kept = self._runs.setdefault(run, _Run())
             found = kept.version if kept.head is not None else None

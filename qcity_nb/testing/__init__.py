@@ -1,1 +1,4 @@
-"""Shipped test tools: contract suites, chaos."""
+"""Shipped test tools: contract suites, chaos.
+
+May import: root, run, stores, tracking, hosts, kernel. Imported by: nobody.
+"""

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 
 __all__ = ["Action", "Plan", "arm", "hits", "hits_by_thread", "strike", "struck"]
 
@@ -183,7 +183,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
         late=raw.get("late", {}),
         apart=raw.get("apart", False),
     )
-    if unknown := set(plan.at) - {*points.NAMES, *points.AT_A_HUB}:
+    if unknown := set(plan.at) - {*crashpoints.NAMES, *crashpoints.AT_A_HUB}:
         raise ValueError(f"no such crash point: {sorted(unknown)}")
 
     def hook(name: str) -> None:
@@ -200,7 +200,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
             _append(f"{plan.log}.struck", name)
             strike(action, attempt=attempt, owner=owner, after_s=plan.late.get(name, 0.0))
 
-    points.arm(hook)
+    crashpoints.arm(hook)
     if raw.get("plant"):
         from qcity_nb.testing import plants
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 
 __all__ = ["at_every_point", "in_threads"]
 
@@ -24,11 +24,11 @@ def at_every_point(
     """
     hits: list[str] = []
     ready = prepare("undisturbed")
-    points.arm(hits.append)
+    crashpoints.arm(hits.append)
     try:
         publish("undisturbed", ready)
     finally:
-        points.arm(None)
+        crashpoints.arm(None)
     assert "publish.files.after" in hits, "a publish with files marks its crash points"
     for chosen in range(len(hits)):
         run = f"at-{chosen}"
@@ -37,15 +37,15 @@ def at_every_point(
 
         def hook(_: str, run: str = run, ready: T = ready, countdown: list[int] = countdown) -> None:
             if countdown[0] == 0:
-                points.arm(None)
+                crashpoints.arm(None)
                 action(run, ready)
             countdown[0] -= 1
 
-        points.arm(hook)
+        crashpoints.arm(hook)
         try:
             publish(run, ready)
         finally:
-            points.arm(None)
+            crashpoints.arm(None)
         assert countdown[0] < 0, f"point {chosen} of {hits} was not hit the second time"
         yield run, ready
 

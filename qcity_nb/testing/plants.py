@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import qcity_nb.notebook.loop as loops
-from qcity_nb.notebook.session import Session
+import qcity_nb.kernel.loop as loops
+from qcity_nb.kernel.session import Session
 
 __all__ = ["NAMES", "plant"]
 

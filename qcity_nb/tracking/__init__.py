@@ -1,4 +1,7 @@
-"""Where metrics go: the outbox and MLflow."""
+"""Where metrics go: the outbox and MLflow.
+
+May import: root. Imported by: published, sidecar, kernel, cli, testing.
+"""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.errors import Conflict
 from qcity_nb.ports import Source, Stamped, Store, Version
 from qcity_nb.stores.memory import MemoryStore, _Run
-from qcity_nb.testing.contract_run import outcomes
-from qcity_nb.testing.store_contract import StoreContract
+from qcity_nb.testing.contracts.contract_run import outcomes
+from qcity_nb.testing.contracts.store_contract import StoreContract
 
 
 class Parts(MemoryStore):
@@ -36,10 +36,10 @@ class Parts(MemoryStore):
 
     def store_files(self, run: str, files: Mapping[str, Source] | None) -> None:
         if files:
-            points.hit("publish.files.before")
+            crashpoints.hit("publish.files.before")
             for name, source in files.items():
                 self._put(run, name, source)
-            points.hit("publish.files.after")
+            crashpoints.hit("publish.files.after")
 
     def set(self, run: str, head: bytes, more: Mapping[str, Any] | None = None) -> Version:
         self.drop(run, more or {})
@@ -96,7 +96,7 @@ class ExistsThenSet(Parts):
     ) -> Version:
         self.store_files(run, files)
         self.check(run, expect)
-        points.hit("window")
+        crashpoints.hit("window")
         return self.set(run, head, more)
 
 
@@ -154,7 +154,7 @@ class TornHead(Parts):
         self.store_files(run, files)
         self.check(run, expect)
         self.set(run, head[: len(head) // 2])
-        points.hit("half")
+        crashpoints.hit("half")
         return self.set(run, head, more)
 
 
@@ -175,14 +175,14 @@ class TornFile(Sound):
 
     def store_files(self, run: str, files: Mapping[str, Source] | None) -> None:
         if files:
-            points.hit("publish.files.before")
+            crashpoints.hit("publish.files.before")
             for name, source in files.items():
                 content = source.read_bytes() if isinstance(source, Path) else source
                 stored = self._runs.setdefault(run, _Run()).files
                 stored[name] = content[:10]
-                points.hit("half a file")
+                crashpoints.hit("half a file")
                 stored[name] = content
-            points.hit("publish.files.after")
+            crashpoints.hit("publish.files.after")
 
 
 class SendsAgain(Parts):

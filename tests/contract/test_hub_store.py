@@ -10,9 +10,9 @@ import pytest
 
 from qcity_nb.errors import Conflict
 from qcity_nb.ports import Store
-from qcity_nb.stores.hub_address import HEAD
-from qcity_nb.testing.at_hub import HubContract, heads_of
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.stores.hub.address import HEAD
+from qcity_nb.testing.contracts.at_hub import HubContract, heads_of
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 SEED = 20261124
 PAGE = b"---\ntags:\n- qcity-nb\n---\n# r\n"

@@ -11,7 +11,7 @@ from qcity_nb.ports import Store
 from qcity_nb.stores import open_store
 from qcity_nb.stores.directory import DirectoryStore
 from qcity_nb.stores.memory import MemoryStore
-from qcity_nb.testing.store_contract import StoreContract
+from qcity_nb.testing.contracts.store_contract import StoreContract
 
 
 class TestMemory(StoreContract):

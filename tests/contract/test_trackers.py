@@ -22,7 +22,7 @@ import pytest
 
 from qcity_nb.errors import TrackerUnavailable, UsageError
 from qcity_nb.records import Row
-from qcity_nb.testing.tracker_contract import Stored, TrackerContract, make_rows
+from qcity_nb.testing.contracts.tracker_contract import Stored, TrackerContract, make_rows
 from qcity_nb.tracking import open_tracker
 from qcity_nb.tracking.mlflow import MlflowTracker
 

@@ -22,7 +22,7 @@ def main() -> None:
     """Fuzz the target that the command line names; the rest of it is libFuzzer's."""
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["qcity_nb"]):
-        from qcity_nb.checkpoint import manifest, pack
+        from qcity_nb.checkpoint.storage import manifest, pack
         from qcity_nb.errors import CheckpointError
 
     folder = Path(tempfile.mkdtemp(prefix="qcity-fuzz-"))

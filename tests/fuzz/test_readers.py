@@ -24,13 +24,13 @@ import tier_world as world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint import pack
-from qcity_nb.checkpoint.capture import capture, load
 from qcity_nb.checkpoint.encode import decode_state, encode_state
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
-from qcity_nb.checkpoint.pack import ObjectRef
+from qcity_nb.checkpoint.state.capture import capture, load
+from qcity_nb.checkpoint.storage import manifest as manifests
+from qcity_nb.checkpoint.storage import pack
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.storage.pack import ObjectRef
 from qcity_nb.errors import CheckpointError
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from qcity_nb.ports import Store
 from qcity_nb.testing.clock import ManualClock
+from qcity_nb.testing.emulators.hub.server import HubServer
 from qcity_nb.testing.head_world import HeadWorld, play
-from qcity_nb.testing.hub.server import HubServer
 from qcity_nb.testing.rules import HeadRules
 
 FAULTS = ("commit-lost", "commit-500", "commit-500-before", "commit-412", "stale-read")

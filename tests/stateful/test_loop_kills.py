@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from loop_program import Notebook, Seen, programs, size
 from loop_world import Killed, Reaper, World
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 
 EVERY = st.sampled_from([1, 1, 2, 3, "0.001s", "60s", None])
 SETTINGS = settings(
@@ -37,7 +37,7 @@ def world() -> Iterator[World]:
     try:
         yield World(path)
     finally:
-        points.arm(None)
+        crashpoints.arm(None)
         shutil.rmtree(path)
 
 
@@ -53,7 +53,7 @@ def finish(world: World, program: Any, kills: list[int]) -> tuple[dict[str, Any]
         except Killed:
             seen.kills += 1
             continue
-        points.arm(None)
+        crashpoints.arm(None)
         generators = (random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state().tolist())
         return state, repr(generators), seen
     raise AssertionError("the last attempt is not killed")

@@ -26,14 +26,14 @@ from book_mark import Mark, marks
 from books import Book, Shown, shown
 
 from qcity_nb import codec
-from qcity_nb.agent.adopt import manifest_of
-from qcity_nb.hosts import process
+from qcity_nb.hosts import labelled_processes
 from qcity_nb.ports import Store
+from qcity_nb.published.read import manifest_of
 from qcity_nb.records import AttemptSpec, Beat, Head
 from qcity_nb.run import identity, lease
 from qcity_nb.stores import open_store
 from qcity_nb.testing import chaos
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 __all__ = [
     "Death",
@@ -222,11 +222,11 @@ class World:
             "QCITY_PUBLISH": str(PUBLISH_S),
             "QCITY_SNAPSHOT_SHARE": ALWAYS,
             **({"QCITY_CHAOS": plan.dumps()} if plan else {}),
-            process.LABEL: attempt,
+            labelled_processes.LABEL: attempt,
         }
         with (self.root / f"output-{self.host}").open("wb") as output:
             child = subprocess.Popen(
-                [sys.executable, "-m", "qcity_nb.notebook.attempt", str(file)],
+                [sys.executable, "-m", "qcity_nb.engine.attempt", str(file)],
                 cwd=self.here / "project",
                 env=environment(self.log, **settings, **self.environ),
                 stdin=subprocess.DEVNULL,
@@ -338,7 +338,7 @@ def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Ou
 def kill(label: str) -> None:
     """SIGKILL to every process of the attempt, as close together as can be, and until none is left."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in process.labelled(label) if not each.is_zombie]:
+    while found := [each for each in labelled_processes.labelled(label) if not each.is_zombie]:
         for each in found:
             try:
                 os.kill(each.pid, signal.SIGKILL)
@@ -350,7 +350,7 @@ def kill(label: str) -> None:
 def _wait_gone(label: str) -> None:
     """Everything of an attempt that is over ends by itself."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in process.labelled(label) if not each.is_zombie]:
+    while found := [each for each in labelled_processes.labelled(label) if not each.is_zombie]:
         assert time.monotonic() < until_s, f"still there: {found}"
         time.sleep(0.02)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.engine import Engine
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import CellRecord, Manifest
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import CellRecord, Manifest
 from qcity_nb.clock import iso_now
-from qcity_nb.namespace.space import Space
-from qcity_nb.namespace.surroundings import Surround
-from qcity_nb.notebook.cells import Cells
+from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.namespace.environment.process import Surround
+from qcity_nb.namespace.snapshot import Space
 
 
 class Kernel:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.agent.adopt import Adopted, adopt, tier_path
-from qcity_nb.agent.publish import Publisher
-from qcity_nb.checkpoint.capture import capture
 from qcity_nb.checkpoint.encode import encode_state
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.state.capture import capture
+from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.clock import iso_now
 from qcity_nb.ports import Store
 from qcity_nb.records import Head, Holder
 from qcity_nb.run import lease
-from qcity_nb.run.desk import Desk
 from qcity_nb.run.lease import Lease
+from qcity_nb.run.mailbox import Desk
+from qcity_nb.sidecar.publish import Publisher
+from qcity_nb.sidecar.restore import Adopted, adopt
 
 RUN = "train-abc123-1"
 

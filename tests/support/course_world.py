@@ -14,8 +14,8 @@ from typing import Any
 
 import nbformat
 
-from qcity_nb.cli_view import events
-from qcity_nb.notebook.panel import is_panel
+from qcity_nb.kernel.panel import is_panel
+from qcity_nb.published.read import events
 from qcity_nb.records import Event, Head
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
@@ -26,7 +26,7 @@ KILL = """
 import os, signal, sys
 def kill():
     "Kills this kernel once the snapshot behind the cell before is on the disk."
-    side = sys.modules.get("qcity_nb.notebook.kernelside")
+    side = sys.modules.get("qcity_nb.kernel.engine_requests")
     if side is not None and side._session is not None:
         side._session.settle()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,13 +16,13 @@ from job_world import emulator, log_of, over
 
 import qcity_nb
 from qcity_nb import settings
-from qcity_nb.hosts.hf_jobs import HfJobsLauncher
+from qcity_nb.hosts.hf_jobs.launcher import HfJobsLauncher
 from qcity_nb.ports import Observation, Store
 from qcity_nb.records import AttemptSpec, Head, Intent
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 TOKEN = "hf_a_token_that_nobody_may_see"
 RUN = "train-abc123-1"

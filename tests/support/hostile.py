@@ -22,10 +22,10 @@ from unittest import mock
 import tier_world as world
 from hypothesis import strategies as st
 
-from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint import pack
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import Manifest
+from qcity_nb.checkpoint.storage import manifest as manifests
+from qcity_nb.checkpoint.storage import pack
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import Manifest
 
 MEMORY_BYTES = 64 << 20
 """What reading a file of some kilobytes may ask for at most."""

@@ -18,10 +18,10 @@ from huggingface_hub import HfApi
 from qcity_nb.clock import Clock
 from qcity_nb.errors import StoreRefused, StoreUnavailable
 from qcity_nb.ports import Source, Stamped, Store, Usage, Version
-from qcity_nb.stores.hub import HubStore
-from qcity_nb.stores.hub_address import parse
+from qcity_nb.stores.hub.address import parse
+from qcity_nb.stores.hub.store import HubStore
 from qcity_nb.testing.clock import ManualClock
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 __all__ = [
     "PatientStore",

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi
 
-from qcity_nb.testing.hub.emulator import Options
-from qcity_nb.testing.hub.faults import Faults
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.emulator import Options
+from qcity_nb.testing.emulators.hub.faults import Faults
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class HubWorld:
 
     def head(self, branch: str = "main") -> str:
         """The branch's commit, read past the emulator's answers."""
-        from qcity_nb.testing.hub import repos, revisions
+        from qcity_nb.testing.emulators.hub import repos, revisions
 
         namespace, _, name = self.repo.partition("/")
         with self.server.hub.db.read() as db:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, JobInfo
 
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import qcity_nb as qcity
-from qcity_nb import agent
+from qcity_nb.sidecar import start as sidecar
 
 ITERATIONS = 12
 
@@ -117,7 +117,7 @@ def main() -> None:
     """Train, and leave the digest."""
     if node := os.environ.get("KILL_NODE"):
         # Another machine, as far as anybody can tell: its silence has to be waited for.
-        agent.node_name = lambda: node
+        sidecar.node_name = lambda: node
     is_torch = bool(os.environ.get("KILL_TORCH"))
     note("try 0")
     random.seed(5)

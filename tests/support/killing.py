@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 
-from qcity_nb.notebook.outputs import PANEL_MIME
+from qcity_nb.kernel.output_recorder import PANEL_MIME
 from qcity_nb.records import Head
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store

@@ -11,15 +11,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.checkpoint.engine import Engine
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.notebook import loop
-from qcity_nb.notebook.kernel import cell_key
-from qcity_nb.notebook.pace import Every
-from qcity_nb.notebook.session import Session
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.kernel import loop
+from qcity_nb.kernel.ipython_hooks import cell_key
+from qcity_nb.kernel.save_policy import Every
+from qcity_nb.kernel.session import Session
 from qcity_nb.records import Row
-from qcity_nb.run.desk import Desk, Status
+from qcity_nb.run.mailbox import Desk, Status
 from qcity_nb.tracking.outbox import decode_rows
 
 
@@ -52,7 +52,7 @@ class World:
         return self.path / str(epoch)
 
     def start(self, **given: Any) -> Session:
-        """The next attempt, as the agent prepares it (agent/adopt.py); ``given`` goes to its session."""
+        """The next attempt, as the agent prepares it (sidecar/restore.py); ``given`` goes to its session."""
         self.epoch += 1
         folder = self.tier(self.epoch)
         folder.mkdir(parents=True)
@@ -126,11 +126,11 @@ class Reaper:
             self.world.freeze()
             self.is_dead = True
         if self.is_dead and not _is_closing():
-            points.arm(None)
+            crashpoints.arm(None)
             raise Killed
 
     def arm(self) -> None:
-        points.arm(self.tick)
+        crashpoints.arm(self.tick)
 
 
 def _is_closing() -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 from qcity_nb.records import Event, Head
 from qcity_nb.run import journal, lease
-from qcity_nb.run.desk import is_alive, process_state
+from qcity_nb.run.processes import is_alive, process_state
 from qcity_nb.stores import open_store
 
 __all__ = ["SCRIPT", "Script", "Snapshot", "attempt_pids", "environment", "eventually", "events", "head_of", "metrics"]

@@ -16,8 +16,8 @@ _ONE = """
 import json, sys
 from pathlib import Path
 from qcity_nb import codec
-from qcity_nb.namespace.options import Options
-from qcity_nb.namespace.surroundings import Surroundings
+from qcity_nb.namespace.environment.library_settings import Options
+from qcity_nb.namespace.environment.process import Surroundings
 def run(code):
     exec(code, vars(sys.modules["__main__"]))
 first, imports, code, show = json.loads(sys.argv[1])

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.checkpoint.capture import Captured
 from qcity_nb.checkpoint.encode import decode_state, encode_state
-from qcity_nb.namespace.shot import Absent, Shot
-from qcity_nb.namespace.space import Space
+from qcity_nb.checkpoint.state.capture import Captured
+from qcity_nb.namespace.records import Absent, Shot
+from qcity_nb.namespace.snapshot import Space
 
 Groups = list[tuple[tuple[str, ...], Captured]]
 
@@ -49,7 +49,7 @@ class Keep:
 PROGRAM = """
 import pickle, sys
 from snapshot import Keep
-from qcity_nb.namespace.space import Space
+from qcity_nb.namespace.snapshot import Space
 with open(sys.argv[1], "rb") as _file:
     _keep = pickle.load(_file)
 absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)

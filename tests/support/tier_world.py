@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from qcity_nb.checkpoint import manifest as manifests
-from qcity_nb.checkpoint import pack
+from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.digest import name_of
-from qcity_nb.checkpoint.local import LocalTier
-from qcity_nb.checkpoint.manifest import LoopRecord, Manifest
-from qcity_nb.checkpoint.rebuild import Buffer
+from qcity_nb.checkpoint.storage import manifest as manifests
+from qcity_nb.checkpoint.storage import pack
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.errors import CheckpointCorrupt
 
 EPOCH = 1

@@ -12,13 +12,13 @@ import pytest
 from huggingface_hub import HfApi
 from scripted_run import Script, environment, events, eventually, head_of
 
-from qcity_nb.agent.adopt import published_rows
 from qcity_nb.errors import StoreRefused
-from qcity_nb.run.desk import Desk
+from qcity_nb.published.read import published_rows
+from qcity_nb.run.mailbox import Desk
 from qcity_nb.stores import open_store
-from qcity_nb.testing.hub.accounts import Users
-from qcity_nb.testing.hub.server import HubServer
-from qcity_nb.testing.hub.web import User
+from qcity_nb.testing.emulators.hub.accounts import Users
+from qcity_nb.testing.emulators.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.web import User
 from qcity_nb.tracking.outbox import decode_rows
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(240)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from scripted_run import Snapshot, attempt_pids, environment, eventually, head_of
 
-from qcity_nb.run.desk import process_state
+from qcity_nb.run.processes import process_state
 from qcity_nb.testing.chaos import Plan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]

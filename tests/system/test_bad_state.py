@@ -20,7 +20,7 @@ import pytest
 from full_disk import install
 from scripted_run import Script, environment, events, eventually, head_of, metrics
 
-from qcity_nb.agent.adopt import published_rows
+from qcity_nb.published.read import published_rows
 from qcity_nb.stores import open_store
 from qcity_nb.tracking.outbox import decode_rows
 

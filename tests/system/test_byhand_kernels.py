@@ -26,7 +26,7 @@ WAIT_S = 60
 SETUP = """
 import os, signal, time
 os.environ["QCITY_SNAPSHOT_SHARE"] = "1000"  # a snapshot behind each cell, however short
-from qcity_nb.notebook.allowance import Allowance
+from qcity_nb.kernel.snapshot_budget import Allowance
 from pathlib import Path
 import qcity_nb as qcity
 city = qcity.up(run="train")
@@ -45,7 +45,7 @@ def ran(cell):
 
 
 SHARED = SETUP + (
-    "import qcity_nb.notebook.byhand as extension\n"
+    "import qcity_nb.interactive.extension as extension\n"
     "def share(x):\n    extension._on._follower.course.allowance = Allowance(x)  # 0: all are postponed\n"
 )
 
@@ -282,7 +282,7 @@ def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
         "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
         "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
     )
-    keep = "import qcity_nb.notebook.byhand as e; e._on._follower.course.allowance = Allowance(1e30); x = [1]"
+    keep = "import qcity_nb.interactive.extension as e; e._on._follower.course.allowance = Allowance(1e30); x = [1]"
     stop = "e._on._follower.course.allowance = Allowance(0)"
     cells = [keep, stop, slow, "e._on._follower.course.allowance = Allowance(1e30)", "die('here')"]
     desk.run_all(*cells)

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 from huggingface_hub import HfApi
 
-from qcity_nb.testing.hub.server import HubServer
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 pytestmark = [pytest.mark.kill, pytest.mark.kernel, pytest.mark.timeout(300)]
 

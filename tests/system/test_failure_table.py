@@ -69,7 +69,7 @@ import numpy as np
 import pytest
 from course_world import DIED, ROOT, Course
 
-from qcity_nb.run.desk import is_alive
+from qcity_nb.run.processes import is_alive
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(180)]
 

@@ -12,15 +12,15 @@ import pytest
 from hf_world import RUN, JobsWorld, jobs_world
 from job_world import over, wait_for
 
-from qcity_nb import cli, template
-from qcity_nb.agent.adopt import published_rows
-from qcity_nb.cli_view import events
+from qcity_nb import cli
+from qcity_nb.cli import templates
 from qcity_nb.errors import UnknownRun
 from qcity_nb.hosts import bundle
+from qcity_nb.published.read import events, published_rows
 from qcity_nb.records import Head, Holder, Wanted
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
-from qcity_nb.testing.hub.fleet import fleet_of
+from qcity_nb.testing.emulators.hub.fleet import fleet_of
 from qcity_nb.tracking.outbox import decode_rows
 
 pytestmark = pytest.mark.kernel
@@ -81,7 +81,7 @@ def deaths(world: JobsWorld, head: Head) -> list[str]:
 @pytest.mark.kill
 def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.root.joinpath("pyproject.toml").unlink()
-    template.lay("digits", world.root)
+    templates.lay("digits", world.root)
     fleet = fleet_of(world.server.hub)
 
     def job_of(head: Head) -> str:

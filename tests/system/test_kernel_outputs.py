@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from qcity_nb.notebook.panel import is_panel
+from qcity_nb.kernel.panel import is_panel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 

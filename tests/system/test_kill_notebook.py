@@ -8,7 +8,7 @@ from pathlib import Path
 import killing
 import pytest
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.testing import chaos
 
 pytestmark = [pytest.mark.kill, pytest.mark.kernel, pytest.mark.timeout(119)]
@@ -29,7 +29,7 @@ def world(mlflow_template: Path, tmp_path: Path) -> killing.World:
 
 
 def test_a_quiet_notebook_hits_every_point(quiet: killing.Result) -> None:
-    assert {name for name, _ in quiet.hits} == set(points.NAMES)
+    assert {name for name, _ in quiet.hits} == set(crashpoints.NAMES)
     assert "\n10: " in quiet.outputs[2][-3][1]
     assert [kind for kind, _ in quiet.outputs[2]].count("display_data") == 3
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import killing
 import pytest
 
-from qcity_nb import points
+from qcity_nb import crashpoints
 from qcity_nb.testing import chaos
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(110)]
@@ -25,7 +25,7 @@ WHICH = {
 """The point's own hit to strike at: somewhere in the middle, where there is one."""
 CELLS = {"cell.before", "cell.after"}
 """A script has no cells: test_kill_notebook.py strikes there."""
-SCRIPT = [name for name in points.NAMES if name not in CELLS]
+SCRIPT = [name for name in crashpoints.NAMES if name not in CELLS]
 
 
 def number(name: str) -> int:

@@ -16,8 +16,8 @@ import pytest
 import zmq.asyncio
 from jupyter_client.manager import AsyncKernelManager
 
-from qcity_nb.notebook import lifetime
-from qcity_nb.notebook.lifetime import Channels, ended, told_at_once
+from qcity_nb.engine import kernel_process
+from qcity_nb.engine.kernel_process import Channels, ended, told_at_once
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
@@ -53,7 +53,7 @@ async def _shown(client: Any, source: str) -> str:
 def test_all_that_the_first_cell_shows_arrives_and_no_silence_is_waited_for(
     turn: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifetime, "SILENCE_S", 1e4)
+    monkeypatch.setattr(kernel_process, "SILENCE_S", 1e4)
 
     async def use(_: Any, client: Any) -> None:
         assert isinstance(client, Channels)

@@ -15,8 +15,9 @@ import pytest
 
 from qcity_nb import hosts, settings
 from qcity_nb.errors import UnknownHost, UsageError
-from qcity_nb.hosts import local, process
-from qcity_nb.hosts.local import LocalLauncher
+from qcity_nb.hosts import labelled_processes
+from qcity_nb.hosts.local import launcher as local
+from qcity_nb.hosts.local.launcher import LocalLauncher
 from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
 
@@ -50,7 +51,7 @@ if mode.startswith("agent"):
     )
     wait = mode[5:]
     agent = subprocess.Popen(
-        [sys.executable, "-c", agent, "qcity_nb.agent", str(os.getpid()), wait, str(folder)],
+        [sys.executable, "-c", agent, "qcity_nb.sidecar", str(os.getpid()), wait, str(folder)],
         start_new_session=True, stdout=subprocess.PIPE,
     )
     agent.stdout.readline()
@@ -109,7 +110,7 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
-    process.end(bench.id, spare=lambda _: False, spare_s=0)
+    labelled_processes.end(bench.id, spare=lambda _: False, spare_s=0)
     for pid in list(local._children):
         local._children.pop(pid).wait(5)
 
@@ -117,11 +118,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_killed_attempt_is_gone_and_leaves_nothing(bench: Bench) -> None:
     launcher, pid = bench.up()
     assert launcher.find(bench.id) == Observation(state="running")
-    assert len(process.labelled(bench.id)) == 3
+    assert len(labelled_processes.labelled(bench.id)) == 3
     os.kill(pid, signal.SIGKILL)
     seen = bench.seen(launcher)
     assert (seen.state, seen.reason, seen.exit_code) == ("gone", "killed by signal 9", -9)
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
     # Whoever asks later hears the same, in another process too.
     assert LocalLauncher(bench.settings).find(bench.id) == seen
 
@@ -149,7 +150,7 @@ def test_a_keeper_that_dies_between_start_and_record_loses_nothing(
     assert pid is not None, "what was found is written down for the next one"
     os.kill(int(pid["pid"]), signal.SIGKILL)
     assert bench.seen(other).state == "gone"
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
 
 
 def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,15 +160,15 @@ def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch:
     eventually((bench.attempts / "up").exists)
     main, others = launcher._unrecorded(bench.id)
     assert main is not None
-    process.send(main, signal.SIGKILL)
-    eventually(lambda: not process.is_alive(main.pid, main.started))
+    labelled_processes.send(main, signal.SIGKILL)
+    eventually(lambda: not labelled_processes.is_alive(main.pid, main.started))
     # The grandchild has neither a label nor a living labelled ancestor only if its parent died as well.
     assert len(others) == 3
     seen = LocalLauncher(bench.settings).find(bench.id)
     assert seen is not None
     assert seen.state == "gone"
-    assert process.labelled(bench.id) == []
-    left = [each for each in others if process.is_alive(each.pid, each.started)]
+    assert labelled_processes.labelled(bench.id) == []
+    left = [each for each in others if labelled_processes.is_alive(each.pid, each.started)]
     assert left == []
 
 
@@ -185,7 +186,7 @@ def test_the_agent_may_finish_its_last_publish(bench: Bench) -> None:
     assert bench.seen(launcher).state == "gone"
     assert (bench.attempts / "published").exists()
     assert time.monotonic() - begun < 2
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
 
 
 def test_an_agent_that_does_not_finish_is_ended(bench: Bench) -> None:
@@ -195,7 +196,7 @@ def test_an_agent_that_does_not_finish_is_ended(bench: Bench) -> None:
     assert bench.seen(launcher).state == "gone"
     assert 1.5 < time.monotonic() - begun < 8
     assert not (bench.attempts / "published").exists()
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
 
 
 def test_a_stopped_attempt_lives(bench: Bench) -> None:
@@ -209,7 +210,7 @@ def test_stop_asks_first(bench: Bench) -> None:
     launcher.stop(bench.id, grace_s=10)
     seen = launcher.find(bench.id)
     assert seen == Observation(state="gone", reason="killed by signal 15", exit_code=-15)
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
 
 
 def test_stop_ends_what_does_not_listen(bench: Bench) -> None:
@@ -217,7 +218,7 @@ def test_stop_ends_what_does_not_listen(bench: Bench) -> None:
     launcher.stop(bench.id, grace_s=0.2)
     seen = launcher.find(bench.id)
     assert seen == Observation(state="gone", reason="killed by signal 9", exit_code=-9)
-    assert process.labelled(bench.id) == []
+    assert labelled_processes.labelled(bench.id) == []
 
 
 def test_a_recycled_process_id_is_not_the_attempt(bench: Bench) -> None:
@@ -293,14 +294,14 @@ def test_a_place_that_cannot_be_written_is_named(bench: Bench, tmp_path: Path) -
 def test_ps_sees_what_proc_sees(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The way for machines without /proc, as far as this one's `ps` can show it."""
     _, pid = bench.up()
-    by_proc = process.look_up(pid)
-    monkeypatch.setattr(process, "_PROC", Path("/nowhere"))
-    by_ps = process.look_up(pid)
+    by_proc = labelled_processes.look_up(pid)
+    monkeypatch.setattr(labelled_processes, "_PROC", Path("/nowhere"))
+    by_ps = labelled_processes.look_up(pid)
     assert by_proc is not None
     assert by_ps is not None
     assert (by_ps.pid, by_ps.parent, by_ps.is_zombie) == (by_proc.pid, by_proc.parent, False)
-    assert process.is_alive(pid, by_ps.started)
-    assert not process.is_alive(pid, "another time")
+    assert labelled_processes.is_alive(pid, by_ps.started)
+    assert not labelled_processes.is_alive(pid, "another time")
 
 
 def test_an_unknown_host_names_the_known(bench: Bench) -> None:

@@ -18,7 +18,7 @@ SCRIPT = """
 import json, os, signal, sys, time
 import qcity_nb as qcity
 from qcity_nb.hosts.detect import detect
-from qcity_nb.notebook.progress import view_of
+from qcity_nb.kernel.panel_state import view_of
 
 city = qcity.up(run="curve")
 dies, state = int(sys.argv[1]), {"n": 0}

@@ -9,14 +9,14 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from qcity_nb.notebook.outputs import PANEL_MIME
-from qcity_nb.notebook.panel import is_panel
+from qcity_nb.kernel.output_recorder import PANEL_MIME
+from qcity_nb.kernel.panel import is_panel
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 SHOW = """
-from qcity_nb.notebook.panel import Panel
-from qcity_nb.notebook.view import PanelView
+from qcity_nb.kernel.panel import Panel
+from qcity_nb.views.run_view import PanelView
 panel = Panel("r", actions={"Stop": lambda: None}, interval_s=0)
 for n in range(1, 6):
     panel.update(PanelView(run="r", epoch=n))

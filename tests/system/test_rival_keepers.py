@@ -16,10 +16,10 @@ import pytest
 from scripted_run import Script, attempt_pids, environment, events, eventually, head_of
 
 from qcity_nb import settings
-from qcity_nb.agent.adopt import published_rows
+from qcity_nb.published.read import published_rows
 from qcity_nb.records import Head, Relaunch
 from qcity_nb.run import identity
-from qcity_nb.run.desk import process_state
+from qcity_nb.run.processes import process_state
 from qcity_nb.stores import open_store
 from qcity_nb.testing.chaos import Action, Plan
 from qcity_nb.tracking.outbox import decode_rows
@@ -34,14 +34,15 @@ DEATHS: dict[str, Action] = {"14": "host", "30": "host", "55": "host", "80": "ho
 ATTEMPT = """
 import os, sys, time
 from pathlib import Path
-from qcity_nb import agent, codec, settings
+from qcity_nb import codec, settings
+from qcity_nb.sidecar import start as sidecar
 from qcity_nb.records import AttemptSpec
 
 spec = codec.loads(AttemptSpec, Path(sys.argv[-1]).read_bytes())
 given = settings.load(Path(spec.project), {"store": spec.store, "tracking": ""})
-config = agent.config_for(given, run=spec.run, attempt=spec.attempt, host=spec.host, judged=spec.judged)
-desk, _ = agent.spawn(config)
-agent.wait_held(desk)
+config = sidecar.config_for(given, run=spec.run, attempt=spec.attempt, host=spec.host, judged=spec.judged)
+desk, _ = sidecar.spawn(config)
+sidecar.wait_held(desk)
 os.environ["QCITY_DESK"] = str(desk.path)
 import qcity_nb as qcity
 city = qcity.up()
@@ -59,8 +60,8 @@ KEEPER = """
 import sys
 from pathlib import Path
 from qcity_nb import settings
-from qcity_nb.hosts.local import LocalLauncher
-from qcity_nb.keeper import Keeper
+from qcity_nb.hosts.local.launcher import LocalLauncher
+from qcity_nb.run.keeper import Keeper
 from qcity_nb.stores import open_store
 
 given = settings.load()
@@ -78,7 +79,7 @@ class World:
         self.folder = folder
         (folder / "pyproject.toml").write_text('[tool.qcity]\nproject = "rivals"\ntracking = ""\n')
         (folder / "attempt.py").write_text(ATTEMPT)
-        (folder / "keeper.py").write_text(KEEPER)
+        (folder / "run/keeper.py").write_text(KEEPER)
         self.environ = environment(ttl_s=ttl_s, PAUSE_S=str(pause_s), COUNT=str(count))
         self.settings = settings.load(folder, environ=self.environ)
         self.store = open_store(self.settings.store)
@@ -113,7 +114,7 @@ class World:
         """Start a keeper."""
         with (self.folder / f"keeper-{len(self.started)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "keeper.py", self.run],
+                [sys.executable, "run/keeper.py", self.run],
                 cwd=self.folder,
                 env={**self.environ, **environ},
                 stdout=log,
@@ -204,13 +205,14 @@ def test_a_slow_holder_is_never_replaced(world: World) -> None:
 # Another process that would hold the same run: an agent that waits as long as it may for the holder to be silent.
 RIVAL = """
 import sys
-from qcity_nb import agent, settings
+from qcity_nb import settings
+from qcity_nb.sidecar import start as sidecar
 from qcity_nb.errors import QcityError
 given = settings.load(overrides={"store": sys.argv[1], "tracking": ""})
-config = agent.config_for(given, run="RUN", attempt="RUN-rival", host="local", wait=True)
-desk, process = agent.spawn(config)
+config = sidecar.config_for(given, run="RUN", attempt="RUN-rival", host="local", wait=True)
+desk, process = sidecar.spawn(config)
 try:
-    agent.wait_held(desk)
+    sidecar.wait_held(desk)
 except QcityError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.exit(error.exit_code)

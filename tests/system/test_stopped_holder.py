@@ -13,11 +13,11 @@ from typing import TypeGuard
 import pytest
 from scripted_run import Script, Snapshot, eventually, head_of
 
-from qcity_nb import points
-from qcity_nb.agent.adopt import published_rows
+from qcity_nb import crashpoints
+from qcity_nb.published.read import published_rows
 from qcity_nb.records import Head, Intent
 from qcity_nb.run import lease
-from qcity_nb.run.desk import process_state
+from qcity_nb.run.processes import process_state
 from qcity_nb.stores import open_store
 from qcity_nb.stores.directory import KEEP_HEADS
 from qcity_nb.testing.chaos import Plan
@@ -31,7 +31,7 @@ IN_ENGINE = ("cell.before", "cell.after")
 """Only the engine hits these: see the notebook's test below."""
 TRACKED = ("publish.head.before", "publish.head.after", "drain.before", "drain.after", "end.before", "end.after")
 """Stories that are told with a tracker, which costs seconds."""
-POINTS = [name for name in points.NAMES if name not in IN_ENGINE]
+POINTS = [name for name in crashpoints.NAMES if name not in IN_ENGINE]
 COUNT = 14
 
 

@@ -1,0 +1,240 @@
+"""What a piece of code mentions: the names by which it can get at variables, and words that open every door.
+
+A name counts wherever it stands: loaded, stored, deleted, imported, as an attribute, or as a word of a string
+(`df.query("a > @limit")`, `cProfile.run("f()")` and formulas look names up that stand in strings). Nested code counts.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import functools
+import re
+import sys
+import types
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Mention", "in_code", "in_source", "mentioned", "mentioned_in_bodies", "opens", "words"]
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of ``text``, which spaces part."""
+    return frozenset(text.split())
+
+
+_OPENS = words("eval exec compile globals locals vars __import__ __builtins__ breakpoint get_ipython Out _oh _ __ ___")
+"""Loaded by name, these lead to any variable (`_` and its kin are IPython's latest results)."""
+_RESULT = re.compile(r"_\d+$")
+_MODULES = words("__main__ builtins importlib ctypes gc inspect dill ipytest")
+"""Wherever these stand but in plain strings, a way to any object is near."""
+_IMPORTS = _MODULES | words("runpy pdb bdb code doctest unittest profile cProfile trace _ctypes cffi")
+_ATTRIBUTES = words(
+    "__globals__ __builtins__ __self__ f_globals f_locals f_back tb_frame gi_frame cr_frame ag_frame user_ns "
+    "user_global_ns user_module _getframe _current_frames settrace setprofile __subclasses__"
+)
+_LATER = words(
+    "call_later call_soon call_soon_threadsafe call_at create_task ensure_future add_reader add_writer "
+    "add_signal_handler run_in_executor setitimer"
+)
+"""Code handed to these may run at any time from now on."""
+
+_CODE_MAGICS = frozenset({"time", "timeit", "capture"})
+_QUIET_MAGICS = words(
+    "matplotlib pip conda mamba micromamba uv cd pwd ls ll mkdir cat env set_env who whos who_ls pinfo pinfo2 pdoc "
+    "precision xmode colors bash sh html HTML javascript js latex markdown svg SVG writefile file sx system"
+)
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """What code mentions."""
+
+    names: frozenset[str] = frozenset()
+    everything: str = ""
+    """Why it can have reached any variable; empty: it can not."""
+    forever: bool = False
+    """Does that hold for all that comes after, too?"""
+    has_sys: bool = False
+    has_modules: bool = False
+    """`sys` and `modules` may stand in two pieces of code: together they lead to `__main__`."""
+
+    def __or__(self, other: Mention) -> Mention:
+        return Mention(
+            self.names | other.names,
+            self.everything or other.everything,
+            self.forever or other.forever,
+            self.has_sys or other.has_sys,
+            self.has_modules or other.has_modules,
+        )
+
+
+def _in_text(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text))
+
+
+def _everything(loaded: set[str], attributes: set[str], imported: set[str]) -> str:
+    for name in sorted(loaded):
+        if name in _OPENS or _RESULT.match(name):
+            return f"`{name}` leads to every variable"
+    for name in sorted(loaded | attributes | imported):
+        if name in _MODULES:
+            return f"`{name}` leads to every object"
+    for name in sorted(attributes | imported):
+        if name in _ATTRIBUTES:
+            return f"`.{name}` leads to a namespace"
+    for name in sorted(imported):
+        if name in _IMPORTS:
+            return f"`{name}` runs code in the notebook's namespace"
+    return ""
+
+
+@functools.lru_cache(maxsize=4096)
+def in_code(code: types.CodeType) -> Mention:
+    """What ``code`` and the code nested in it mention."""
+    loaded, attributes, imported, texts = set[str](), set[str](), set[str](), set[str]()
+    found = Mention()
+    waits: list[object] = [code.co_consts]
+    for step in dis.get_instructions(code):
+        if step.opcode not in dis.hasname or not isinstance(step.argval, str):
+            continue
+        if step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
+            loaded.add(step.argval)
+        elif step.opname in ("IMPORT_NAME", "IMPORT_FROM"):
+            imported.update(step.argval.split("."))
+        elif "ATTR" in step.opname or "METHOD" in step.opname:
+            attributes.add(step.argval)
+        # What is only stored or deleted is a name and opens nothing (`for _ in …`); co_names has it.
+    while waits:
+        value = waits.pop()
+        if isinstance(value, str):
+            texts |= _in_text(value)
+        elif isinstance(value, bytes):
+            texts |= _in_text(value.decode("latin-1"))
+        elif isinstance(value, types.CodeType):
+            found |= in_code(value)
+        elif isinstance(value, tuple | frozenset):
+            if value == ("*",):
+                found |= Mention(everything="an import of * may bind any name")
+            waits.extend(value)
+    names = {part for name in code.co_names for part in name.split(".")} | texts | imported
+    reason = _everything(loaded, attributes, imported)
+    if not reason and "__main__" in texts:
+        reason = "`__main__` leads to every variable"
+    later = sorted((attributes | imported | loaded) & _LATER)
+    if later:
+        reason = f"what `{later[0]}` was given may run at any time"
+    return found | Mention(
+        frozenset(names),
+        reason,
+        forever=bool(later),
+        has_sys="sys" in names,
+        has_modules="modules" in names,
+    )
+
+
+class _Magics(ast.NodeTransformer):
+    """Takes the calls of harmless magics out of a cell, and keeps what they mention."""
+
+    def __init__(self) -> None:
+        self.found = Mention()
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython"), args=[], keywords=[]), attr=method),
+                args=[*given],
+                keywords=[],
+            ) if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in given):
+                texts = [str(each.value) for each in given if isinstance(each, ast.Constant)]
+                if (known := _of_magic(method, texts)) is not None:
+                    self.found |= known
+                    return ast.Constant(value=None)
+        return self.generic_visit(node)
+
+
+def _of_magic(method: str, texts: list[str]) -> Mention | None:
+    if method in ("system", "getoutput") and len(texts) == 1:
+        return _expanded(texts[0]) | Mention(frozenset({"_exit_code"}))
+    if method == "run_line_magic" and len(texts) == 2:
+        name, line, body = texts[0], texts[1], ""
+    elif method == "run_cell_magic" and len(texts) == 3:
+        name, line, body = texts
+    else:
+        return None
+    if name in _QUIET_MAGICS:
+        return _expanded(line) | Mention(_in_text(body) | {"_exit_code"})
+    if name not in _CODE_MAGICS:
+        return None
+    # The line of a cell magic may be code too (timeit's set-up), behind options that are none.
+    found = _of_words(line) if line else Mention()
+    return found | (in_source(body) if body else Mention())
+
+
+def _expanded(line: str) -> Mention:
+    """A line in which IPython evaluates `{…}` and `$name`."""
+    return _of_words(line) if "{" in line or "$" in line else Mention(_in_text(line))
+
+
+def _of_words(text: str) -> Mention:
+    found = set(_in_text(text))
+    later = found & _LATER
+    reason = _everything(found, found, found) or ("it may run at any time" if later else "")
+    return Mention(frozenset(found), reason, bool(later), "sys" in found, "modules" in found)
+
+
+def opens(value: object) -> str:
+    """Why whoever holds ``value`` can reach any variable; empty: it is no such thing."""
+    kind = type(value)
+    if issubclass(kind, types.ModuleType):
+        name = str(object.__getattribute__(value, "__dict__").get("__name__", ""))
+        return f"the module {name} leads to every object" if name.partition(".")[0] in _IMPORTS else ""
+    if kind is types.FrameType or str(kind.__module__).partition(".")[0] in ("IPython", "ipykernel"):
+        return f"a {kind.__name__} leads to a namespace"
+    if kind in (types.BuiltinFunctionType, types.FunctionType, types.MethodType) or issubclass(kind, type):
+        name, home = str(getattr(value, "__name__", "")), str(getattr(value, "__module__", ""))
+        root = home.partition(".")[0]
+        if (root == "builtins" and name in _OPENS) or name in _ATTRIBUTES:
+            return f"`{name}` leads to every variable"
+        if root in _IMPORTS - {"builtins", "__main__"}:
+            return f"`{home}.{name}` leads to every object"
+    return "the table of modules leads to every variable" if value is sys.modules else ""
+
+
+def in_source(source: str) -> Mention:
+    """What a cell mentions; ``source`` is plain Python, its magics calls of `get_ipython()`."""
+    magics = _Magics()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
+            tree = ast.fix_missing_locations(magics.visit(ast.parse(source)))
+            flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+            code = compile(tree, "<cell>", "exec", flags=flags, dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Mention(everything="the cell is not plain Python")
+    return in_code(code) | magics.found
+
+
+_NAME = re.compile(r"[^\W\d]\w*")
+
+
+def mentioned(sources: Iterable[str]) -> set[str]:
+    """All words in them; what code makes up at run time is not seen."""
+    return {name for source in sources for name in _NAME.findall(source)}
+
+
+def mentioned_in_bodies(sources: Iterable[str]) -> set[str]:
+    """The words in functions and classes that they define, which later code may call."""
+    found: set[str] = set()
+    for source in sources:
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:  # magics
+            found |= mentioned([source])
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+                found |= mentioned([ast.unparse(node)])
+    return found

@@ -1,0 +1,1 @@
+"""Checkpoints in other libraries' formats: flat arrays, safetensors, torch DCP."""

@@ -1,0 +1,1 @@
+"""Live objects to buffers, and back into place."""

@@ -1,0 +1,294 @@
+"""Where the buffers of a stored state land: in the live arrays and tensors where they fit, else in memory of their own.
+
+The stream is read twice. The first time with stand-ins, which make nothing and run no code of the state's classes, to
+learn which buffer belongs where; then all buffers are read at once, in parallel; the second time for good, over memory
+that holds the content already. A live array gets a buffer only if the saved one stands at the same place, reached
+through plain containers or a module's or optimizer's own ``state_dict``, has the same shape and type, and covers the
+buffer whole.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import io
+import pickle
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcity_nb.checkpoint.memory import unfilled, view_at
+from qcity_nb.checkpoint.state import pickling, unpickle_functions
+from qcity_nb.checkpoint.state.frozen_buffer import Content, fill
+from qcity_nb.checkpoint.state.kinds import SCALARS
+from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds
+from qcity_nb.errors import CheckpointError
+
+__all__ = ["Landed", "land"]
+
+_MISSING = object()
+
+
+@dataclass(slots=True, eq=False)
+class Landed:
+    """Memory with the content of each buffer, as ``StateUnpickler`` takes it."""
+
+    memory: list[Any] = field(default_factory=list)
+    taken: dict[int, tuple[int, Any]] = field(default_factory=dict)
+    """Live memory that was read into: bytes and live object by address."""
+
+
+class _Idle(type):
+    """Of ``_Nothing``, which is its own instance."""
+
+    def __call__(cls, *_: Any, **__: Any) -> Any:
+        return cls
+
+    def __setstate__(cls, state: Any) -> None:
+        pass
+
+    def __setitem__(cls, key: Any, value: Any) -> None:
+        pass
+
+    def append(cls, value: Any) -> None:
+        """A list's."""
+
+    def extend(cls, values: Any) -> None:
+        """A list's."""
+
+    def add(cls, value: Any) -> None:
+        """A set's."""
+
+
+class _Nothing(metaclass=_Idle):
+    """Stands for any object, class or function of the state. Makes nothing, does nothing.
+
+    A class, as what a call gives may be one (a notebook's), of which the stream then makes an instance.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return cls
+
+
+@dataclass(slots=True, eq=False)
+class _Array:
+    """A saved numpy array over buffer ``index``."""
+
+    index: int
+    dtype: Any
+    shape: tuple[int, ...]
+    order: str
+
+
+@dataclass(slots=True, eq=False)
+class _Storage:
+    index: int
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class _Tensor:
+    """A saved tensor over a storage."""
+
+    storage: _Storage
+    dtype: Any
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Token(bytearray):
+    """Stands for an out-of-band buffer."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.number = index
+
+
+class _Plan(pickle.Unpickler):
+    """Reads a stream with stand-ins."""
+
+    def __init__(self, skeleton: bytes) -> None:
+        self.storages: set[int] = set()
+        """Buffers that torch wants as storages."""
+        self._next = 0
+        super().__init__(io.BytesIO(skeleton), buffers=self._tokens())
+
+    def _tokens(self) -> Iterator[_Token]:
+        while True:
+            self._next += 1
+            yield _Token(self._next - 1)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in, but for what carries arrays and what holds them."""
+        if module == unpickle_functions.__name__:
+            return {"stored_storage": self._storage, "tensor": self._tensor}.get(name, _Nothing)
+        if (module, name) == (pickling.__name__, "StateDict"):
+            return pickling.StateDict
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("numpy", "dtype") or (module.startswith("numpy.dtypes") and name.endswith("DType")):
+            return super().find_class(module, name)
+        if name == "_frombuffer" and module.startswith("numpy."):
+            return self._array
+        if module == "torch":
+            found = getattr(importlib.import_module("torch"), name, None)
+            if type(found).__name__ == "dtype":
+                return found
+        return _Nothing
+
+    def _storage(self, index: int, device: str, size: int) -> _Storage:
+        self._next = max(self._next, index + 1)
+        self.storages.add(index)
+        return _Storage(index, size if device == "cpu" else -1)
+
+    def _tensor(self, storage: Any, dtype: Any, offset: int, shape: Any, stride: Any, *_: Any) -> Any:
+        return _Tensor(storage, dtype, offset, shape, stride) if isinstance(storage, _Storage) else _Nothing()
+
+    def _array(self, buffer: Any, dtype: Any, shape: Any, order: str, *rest: Any) -> Any:
+        token = buffer.obj if isinstance(buffer, memoryview) else buffer  # a view: the array was read-only
+        if rest or not isinstance(token, _Token):
+            return _Nothing()
+        return _Array(token.number, dtype, tuple(shape), order)
+
+
+def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> Landed:
+    """Read every buffer, into the live arrays of ``into`` where one fits.
+
+    Raises:
+        CheckpointCorrupt: a buffer is damaged. Live arrays may then hold a part of the checkpoint.
+        CheckpointError: the stream is not one of ours.
+    """
+    landed = Landed()
+    if not buffers:
+        return landed
+    places = _Places([buffer.size for buffer in buffers])
+    storages: set[int] = set()
+    if (
+        into is not None or unpickle_functions.stored_storage.__name__.encode() in skeleton
+    ):  # else it asks for bytes alone
+        plan = _Plan(skeleton)
+        try:
+            tree = plan.load()
+        except Exception as error:
+            raise CheckpointError(f"the checkpoint's state cannot be loaded: {error}") from error
+        storages = plan.storages
+        if into is not None:
+            places.walk(into, tree)
+    landed.taken = places.taken
+    live: list[tuple[Content, memoryview]] = []
+    own: list[tuple[Content, memoryview]] = []
+    for index, buffer in enumerate(buffers):
+        is_live = index in places.found
+        target, memory = places.found[index] if is_live else _own(index in storages, buffer.size)
+        landed.memory.append(memory)
+        if buffer.size:
+            (live if is_live else own).append((buffer, target))
+    fill(own, is_own=True)  # first: what is damaged here leaves the live ones as they are
+    fill(live)
+    return landed
+
+
+def _own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
+    if is_storage:
+        # Torch's own allocation: BLAS may give other last bits for another alignment.
+        storage = importlib.import_module("torch").UntypedStorage(size)
+        return view_at(storage.data_ptr(), size) if size else memoryview(b""), storage
+    memory = unfilled(size)
+    return memoryview(memory), memory
+
+
+class _Places:
+    """Pairs saved arrays with live ones."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+        self.found: dict[int, tuple[memoryview, Any]] = {}
+        """By buffer: live memory, and what the unpickler gets for it."""
+        self.taken: dict[int, tuple[int, Any]] = {}
+        self._spans: list[tuple[int, int]] = []
+
+    def walk(self, live: Any, saved: Any) -> None:
+        """Go through both side by side, as ``placing`` does."""
+        stack = [(live, saved)]
+        seen: set[tuple[int, int]] = set()
+        while stack:
+            live, saved = stack.pop()
+            if live is _MISSING or (id(live), id(saved)) in seen:
+                continue
+            seen.add((id(live), id(saved)))
+            if isinstance(saved, _Array):
+                self._take_array(live, saved)
+            elif isinstance(saved, _Tensor):
+                self._take_tensor(live, saved)
+            else:
+                stack += reversed(_pairs(live, saved))
+
+    def _is_free(self, index: int, low: int, high: int) -> bool:
+        return index not in self.found and all(high <= start or end <= low for start, end in self._spans)
+
+    def _take(self, index: int, low: int, memory: Any, live: Any) -> None:
+        size = self._sizes[index]
+        self._spans.append((low, low + size))
+        self.found[index] = view_at(low, size), memory
+        self.taken[low] = size, live
+
+    def _take_array(self, live: Any, saved: _Array) -> None:
+        numpy: Any = sys.modules.get("numpy")
+        if numpy is None or type(live) not in (numpy.ndarray, numpy.memmap) or not live.flags.writeable:
+            return
+        if live.dtype != saved.dtype or live.shape != saved.shape or live.nbytes != self._sizes[saved.index]:
+            return
+        flags = live.flags
+        if not (flags.c_contiguous if saved.order == "C" else flags.f_contiguous) or not live.nbytes:
+            return
+        low, high = memory_bounds(live)
+        if self._is_free(saved.index, low, high):
+            plain = numpy.asarray(live)
+            self._take(saved.index, low, memoryview(plain if saved.order == "C" else plain.T).cast("B"), live)
+
+    def _take_tensor(self, live: Any, saved: _Tensor) -> None:
+        torch: Any = sys.modules.get("torch")
+        index, size = saved.storage.index, saved.storage.size
+        if torch is None or not isinstance(live, torch.Tensor) or live.layout is not torch.strided or not size:
+            return
+        if live.device.type != "cpu" or live.dtype != saved.dtype or tuple(live.shape) != tuple(saved.shape):
+            return
+        if saved.offset or live.storage_offset() or tuple(live.stride()) != tuple(saved.stride):
+            return
+        storage = live.untyped_storage()
+        if live.numel() * live.element_size() != size or storage.nbytes() != size or size != self._sizes[index]:
+            return
+        low = live.data_ptr()
+        if self._is_free(index, low, low + size):
+            self._take(index, low, storage, live)
+
+
+def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
+    if isinstance(saved, pickling.StateDict):
+        return _recorded(live, saved.state) if pickling.has_state_dict(live) else []
+    if type(saved) in (dict, collections.OrderedDict) and isinstance(live, dict):
+        return [
+            (live.get(key, _MISSING), item)
+            for key, item in saved.items()
+            if type(item) not in SCALARS and (type(key) in SCALARS or _is_key(key))
+        ]
+    if type(saved) in (list, tuple) and type(live) is type(saved):
+        return [(one, item) for one, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
+    return []
+
+
+def _is_key(key: Any) -> bool:
+    return key is not _Nothing and not isinstance(key, _Array | _Tensor)
+
+
+def _recorded(live: Any, saved: Any) -> list[tuple[Any, Any]]:
+    """What ``load_state_dict`` would fill. Only torch's own two kinds keep what ``state_dict`` shows where it is."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(live, torch.nn.Module | torch.optim.Optimizer):
+        return []
+    state = live.state_dict()
+    if not isinstance(saved, dict) or state.keys() != saved.keys():
+        return []  # it may load by other names than it saves
+    return [(state, saved)]

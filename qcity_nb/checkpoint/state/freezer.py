@@ -1,0 +1,322 @@
+"""From live buffers to frozen ones: what is copied when, and what is proved not to have changed.
+
+For every buffer the freezer remembers the names of its slices as they were last. A slice that did not change the last
+time, or whose counter (torch's ``_version``) says that it did not change now, is hashed where it lies: if the hash is
+the old one it is not copied. Any other slice is copied at once, at the speed of memory, and hashed later from the copy.
+A counter or a guess decides only which of the two is done first; what is unchanged is always proved by the hash, since
+fused optimizers, ``.data`` writes and numpy aliases change memory and move no counter.
+
+*Lazily*, the same is done in a thread while the next forward and backward pass reads the same weights: only for
+parameters and optimizer state of torch optimizers in the state, whose steps wait for it (``gate``). Sources:
+docs/design.md, "The checkpoint engine"; CheckFreq (FAST '21) for copies that overlap with the next iteration.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qcity_nb.checkpoint.digest import name_of
+from qcity_nb.checkpoint.memory import PAGE, Arena, Span, available_bytes, copy, view_at
+from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, Held, slices_of
+from qcity_nb.checkpoint.state.optimizer_gate import Gate
+from qcity_nb.checkpoint.state.pickling import Dumped
+
+__all__ = ["SMALL_BYTES", "Freezer", "Lazily", "Shot"]
+
+SMALL_BYTES = 64 * 1024
+"""Smaller buffers are copied at once, each for itself."""
+_PARALLEL_BYTES = 16 << 20
+"""From here on two threads share the work."""
+_FORGET_AFTER = 32
+"""A buffer that was not seen in so many captures is forgotten."""
+_MEMORY_SHARE = 0.9
+"""Of what is free, an arena takes at most this much."""
+
+Lazily = Literal["never", "gated", "all"]
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What a buffer was last."""
+
+    names: list[str]
+    cold: bytearray
+    """By slice: it did not change the last time it was looked at."""
+    hint: int
+    seen: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Shot:
+    """One capture's memory: in use until ``release``."""
+
+    arena: Arena | None = None
+    copied: threading.Event = field(default_factory=threading.Event)
+    """Set when the live state may change by any means."""
+    watch: list[tuple[tuple[Any, ...], int]] = field(default_factory=list)
+    trouble: BaseException | None = None
+    is_spoiled: bool = False
+    """The live state changed while it was copied lazily: this capture is worth nothing."""
+    is_live: bool = False
+    """Memory was short: nothing large was copied, and the live state must not change before all is written."""
+    keep: Any = None
+    release: Callable[[], None] = lambda: None
+
+
+class Freezer:
+    """Freezes states one after the other; remembers what they were. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self._known: dict[tuple[int, int], _Known] = {}
+        self._turn = 0
+        self._idle: list[Arena] = []
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self.arena_bytes = 0
+        """Memory in arenas now."""
+
+    # -- memory
+
+    def _arena(self, size: int, *, may_stream: bool) -> Arena | None:
+        """An arena with room for ``size`` bytes, or None if memory is short and that may be."""
+        with self._lock:
+            self._idle.sort(key=lambda one: one.size)
+            fitting = next((one for one in self._idle if one.size >= size), None)
+            arena = fitting or (self._idle[-1] if self._idle else Arena())
+            if arena in self._idle:
+                self._idle.remove(arena)
+        before = arena.size
+        if before < size:
+            arena.release()
+            free = available_bytes()
+            if may_stream and free is not None and size > free * _MEMORY_SHARE:
+                self.arena_bytes -= before
+                return None
+        try:
+            arena.begin(size)
+        except MemoryError:
+            self.arena_bytes -= before
+            if not may_stream:
+                raise
+            return None
+        self.arena_bytes += arena.size - before
+        return arena
+
+    def _give_back(self, arena: Arena) -> None:
+        with self._lock:
+            if arena in self._idle:
+                return
+            self._idle.append(arena)
+            # One spare is enough: more would be memory that nobody asked for.
+            for spare in sorted(self._idle, key=lambda one: one.size)[:-1]:
+                self._idle.remove(spare)
+                self.arena_bytes -= spare.size
+                spare.release()
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self.gate.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        with self._lock:
+            for arena in self._idle:
+                self.arena_bytes -= arena.size
+                arena.release()
+            self._idle.clear()
+        self._known.clear()
+
+    # -- freezing
+
+    def freeze(
+        self, dumped: Dumped, *, stored: Collection[str], lazily: Lazily, may_stream: bool
+    ) -> tuple[list[Content], Shot]:
+        """Freeze the buffers of a state.
+
+        Args:
+            stored: the names that need not be copied again: those of the newest checkpoint.
+            lazily: which buffers may be copied later: ``gated``, those that only a hooked optimizer changes.
+            may_stream: where memory is short, copy nothing (``shot.is_live``): the caller writes before it goes on.
+        Returns: the buffers in order, and the memory that they use. The state may change as soon as
+            ``shot.copied`` is set; before that only a hooked optimizer's step may come, which waits.
+        """
+        self._turn += 1
+        large = [span for span in dumped.spans if span.size >= SMALL_BYTES]
+        shot = Shot(keep=dumped.keep)
+        buffers: list[Content] = []
+        jobs: list[tuple[Span, Frozen]] = []
+        if large:
+            room = sum(-(-span.size // PAGE) * PAGE for span in large)
+            shot.arena = self._arena(room, may_stream=may_stream)
+            shot.is_live = shot.arena is None
+        for span in dumped.spans:
+            if span.size < SMALL_BYTES:
+                buffers.append(Held(_bytes(span)))
+                continue
+            frozen = Frozen(span.size)
+            buffers.append(frozen)
+            if shot.arena is not None:
+                frozen.base = shot.arena.take(span.size)
+                frozen.keep = shot.arena
+                jobs.append((span, frozen))
+            else:
+                _leave_live(span, frozen)
+        arena = shot.arena
+        if arena is not None:
+            if any(span.device is not None for span in large):
+                from qcity_nb.checkpoint.state import gpu
+
+                arena.pin(gpu.pin)
+            shot.release = lambda: self._give_back(arena)
+        try:
+            gated = self.gate.gated(dumped.optimizers, lazily, jobs)
+            later = [job for job in jobs if id(job[0]) in gated]
+            now = [job for job in jobs if id(job[0]) not in gated]
+            plans = self._plan(jobs)
+            self._work(now, plans, stored)
+        except BaseException:  # a device may fail, Ctrl-C may come: whoever captures next needs the memory
+            shot.release()
+            raise
+        if later:
+            shot.watch = [(span.watch, span.hint) for span, _ in later if span.hint >= 0]
+            self.gate.close_for(shot)
+            self._workers().submit(self._later, shot, later, plans, stored)
+        else:
+            shot.copied.set()
+        for key in [key for key, known in self._known.items() if self._turn - known.seen > _FORGET_AFTER]:
+            del self._known[key]
+        return buffers, shot
+
+    def _plan(self, jobs: list[tuple[Span, Frozen]]) -> dict[int, _Known | None]:
+        """What is known of each buffer; and each buffer told where to report its names."""
+        plans: dict[int, _Known | None] = {}
+        for span, frozen in jobs:
+            key = span.address, span.size
+            known = self._known.get(key) if span.device is None else None
+            plans[id(span)] = known
+            if known is not None:
+                known.seen = self._turn
+            frozen.learn = _Learner(self._known, key, known, span.hint, self._turn) if span.device is None else _nothing
+        return plans
+
+    def _workers(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="qcity-copy")
+        return self._pool
+
+    def _work(self, jobs: list[tuple[Span, Frozen]], plans: dict[int, _Known | None], stored: Collection[str]) -> None:
+        total = sum(span.size for span, _ in jobs)
+        if total < _PARALLEL_BYTES or len(jobs) < 2:
+            _freeze_all(jobs, plans, stored)
+            return
+        cut, reached = 0, 0
+        while reached < total // 2:
+            reached += jobs[cut][0].size
+            cut += 1
+        other: Future[None] = self._workers().submit(_freeze_all, jobs[cut:], plans, stored)
+        _freeze_all(jobs[:cut], plans, stored)
+        other.result()
+
+    def _later(
+        self,
+        shot: Shot,
+        jobs: list[tuple[Span, Frozen]],
+        plans: dict[int, _Known | None],
+        stored: Collection[str],
+    ) -> None:
+        try:
+            _freeze_all(jobs, plans, stored)
+            shot.is_spoiled = any(sum(one._version for one in over) != hint for over, hint in shot.watch)
+        except BaseException as error:  # noqa: BLE001 - told where the capture is used
+            shot.trouble = error
+        finally:
+            shot.watch.clear()
+            shot.keep = None
+            shot.copied.set()
+            self.gate.open_for(shot)
+
+
+def _nothing(names: list[str]) -> None:
+    """Nothing is remembered of what lies on a device: it is copied here before it can be looked at."""
+
+
+class _Learner:
+    """Takes a buffer's names when they are known."""
+
+    __slots__ = ("_all", "_before", "_hint", "_key", "_turn")
+
+    def __init__(
+        self,
+        known: dict[tuple[int, int], _Known],
+        key: tuple[int, int],
+        before: _Known | None,
+        hint: int,
+        turn: int,
+    ) -> None:
+        self._all, self._key, self._before, self._hint, self._turn = known, key, before, hint, turn
+
+    def __call__(self, names: list[str]) -> None:
+        before = self._before
+        cold = bytearray(len(names))
+        if before is not None:
+            for index, name in enumerate(names):
+                cold[index] = name == before.names[index]
+        self._all[self._key] = _Known(names=list(names), cold=cold, hint=self._hint, seen=self._turn)
+
+
+def _bytes(span: Span) -> bytes:
+    if span.device is None:
+        return bytes(view_at(span.address, span.size)) if span.size else b""
+    host = span.device.cpu()
+    return bytes(view_at(host.data_ptr(), span.size))
+
+
+def _leave_live(span: Span, frozen: Frozen) -> None:
+    if span.device is not None:
+        host = span.device.cpu()  # one buffer at a time would need a second pass over the device
+        frozen.base, frozen.keep = host.data_ptr(), host
+    else:
+        frozen.base, frozen.keep = span.address, span.keep
+    frozen.fresh[:] = b"\1" * len(frozen.fresh)
+
+
+def _freeze_all(jobs: list[tuple[Span, Frozen]], plans: dict[int, _Known | None], stored: Collection[str]) -> None:
+    on_device = [job for job in jobs if job[0].device is not None]
+    for span, frozen in jobs:
+        if span.device is None:
+            _freeze(span, frozen, plans[id(span)], stored)
+    if on_device:
+        from qcity_nb.checkpoint.state import gpu
+
+        gpu.fetch([(span.device, frozen.base, span.size) for span, frozen in on_device])
+        for _, frozen in on_device:
+            frozen.fresh[:] = b"\1" * len(frozen.fresh)
+
+
+def _freeze(span: Span, frozen: Frozen, known: _Known | None, stored: Collection[str]) -> None:
+    count = len(frozen.fresh)
+    is_still = known is not None and 0 <= span.hint == known.hint
+    if known is None or not (is_still or any(known.cold)):
+        copy(frozen.base, span.address, span.size)
+        frozen.fresh[:] = b"\1" * count
+        return
+    begin = -1
+    for index, (at, length) in enumerate(slices_of(span.size)):
+        if is_still or known.cold[index]:
+            name = name_of(view_at(span.address + at, length))
+            frozen.names[index] = name
+            if name == known.names[index] and name in stored:
+                if begin >= 0:
+                    copy(frozen.base + begin, span.address + begin, at - begin)
+                    begin = -1
+                continue
+        frozen.fresh[index] = 1
+        if begin < 0:
+            begin = at
+    if begin >= 0:
+        copy(frozen.base + begin, span.address + begin, span.size - begin)

@@ -1,0 +1,321 @@
+"""One pickle-5 stream for a whole state, its bulk beside it as buffers.
+
+One stream, so that aliases, shared objects, tied weights and overlapping views stay what they are. Three things
+are not left to pickle:
+
+* anything with ``state_dict`` and ``load_state_dict`` is written as a ``StateDict`` record, never whole: hooks,
+  data sets and trainers that hang on a module do not belong into a checkpoint;
+* the memory of a torch storage becomes one buffer, whatever tensors and views lie over it;
+* numpy arrays of the state that overlap are written as views of one buffer (pickle alone would copy each).
+
+The bulk is not copied here: ``Span`` says where it lies. Whoever called copies it before the state may change.
+Neither torch nor numpy is imported here unless a checkpoint that is loaded needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pickle
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qcity_nb.checkpoint.buffer import Buffer
+from qcity_nb.checkpoint.memory import Span, address_of, view_at
+from qcity_nb.checkpoint.state import unpickle_functions
+from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds, overlaps, owner
+
+__all__ = [
+    "INLINE_BYTES",
+    "Buffer",
+    "Dumped",
+    "Reducers",
+    "Refused",
+    "StateDict",
+    "StateUnpickler",
+    "dump",
+    "has_state_dict",
+    "is_importable",
+    "memory_bounds",
+]
+
+INLINE_BYTES = 4096
+"""Smaller buffers stay in the stream: as objects of their own they would cost more than they save."""
+
+
+class Refused(Exception):
+    """An object that must not be saved, though pickle would; the text says why."""
+
+
+class StateDict:
+    """What stands in the stream for an object that is restored through ``load_state_dict``."""
+
+    __slots__ = ("kind", "state")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def has_state_dict(value: object) -> bool:
+    """Is ``value`` saved by ``state_dict`` and restored by ``load_state_dict``?"""
+    cls = type(value)
+    return callable(getattr(cls, "state_dict", None)) and callable(getattr(cls, "load_state_dict", None))
+
+
+def is_importable(value: Any) -> bool:
+    """Can a class or function be found again by its name? Then its newest definition is the right one."""
+    found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
+    for part in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def _counter(tensors: Sequence[Any]) -> int:
+    """Moves when torch changes one of them; -1 where torch does not count."""
+    if not tensors or any(tensor.is_inference() for tensor in tensors):
+        return -1
+    return sum(tensor._version for tensor in tensors)
+
+
+class Reducers:
+    """The part of the pickler that knows torch and numpy. Mixed in before a real pickler class."""
+
+    is_whole = False
+    """Are objects that have a ``state_dict`` written as they are, not as a ``StateDict`` record?"""
+
+    torch: Any = None
+    numpy: Any = None
+    jax: Any = None
+
+    def __init__(self, out: io.BytesIO, shared: dict[int, tuple[Any, int, Any]]) -> None:
+        make: Any = super().__init__
+        make(out, protocol=5, buffer_callback=self.take)
+        self.spans: list[Span] = []
+        self.optimizers: list[Any] = []
+        """Torch optimizers that were met: their steps can be made to wait."""
+        self.shared = shared
+        self.arrays: dict[int, tuple[int, int, Any, Any]] = {}
+        self._storages: dict[int, Any] = {}
+        self._over: dict[int, list[Any]] = {}
+        torch, numpy, jax = (sys.modules.get(name) for name in ("torch", "numpy", "jax"))
+        self.jax = jax if hasattr(jax, "Array") else None
+        self.torch = torch if hasattr(torch, "UntypedStorage") else None
+        self.numpy = numpy if hasattr(numpy, "ndarray") else None
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Note an out-of-band buffer; true: leave it in the stream."""
+        raw = buffer.raw()
+        if raw.nbytes < INLINE_BYTES:
+            return True
+        self.spans.append(Span(address_of(raw), raw.nbytes, raw))
+        return False
+
+    def reducer_override(self, value: Any) -> Any:
+        """What ``pickle.Pickler`` asks for each object that is not one of the most common kinds."""
+        torch, numpy = self.torch, self.numpy
+        if torch is not None:  # first: a model's hundreds of tensors are why a loop waits here
+            if isinstance(value, torch.Tensor):
+                return self._tensor(value)
+            if isinstance(value, torch.UntypedStorage):
+                return self._untyped(value)
+        if isinstance(value, type | types.FunctionType):
+            if is_importable(value):
+                return NotImplemented
+            return self._otherwise(value)
+        if numpy is not None and isinstance(value, numpy.ndarray):
+            return self._array(value)
+        if torch is not None:
+            if isinstance(value, torch.storage.TypedStorage):
+                return unpickle_functions.typed_storage, (self._canonical(value._untyped_storage), value.dtype)
+            if isinstance(value, torch.Generator):
+                state = value.get_state()
+                return unpickle_functions.torch_generator, (str(value.device), self._bytes(state.untyped_storage()))
+        if self.jax is not None and isinstance(value, self.jax.Array):
+            return self._jax_array(value)
+        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
+            raise Refused("an open file lives only in this process; keep its path and position")
+        if not self.is_whole and has_state_dict(value):
+            cls = type(value)
+            if torch is not None and isinstance(value, torch.optim.Optimizer):
+                self.optimizers.append(value)
+            return StateDict, (f"{cls.__module__}.{cls.__qualname__}",), value.state_dict()
+        return self._otherwise(value)
+
+    def _otherwise(self, value: Any) -> Any:
+        following = getattr(super(), "reducer_override", None)
+        return NotImplemented if following is None else following(value)
+
+    def _tensor(self, value: Any) -> Any:
+        if value.requires_grad and not value.is_leaf:
+            raise Refused("the tensor hangs on an autograd graph, which would be lost: save value.detach()")
+        if value.is_meta:
+            raise Refused("the tensor is on the meta device and has no data")
+        kind = type(value)
+        is_parameter = kind is self.torch.nn.Parameter
+        if (
+            (kind is not self.torch.Tensor and not is_parameter)
+            or value.layout is not self.torch.strided
+            or value.is_quantized
+            or value.is_conj()
+            or value.is_neg()
+            or value.__dict__
+        ):
+            # Rare kinds go through torch's own reduction, which comes back here for their storages.
+            return NotImplemented
+        storage = self._canonical(value.untyped_storage())
+        self._over.setdefault(storage._cdata, []).append(value)
+        where = value.storage_offset(), tuple(value.shape), value.stride()
+        return unpickle_functions.tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
+
+    def _canonical(self, storage: Any) -> Any:
+        # Torch may hand out a new Python object for the same memory; one object per memory keeps sharing.
+        return self._storages.setdefault(storage._cdata, storage)
+
+    def _bytes(self, storage: Any) -> bytes:
+        host = storage if storage.device.type == "cpu" else storage.cpu()
+        size = host.nbytes()
+        return bytes(view_at(host.data_ptr(), size)) if size else b""
+
+    def _untyped(self, storage: Any) -> Any:
+        first = self._canonical(storage)
+        if first is not storage:
+            return unpickle_functions.same, (first,)
+        size, device = storage.nbytes(), storage.device
+        if size < INLINE_BYTES:
+            return unpickle_functions.inline_storage, (self._bytes(storage), str(device))
+        is_here = device.type == "cpu"
+        over = self._over.get(storage._cdata, ())
+        self.spans.append(
+            Span(
+                address=storage.data_ptr() if is_here else 0,
+                size=size,
+                keep=storage,
+                hint=_counter(over),
+                device=None if is_here else storage,
+                watch=tuple(over),
+            )
+        )
+        return unpickle_functions.stored_storage, (len(self.spans) - 1, str(device), size)
+
+    def _jax_array(self, value: Any) -> Any:
+        jax = self.jax
+        if not value.is_fully_addressable:
+            raise Refused("the jax array has parts on other hosts: gather it first")
+        if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+            data = self.numpy.asarray(jax.random.key_data(value))
+            return unpickle_functions.jax_key, (data, str(jax.random.key_impl(value)))
+        return unpickle_functions.jax_array, (self.numpy.asarray(value),)
+
+    def _array(self, value: Any) -> Any:
+        numpy = self.numpy
+        plain = numpy.asarray(value) if isinstance(value, numpy.memmap) else value
+        if type(plain) is not numpy.ndarray or plain.dtype.hasobject:
+            return self._otherwise(value)
+        flat, start, known = self.shared.get(id(value), (None, 0, None))
+        if known is value:
+            first = plain.__array_interface__["data"][0] - start
+            return unpickle_functions.array_view, (
+                flat,
+                plain.dtype,
+                plain.shape,
+                first,
+                plain.strides,
+                int(plain.flags.writeable),
+            )
+        root = owner(numpy, plain)
+        if plain.size and root is not None:
+            self.arrays[id(value)] = (*memory_bounds(plain), root, value)
+        if not (plain.flags.c_contiguous or plain.flags.f_contiguous):
+            plain = plain.copy(order="C")
+        return plain.__reduce_ex__(5)
+
+
+class _Plain(Reducers, pickle.Pickler):
+    """Plain pickle, with those reducers."""
+
+
+@functools.cache
+def _cloud() -> Any:
+    """A pickler that also writes lambdas and local classes, by value."""
+    cloudpickle = importlib.import_module("cloudpickle")
+    return type("_Cloud", (Reducers, cloudpickle.Pickler), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """A state as a stream, and where its bulk lies."""
+
+    skeleton: bytes
+    spans: list[Span]
+    optimizers: list[Any]
+    keep: Any
+    """What keeps the memory of the spans there, beside the state itself."""
+
+
+def dump(value: object, *, by_value: bool = False) -> Dumped:
+    """The stream and its buffers, which are still the live ones.
+
+    Args:
+        by_value: write what cannot be found by name (lambdas, local classes) by value, through cloudpickle.
+    Raises:
+        Refused: an object that pickle would save wrongly.
+        Exception: whatever the objects' own reduction raises.
+    """
+    shared: dict[int, tuple[Any, int, Any]] = {}
+    while True:
+        out = io.BytesIO()
+        cls: Any = _cloud() if by_value else _Plain
+        pickler = cls(out, shared)
+        pickler.dump(value)
+        if not shared and (shared := overlaps(pickler.numpy, pickler.arrays)):
+            continue  # overlapping arrays were met: write them once more, as views of common bytes
+        return Dumped(out.getvalue(), pickler.spans, pickler.optimizers, shared)
+
+
+class StateUnpickler(pickle.Unpickler):
+    """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records that it met.
+
+    Args:
+        buffers: memory that holds each buffer's content: torch storages where the stream asks for one,
+            else writable bytes, which arrays lie over for the rest of their lives.
+    """
+
+    def __init__(self, skeleton: bytes, buffers: Sequence[Any]) -> None:
+        self.records: list[StateDict] = []
+        self._buffers = buffers
+        self._next = 0
+        super().__init__(io.BytesIO(skeleton), buffers=self._out_of_band())
+
+    def _out_of_band(self) -> Iterator[Any]:
+        while True:
+            self._next += 1
+            yield self._buffers[self._next - 1]
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or function of that name; two of ours are this loader's own methods."""
+        if (module, name) == (unpickle_functions.__name__, "stored_storage"):
+            return self._stored_storage
+        if (module, name) == (__name__, "StateDict"):
+            return self._record
+        return super().find_class(module, name)
+
+    def _stored_storage(self, index: int, device: str, size: int) -> Any:
+        # Buffers were numbered in the stream's order; ours is not the next array's.
+        self._next = max(self._next, index + 1)
+        storage = self._buffers[index]
+        if storage.nbytes() != size:
+            raise pickle.UnpicklingError(f"buffer {index} has {storage.nbytes()} bytes, not {size}")
+        return unpickle_functions.moved(storage, device)
+
+    def _record(self, kind: str) -> StateDict:
+        record = StateDict(kind)
+        self.records.append(record)
+        return record

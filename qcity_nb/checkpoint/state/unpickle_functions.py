@@ -1,0 +1,128 @@
+"""What the stream calls when it is loaded: torch memory, tensors, generators and array views from their parts.
+
+The names here are part of the checkpoint format: add, never rename.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import pickle
+from typing import Any
+
+from qcity_nb.checkpoint.buffer import Buffer
+
+__all__ = [
+    "array_view",
+    "inline_storage",
+    "jax_array",
+    "jax_key",
+    "moved",
+    "same",
+    "storage",
+    "stored_storage",
+    "tensor",
+    "torch_generator",
+    "typed_storage",
+]
+
+
+def stored_storage(index: int, device: str, size: int) -> Any:
+    """A torch storage whose bytes are buffer ``index``; the unpickler puts its own method in this place."""
+    raise pickle.UnpicklingError("a stored buffer was met outside a checkpoint")
+
+
+def storage(data: Buffer, device: str) -> Any:
+    """A torch storage with that content, on its device where this host has it."""
+    torch = importlib.import_module("torch")
+    made = torch.UntypedStorage(len(data))
+    if data:
+        memoryview((ctypes.c_char * len(data)).from_address(made.data_ptr())).cast("B")[:] = data
+    return moved(made, device)
+
+
+def moved(made: Any, device: str) -> Any:
+    """A torch storage on its device, where this host has it; else as it is."""
+    torch = importlib.import_module("torch")
+    where = torch.device(device)
+    if where.type == "cpu" or not _is_there(torch, where):
+        return made
+    flat = torch.empty(0, dtype=torch.uint8).set_(made)
+    return flat.to(where).untyped_storage()
+
+
+def _is_there(torch: Any, device: Any) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_available()) and (device.index or 0) < torch.cuda.device_count()
+    return bool(getattr(getattr(torch, device.type, None), "is_available", lambda: False)())
+
+
+def inline_storage(data: bytes, device: str) -> Any:
+    """A small torch storage, its bytes in the stream."""
+    return storage(data, device)
+
+
+def typed_storage(memory: Any, dtype: Any) -> Any:
+    """The typed wrapper that torch's own tensor reduction asks for."""
+    torch = importlib.import_module("torch")
+    return torch.storage.TypedStorage(wrap_storage=memory, dtype=dtype, _internal=True)
+
+
+def tensor(
+    memory: Any,
+    dtype: Any,
+    offset: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    requires_grad: bool,
+    is_parameter: bool,
+) -> Any:
+    """A tensor over that storage."""
+    torch = importlib.import_module("torch")
+    made = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, offset, shape, stride)
+    if is_parameter:
+        return torch.nn.Parameter(made, requires_grad=requires_grad)
+    return made.requires_grad_() if requires_grad else made
+
+
+def torch_generator(device: str, state: bytes) -> Any:
+    """A torch.Generator in that state."""
+    torch = importlib.import_module("torch")
+    where = torch.device(device)
+    generator = torch.Generator(device=where if where.type == "cpu" or _is_there(torch, where) else "cpu")
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return generator
+
+
+def array_view(
+    flat: Any, dtype: Any, shape: tuple[int, ...], offset: int, strides: tuple[int, ...], writable: int
+) -> Any:
+    """A numpy array over ``flat``, which other arrays of the state lie over too."""
+    numpy = importlib.import_module("numpy")
+    array = numpy.ndarray(shape, dtype, flat, offset, strides)
+    if not writable:
+        array.flags.writeable = False
+    return array
+
+
+def jax_array(value: Any) -> Any:
+    """A jax array with that content; the numpy array itself where jax is not installed."""
+    try:
+        jax = importlib.import_module("jax")
+    except ImportError:
+        return value
+    made = jax.numpy.asarray(value)
+    if made.dtype != value.dtype:
+        raise pickle.UnpicklingError(f"jax gives {made.dtype} for {value.dtype}: set jax_enable_x64 as it was")
+    return made
+
+
+def jax_key(data: Any, kind: str) -> Any:
+    """A jax random key."""
+    jax = importlib.import_module("jax")
+    return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=kind)
+
+
+def same(value: Any) -> Any:
+    """The object itself: a second name for memory that the stream has already."""
+    return value

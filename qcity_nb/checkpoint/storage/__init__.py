@@ -1,0 +1,1 @@
+"""Packs, manifests and the local tier: what lies on the disk."""

@@ -1,0 +1,400 @@
+"""The local tier: checkpoints on the host's own disk, one directory per epoch, written by one process.
+
+    checkpoints/<seq>.json     {"digest": …, "manifest": …}; renamed last, it alone makes a checkpoint exist
+    packs/e<epoch>-<seq>.pack  the objects that the checkpoint before did not have
+    rows/<seq>.jsonl           the rows that the checkpoint added, and a last line with their digest
+
+Opening one has no effect on the disk: readers and the owner use the same class. The first write makes the
+caller the owner, who removes what a killed one left behind. A kill at any instant leaves the checkpoint before
+or the new one, complete. Does not protect against two writers: the epoch in the directory's name does.
+
+Every name is synced before the manifest's: a power cut then leaves it so too, on any POSIX file system
+(tests/system/test_power_cut.py). What a directory's sync costs over the manifest's alone is half a millisecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from qcity_nb import crashpoints
+from qcity_nb.checkpoint.buffer import Buffer
+from qcity_nb.checkpoint.storage import manifest as manifests
+from qcity_nb.checkpoint.storage import pack, rows_file
+from qcity_nb.checkpoint.storage.manifest import Manifest, ObjectRef
+from qcity_nb.checkpoint.storage.pack_reader import PackReader
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError
+
+__all__ = ["KEEP", "Lazy", "LocalTier", "tier_path"]
+
+KEEP = 2
+"""Checkpoints that stay: the newest, and the one to fall back to."""
+_LIVE_SHARE = 0.5
+"""A pack with less than this share of live bytes is rewritten."""
+_PREFIX, _BETWEEN = b'{"digest":"', b'","manifest":'
+_DIGEST_SIZE = len(pack.digest(b""))
+
+
+class LocalTier:
+    """Checkpoints of one epoch under ``path``."""
+
+    def __init__(self, path: Path, *, epoch: int, keep: int = KEEP) -> None:
+        """Look at ``path``; ``keep`` of the newest checkpoints stay when another is saved."""
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least the newest stays")
+        self.path = path
+        self.epoch = epoch
+        self.keep = keep
+        self.skipped: list[str] = []
+        """Why checkpoints were passed over by the last ``newest``: tell the user."""
+        self._checkpoints = path / "checkpoints"
+        self._packs = path / "packs"
+        self._rows = path / "rows"
+        self._kept: list[Manifest] = []
+        """What stays, newest first, once this is the owner."""
+        self._is_owner = False
+
+    # -- read
+
+    def seqs(self) -> list[int]:
+        """The checkpoints that are there, whole or not, oldest first."""
+        return sorted(_numbers(self._checkpoints, ".json"))
+
+    def load(self, seq: int) -> Manifest:
+        """Checkpoint ``seq``, its own digest checked.
+
+        Raises:
+            CheckpointCorrupt: it is not there or damaged.
+        """
+        path = self._checkpoints / f"{seq}.json"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CheckpointCorrupt(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+        start = len(_PREFIX) + _DIGEST_SIZE + len(_BETWEEN)
+        body = data[start:-1]
+        if data != _PREFIX + pack.digest(body).encode() + _BETWEEN + body + b"}":
+            raise CheckpointCorrupt(f"checkpoint {path} does not match its digest")
+        found = manifests.loads(body, name=f"checkpoint {path}")
+        if found.seq != seq:
+            raise CheckpointCorrupt(f"checkpoint {path} is number {found.seq} under another's name")
+        return found
+
+    def newest(self, *, deep: bool = False) -> Manifest | None:
+        """The newest checkpoint that is whole; ``skipped`` then says what is wrong with newer ones.
+
+        Args:
+            deep: read and check every object and the rows, instead of presence and size only. ``read``
+                checks what it reads in any case.
+        """
+        self.skipped = []
+        for seq in reversed(self.seqs()):
+            try:
+                found = self.load(seq)
+                self._check(found, deep=deep)
+            except CheckpointCorrupt as error:
+                # One that its owner dropped meanwhile is no news; a newer one has taken its place.
+                if (self._checkpoints / f"{seq}.json").exists():
+                    self.skipped.append(f"checkpoint {seq} was passed over: {error}")
+                continue
+            return found
+        return None
+
+    def _check(self, found: Manifest, *, deep: bool) -> None:
+        sizes: dict[str, int] = {}
+        for ref in found.objects.values():
+            sizes[ref.pack] = max(sizes.get(ref.pack, 0), ref.offset + ref.size_bytes)
+        for name, size in sizes.items():
+            try:
+                there = (self._packs / name).stat().st_size
+            except OSError as error:
+                raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
+            if there < size:
+                raise CheckpointCorrupt(f"pack {name} has {there} bytes; {size} are needed")
+        if found.rows_bytes and not (self._rows / f"{found.seq}.jsonl").exists():
+            raise CheckpointCorrupt(f"its rows ({self._rows / f'{found.seq}.jsonl'}) are gone")
+        if deep:
+            with self.opened(found) as read:
+                read.verify()
+            self.rows(found.seq)
+
+    @contextlib.contextmanager
+    def opened(self, found: Manifest) -> Iterator[PackReader]:
+        """A verified ``read(name)`` that goes on working if the owner drops the checkpoint meanwhile.
+
+        Raises:
+            CheckpointCorrupt: a pack is gone already (take ``newest`` again), or, from ``read``, is damaged.
+        """
+        with PackReader(self._packs, found.objects) as read:
+            yield read
+
+    def pack_path(self, name: str) -> Path:
+        """Where a pack lies, or lay. Once it has that name it is never written to again."""
+        return self._packs / name
+
+    def reader(self, found: Manifest) -> PackReader:
+        """As ``opened``, open until nobody holds it any more.
+
+        Raises:
+            CheckpointCorrupt: a pack is gone already.
+        """
+        return PackReader(self._packs, found.objects)
+
+    def read(self, found: Manifest, name: str) -> bytes:
+        """One object of a checkpoint, verified.
+
+        Raises:
+            CheckpointCorrupt: the pack is gone or damaged.
+        """
+        ref = _ref(found, name)
+        return pack.read_object(self._packs / ref.pack, ref, name)
+
+    def objects(self, found: Manifest, names: Iterable[str]) -> dict[str, bytes]:
+        """Several objects, verified.
+
+        Raises:
+            CheckpointCorrupt: a pack is gone or damaged.
+        """
+        with self.opened(found) as read:
+            return {name: read(name) for name in names}
+
+    def rows(self, seq: int) -> bytes:
+        """The rows that checkpoint ``seq`` added, as JSON lines; empty where there are none.
+
+        Raises:
+            CheckpointCorrupt: the file is damaged.
+        """
+        return rows_file.read(self._rows / f"{seq}.jsonl")
+
+    # -- write
+
+    def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes, *, prune: bool = True) -> Manifest:
+        """Make a checkpoint, durably.
+
+        Args:
+            manifest: without ``objects``; its ``seq`` is higher than that of the checkpoint before.
+            objects: content by name; what the checkpoint before holds already need not be here.
+            rows: the rows that this checkpoint adds, as JSON lines.
+            prune: drop what is not needed any more before returning; else the caller does, soon.
+        Returns: the manifest as written.
+        Raises:
+            CheckpointError: the disk is full or refuses; the checkpoint before is untouched.
+            CheckpointCorrupt: an object to be carried over is damaged on disk.
+        """
+        crashpoints.hit("local.before")
+        self._own()
+        if rows and not rows.endswith(b"\n"):
+            raise ValueError("rows are whole lines")
+        previous = self._kept[0] if self._kept else None
+        if previous is not None and manifest.seq <= previous.seq:
+            raise ValueError(f"checkpoint {manifest.seq} does not follow {previous.seq}")
+        crashpoints.hit("outbox.before")
+        self._write_rows(manifest.seq, rows)
+        crashpoints.hit("outbox.after")
+        try:
+            saved = self._write(manifest, objects, previous, rows)
+        except BaseException:  # Ctrl-C too: nothing half made stays
+            with contextlib.suppress(OSError):
+                (self._rows / f"{manifest.seq}.jsonl").unlink(missing_ok=True)
+            raise
+        self._kept = [saved, *self._kept][: self.keep]
+        if prune:
+            self.prune()
+        crashpoints.hit("local.after")
+        return saved
+
+    def _write(
+        self, manifest: Manifest, objects: Mapping[str, Buffer], previous: Manifest | None, rows: bytes
+    ) -> Manifest:
+        refs: dict[str, ObjectRef] = {}
+        new: dict[str, Buffer] = {}
+        old = previous.objects if previous is not None else {}
+        for name in dict.fromkeys((*manifest.needs(), *objects)):
+            if name in old:
+                refs[name] = old[name]
+            elif name in objects:
+                new[name] = objects[name]
+            else:
+                raise CheckpointError(f"checkpoint {manifest.seq} names object {name} that nobody has")
+        for name in self._sparse(refs):
+            ref = refs.pop(name)
+            known = objects.get(name)
+            new[name] = pack.read_object(self._packs / ref.pack, ref, name) if known is None else known
+        path = self._packs / f"e{self.epoch}-{manifest.seq}.pack"
+        try:
+            if new:
+                refs |= pack.write_pack(path, new, epoch=self.epoch)
+                crashpoints.hit("local.pack")
+            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
+            self._write_manifest(saved)
+        except BaseException:  # Ctrl-C too: nothing half made stays
+            if new:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        return saved
+
+    def _write_manifest(self, saved: Manifest) -> None:
+        body = manifests.dumps(saved)
+        data = _PREFIX + pack.digest(body).encode() + _BETWEEN + body + b"}"
+        pack.write_file(self._checkpoints / f"{saved.seq}.json", data)
+
+    def _write_rows(self, seq: int, rows: bytes) -> None:
+        path = self._rows / f"{seq}.jsonl"
+        if rows:
+            rows_file.write(path, rows)
+        elif path.exists():  # of a writer that died under this number
+            path.unlink()
+
+    @property
+    def stored(self) -> Mapping[str, ObjectRef]:
+        """The objects of the newest checkpoint that was saved or found here: they need not be brought again."""
+        return self._kept[0].objects if self._kept else {}
+
+    def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
+        """The objects in packs that are mostly dead."""
+        live: dict[str, int] = {}
+        for ref in refs.values():
+            live[ref.pack] = live.get(ref.pack, 0) + ref.size_bytes
+        sparse = set()
+        for name, size in live.items():
+            with contextlib.suppress(OSError):
+                if size < _LIVE_SHARE * (self._packs / name).stat().st_size:
+                    sparse.add(name)
+        return [name for name, ref in refs.items() if ref.pack in sparse]
+
+    def _own(self) -> None:
+        """Before the first write: directories, and nothing unfinished in them."""
+        if self._is_owner:
+            return
+        made = [one for one in (self.path, *self.path.parents) if not one.exists()]
+        try:
+            for folder in (self._checkpoints, self._packs, self._rows):
+                folder.mkdir(parents=True, exist_ok=True)
+                for file in folder.glob("*" + pack.TEMPORARY):
+                    file.unlink(missing_ok=True)
+            for folder in (self.path, *(one.parent for one in made)):
+                pack.sync_directory(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write to {self.path}: {error.strerror or error}; set another `local` directory"
+            ) from error
+        # Deep: what follows reuses its objects, and must not build on damage.
+        newest = self.newest(deep=True)
+        if newest is not None:
+            self._kept = [newest]
+            for seq in reversed(self.seqs()):
+                if seq < newest.seq and len(self._kept) < self.keep:
+                    with contextlib.suppress(CheckpointCorrupt):
+                        self._kept.append(self.load(seq))
+        self._is_owner = True
+
+    def prune(self) -> None:
+        """Drop what none of the kept checkpoints needs. A failure only leaves garbage for later.
+
+        Before the first save, nothing: it is not known yet what is to be kept.
+        """
+        kept = self._kept
+        if not kept:
+            return
+        seqs = {one.seq for one in kept}
+        packs = {ref.pack for one in kept for ref in one.objects.values()}
+        with contextlib.suppress(OSError):
+            for seq in self.seqs():
+                if seq not in seqs:
+                    (self._checkpoints / f"{seq}.json").unlink(missing_ok=True)
+            for file in self._packs.glob("*.pack"):
+                if file.name not in packs:
+                    file.unlink(missing_ok=True)
+
+    def drop_rows(self, upto: int) -> None:
+        """Remove the rows of checkpoints up to ``upto``: the tracker has them, or the store does.
+
+        Those of checkpoints that are still there stay, as part of what makes them whole.
+        """
+        kept = set(self.seqs())
+        for seq in _numbers(self._rows, ".jsonl"):
+            if seq <= upto and seq not in kept:
+                with contextlib.suppress(OSError):
+                    (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
+
+    def import_from(self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]) -> Manifest:
+        """Take over a checkpoint of the store, or of the epoch before, as this tier's own first one.
+
+        It keeps its ``seq``; its objects go into a pack of this epoch.
+
+        Args:
+            read: gives an object by name, verified.
+            rows: by seq, what the tracker may not have yet.
+        Raises:
+            CheckpointError: the disk is full or refuses.
+            CheckpointCorrupt: whatever ``read`` raises; nothing is left behind.
+        """
+        crashpoints.hit("local.before")
+        self._own()
+        if self._kept:
+            raise ValueError(f"{self.path} has checkpoints of its own")
+        written = []
+        try:
+            for seq, data in sorted(rows.items()):
+                written.append(seq)
+                self._write_rows(seq, data)
+            refs = pack.write_pack(
+                self._packs / f"e{self.epoch}-{manifest.seq}.pack",
+                Lazy(manifest.objects, read),
+                epoch=self.epoch,
+                size=manifest.size_bytes,
+            )
+            crashpoints.hit("local.pack")
+            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
+            self._write_manifest(saved)
+        except BaseException:  # Ctrl-C too: nothing half made stays
+            with contextlib.suppress(OSError):
+                (self._packs / f"e{self.epoch}-{manifest.seq}.pack").unlink(missing_ok=True)
+                for seq in written:
+                    (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
+            raise
+        self._kept = [saved]
+        self.prune()
+        crashpoints.hit("local.after")
+        return saved
+
+
+class Lazy(Mapping[str, bytes]):
+    """Objects that are read when they are asked for: one at a time in memory."""
+
+    def __init__(self, names: Mapping[str, ObjectRef], read: Callable[[str], bytes]) -> None:
+        self._names = names
+        self._read = read
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _ref(found: Manifest, name: str) -> ObjectRef:
+    try:
+        return found.objects[name]
+    except KeyError:
+        raise CheckpointCorrupt(f"checkpoint {found.seq} has no object {name}") from None
+
+
+def _numbers(folder: Path, suffix: str) -> list[int]:
+    """The numbers that name files in a folder; others (temporary ones) are not ours to judge."""
+    try:
+        names = [file.name for file in folder.iterdir()]
+    except OSError:
+        return []
+    return [int(stem) for name in names if name.endswith(suffix) and (stem := name[: -len(suffix)]).isdecimal()]
+
+
+def tier_path(local: Path, run: str, epoch: int) -> Path:
+    """The directory of one epoch's local tier."""
+    return local / "runs" / run / str(epoch)

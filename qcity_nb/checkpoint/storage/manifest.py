@@ -1,0 +1,238 @@
+"""What a checkpoint consists of: the record that makes one exist (docs/design.md, "What a checkpoint holds").
+
+Objects (slices of skeletons, buffers and outputs) are named by ``digest.name_of``; ``Manifest.objects`` says where each
+lies. Fields that only later versions fill are here already, so that theirs and ours read each other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qcity_nb import codec
+from qcity_nb.checkpoint.storage import pack
+from qcity_nb.checkpoint.storage.pack import ObjectRef
+from qcity_nb.errors import CheckpointCorrupt
+
+__all__ = [
+    "CellRecord",
+    "Context",
+    "Encoded",
+    "GroupRecord",
+    "LoopRecord",
+    "Manifest",
+    "ObjectRef",
+    "SpaceRecord",
+    "digest",
+    "dumps",
+    "loads",
+]
+
+_PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""A plain name below its folder: a forged manifest must not lead a reader to other files, or to a pipe to wait for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A captured state as the names of its parts."""
+
+    skeleton: tuple[str, ...]
+    """The names of the stream's slices."""
+    buffers: tuple[tuple[str, ...], ...] = ()
+    """The names of each buffer's slices."""
+    sizes: tuple[int, ...] = ()
+    """Bytes of each buffer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopRecord:
+    """One loop at its last boundary."""
+
+    key: str
+    name: str = ""
+    done: int = 0
+    """Finished iterations of this pass."""
+    count: int = 0
+    """Finished iterations over the whole run."""
+    total: int | None = None
+    finished: bool = False
+    passes: int = 0
+    state: Encoded | None = None
+    generators: Encoded | None = None
+    begun: Encoded | None = None
+    """The generators when the pass began, where the items must be consumed again from the start."""
+    source: str = ""
+    """Hash of the cell's source: tells an edited cell."""
+    outputs: tuple[str, ...] = ()
+    """Digests of what the cell showed inside the loop."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """Variables of the notebook that share something mutable, or one alone."""
+
+    names: tuple[str, ...]
+    state: Encoded
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The qualified name of each variable's type."""
+    fresh: tuple[str, ...] = ()
+    """What of it comes back new: locks, caches."""
+    cost_s: float = 0.0
+    """What pickling it took."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceRecord:
+    """What a cell made of the notebook's variables; the records of the cells before it say the rest."""
+
+    groups: tuple[GroupRecord, ...] = ()
+    """Those that it changed or made; they take the place of all groups with one of their names."""
+    names: tuple[str, ...] = ()
+    """All variables that are in a group when it ends: what is missing here has been deleted, or cannot be saved."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are modules, by the module's name."""
+    absent: tuple[Mapping[str, Any], ...] = ()
+    """Variables that cannot be saved, and why: ``namespace.shot.Absent``."""
+    generators: Encoded | None = None
+    surroundings: Mapping[str, Any] = field(default_factory=dict)
+    cost_s: float = 0.0
+    """What the snapshot took of the notebook's time."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """A finished code cell."""
+
+    chain: str
+    """Hash of its source and of all before it: cells/source_chain.py."""
+    outputs: str = ""
+    """Name of what it shows, as the engine hands it over; empty: nothing."""
+    number: int | None = None
+    """Its execution count."""
+    wall_s: float = 0.0
+    space: SpaceRecord | None = None
+    """None: no snapshot was made after it, or it is kept no longer: a kernel cannot go on right behind it."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """An open (cell or loop, iteration): how many rows it has logged."""
+
+    key: str
+    iteration: int = 0
+    rows: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A checkpoint."""
+
+    run: str
+    epoch: int
+    seq: int
+    at: str = ""
+    reason: str = ""
+    step: int = 0
+    loops: tuple[LoopRecord, ...] = ()
+    contexts: tuple[Context, ...] = ()
+    cells: tuple[CellRecord, ...] = ()
+    """The finished cells, in the notebook's order."""
+    objects: Mapping[str, ObjectRef] = field(default_factory=dict)
+    """Where each object lies."""
+    packs: Mapping[str, Any] = field(default_factory=dict)
+    """``objects`` as it is stored: ``{pack: {name: [offset, size_bytes, blake3]}}``; empty in memory."""
+    rows_upto: int = 0
+    """Rows of checkpoints up to this seq are covered by it."""
+    rows_bytes: int = 0
+    """Size of the rows that this checkpoint added."""
+    logged: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Per metric: highest step, last timestamp in ms."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Small JSON."""
+
+    rank: int = 0
+    world_size: int = 1
+    replicas: tuple[str, ...] = ()
+    """Addresses of other places that hold the same objects."""
+    cipher: Mapping[str, Any] = field(default_factory=dict)
+    """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: not."""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    """Who vouches for it, ``{"version": 1, "key": key id, "value": …}``; empty: nobody."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all objects."""
+        return sum(ref.size_bytes for ref in self.objects.values())
+
+    def needs(self) -> Iterator[str]:
+        """The digests that its loops and cells name."""
+        for loop in self.loops:
+            for encoded in (loop.state, loop.generators, loop.begun):
+                yield from _parts(encoded)
+            yield from loop.outputs
+        for cell in self.cells:
+            if cell.outputs:
+                yield cell.outputs
+            if cell.space is not None:
+                yield from _parts(cell.space.generators)
+                for group in cell.space.groups:
+                    yield from _parts(group.state)
+
+
+def _parts(encoded: Encoded | None) -> Iterator[str]:
+    if encoded is not None:
+        yield from encoded.skeleton
+        for buffer in encoded.buffers:
+            yield from buffer
+
+
+def digest(data: bytes) -> str:
+    """The digest of a manifest's bytes, as the head names it."""
+    return pack.digest(data)
+
+
+def dumps(manifest: Manifest) -> bytes:
+    """Canonical JSON; objects are listed by pack: a gigabyte has a thousand of them."""
+    packs: dict[str, dict[str, list[Any]]] = {}
+    for name, ref in manifest.objects.items():
+        place = [ref.offset, ref.size_bytes, ref.blake3] if ref.blake3 else [ref.offset, ref.size_bytes]
+        packs.setdefault(ref.pack, {})[name] = place
+    return codec.dumps(replace(manifest, objects={}, packs=packs))
+
+
+def loads(data: bytes, *, name: str = "manifest") -> Manifest:
+    """Read what ``dumps`` wrote.
+
+    Raises:
+        CheckpointCorrupt: it is no manifest; ``name`` is what the message calls it.
+    """
+    try:
+        manifest = codec.loads(Manifest, data)
+        objects = {one: _ref(file, place) for file, places in manifest.packs.items() for one, place in places.items()}
+    except (codec.DecodeError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
+    manifest = replace(manifest, objects=objects, packs={})
+    missing = next((need for need in manifest.needs() if need not in objects), None)
+    if missing is not None:
+        raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
+    strange = next((ref.pack for ref in manifest.objects.values() if not _PACK.fullmatch(ref.pack)), None)
+    if strange is not None:
+        raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is no file name")
+    return manifest
+
+
+def _ref(file: str, place: list[Any]) -> ObjectRef:
+    offset, size, *rest = place
+    if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+        raise ValueError(f"{place!r} is no place in {file}")
+    if len(rest) > 1 or not all(isinstance(one, str) for one in rest):
+        raise ValueError(f"{place!r} is no place in {file}")
+    return ObjectRef(pack=file, offset=offset, size_bytes=size, blake3=rest[0] if rest else "")

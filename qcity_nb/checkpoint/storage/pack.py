@@ -1,0 +1,269 @@
+"""Pack files: many objects in one file, each named by its content (``digest``).
+
+    magic (8)  version u32  epoch u64          header, 20 bytes, little-endian
+    objects, each at a multiple of 64 bytes; large ones of a large pack at a page, or right behind the one before
+    index: JSON {name: [offset, size_bytes]}
+    index offset u64, index size u64, blake2b-128 of header and index (16), magic (8)
+
+A pack describes itself; a manifest's ``ObjectRef`` saves reading the index. Whatever is wrong with a file is
+``CheckpointCorrupt`` naming it, and no byte is handed out before it was checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qcity_nb.checkpoint.buffer import Buffer
+from qcity_nb.checkpoint.digest import blake3_of, name_of
+from qcity_nb.checkpoint.memory import PAGE, address_of, view_at
+from qcity_nb.checkpoint.storage.direct_io import Sink, sync_data
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError
+
+__all__ = [
+    "ObjectRef",
+    "check",
+    "digest",
+    "read_index",
+    "read_object",
+    "sync_directory",
+    "write_file",
+    "write_pack",
+]
+
+_MAGIC = b"qcpack\r\n"
+_HEADER = struct.Struct("<8sIQ")
+_FOOTER = struct.Struct("<QQ16s8s")
+_VERSION = 2
+_ALIGN = 64
+_LARGE = 64 * 1024
+"""Objects of this size begin at a page, where the file is written past the page cache."""
+_INDEX_LIMIT = 1 << 30
+TEMPORARY = ".tmp"
+"""How names of files end that are not finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRef:
+    """Where an object lies."""
+
+    pack: str
+    """The pack's file name."""
+    offset: int
+    size_bytes: int
+    blake3: str = ""
+    """Its BLAKE3 in hex, in what is published; the local tier is content with the name's hash."""
+
+
+def digest(data: Buffer) -> str:
+    """The digest of a record (a manifest, the rows): ``b2-`` and 64 hex digits of blake2b-256."""
+    return "b2-" + hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: Buffer) -> None:
+    view = memoryview(data).cast("B")
+    while len(view):
+        view = view[os.write(descriptor, view) :]  # a write past 2 GiB, or onto a full disk, is short
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[int]:
+    """A temporary file that becomes ``path`` when the caller has put it on disk, or is removed."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}; free space, or set another `local` directory"
+        ) from error
+    except BaseException:  # Ctrl-C too: nothing half made stays
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write ``path`` whole or not at all, durably, its name included.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; there is no trace of the file.
+    """
+    with _replacing(path) as descriptor:
+        _write_all(descriptor, data)
+        sync_data(descriptor)
+
+
+def write_pack(
+    path: Path,
+    objects: Mapping[str, Buffer],
+    *,
+    epoch: int,
+    size: int | None = None,
+    seal: Callable[[str, Buffer], str] = lambda name, data: "",
+) -> dict[str, ObjectRef]:
+    """Write ``objects`` (content by name) as the pack ``path``: temporary file, fdatasync, rename, fsync.
+
+    Args:
+        objects: read one at a time, so that a lazy mapping needs memory for one only.
+        size: about how many bytes, where ``objects`` is lazy.
+        seal: gives a content's BLAKE3, where the pack is to be published.
+    Raises:
+        CheckpointError: the disk is full or refuses; there is no trace of the pack.
+    """
+    if size is None:
+        size = sum(len(data) for data in objects.values())
+    refs: dict[str, ObjectRef] = {}
+    header = _HEADER.pack(_MAGIC, _VERSION, epoch)
+    with _replacing(path) as descriptor:
+        sink = Sink(descriptor, size=size)
+        try:
+            sink.write(memoryview(header))
+            _write_objects(sink, objects, refs, path.name, seal)
+            sink.pad(_ALIGN)
+            offset = sink.position
+            index = json.dumps(
+                {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}, separators=(",", ":")
+            ).encode()
+            check = hashlib.blake2b(header + index, digest_size=16).digest()
+            sink.write(memoryview(index + _FOOTER.pack(offset, len(index), check, _MAGIC)))
+            sink.finish()
+        finally:
+            sink.close()
+    return refs
+
+
+def _write_objects(
+    sink: Sink, objects: Mapping[str, Buffer], refs: dict[str, ObjectRef], file: str, seal: Callable[[str, Buffer], str]
+) -> None:
+    """Each where it begins at a multiple; what lies together in memory goes out together."""
+    start, end = 0, 0  # memory that is to be written with one call
+    held: list[memoryview] = []  # what lies there: objects of a lazy mapping have no other owner
+
+    def flush() -> None:
+        nonlocal start, end
+        if end > start:
+            sink.write(view_at(start, end - start))
+        start = end = 0
+        held.clear()
+
+    for name in objects:
+        data = memoryview(objects[name]).cast("B")
+        large = len(data) >= _LARGE
+        address = address_of(data) if large else 0
+        if not large or address != end or (end - start) % _ALIGN:
+            flush()
+            sink.align() if large else sink.pad(_ALIGN)
+        refs[name] = ObjectRef(
+            pack=file, offset=sink.position + (end - start), size_bytes=len(data), blake3=seal(name, data)
+        )
+        if large and address % PAGE == 0:
+            start, end = start or address, address + len(data)
+            held.append(data)
+        else:
+            sink.write(data)
+            del data
+    flush()
+
+
+def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
+    """The epoch and the objects of a pack, as it says itself.
+
+    Raises:
+        CheckpointCorrupt: no pack, or a damaged one.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER.size)
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - _FOOTER.size))
+            offset, size, check, magic = _FOOTER.unpack(file.read(_FOOTER.size))
+            start, version, epoch = _HEADER.unpack(header)
+            if (start, magic) != (_MAGIC, _MAGIC) or offset + size + _FOOTER.size != end or size > _INDEX_LIMIT:
+                raise ValueError("not a complete pack")
+            file.seek(offset)
+            index = file.read(size)
+        if version != _VERSION:
+            raise ValueError(f"pack version {version}; this version reads {_VERSION}")
+        if hashlib.blake2b(header + index, digest_size=16).digest() != check:
+            raise ValueError("the index does not match its digest")
+        refs = {}
+        for name, (at, length) in json.loads(index).items():
+            if type(at) is not int or type(length) is not int:
+                raise ValueError(f"the place of {name} is not a number")
+            refs[name] = ObjectRef(pack=path.name, offset=at, size_bytes=length)
+        return epoch, refs
+    except (OSError, ValueError, struct.error, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointCorrupt(f"pack {path} cannot be read: {error}") from error
+
+
+def read_object(source: Path | int, ref: ObjectRef, name: str) -> bytes:
+    """The object's content, checked.
+
+    Args:
+        source: the pack's path, or a descriptor that is open on it.
+        name: the name that the content must have.
+    Raises:
+        CheckpointCorrupt: the pack is gone, too short, or holds something else there.
+    """
+    try:
+        if isinstance(source, int):
+            data = _read_at(source, ref)
+        else:
+            descriptor = os.open(source, os.O_RDONLY)
+            try:
+                data = _read_at(descriptor, ref)
+            finally:
+                os.close(descriptor)
+    except (OSError, ValueError, OverflowError) as error:
+        raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: {error}") from error
+    check(data, ref, name)
+    return data
+
+
+def check(data: Buffer, ref: ObjectRef, name: str) -> None:
+    """Is this that object?
+
+    Raises:
+        CheckpointCorrupt: it is not.
+    """
+    if name_of(data) != name or (ref.blake3 and blake3_of(data) != ref.blake3):
+        raise CheckpointCorrupt(f"pack {ref.pack}: the bytes at {ref.offset} are not those of object {name}")
+
+
+def _read_at(descriptor: int, ref: ObjectRef) -> bytes:
+    # Never ask for memory on a damaged record's word.
+    if ref.offset < 0 or ref.size_bytes < 0 or ref.offset + ref.size_bytes > os.fstat(descriptor).st_size:
+        raise ValueError("the file is too short")
+    parts = []
+    offset, left = ref.offset, ref.size_bytes
+    while left:
+        part = os.pread(descriptor, min(left, 1 << 30), offset)
+        if not part:
+            raise ValueError("the file ends early")
+        parts.append(part)
+        offset += len(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

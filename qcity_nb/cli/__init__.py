@@ -1,0 +1,56 @@
+"""The command ``qcity``: calls on the keeper, and views of the store.
+
+``parser`` has the options and imports no command, so that ``qcity --help`` is fast; ``run`` acts, ``view`` looks,
+``checkpoints`` does both with checkpoints, ``explain`` says what a new host would find.
+
+May import: root, run, checkpoint, namespace, stores, tracking, hosts, published, views, kernel, engine. Imported by:
+nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from qcity_nb.cli.parser import build_parser
+from qcity_nb.errors import QcityError
+from qcity_nb.settings import wants_traceback
+
+__all__ = ["main"]
+
+
+_ACTIONS = ("list", "diff", "verify", "export", "prune")
+
+
+def _spelled_out(words: Sequence[str]) -> list[str]:
+    """`checkpoints RUN` as `checkpoints list RUN`."""
+    found = list(words)
+    at = next((place for place, word in enumerate(found) if not word.startswith("-")), len(found))
+    following = found[at + 1 : at + 2]
+    if found[at : at + 1] == ["checkpoints"] and following and following[0] not in (*_ACTIONS, "-h", "--help"):
+        found.insert(at + 1, "list")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
+    """
+    # Bars of the Hub's client, between this command's own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    args = build_parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
+    try:
+        return int(args.call(args))
+    except QcityError as error:
+        if args.traceback or wants_traceback():
+            raise
+        print(f"qcity: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `qcity ps | head`: the reader has had enough. Keep the interpreter from trying again at exit.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,268 @@
+"""``qcity doctor``: every setting, its value, where it came from, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import chain
+from typing import Literal
+
+from qcity_nb import hosts, settings
+from qcity_nb.checkpoint import signing
+from qcity_nb.checkpoint.memory import available_bytes
+from qcity_nb.checkpoint.retention import keep_of
+from qcity_nb.cli.arguments import address_of
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.hosts import limits
+from qcity_nb.hosts.detect import detect
+from qcity_nb.run import lease
+from qcity_nb.settings import Settings
+from qcity_nb.stores import open_store, trust
+from qcity_nb.views.words import masked, table
+
+__all__ = ["Finding", "doctor"]
+
+_FREE_BYTES = 1_000_000_000
+_WRONG = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Literal["ok", "wrong", "note"]
+    detail: str
+
+
+def _store(given: Settings) -> Iterator[Finding]:
+    try:
+        store = open_store(given.store)
+        runs = store.runs()
+    except QcityError as error:
+        yield Finding(what="store", verdict="wrong", detail=str(error))
+        return
+    yield Finding(what="store", verdict="ok", detail=f"{masked(store.address)}, {len(runs)} runs")
+    key, objection = settings.signing_key(), trust.objection(store)
+    if key is not None:
+        yield Finding(what="trust", verdict="ok", detail=f"checkpoints are signed with the key {signing.key_id(key)}")
+    elif objection:
+        yield Finding(what="trust", verdict="wrong", detail=f"checkpoints are not signed, and {objection}")
+    else:
+        detail = f"checkpoints are not signed: {trust.who_writes(store)} can put one there, and it is unpickled"
+        yield Finding(what="trust", verdict="ok", detail=masked(detail))
+    for run in runs:
+        try:
+            lease.read(store, run)
+        except QcityError as error:
+            yield Finding(what=f"run {run}", verdict="wrong", detail=str(error))
+
+
+def _memory() -> str:
+    free = available_bytes()
+    room = "free memory is not known" if free is None else f"{free / 1e9:.1f} GB free"
+    return f"{room}; a loop needs its state's size once more for a copy, or it waits while each save is written"
+
+
+def _local(given: Settings) -> Iterator[Finding]:
+    folder = given.local
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x" * 4096)
+    except OSError as error:
+        yield Finding(what="local", verdict="wrong", detail=f"{folder} cannot be written: {error.strerror}")
+        return
+    yield Finding(what="memory", verdict="note", detail=_memory())
+    free = shutil.disk_usage(folder).free
+    yield Finding(
+        what="local",
+        verdict="ok" if free >= _FREE_BYTES else "wrong",
+        detail=f"{folder}, {free / 1e9:.1f} GB free" + ("" if free >= _FREE_BYTES else ": under 1 GB"),
+    )
+
+
+def _has(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _tracking(given: Settings) -> Iterator[Finding]:
+    address = masked(given.tracking)
+    if not given.tracking:
+        yield Finding(what="tracking", verdict="note", detail="none: metrics stay in the outbox")
+        return
+    if find_spec("mlflow") is None:
+        yield Finding(what="tracking", verdict="wrong", detail="mlflow-skinny is missing: reinstall qcity-nb")
+        return
+    if not re.match(r"https?://", given.tracking) and (_has("mlflow") is None or find_spec("sqlalchemy") is None):
+        yield Finding(
+            what="tracking",
+            verdict="note",
+            detail=f'{address} needs `pip install "qcity-nb[local]"`; until then metrics wait in the outbox',
+        )
+        return
+    yield Finding(what="tracking", verdict="ok", detail=address)
+
+
+def _kernel(_given: Settings) -> Iterator[Finding]:
+    if find_spec("ipykernel") is None or find_spec("jupyter_client") is None:
+        yield Finding(what="kernel", verdict="wrong", detail="ipykernel is missing: pip install ipykernel")
+        return
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    found = sorted(KernelSpecManager().find_kernel_specs())
+    if not found:
+        yield Finding(what="kernel", verdict="wrong", detail="no kernel: python -m ipykernel install --user")
+        return
+    yield Finding(what="kernel", verdict="ok", detail=", ".join(found))
+
+
+def _hosts(given: Settings) -> Iterator[Finding]:
+    for name in given.hosts:
+        try:
+            price = hosts.launcher(name, given).price()
+        except StoreUnavailable as error:
+            yield Finding(what=f"host {name}", verdict="note", detail=str(error))
+        except QcityError as error:
+            yield Finding(what=f"host {name}", verdict="wrong", detail=str(error))
+        else:
+            yield Finding(what=f"host {name}", verdict="ok", detail=f"installed{f', {price}' if price else ''}")
+
+
+def _extras(_given: Settings) -> Iterator[Finding]:
+    for extra, distribution in (("panel", "ipywidgets"), ("dvc", "dvc"), ("dagshub", "dagshub"), ("local", "mlflow")):
+        found = _has(distribution)
+        yield Finding(
+            what=f"extra {extra}",
+            verdict="ok" if found else "note",
+            detail=f"{distribution} {found}" if found else f'not installed: pip install "qcity-nb[{extra}]"',
+        )
+
+
+def _session(given: Settings) -> Iterator[Finding]:
+    here = detect()
+    limit_s = given.session_limit_s or here.session_limit_s
+    if limit_s is None:
+        detail = f"{here.name} ({here.evidence}): no limit is known"
+    else:
+        known = limits.limit_of(here.name, here.environ)
+        source = known.source if known is not None and given.session_limit_s is None else "session_limit"
+        age = limits.session(limit_s)
+        detail = (
+            f"{here.name} ({here.evidence}): ends after {limit_s / 3600:g} h ({source}), "
+            f"is {age.age_s / 3600:.1f} h old ({age.evidence})"
+        )
+    yield Finding(what="session", verdict="note", detail=detail)
+
+
+def _keep(given: Settings) -> Iterator[Finding]:
+    try:
+        keep = keep_of(given.keep_last, given.keep_every, given.keep_best)
+    except QcityError as error:
+        yield Finding(what="keep", verdict="wrong", detail=str(error))
+        return
+    parts = [f"the newest {keep.last}"]
+    if keep.every is not None:
+        parts.append(f"the first of each {keep.every} steps")
+    if keep.goal is not None:
+        parts.append(f"the one with the {'highest' if keep.goal.mode == 'max' else 'lowest'} {keep.goal.metric}")
+    yield Finding(what="keep", verdict="ok", detail=", ".join(parts) + ", and those with a name")
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _store,
+    _local,
+    _keep,
+    _session,
+    _tracking,
+    _kernel,
+    _hosts,
+    _extras,
+)
+
+
+def _probe(address: str, *, with_contract: bool, as_json: bool) -> int:
+    """``qcity doctor --probe``: one line a probe, as they come."""
+    from qcity_nb.stores.hub.probe import Finding as Probed
+    from qcity_nb.stores.hub.probe import probe
+
+    more: Iterator[Probed] = iter(())
+    if with_contract:
+        if find_spec("pytest") is None:
+            raise UsageError("the contract is a suite of tests: pip install pytest")
+        from qcity_nb.testing.contracts.at_hub import contract
+
+        more = contract(address)
+    found = []
+    for finding in chain(probe(address), more):
+        found.append(finding)
+        if not as_json:
+            verdict = "OK" if finding.is_as_expected else "DIFFERS"
+            print(f"{verdict:8} {finding.name}{f': {finding.detail}' if finding.detail else ''}", flush=True)
+    different = [finding for finding in found if not finding.is_as_expected]
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in found]))
+    else:
+        print(f"\n{len(different)} of {len(found)} differ" if different else f"\nall {len(found)} are as expected")
+    return _WRONG if different else 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """``qcity doctor``."""
+    if args.probe:
+        return _probe(args.probe, with_contract=args.contract, as_json=args.json)
+    if args.contract:
+        raise UsageError("--contract goes with --probe hf://USER/SCRATCH")
+    given = settings.load(overrides={"store": address_of(args.state)})
+    values = {
+        field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
+        for field in fields(given)
+        if field.name not in ("origin", "project")
+        and not (field.name in ("desk", "chaos") and not getattr(given, field.name))  # not for people
+    }
+    findings = [
+        Finding(
+            what="python",
+            verdict="ok" if sys.version_info >= (3, 11) else "wrong",
+            detail=f"{sys.version.split()[0]} in {sys.executable}",
+        )
+    ]
+    for check in _CHECKS:
+        findings += check(given)
+    wrong = [finding for finding in findings if finding.verdict == "wrong"]
+    if args.json:
+        report = {
+            "project": {"name": given.project.name, "root": str(given.project.root)},
+            "settings": {name: {"value": value, "origin": origin} for name, (value, origin) in values.items()},
+            "findings": [{"what": each.what, "verdict": each.verdict, "detail": each.detail} for each in findings],
+        }
+        print(json.dumps(report))
+        return _WRONG if wrong else 0
+    print(f"project {given.project.name}: {given.project.root} ({given.project.evidence})\n")
+    print(table([("SETTING", "VALUE", "FROM"), *((name, *pair) for name, pair in values.items())]))
+    print()
+    print(table([(each.verdict.upper(), each.what, each.detail) for each in findings]))
+    print()
+    print(f"{len(wrong)} wrong" if wrong else "nothing is wrong")
+    return _WRONG if wrong else 0
+
+
+def _plain(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return str(value)

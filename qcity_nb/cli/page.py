@@ -1,0 +1,188 @@
+"""``qcity page``: a small server that shows the store's runs, and is a keeper beside it if asked to be."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+from qcity_nb import hosts, settings
+from qcity_nb.cli.arguments import address_of
+from qcity_nb.cli.control import settler
+from qcity_nb.cli.page_html import listing, single
+from qcity_nb.cli.page_reader import Reader
+from qcity_nb.cli.progress import Progress
+from qcity_nb.errors import QcityError, UsageError
+from qcity_nb.hosts.hf_jobs.client import is_here
+from qcity_nb.ports import Store
+from qcity_nb.run.keeper import Keeper, Outcome
+from qcity_nb.settings import Settings
+from qcity_nb.stores import open_store
+
+__all__ = ["KeeperThread", "PageServer", "page"]
+
+_REST_S = 10.0
+
+
+class KeeperThread(threading.Thread):
+    """A keeper of all runs of the store, until it is told to end; a store that does not answer is asked again.
+
+    Args:
+        kinds: the kinds of host that it launches on; empty: all.
+    """
+
+    def __init__(self, store: Store, given: Settings, kinds: tuple[str, ...] = ()) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self.ending = threading.Event()
+        self.trouble = ""
+        """What it stumbled over last, for people."""
+        self._note = Progress(sys.stdout, live=False)
+        self._keeper = Keeper(
+            store,
+            given,
+            launchers=hosts.finder(given, kinds),
+            settle=settler(store, given),
+            pause=self._rest,
+        )
+
+    def run(self) -> None:
+        """Keep."""
+        while not self.ending.is_set():
+            try:
+                self._keeper.keep(until=self._is_done, see=self._see)
+            except QcityError as error:
+                self.trouble = f"the keeper here: {error}"
+                self.ending.wait(_REST_S)
+
+    def _rest(self, wait_s: float) -> None:
+        self.ending.wait(wait_s)
+
+    def _is_done(self, _last: Mapping[str, Outcome]) -> bool:
+        return self.ending.is_set()
+
+    def _see(self, outcome: Outcome) -> None:
+        self.trouble = f"the keeper here: {outcome.run}: {outcome.error}" if outcome.error else ""
+        self._note.see(outcome)
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves the page.
+
+    Args:
+        reader: where the runs come from; asked by one request at a time.
+        notes, troubles: lines for the top of the page, asked at each request.
+
+    Does not: let anybody change anything, or ask who they are. Whoever reaches the address sees the runs.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        reader: Reader,
+        *,
+        notes: Callable[[], list[str]] = list,
+        troubles: Callable[[], list[str]] = list,
+    ) -> None:
+        self.reader = reader
+        self.notes = notes
+        self.troubles = troubles
+        self._lock = threading.Lock()
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """Bind, without asking a name server who this is, which can take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        """For a browser on this machine."""
+        host = "127.0.0.1" if self.server_name in ("0.0.0.0", "::") else self.server_name  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
+
+    @property
+    def is_private(self) -> bool:
+        """Is it for this machine alone?"""
+        return is_here(self.url) and self.server_name not in ("0.0.0.0", "::")  # noqa: S104
+
+    def document(self, path: str) -> str | None:
+        """The page at a path; ``None`` where there is none."""
+        with self._lock:
+            shown = self.reader.read()
+            address, notes = self.reader.address, self.notes()
+            troubles = [self.reader.trouble, *self.troubles()]
+        if path in ("", "/"):
+            return listing(shown, address=address, notes=notes, troubles=troubles)
+        found = next((each for each in shown if path == f"/run/{each.run}"), None)
+        return single(found, address=address, notes=notes, troubles=troubles) if found else None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: PageServer
+    server_version = "qcity"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        if self.server.is_private and not is_here(f"http://{self.headers.get('Host', '')}"):
+            # A page elsewhere has given this address a name of its own, to read along.
+            self.send_error(403, "Not for this name")
+            return
+        text = self.server.document(unquote(urlsplit(self.path).path))
+        if text is None:
+            self.send_error(404)
+            return
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: a page that loads itself again would fill the log."""
+
+
+def page(args: argparse.Namespace) -> int:
+    """``qcity page``."""
+    given = settings.load(overrides={"store": address_of(args.state)})
+    store = open_store(given.store)
+    keeper = KeeperThread(store, given, args.keep) if args.keep is not None else None
+    kinds = ", ".join(args.keep or ()) or "all hosts"
+    try:
+        server = PageServer(
+            (args.host, args.port),
+            Reader(store),
+            notes=lambda: [f"a keeper for {kinds} works here"] if keeper else [],
+            troubles=lambda: [keeper.trouble] if keeper else [],
+        )
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"cannot listen on {args.host} port {args.port}: {error}; choose another --port") from None
+    with server:
+        print(f"{server.url} shows the runs of {server.reader.address}; Ctrl-C ends it", flush=True)
+        if keeper is not None:
+            keeper.start()
+        try:
+            server.serve_forever()
+        finally:
+            if keeper is not None:
+                keeper.ending.set()
+    return 0

@@ -1,0 +1,154 @@
+"""Reads the runs of a store for the page, each no more often than need be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qcity_nb import codec
+from qcity_nb.clock import Clock, SystemClock
+from qcity_nb.errors import QcityError, StoreError
+from qcity_nb.ports import Store
+from qcity_nb.published.read import events, published_rows
+from qcity_nb.records import Event, Head
+from qcity_nb.run import lease
+from qcity_nb.tracking.outbox import decode_rows
+from qcity_nb.views.curve import Point
+from qcity_nb.views.run_view import PanelView, Saved
+from qcity_nb.views.words import masked, since, state_of
+
+__all__ = ["Reader", "Shown"]
+
+
+ENDED_EVERY_S = 60.0
+"""A run that has ended may be resumed, so it is read again, but not at every turn: a remote store counts calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One run, as the page shows it."""
+
+    run: str
+    head: Head | None = None
+    """``None``: it cannot be read; ``trouble`` says why."""
+    view: PanelView | None = None
+    host: str = ""
+    """Where the newest attempt is, or was."""
+    story: tuple[Event, ...] = ()
+    trouble: str = ""
+
+    @property
+    def state(self) -> str:
+        """For people."""
+        return state_of(self.head) if self.head else "unreadable"
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was read of one run, so that only what is new is read again."""
+
+    read_s: float
+    shown: Shown
+    outbox: str = ""
+    newest: int = 0
+    rows: dict[str, list[Point]] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    journal: str = ""
+    story: tuple[Event, ...] = ()
+
+
+class Reader:
+    """Reads the runs of a store, each no more often than need be.
+
+    Args:
+        every_s: answers are kept for so long, whoever asks.
+    Does not promise: to be called from two threads at once.
+    """
+
+    def __init__(self, store: Store, *, every_s: float = 10.0, clock: Clock | None = None) -> None:
+        self._store = store
+        self._every_s = every_s
+        self._clock = clock or SystemClock()
+        self._known: dict[str, _Known] = {}
+        self._shown: list[Shown] = []
+        self._read_s = float("-inf")
+        self.trouble = ""
+        """Why the newest reading failed; what is shown is older then."""
+
+    @property
+    def address(self) -> str:
+        """The store's."""
+        return masked(self._store.address)
+
+    def read(self) -> list[Shown]:
+        """The runs: those under way first, then the newest."""
+        now_s = self._clock.now_s()
+        if now_s - self._read_s < self._every_s:
+            return self._shown
+        self._read_s = now_s
+        try:
+            names = self._store.runs()
+            found = [self._one(name, now_s) for name in names]
+            found.sort(key=lambda shown: shown.head.created if shown.head else "", reverse=True)
+            self._shown = sorted(found, key=lambda shown: shown.head is None or shown.head.state != "running")
+            self._known = {name: self._known[name] for name in names if name in self._known}
+            self.trouble = ""
+        except StoreError as error:
+            self.trouble = str(error)
+        return self._shown
+
+    def _one(self, run: str, now_s: float) -> Shown:
+        known = self._known.get(run)
+        if known is not None and known.shown.head is not None:
+            is_ended = known.shown.head.state != "running"
+            if is_ended and now_s - known.read_s < ENDED_EVERY_S:
+                return known.shown
+        try:
+            head = lease.read(self._store, run).head
+            known = known or _Known(read_s=now_s, shown=Shown(run=run))
+            self._rows(known, head)
+            if known.journal != head.journal:
+                known.journal, known.story = head.journal, tuple(events(self._store, run, head))
+        except (QcityError, codec.DecodeError) as error:
+            return Shown(run=run, trouble=str(error))
+        known.read_s = now_s
+        known.shown = _shown(head, known)
+        self._known[run] = known
+        return known.shown
+
+    def _rows(self, known: _Known, head: Head) -> None:
+        if known.outbox == head.outbox:
+            return
+        blocks = published_rows(self._store, head, known.newest)
+        for seq in sorted(blocks):
+            rows = decode_rows(blocks[seq])
+            known.counts[seq] = len(rows)
+            for row in rows:
+                known.rows.setdefault(row.key, []).append((row.step, row.value))
+        known.outbox, known.newest = head.outbox, max([known.newest, *blocks])
+
+
+def _shown(head: Head, known: _Known) -> Shown:
+    newest, holder, intent = head.checkpoint, head.holder, head.intent
+    hosts = [str(event.data["host"]) for event in known.story if event.kind == "lease" and event.data.get("host")]
+    host = holder.host if holder else (hosts[-1] if hosts else "")
+    deaths = [int(event.data.get("step", 0)) for event in known.story if event.kind == "lease" and event.epoch > 1]
+    messages = []
+    if intent is not None and holder is None:
+        messages.append(f"attempt {intent.attempt} is being launched on {intent.host}")
+    if head.failure is not None and head.state != "succeeded":
+        messages.append(head.failure.message)
+    view = PanelView(
+        run=head.run,
+        state=state_of(head),
+        host=host,
+        epoch=head.epoch,
+        attempt=holder.attempt if holder else "",
+        published=Saved(seq=newest.seq, step=newest.step, age_s=max(0.0, since(newest.at) or 0.0)) if newest else None,
+        rows_drained=sum(count for seq, count in known.counts.items() if seq <= head.tracked.drained_seq),
+        rows_waiting=sum(count for seq, count in known.counts.items() if seq > head.tracked.drained_seq),
+        metrics=known.rows,
+        deaths=tuple(deaths),
+        tracker=masked(head.tracked.uri),
+        messages=tuple(messages),
+    )
+    return Shown(run=head.run, head=head, view=view, host=host, story=known.story)

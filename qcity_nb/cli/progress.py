@@ -1,0 +1,119 @@
+"""What a keeper in the foreground shows: one live line on a terminal, else a line per event."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TextIO
+
+from qcity_nb.records import Event, Head
+from qcity_nb.run.keeper import Outcome
+from qcity_nb.views.words import age, place_of, state_of
+
+__all__ = ["Progress"]
+
+_STEP_EVERY_S = 10.0
+"""Without a terminal, a newer checkpoint alone is worth a line only so often."""
+
+
+def _line(event: Event) -> str:
+    data = event.data
+    match event.kind:
+        case "launched":
+            costs = f", {data['price']}" if data.get("price") else ""
+            return f"{data.get('reason')} on {data.get('host')}{costs}"
+        case "died":
+            return f"the attempt on {data.get('host')} died: {data.get('reason')}"
+        case "withdrawn" | "stalled" | "called off":
+            return str(data.get("reason"))
+        case "gave up":
+            return f"gave up: {data.get('reason')}"
+        case "stopped":
+            return "stopped"
+    return event.kind
+
+
+class Progress:
+    """Turns outcomes into lines.
+
+    Args:
+        stream: where to; usually stderr, so that stdout stays for results.
+        live: rewrite one line, as a terminal can; by default if the stream is one.
+    """
+
+    def __init__(self, stream: TextIO, *, live: bool | None = None) -> None:
+        self._stream = stream
+        self._live = stream.isatty() if live is None else live
+        self._heads: dict[str, Head] = {}
+        self._saved_s: dict[str, float] = {}
+        self._said_s: dict[str, float] = {}
+        self._trouble: dict[str, str] = {}
+        self._shown = ""
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        clear = "\r\x1b[K" if self._shown else ""
+        self._stream.write(f"{clear}{text}\n{self._shown}")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+        self._shown = ""
+
+    def see(self, outcome: Outcome) -> None:
+        """Show what is new; pass this to ``Keeper.keep``."""
+        run, now_s = outcome.run, time.monotonic()
+        for event in outcome.events:
+            self.say(f"{run}: {_line(event)}")
+        trouble = str(outcome.error) if outcome.error else ""
+        if trouble and trouble != self._trouble.get(run):
+            self.say(f"{run}: {trouble}")
+        self._trouble[run] = trouble
+        head = outcome.head
+        if head is None:
+            return
+        before = self._heads.get(run)
+        self._heads[run] = head
+        if before is not None:
+            self._compare(before, head)
+        newest = head.checkpoint
+        if newest is not None and (before is None or before.checkpoint != newest):
+            self._saved_s[run] = now_s
+            if not self._live and before is not None and now_s - self._said_s.get(run, -_STEP_EVERY_S) >= _STEP_EVERY_S:
+                self._said_s[run] = now_s
+                self.say(f"{run}: {place_of(newest)} saved")
+        if self._live:
+            self._show(head, now_s)
+
+    def _compare(self, before: Head, head: Head) -> None:
+        if head.epoch != before.epoch and head.holder is not None:
+            where = f"{head.holder.host}{f' ({head.holder.node})' if head.holder.node else ''}"
+            newest = head.checkpoint
+            went_on = f"; the store has {place_of(newest)}" if newest else ""
+            self.say(f"{head.run}: attempt {head.epoch} holds the run on {where}{went_on}")
+        if head.failure is not None and head.failure != before.failure and head.state == "running":
+            self.say(f"{head.run}: {head.failure.message}; the next attempt tells whether it happens again")
+        if head.wanted.state != before.wanted.state and head.state == "running":
+            self.say(f"{head.run}: asked to {'stop' if head.wanted.state == 'stopped' else 'go on'}")
+        if head.state != before.state:
+            self.say(f"{head.run}: {state_of(head)}")
+
+    def _show(self, head: Head, now_s: float) -> None:
+        parts = [head.run, state_of(head)]
+        if head.holder is not None:
+            parts.append(head.holder.host)
+        if head.epoch:
+            parts.append(f"attempt {head.epoch}")
+        if head.checkpoint is not None:
+            parts.append(place_of(head.checkpoint))
+            parts.append(f"saved {age(now_s - self._saved_s.get(head.run, now_s))} ago")
+        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        if head.state != "running":
+            line = ""
+        if line != self._shown:
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
+            self._shown = line

@@ -1,0 +1,215 @@
+"""papermill's client of a kernel: executes the cells that have not finished, and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.util import run_sync
+from papermill.clientwrap import PapermillNotebookClient
+
+from qcity_nb import errors
+from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.kernel_process import ended, told_at_once, told_of_end
+from qcity_nb.engine.resume_plan import Course, OnceInDoubt
+from qcity_nb.engine.watchdog import Warden
+from qcity_nb.records import Failure, Head
+from qcity_nb.run.lease import amend, read
+
+__all__ = ["Client"]
+
+LOOK_S = 1.0
+POLL_S = 0.1
+"""How often it looks for a dead kernel: where the system tells of the end by itself, and where it does not."""
+
+
+class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
+    """papermill's client: notices a dead kernel at once, and tells who fell."""
+
+    async def _async_poll_kernel_alive(self) -> None:
+        with told_of_end(self.km.provisioner.pid) as ended:
+            while True:
+                if ended is None or ended.done():
+                    await asyncio.sleep(POLL_S)
+                else:
+                    await asyncio.wait([ended], timeout=LOOK_S)
+                try:
+                    await self._async_check_alive()
+                except DeadKernelError:
+                    if self.task_poll_for_reply is not None:
+                        self.task_poll_for_reply.cancel()
+                    return
+
+    def create_kernel_manager(self) -> Any:
+        """As nbclient; the kernel says itself when it is ready."""
+        return told_at_once(super().create_kernel_manager())
+
+    async def _async_cleanup_kernel(self) -> None:
+        if self.shutdown_kernel != "immediate":
+            await ended(self.km)
+        await super()._async_cleanup_kernel()
+
+    _cleanup_kernel = run_sync(_async_cleanup_kernel)
+
+    def papermill_execute_cells(self) -> None:
+        """All cells in order, up to the first that fails."""
+        seat = self.nb_man.seat
+        provisioner = self.km.provisioner
+        watch = seat.desk.path / "watch"
+        watch.write_text(str(provisioner.pid), encoding="ascii")
+        try:
+            with Warden(seat, provisioner.pid):
+                self._execute_all(seat)
+        finally:
+            # From here on the kernel may go: the agent must not take that for a reason to fall silent.
+            watch.write_text("", encoding="ascii")
+
+    def _execute_all(self, seat: Seat) -> None:
+        seat.hold()
+        self.log.info(f"qcity: run {seat.config.run}, epoch {seat.epoch}")
+        course = Course(self, seat.desk.path, self._noted)
+        course.begin()
+        for index in course.installs:
+            if not course.counted(index, run=self._execute):
+                return
+        course.resume()
+        self.nb_man.autosave_cell()
+        for index, cell in enumerate(self.nb.cells):
+            if course.is_again(index):
+                is_well = course.counted(index, run=self._execute)
+            elif course.passed(index):
+                if index not in course.installs:
+                    self._show_again(cell)
+                    self.nb_man.cell_passed(cell, course.took_s(index))
+                continue
+            else:
+                try:
+                    is_well = self._run(index, course)
+                except OnceInDoubt as doubt:
+                    self.nb_man.save()
+                    _stop(seat, doubt)
+                    return
+            if not is_well:
+                return
+        course.settle()
+        seat.outcome = "succeeded"
+
+    def _noted(self, kind: str, **data: Any) -> None:
+        """A line for the journal; papermill's log has it too."""
+        self.nb_man.seat.note(kind, **data)
+        if kind == "cells":
+            self.log.info(f"qcity: {data['passed']} cells finished in an earlier kernel: passed over")
+        for text in [data["message"]] if "message" in data else data.get("said", []):
+            self.log.info(f"qcity: {text}")
+
+    def _show_again(self, cell: Any) -> None:
+        """``--stdout-file`` and ``--stderr-file`` begin empty: what a passed cell wrote goes there again."""
+        files = {"stdout": self.stdout_file, "stderr": self.stderr_file}
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and (file := files.get(output.name)):
+                file.write("".join(output.text))
+                file.flush()
+
+    def _run(self, index: int, course: Course) -> bool:
+        """One cell that has not finished before; false where it failed."""
+        if course.begins(index, partial(_decided, self.nb_man.seat)):
+            return self._execute(index, course)
+        self.nb_man.cell_passed(self.nb.cells[index])
+        course.finished(index, 0.0)
+        return True
+
+    def _execute(self, index: int, course: Course | None = None) -> bool:
+        """One cell; false where the notebook ends there. ``course`` is told if it ended well, and how long it took."""
+        seat = self.nb_man.seat
+        cell = self.nb.cells[index]
+        if course is not None:
+            course.settle()
+        began_s = time.monotonic()
+        self.nb_man.cell_start(cell, index)
+        try:
+            self.execute_cell(cell, index)
+            if course is not None:
+                course.finished(index, time.monotonic() - began_s)
+        except CellExecutionError as error:
+            self._failed(index, error)
+            if _is_end(error):
+                if course is not None:
+                    course.finished(index, time.monotonic() - began_s, is_end=True)
+                    course.settle()
+                seat.outcome = "succeeded"
+            else:
+                _judge(seat, index, cell, error.ename, error.evalue, error.traceback)
+            return False
+        except CellTimeoutError as error:
+            self._failed(index, error)
+            _judge(seat, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
+            raise
+        except DeadKernelError:
+            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
+            raise
+        self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+        return True
+
+    def _failed(self, index: int, error: Exception) -> None:
+        self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
+        self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+
+
+def _is_end(error: CellExecutionError) -> bool:
+    """Did the cell end the notebook, well, by ``sys.exit()``? papermill's own rule."""
+    return error.ename == "SystemExit" and error.evalue in ("", "0")
+
+
+def _decided(seat: Seat) -> Mapping[str, Any]:
+    """What somebody said of a cell that must not run twice."""
+    from qcity_nb.stores import open_store
+
+    found: Mapping[str, Any] = read(open_store(seat.config.store), seat.config.run).head.extra.get("once", {})
+    return found
+
+
+def _stop(seat: Seat, doubt: OnceInDoubt) -> None:
+    """Nobody goes on until somebody has said what is so."""
+    from qcity_nb.stores import open_store
+
+    def stopped(head: Head) -> Head:
+        asked = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
+        return replace(head, wanted=replace(head.wanted, state="stopped"), extra={**head.extra, "once": asked})
+
+    reason = str(doubt).replace("RUN", seat.config.run)
+    seat.note("once", index=doubt.index, message=reason)
+    seat.desk.ask("stop", reason=reason)
+    amend(open_store(seat.config.store), seat.config.run, stopped)
+    seat.outcome = "stopped"
+
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
+
+
+def _judge(seat: Seat, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
+    """What a failed cell means: a stop that was asked for, a lost lease, or the notebook's own error."""
+    status = seat.desk.status()
+    if ename in ("RunStopped", "KeyboardInterrupt") and status.stop:
+        seat.outcome = "stopped"
+        return
+    if ename == "LeaseLost" or status.state == "lost":
+        seat.outcome = "lost"
+        return
+    words = f"{ename}|{_ADDRESS.sub('', str(evalue))}|{cell.source}"
+    # Of our own errors only these are the host's: its disk is full or damaged, or the store does not answer.
+    is_hosts = ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
+    seat.failure = Failure(
+        cause="host" if is_hosts else "notebook",
+        signature=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
+        message=f"cell {index + 1}: {ename}: {evalue}",
+        traceback=str(traceback),
+        seq=status.published_seq,
+        error=ename if ename in errors.__all__ else "",
+    )

@@ -1,0 +1,198 @@
+"""The papermill engine `qcity`: `papermill --engine qcity in.ipynb out.ipynb`, and what `qcity run` runs.
+
+papermill does the executing. This adds: the run behind the notebook and its agent, honest cell status (papermill calls
+cells completed that never ran), atomic writes of the executed notebook, a journal of cells, and an end of the run that
+says what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from papermill.engines import NBClientEngine
+from papermill.log import logger
+from papermill.utils import merge_kwargs, remove_args
+
+from qcity_nb import codec, errors
+from qcity_nb.engine import kernel_prestart
+from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.client import Client
+from qcity_nb.engine.notebook_writer import Bookkeeper
+from qcity_nb.engine.paths import path_of
+from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
+from qcity_nb.records import Wanted
+from qcity_nb.run import identity
+from qcity_nb.run.processes import is_alive
+from qcity_nb.sidecar import start as sidecar
+
+__all__ = ["QcityEngine"]
+
+END_S = 900.0
+"""How long the end of a run waits for a store that does not answer."""
+
+
+class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes no types
+    """Executes a notebook as a durable run."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: Any = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        seat: Seat | None = None,
+        start: kernel_prestart.Start | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Execute ``nb``; papermill's options mean what they mean in papermill.
+
+        Args:
+            seat: the place in an attempt of a run; else the run that this notebook and its parameters mean is found or
+                made, and
+            start: is what has begun of an attempt at it.
+        Raises:
+            DeadKernelError: the kernel died; the run stays unfinished and the next attempt goes on.
+            LeaseLost: another attempt took the run over.
+            RunStopped: the run was stopped; what was finished is saved.
+        """
+        if seat is None:
+            assert start is not None
+            seat = _own_seat(nb, path_of(kwargs.get("input_path")), start)
+        books = Bookkeeper(
+            nb,
+            seat,
+            output_path=output_path,
+            progress_bar=progress_bar,
+            log_output=log_output,
+            autosave_cell_every=autosave_cell_every,
+        )
+        books.notebook_start()
+        with _signals(seat):
+            try:
+                cls.execute_managed_notebook(books, kernel_name, log_output=log_output, **kwargs)
+            finally:
+                books.notebook_complete()
+                _conclude(seat)
+        return books.nb
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Bookkeeper,
+        kernel_name: str,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the cells in a kernel that knows its desk."""
+        rest = remove_args(["timeout", "startup_timeout", "input_path"], **kwargs)
+        final = merge_kwargs(
+            rest,
+            timeout=execution_timeout or kwargs.get("timeout"),
+            startup_timeout=start_timeout,
+            kernel_name=kernel_name,
+            log=logger,
+            log_output=log_output,
+            stdout_file=stdout_file,
+            stderr_file=stderr_file,
+        )
+        seat = nb_man.seat
+        client = Client(nb_man, km=seat.kernel, **final)
+        client.owns_km = True  # whoever started it: this execution ends it
+        return client.execute(env={**os.environ, **kernel_prestart.environ(seat.config.attempt, seat.desk.path)})
+
+
+def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> Seat:
+    """papermill alone: find or make the run that this notebook and its parameters mean."""
+    from qcity_nb.stores import open_store
+
+    given = start.settings
+    root = given.project.root
+    parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
+    name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
+    head, _ = identity.find_or_create(
+        open_store(given.store),
+        project=given.project.name,
+        notebook=name,
+        parameters=parameters,
+        source=full.read_bytes() if full.is_file() else b"",
+        wanted=Wanted(attended=True),  # somebody else's scheduler started it, and starts it again
+    )
+    config = sidecar.config_for(
+        given,
+        run=head.run,
+        attempt=start.attempt,
+        host="papermill",
+        wait=True,
+    )
+    desk, process = sidecar.spawn(config)
+    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s, process=process, kernel=start.kernel)
+
+
+@contextmanager
+def _signals(seat: Seat) -> Iterator[None]:
+    """SIGTERM and the first Ctrl-C ask for a stop at the next boundary; the second Ctrl-C interrupts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, frame: object) -> None:
+        seat.desk.ask("stop", reason="terminated" if number == signal.SIGTERM else "interrupted")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _conclude(seat: Seat) -> None:
+    """Tell the agent how it ended, and wait until that is published.
+
+    Raises:
+        LeaseLost, RunStopped: that is how it ended.
+        RunHeld, StoreError, …: it has not begun.
+        StoreUnavailable: the store did not answer in time; the local tier has everything.
+    """
+    seat.hold()
+    status = seat.desk.status()
+    if seat.outcome == "lost" or status.state == "lost":
+        seat.outcome = "lost"
+        raise LeaseLost(status.reason)
+    state = {"succeeded": "succeeded"}.get(seat.outcome, "running")
+    failure = codec.encode(seat.failure) if seat.failure else None
+    request = seat.desk.ask("end", state=state, failure=failure)
+    until = time.monotonic() + END_S
+    while (answer := seat.desk.answered(request)) is None:
+        status = seat.desk.status()
+        if status.state in ("lost", "refused"):
+            # Refused: a second agent could not go on for the first.
+            seat.outcome = "lost"
+            raise getattr(errors, status.error, LeaseLost)(status.reason)
+        if status.state == "held" and status.pid and not is_alive(status.pid):
+            sidecar.spawn(sidecar.again(seat.config))
+            time.sleep(1.0)
+        if time.monotonic() > until:
+            raise StoreUnavailable(status.message or "the agent did not answer")
+        time.sleep(0.02)
+    seat.answer = answer
+    if not answer.ok:
+        seat.outcome = "running"
+        raise getattr(errors, answer.error, CheckpointError)(answer.reason)
+    if seat.outcome == "stopped":
+        raise RunStopped(status.stop or "stopped")

@@ -1,0 +1,107 @@
+"""papermill's bookkeeping of a notebook: where each cell is, and the executed notebook on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from papermill.engines import NotebookExecutionManager
+
+from qcity_nb import crashpoints
+from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.paths import local_path
+
+__all__ = ["Bookkeeper"]
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file; a reader, or a kill, sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_bytes(data)
+    if path.exists():
+        draft.chmod(path.stat().st_mode & 0o777)
+    draft.replace(path)
+
+
+def _merged(nb: Any) -> Any:
+    """Adjacent pieces of one stream joined: how they arrive is the network's matter, not the notebook's."""
+    for cell in nb.cells:
+        outputs: list[Any] = []
+        for output in cell.get("outputs", []):
+            last = outputs[-1] if outputs else None
+            if last is not None and output.output_type == last.output_type == "stream" and output.name == last.name:
+                last.text = "".join(last.text) + "".join(output.text)
+            else:
+                outputs.append(output)
+        if "outputs" in cell:
+            cell.outputs = outputs
+    return nb
+
+
+class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
+    """papermill's bookkeeping, with atomic writes and a status that says what happened."""
+
+    def __init__(self, nb: Any, seat: Seat, **kwargs: Any) -> None:
+        self.seat = seat
+        super().__init__(nb, **kwargs)
+
+    def save(self, **kwargs: Any) -> None:
+        """Write the notebook to the desk, and to the output where that is a local file."""
+        if kwargs.get("nb"):
+            self.nb = kwargs["nb"]
+        if self.seat.process is not None:
+            return  # the output may be that of another attempt, which runs
+        data = str(nbformat.writes(_merged(self.nb))).encode()
+        _write_atomically(self.seat.desk.executed, data)
+        output = local_path(self.output_path) if self.output_path else None
+        # Neither is a device or a pipe replaced by a file, nor a folder made that papermill would miss.
+        if output is not None and output.parent.is_dir() and (output.is_file() or not output.exists()):
+            _write_atomically(output, data)
+        elif self.output_path:
+            super().save(**kwargs)
+        if self.seat.output is not None:
+            _write_atomically(self.seat.output, data)
+        self.last_save_time = self.now()
+
+    def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+        """A cell begins."""
+        crashpoints.hit("cell.before")
+        told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
+        _write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
+        self._began_s = time.monotonic()
+        super().cell_start(cell, cell_index, **kwargs)
+
+    def cell_passed(self, cell: Any, wall_s: float | None = None) -> None:
+        """A cell has finished in an earlier kernel: it shows what it showed then, and how long it took."""
+        cell.metadata.papermill.update(status=self.COMPLETED, exception=False, duration=wall_s)
+        if self.pbar:
+            self.pbar.update(1)
+
+    def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
+        """A cell ended, one way or the other."""
+        if not kwargs.get("died"):
+            super().cell_complete(cell, cell_index, **kwargs)
+        if cell.cell_type == "code":
+            self.seat.note(
+                "cell",
+                index=cell_index,
+                id=cell.get("id"),
+                status=cell.metadata.papermill["status"],
+                wall_s=round(time.monotonic() - self._began_s, 3),
+            )
+        crashpoints.hit("cell.after")
+
+    def notebook_complete(self, **kwargs: Any) -> None:
+        """The end: cells that never ran stay pending, a cell that was cut off stays running."""
+        self.end_time = self.now()
+        meta = self.nb.metadata.papermill
+        meta["end_time"] = self.end_time.isoformat()
+        if meta.get("start_time"):
+            meta["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.cleanup_pbar()
+        self.save()

@@ -1,0 +1,355 @@
+"""The course of one execution: which cells have finished in an earlier kernel, and what the kernel is told of the rest.
+
+The engine's half of ``kernelside``. A kernel that has no snapshots to offer (another language, no qcity_nb in its
+environment) runs the notebook from its first cell, and that is said.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+from asyncio import FIRST_COMPLETED
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import Empty
+from typing import Any, Protocol
+
+from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
+from nbformat import from_dict
+from nbformat.v4 import new_output
+
+from qcity_nb.cells.names import mentioned, mentioned_in_bodies
+from qcity_nb.cells.side_effects import effects
+from qcity_nb.cells.source_chain import chain, finished
+from qcity_nb.cells.tags import check_tags, installs, is_once, is_rerun, skips_snapshot
+from qcity_nb.engine import rerun
+from qcity_nb.engine.kernel_process import told_of_end
+from qcity_nb.errors import StoreUnavailable
+from qcity_nb.kernel.snapshot_budget import postponed
+from qcity_nb.kernel.widgets import put_states, shows_widgets, states_in
+
+__all__ = ["Course", "OnceInDoubt", "Told"]
+
+_ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{given!r})"
+
+
+def _absent(records: list[dict[str, Any]]) -> list[set[str] | None]:
+    return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
+
+
+async def _message(client: Any) -> Any:
+    found = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
+    return await found if asyncio.iscoroutine(found) else found
+
+
+class OnceInDoubt(Exception):
+    """A cell that must not run twice began in an earlier kernel, and nobody knows whether it has done its work."""
+
+    def __init__(self, index: int, chain: str, began: str) -> None:
+        self.index = index
+        self.chain = chain
+        super().__init__(
+            f"cell {index + 1} must not run twice (qcity-once), and began {began}: look whether it has done its work,"
+            " then `qcity resume RUN --once done`, or `--once again`"
+        )
+
+
+class Told(Protocol):
+    """Where the course says what happens: the run's journal."""
+
+    def __call__(self, kind: str, **data: object) -> None:
+        """One line."""
+
+
+class Course:
+    """What of a notebook has finished."""
+
+    def __init__(self, client: Any, desk: Path, note: Told) -> None:
+        """For nbclient's ``client``, whose kernel runs."""
+        self._client = client
+        self._desk = desk
+        self._note = note
+        self._cells = client.nb.cells
+        self._places = [n for n, cell in enumerate(self._cells) if cell.cell_type == "code" and cell.source.strip()]
+        """Which of the notebook's cells are code, in order: a position counts in this list."""
+        self._chain = chain([self._cells[n].source for n in self._places])
+        self._positions = {n: position for position, n in enumerate(self._places)}
+        self._shown: dict[int, str] = {}
+        self._is_on = False
+        self._records: list[dict[str, Any]] = []
+        self._again: set[int] = set()
+        self._covered = 0
+        """So many cells had finished, some of which may have to run again."""
+        self._once: Mapping[str, str] = {}
+        """Cells that must not run twice and have begun, by source: when."""
+        self._busy: tuple[int, str] | None = None
+        """The finished cell that the kernel is busy with, and the request that told it."""
+        self.installs: list[int] = []
+        """Finished cells that install packages which this machine may not have."""
+        self.start = 0
+        """The notebook's cells before this one have finished: they are passed over."""
+
+    # -- the kernel
+
+    def _ask(self, op: str, **given: Any) -> dict[str, Any]:
+        """What the kernel answers; ``ok`` is false where it cannot."""
+        self.settle()
+        found: dict[str, Any] = run_sync(self._answered)(self._sent(op, **given))
+        return found
+
+    def _sent(self, op: str, **given: Any) -> str:
+        request: str = run_sync(self._send)(_ASK.format(op=op, given=given))
+        return request
+
+    async def _send(self, expression: str) -> Any:
+        sent = self._client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
+        return await sent if asyncio.iscoroutine(sent) else sent
+
+    async def _answered(self, request: str) -> dict[str, Any]:
+        client = self._client
+        with told_of_end(client.km.provisioner.pid) as end:
+            while True:
+                message = asyncio.ensure_future(_message(client))
+                await asyncio.wait([message, *([end] if end is not None else [])], return_when=FIRST_COMPLETED)
+                if not message.done() or isinstance(message.exception(), Empty):
+                    message.cancel()
+                    await client._async_check_alive()
+                    continue
+                reply = message.result()
+                if reply["parent_header"].get("msg_id") == request:
+                    break
+        content = reply["content"]
+        found = content.get("user_expressions", {}).get("qcity", {})
+        if found.get("status") != "ok":
+            return {"ok": False, "error": found.get("ename", content.get("status")), "why": found.get("evalue", "")}
+        answer: dict[str, Any] = json.loads(ast.literal_eval(found["data"]["text/plain"]))
+        return answer
+
+    # -- begin
+
+    def begin(self) -> None:
+        """Find out behind which cell to go on. ``installs`` are to be executed before ``resume``."""
+        for index, cell in enumerate(self._cells):
+            if said := check_tags(cell.metadata.get("tags", [])):
+                self._note("tag", message=f"cell {index + 1}: {said}")
+        language = self._client.km.kernel_spec.language
+        if language.lower() != "python":
+            self._note("no-snapshots", message=f"the kernel's language is {language}: cells run again after a death")
+            return
+        told = self._ask("attend")
+        if not told["ok"]:
+            why = told["why"] or told["error"]
+            self._note("no-snapshots", message=f"the kernel gives none ({why}): cells run again after a death")
+            return
+        self._is_on = True
+        records = told["cells"]
+        count = finished(self._chain, [one["chain"] for one in records])
+        self._covered = count
+        self._once = told["once"]
+        self._records = records[: self._sound(records, rerun.whole(_absent(records), count))]
+        here = told["where"]
+        for position, record in enumerate(self._records):
+            place = self._places[position]
+            if record["where"] != here and installs(self._cells[place].source):
+                self.installs.append(place)
+
+    def _sound(self, records: list[dict[str, Any]], count: int) -> int:
+        """Behind which cell variables that cannot be saved are no hindrance.
+
+        What the cells to come may use must be made again, and everything since, as it may have been used since. What
+        they cannot use, or what took too long to make, is left out: its use is an error that says why.
+        """
+        absent = _absent(records)
+        while count:
+            coming = [self._cells[n].source for n in self._places[count:]]
+            bodies = [self._cells[n].source for n in self._places[:count]]
+            needed = mentioned(coming) | mentioned_in_bodies(bodies)
+            lost = (absent[count - 1] or set()) & needed
+            earlier = rerun.before(absent, count, lost)
+            wall_s = sum(one["wall_s"] for one in records[earlier:count])
+            if earlier == count:
+                break
+            names = ", ".join(sorted(lost))
+            if any(is_once(self._cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
+                self._note("lost", message=f"{names} cannot be saved, and a cell since then must not run twice")
+                break
+            if any(one["loops"] for one in records[earlier:count]):
+                # A finished loop yields nothing: what its body leaves beside its state would be missing.
+                self._note("lost", message=f"{names} cannot be saved, and a loop has finished since")
+                break
+            if wall_s > rerun.AGAIN_S:
+                self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
+                break
+            self._note(
+                "again",
+                message=f"{names} cannot be saved: made again from cell {self._places[earlier] + 1} on, {wall_s:.1f} s"
+                + self._effects(self._places[earlier:count]),
+            )
+            count = earlier
+        return count
+
+    def _effects(self, places: Sequence[int]) -> str:
+        """What these cells will do once more outside the kernel, as far as can be seen."""
+        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._cells[place].source)]
+        return f"; they act outside again: {', '.join(found)}" if found else ""
+
+    def resume(self) -> None:
+        """Bring the variables and outputs of the finished cells back."""
+        records = self._records
+        if not records:
+            return
+        sources = {
+            record["number"]: self._cells[place].source
+            for record, place in zip(records, self._places, strict=False)
+            if record["number"] is not None
+        }
+        told = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
+        if not told["ok"]:
+            # Nothing of it can be relied on: all cells run again, in a namespace that may hold a part of it.
+            self._note("no-resume", message=f"the variables did not come back ({told['why']}): all cells run again")
+            self._records = []
+            return
+        shown = json.loads(Path(told["outputs"]).read_text(encoding="utf-8"))
+        for position, record in enumerate(records):
+            if self._places[position] not in self.installs:
+                self._show(position, record, shown[position])
+            if is_rerun(self._cells[self._places[position]].metadata.get("tags", [])):
+                self._again.add(self._places[position])
+        self.start = self._places[len(records) - 1] + 1
+        self._note("cells", passed=len(records), said=told["said"])
+
+    def _next_number(self) -> int:
+        return max((one["number"] for one in self._records if one["number"] is not None), default=0) + 1
+
+    def counted(self, index: int, *, run: Callable[[int], bool]) -> bool:
+        """Run a finished cell again, under the number that it had; what ``run`` says of it."""
+        number = self._records[self._positions[index]]["number"]
+        self._shown.pop(self._positions[index], None)
+        self._ask("count", number=number)
+        is_well = run(index)
+        self._ask("count", number=self._next_number())
+        return is_well
+
+    def _show(self, position: int, record: Mapping[str, Any], content: str) -> None:
+        """Let the notebook's cell show what it showed."""
+        place = self._places[position]
+        cell = self._cells[place]
+        told = json.loads(content) if content else {"outputs": [], "displays": {}}
+        cell.outputs = [from_dict(output) for output in told["outputs"]]
+        cell.execution_count = record["number"]
+        for display, indexes in told["displays"].items():
+            self._client._display_id_map.setdefault(display, {})[place] = list(indexes)
+        put_states(told.get("widgets", {}), self._client)
+        self._shown[position] = content
+
+    def passed(self, index: int) -> bool:
+        """Has that cell of the notebook finished in an earlier kernel?"""
+        return index < self.start
+
+    def took_s(self, index: int) -> float | None:
+        """How long that finished cell took; ``None`` where it is no code."""
+        position = self._positions.get(index)
+        return None if position is None else float(self._records[position]["wall_s"])
+
+    def is_again(self, index: int) -> bool:
+        """Is that finished cell to run again, because its tag says so?"""
+        return index in self._again
+
+    # -- cells that must not run twice
+
+    def begins(self, index: int, decided: Callable[[], Mapping[str, Any]]) -> bool:
+        """A cell is to run; where it must not run twice, the store is told first. False: somebody says that it has run.
+
+        Args:
+            decided: what somebody said of such a cell: ``{"chain": …, "say": "done" or "again"}``.
+        Raises:
+            OnceInDoubt: it began before, and nobody knows whether it has done its work.
+            StoreUnavailable: the store cannot be told.
+        """
+        position = self._positions.get(index)
+        if position is None or not is_once(self._cells[index].metadata.get("tags", [])):
+            return True
+        if not self._is_on:
+            self._note("once", index=index, message="this kernel cannot promise that the cell does not run twice")
+            return True
+        mark = self._chain[position]
+        (source,) = chain([self._cells[index].source])
+        if self._once.get(source):
+            said = decided()
+            if said.get("chain") != mark or said.get("say") not in ("done", "again"):
+                raise OnceInDoubt(index, mark, self._once[source])
+            if said["say"] == "done":
+                text = f"qcity: not run again: it had begun {self._once[source]}, and somebody said that it is done\n"
+                self._cells[index].outputs = [new_output("stream", name="stdout", text=text)]
+                return False
+        answer = self._ask("once", source=source)
+        if not answer["ok"]:
+            raise StoreUnavailable(f"cell {index + 1} (qcity-once) has not begun: {answer['why']}")
+        return True
+
+    # -- a cell has finished
+
+    def finished(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
+        """Tell the kernel that a cell ended well: it takes a snapshot, where that is worth its time.
+
+        Returns while it does; ``settle`` waits for it.
+
+        Args:
+            is_end: the cell ended the notebook; those behind it never run.
+        """
+        position = self._positions.get(index)
+        if not self._is_on or position is None:
+            return
+        cell = self._cells[index]
+        tags = cell.metadata.get("tags", [])
+        told = {
+            "position": position,
+            "chain": self._chain[position],
+            "number": cell.execution_count,
+            "wall_s": round(wall_s, 3),
+            "shown": dict(self._news(position)),
+            # A cell that had finished before is no progress, and must not look like it.
+            # One that ended the notebook must do so again, or those behind it would run.
+            "snapshot": position >= self._covered and not is_end and not skips_snapshot(tags),
+            "last": is_end or position == len(self._places) - 1,
+            "once": is_once(tags),
+        }
+        file = self._desk / "finished.json"
+        file.write_text(json.dumps(told), encoding="utf-8")
+        self.settle()
+        self._busy = index, self._sent("finished", told=str(file))
+        if told["once"]:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait until the kernel has done what ``finished`` told it; before that, no other cell may run."""
+        if self._busy is None:
+            return
+        (index, request), self._busy = self._busy, None
+        answer = run_sync(self._answered)(request)
+        if not answer["ok"]:
+            self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
+        elif needs_s := answer["postponed_s"]:
+            self._note("postponed", index=index, message=postponed(needs_s))
+
+    def _news(self, upto: int) -> Iterator[tuple[int, str]]:
+        """What cells show now, where it is not what the kernel was told."""
+        displays: dict[int, dict[str, list[int]]] = {}
+        for display, cells in self._client._display_id_map.items():
+            for index, places in cells.items():
+                displays.setdefault(index, {})[display] = list(places)
+        for position, index in enumerate(self._places[: upto + 1]):
+            outputs = self._cells[index].get("outputs", [])
+            may_change = position == upto or position not in self._shown or index in displays
+            if not may_change and not shows_widgets(outputs):
+                continue
+            content = ""
+            if outputs:
+                told = {"outputs": outputs, "displays": displays.get(index, {})}
+                if states := states_in(outputs, self._client):
+                    told["widgets"] = states
+                content = json.dumps(told, separators=(",", ":"))
+            if content != self._shown.get(position, ""):
+                self._shown[position] = content
+                yield position, content

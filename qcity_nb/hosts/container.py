@@ -1,0 +1,146 @@
+"""What runs inside a job: `python -m qcity_nb.hosts.container`, with the attempt's spec in ``QCITY_SPEC``.
+
+Asks first whether this attempt is still wanted: a job may have waited for hours until it began. Then lays the project's
+files into a directory of its own, starts the attempt there as a process, and waits for it, and after it for the agent's
+last publish: when this process ends, the container does, and everything in it.
+
+Exit codes are the attempt's; 0 also where nothing was to be done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from qcity_nb import codec
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.hosts import labelled_processes
+from qcity_nb.hosts.bundle import unpack
+from qcity_nb.ports import Store
+from qcity_nb.records import AttemptSpec, Head
+from qcity_nb.run import lease
+from qcity_nb.stores import open_store
+from qcity_nb.version import __version__
+
+__all__ = ["SPEC", "main", "unwanted"]
+
+SPEC = "QCITY_SPEC"
+"""The variable that holds the attempt's spec."""
+LAST_PUBLISH_S = 600.0
+"""How long a job stays for an agent whose notebook is gone: what it still publishes need not be done again."""
+_TRIES = 6
+"""How often the store is asked before the job gives up: with the pauses, half a minute."""
+
+Result = TypeVar("Result")
+
+
+def _say(text: str) -> None:
+    print(f"qcity: {text}", file=sys.stderr, flush=True)  # noqa: T201  # a job's log is where people look
+
+
+def unwanted(head: Head, spec: AttemptSpec) -> str:
+    """Why this attempt has nothing to do; empty: it has."""
+    if head.is_over or head.state == "stopped":
+        return f"run {head.run} has {head.state}" if head.is_over else f"run {head.run} is stopped"
+    if head.wanted.state != "running":
+        return f"run {head.run} is to be stopped"
+    if head.intent is not None and head.intent.attempt == spec.attempt:
+        return ""
+    if head.holder is None or head.holder.attempt == spec.attempt:
+        return ""
+    return f"run {head.run} is held by {lease.describe(head.holder)}, and nobody waits for {spec.attempt} any more"
+
+
+def _asked(ask: Callable[[], Result]) -> Result:
+    pause_s = 1.0
+    for left in range(_TRIES - 1, -1, -1):
+        try:
+            return ask()
+        except StoreUnavailable as error:
+            if not left:
+                raise
+            _say(f"{error}; asking again in {pause_s:g} s")
+            time.sleep(pause_s)
+            pause_s *= 2
+    raise AssertionError
+
+
+def _lay(store: Store, head: Head) -> Path:
+    """The project, as far as the run brought it along."""
+    # The directory's name is the project's, where no pyproject.toml says another.
+    folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project or "project")
+    folder.mkdir()
+    if head.bundle:
+        names = unpack(head.bundle, _asked(lambda: store.get(head.run, head.bundle)), folder)
+        _say(f"{len(names)} files of project {head.project} in {folder}")
+    return folder
+
+
+def _is_agent(found: labelled_processes.Process) -> bool:
+    return " qcity_nb.sidecar " in f" {found.command} "
+
+
+def _attend(spec: AttemptSpec, folder: Path) -> int:
+    """Run the attempt to its end, and its agent's; its exit code."""
+    file = folder.parent / "spec.json"
+    file.write_bytes(codec.dumps(replace(spec, project=str(folder), output="")))
+    around = {name: value for name, value in os.environ.items() if name != SPEC}
+    around |= {labelled_processes.LABEL: spec.attempt, "QCITY_LOCAL": str(folder / ".qcity" / "local")}
+    child = subprocess.Popen([sys.executable, "-m", "qcity_nb.engine.attempt", str(file)], cwd=folder, env=around)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    # As process 1 of a container nothing would happen at all without a handler.
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    labelled_processes.end(spec.attempt, spare=_is_agent, spare_s=LAST_PUBLISH_S)
+    return code if code >= 0 else 128 - code
+
+
+def _run() -> int:
+    text = os.environ.get(SPEC, "")
+    try:
+        spec = codec.loads(AttemptSpec, text.encode())
+    except ValueError as error:
+        raise UsageError(
+            f"{SPEC} is no attempt's spec ({error}): jobs are started by `qcity run --on hf-jobs`"
+        ) from None
+    _say(f"version {__version__}, attempt {spec.attempt} of run {spec.run} on {spec.host}")
+    store = open_store(spec.store)
+    head = _asked(lambda: lease.read(store, spec.run).head)
+    if reason := unwanted(head, spec):
+        _say(f"nothing to do: {reason}")
+        return 0
+    folder = _lay(store, head)
+    try:
+        return _attend(spec, folder)
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def main() -> int:
+    """Run the attempt that the environment specifies."""
+    try:
+        return _run()
+    except QcityError as error:
+        _say(str(error))
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""The launcher ``hf-jobs[:flavor]``: an attempt is a job on Hugging Face's infrastructure.
+
+    qcity run train.ipynb --state hf://me/runs --on hf-jobs:t4-small
+
+A job gets the attempt's spec in the environment (it holds no secret), tokens as the service's secrets, and labels by
+which any keeper finds it again: a reply of the service that is lost is looked for, never asked for twice. Inside runs
+``hosts/container.py``.
+
+Source: https://huggingface.co/docs/huggingface_hub/guides/jobs; which words a dead job's message has is known from
+others' programs alone (docs/hosts/huggingface.md says what is not verified).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from qcity_nb import codec
+from qcity_nb.clock import Clock, SystemClock
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.hosts.container import SPEC
+from qcity_nb.hosts.hf_jobs.client import JobsClient, is_here
+from qcity_nb.hosts.hf_jobs.records import Job, Order
+from qcity_nb.ports import Observation
+from qcity_nb.records import AttemptSpec
+from qcity_nb.settings import ENV, KEY, Settings, seconds
+
+__all__ = [
+    "ATTEMPT",
+    "DEFAULT_FLAVOR",
+    "RUN",
+    "HfJobsLauncher",
+    "as_variables",
+    "command",
+    "environment",
+    "label",
+    "observed",
+]
+
+DEFAULT_FLAVOR = "cpu-basic"
+RUN, ATTEMPT = "qcity-run", "qcity-attempt"
+"""The labels' keys."""
+_LABEL_LIMIT = 100
+_LOOK_EVERY_S = 10.0
+"""What was asked so short a time ago is not asked again: the service counts calls."""
+_STOP_LOOK_S = 1.0
+
+_CARRIED = (
+    "ttl_s",
+    "beat_s",
+    "publish_s",
+    "stop_grace_s",
+    "keep_last",
+    "keep_every",
+    "keep_best",
+    "storage_budget",
+    "snapshot_share",
+    "chaos",
+)
+"""Settings of the one who launches that must hold in the attempt too."""
+_TRACKER = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+"""All of them secrets: some servers take the token as the user's name."""
+
+
+def label(text: str) -> str:
+    """The text as a label's value: the same for the same text, another for another.
+
+    The service takes letters, digits, ``-`` and ``_``, and at most 100 of them.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', text)[: _LABEL_LIMIT - 17]}-{digest}"
+
+
+def command(settings: Settings, words: list[str]) -> list[str]:
+    """A container's command: install what the settings say, then become ``words``."""
+    steps = [f"exec {shlex.join(words)}"]
+    if settings.job_install.strip():
+        # Images that forbid pip in their own Python (PEP 668) mean people's machines, not a container's one use.
+        install = shlex.join(["python", "-m", "pip", "install", "-q", *shlex.split(settings.job_install)])
+        steps.insert(0, f"PIP_BREAK_SYSTEM_PACKAGES=1 {install}")
+    return ["bash", "-c", " && ".join(steps)]
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+
+
+def as_variables(settings: Settings, names: tuple[str, ...]) -> dict[str, str]:
+    """Settings as the environment spells them; those that are empty are left out."""
+    values = {name: getattr(settings, name) for name in names}
+    return {f"{ENV}{name.upper()}": _spelled(value) for name, value in values.items() if value not in (None, "", ())}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Environment:
+    env: Mapping[str, str]
+    secrets: Mapping[str, str]
+
+
+def _check_store(client: JobsClient, store: str) -> bool:
+    """Whether jobs run on this very machine: the service is an emulator then.
+
+    Raises:
+        UsageError: they do not, and the store is a place on it.
+    """
+    can_see = is_here(client.endpoint)
+    if ("://" not in store or store.startswith(("file:", "memory:"))) and not can_see:
+        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --state hf://USER/REPO")
+    return can_see
+
+
+def environment(settings: Settings, client: JobsClient, store: str) -> _Environment:
+    """What every container needs to reach store and tracker, and to behave as this machine would.
+
+    Raises:
+        UsageError: a place that only this machine can reach, or a secret that is not here.
+    """
+    can_see = _check_store(client, store)
+    env = {f"{ENV}STORE": store, **as_variables(settings, _CARRIED)}
+    if not client.is_default:
+        env["HF_ENDPOINT"] = client.endpoint
+    secrets = {"HF_TOKEN": client.token}
+    if key := os.environ.get(KEY):
+        secrets[KEY] = key
+    tracking = settings.tracking
+    if re.match(r"https?://", tracking) and (can_see or not is_here(tracking)):
+        env["MLFLOW_TRACKING_URI"] = env[f"{ENV}TRACKING"] = tracking
+        secrets |= {name: value for name in _TRACKER if (value := os.environ.get(name))}
+    else:
+        # A file of this machine: rows wait in the store, and a keeper here drains them.
+        env[f"{ENV}TRACKING"] = "none"
+    for name in settings.job_secrets:
+        value = os.environ.get(name)
+        if not value:
+            raise UsageError(f"job_secrets names {name}, which is not set here: set it, or take it off the list")
+        secrets[name] = value
+    return _Environment(env=env, secrets=secrets)
+
+
+_REASONS = (
+    (r"credit|payment|billing|balance|insufficient fund", "out of credit"),
+    (r"time[d ]*[- ]?out|time limit|deadline", "timed out"),
+    (r"evict|preempt|node (?:was |is )?(?:lost|shut|drain|terminat)|spot", "evicted"),
+    (r"\boom|out of memory|memory limit", "out of memory"),
+)
+"""The first that the message has decides; in this order, as "evicted: low on memory" is no program's fault."""
+
+
+def observed(job: Job) -> Observation:
+    """What a job's stage and message mean."""
+    said = f": {job.message}" if job.message else ""
+    match job.stage:
+        case "SCHEDULING":
+            return Observation(state="pending", reason=job.message)
+        case "RUNNING":
+            return Observation(state="running", reason=job.message)
+        case "COMPLETED":
+            return Observation(state="gone", reason="exit code 0", exit_code=0)
+        case "DELETED":
+            return Observation(state="gone", reason=f"deleted{said}")
+        case "ERROR" | "CANCELED" | "CANCELLED":
+            return _dead(job, said)
+    # A stage that this version does not know may be a beginning as well as an end: no death.
+    return Observation(state="unknown", reason=f"the job is {job.stage}{said}")
+
+
+def _dead(job: Job, said: str) -> Observation:
+    found = re.search(r"exit (?:code|status):? *(\d+)", job.message, re.IGNORECASE)
+    code = int(found[1]) if found else None
+    for pattern, reason in _REASONS:
+        if re.search(pattern, job.message, re.IGNORECASE):
+            return Observation(state="gone", reason=f"{reason}{said}", exit_code=code)
+    if job.stage != "ERROR":
+        return Observation(state="gone", reason=f"cancelled{said}")
+    if code is not None:
+        # What follows the code ("Reason: Error") says nothing more.
+        return Observation(state="gone", reason=f"exit code {code}", exit_code=code)
+    return Observation(state="gone", reason=f"error{said or ' without a word'}")
+
+
+class HfJobsLauncher:
+    """Launches attempts as jobs, and finds those that any keeper launched.
+
+    Args:
+        settings: image, packages, timeout, namespace and secrets of a job, and what holds inside it.
+        flavor: the hardware, by the service's name.
+        client, clock: tests inject their own.
+
+    Does not promise: that a job starts soon, or at all; that the service shows a new job at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        flavor: str = "",
+        *,
+        client: JobsClient | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings
+        self._flavor = flavor
+        self._client = client or JobsClient(settings.job_namespace)
+        self._clock = clock or SystemClock()
+        self._ids: dict[str, str] = {}
+        """Jobs by attempt, as far as this launcher met them: a job's own address costs less than a list."""
+        self._seen: dict[str, tuple[float, Observation]] = {}
+
+    @property
+    def name(self) -> str:
+        """The name that ``--on`` takes."""
+        return f"hf-jobs:{self._flavor}" if self._flavor else "hf-jobs"
+
+    def price(self) -> str:
+        """What the flavor costs now.
+
+        Raises:
+            UsageError: no such flavor; the message lists those that there are.
+        """
+        # Without a token, or with such a store, it is no use to begin a run.
+        _ = self._client.token
+        _check_store(self._client, self._settings.store)
+        wanted = self._flavor or DEFAULT_FLAVOR
+        flavors = self._client.hardware()
+        for flavor in flavors:
+            if flavor.name == wanted:
+                return flavor.price
+        known = ", ".join(flavor.name for flavor in flavors) or "none"
+        raise UsageError(f"hf-jobs has no flavor {wanted!r}; there are: {known}")
+
+    def _order(self, spec: AttemptSpec) -> Order:
+        settings = self._settings
+        asked = spec.needs.get("timeout")
+        timeout_s = seconds(asked, name="needs.timeout") if asked is not None else settings.job_timeout_s
+        around = environment(settings, self._client, spec.store)
+        return Order(
+            image=settings.job_image,
+            command=command(settings, ["python", "-m", "qcity_nb.hosts.container"]),
+            flavor=self._flavor or DEFAULT_FLAVOR,
+            timeout_s=timeout_s,
+            labels={RUN: label(spec.run), ATTEMPT: label(spec.attempt), "name": label(spec.run)},
+            env={
+                **around.env,
+                # Without this machine's paths: they mean nothing there.
+                SPEC: codec.dumps(replace(spec, project="", output="")).decode(),
+                # So that every boundary is saved before the service ends the job.
+                f"{ENV}SESSION_LIMIT_S": _spelled(timeout_s),
+            },
+            secrets=around.secrets,
+        )
+
+    def launch(self, spec: AttemptSpec) -> None:
+        """Begin the job.
+
+        Raises:
+            UsageError: no token, right, credit or reachable store; or the service refuses the job as it is.
+            StoreUnavailable: no answer, and no job with this attempt's label is seen yet; one may appear.
+        """
+        order = self._order(spec)
+        try:
+            self._ids[spec.attempt] = self._client.run(order).id
+        except StoreUnavailable:
+            with contextlib.suppress(QcityError):
+                if self._look(spec.attempt) is not None:
+                    return
+            raise
+
+    def _look(self, attempt: str) -> Job | None:
+        """The attempt's job: the living one, where a person ran a dead one again by hand, else the newest."""
+        found = self._client.jobs(ATTEMPT, label(attempt))
+        living = [job for job in found if observed(job).state != "gone"]
+        job = next(iter(living or found), None)
+        if job is not None:
+            self._ids[attempt] = job.id
+        return job
+
+    def find(self, attempt: str) -> Observation | None:
+        """What became of the attempt's job; an answer under ten seconds old may be given again."""
+        now_s = self._clock.now_s()
+        if attempt in self._seen and (known := self._seen[attempt])[1].state == "gone":
+            return known[1]
+        if attempt in self._seen and now_s - self._seen[attempt][0] < min(_LOOK_EVERY_S, self._settings.beat_s):
+            return self._seen[attempt][1]
+        try:
+            if attempt in self._ids:
+                job = self._client.inspect(self._ids[attempt])
+                seen = observed(job) if job else Observation(state="gone", reason="deleted")
+            else:
+                job = self._look(attempt)
+                if job is None:
+                    return None
+                seen = observed(job)
+        except QcityError as error:
+            return Observation(state="unknown", reason=str(error))
+        self._seen[attempt] = (now_s, seen)
+        return seen
+
+    def stop(self, attempt: str, *, grace_s: float) -> None:
+        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job; at once where it has yet to begin.
+
+        The service has no gentler way: whoever wants the work saved asks for a stop in the head first.
+
+        Raises:
+            StoreUnavailable: the service did not answer; the job may live.
+        """
+        until_s = self._clock.now_s() + grace_s
+        while (seen := self.find(attempt)) is not None and seen.state not in ("gone", "pending"):
+            left_s = until_s - self._clock.now_s()
+            if left_s <= 0:
+                break
+            self._clock.sleep(min(_STOP_LOOK_S, left_s))
+        if seen is None or seen.state == "gone":
+            return
+        if attempt not in self._ids and self._look(attempt) is None:
+            return
+        self._client.cancel(self._ids[attempt])
+        self._seen.pop(attempt, None)
+
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
+        """What the job has written; with ``until``, as it comes, until the job has ended."""
+        if attempt not in self._ids and self._look(attempt) is None:
+            return None
+        return self._client.logs(self._ids[attempt], follow=until is not None)

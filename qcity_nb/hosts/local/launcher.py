@@ -1,0 +1,282 @@
+"""The launcher ``local``: an attempt is a process group on this machine, and dies with nothing left behind.
+
+Files, under ``<local>/attempts/``:
+
+    <attempt>.spec.json   what the attempt is started with
+    <attempt>.json        process id, start time, boot; later how it ended
+    <attempt>.log         its output
+
+The record is written after the process exists, so a launcher that dies in between leaves a process without a
+record: ``find`` then looks for the label in the environments of all processes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from qcity_nb import codec
+from qcity_nb.errors import StoreUnavailable, UsageError
+from qcity_nb.hosts import labelled_processes
+from qcity_nb.hosts.labelled_processes import LABEL, Process
+from qcity_nb.ports import Observation
+from qcity_nb.records import AttemptSpec
+from qcity_nb.settings import Settings
+
+__all__ = ["LocalLauncher", "wait_for_end"]
+
+AGENT_GRACE_S = 2.0
+"""How long an agent outlives its attempt: it publishes the newest local checkpoint and lets go."""
+
+LOOK_S = 0.5
+"""How often a log is looked at for more."""
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Attempts that this process started: only their parent learns their exit code."""
+
+
+_told: set[int] = set()
+"""Of those, the ones whose end ``wait_for_end`` has told: once is enough."""
+
+
+def wait_for_end(timeout_s: float) -> None:
+    """Wait until an attempt that this process started has ended, at most for ``timeout_s``.
+
+    Where the system cannot tell (no pidfd: not Linux), it waits the whole time.
+    """
+    with contextlib.ExitStack() as stack:
+        poll = select.poll()
+        _told.intersection_update(_children)
+        opened: dict[int, int] = {}
+        if hasattr(os, "pidfd_open"):
+            for pid in _children.keys() - _told:
+                with contextlib.suppress(OSError):
+                    opened[descriptor := os.pidfd_open(pid)] = pid
+                    stack.callback(os.close, descriptor)
+                    poll.register(descriptor, select.POLLIN)
+        if not opened:
+            time.sleep(timeout_s)
+            return
+        _told.update(opened[descriptor] for descriptor, _ in poll.poll(timeout_s * 1000))
+
+
+def _command(spec: Path) -> Sequence[str]:
+    return [sys.executable, "-m", "qcity_nb.engine.attempt", str(spec)]
+
+
+def _is_agent(found: Process) -> bool:
+    return " qcity_nb.sidecar " in f" {found.command} "
+
+
+def _reason(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole and durable, or not at all."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:  # Ctrl-C too: nothing half made stays
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class LocalLauncher:
+    """Launches attempts as processes of this machine.
+
+    Args:
+        settings: ``local`` says where specs, records and logs go.
+        flavor: there is none here.
+        command: what to start for a spec file, which must be its last argument; tests inject their own.
+    """
+
+    def __init__(
+        self, settings: Settings, flavor: str = "", *, command: Callable[[Path], Sequence[str]] | None = None
+    ) -> None:
+        if flavor:
+            raise UsageError(f"the host 'local' is this machine as it is: write 'local' without {flavor!r}")
+        self._folder = settings.local / "attempts"
+        self._command = command or _command
+
+    @property
+    def name(self) -> str:
+        """The name that ``--on`` takes."""
+        return "local"
+
+    def price(self) -> str:
+        """Nothing: it is the user's own."""
+        return ""
+
+    def _path(self, attempt: str, kind: str) -> Path:
+        return self._folder / f"{attempt}.{kind}"
+
+    def launch(self, spec: AttemptSpec) -> None:
+        """Start the attempt in its own session, labelled in its environment.
+
+        Raises:
+            UsageError: the local directory cannot be written, or the project's directory is not there.
+            StoreUnavailable: the machine has no room for one more process.
+        """
+        path = self._path(spec.attempt, "spec.json")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write(path, codec.dumps(spec))
+            log = self._path(spec.attempt, "log").open("ab")
+        except OSError as error:
+            raise UsageError(
+                f"cannot launch here: {self._folder} cannot be written ({error.strerror}); set `local` to "
+                "a directory on this machine's own disk"
+            ) from error
+        with log:
+            cwd = spec.project or None
+            if cwd is not None and not Path(cwd).is_dir():
+                raise UsageError(f"cannot launch here: the project's directory {cwd} is not there")
+            try:
+                child = subprocess.Popen(
+                    self._command(path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=cwd,
+                    env={**os.environ, LABEL: spec.attempt},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise StoreUnavailable(f"cannot start a process here: {error}") from error
+        _children[child.pid] = child
+        found = labelled_processes.look_up(child.pid)
+        self._record(spec.attempt, {"pid": child.pid, "started": found.started if found else ""})
+
+    def _record(self, attempt: str, facts: dict[str, Any]) -> None:
+        try:
+            _write(self._path(attempt, "json"), json.dumps({**labelled_processes.machine(), **facts}).encode())
+        except OSError:
+            # The label in the process's environment says the same, only more slowly.
+            return
+
+    def _recorded(self, attempt: str) -> dict[str, Any] | None:
+        try:
+            facts = json.loads(self._path(attempt, "json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return facts if isinstance(facts, dict) else None
+
+    def _reap(self, pid: int) -> int | None:
+        child = _children.get(pid)
+        code = child.poll() if child is not None else None
+        if code is not None:
+            del _children[pid]
+        return code
+
+    def _unrecorded(self, attempt: str) -> tuple[Process | None, list[Process]]:
+        """The attempt's main process where there is no record of it, and all that have its label."""
+        spec = str(self._path(attempt, "spec.json"))
+        found = labelled_processes.labelled(attempt)
+        return next((each for each in found if spec in each.command and not _is_agent(each)), None), found
+
+    def _main(self, attempt: str) -> Process | None:
+        facts = self._recorded(attempt)
+        if facts is None:
+            return self._unrecorded(attempt)[0]
+        here = labelled_processes.machine()
+        if "ended" in facts or any(facts.get(key) != here[key] for key in here):
+            return None
+        found = labelled_processes.look_up(int(facts.get("pid", 0)))
+        return found if found is not None and found.started == facts.get("started") else None
+
+    def find(self, attempt: str) -> Observation | None:
+        """What became of the attempt.
+
+        Before it says ``gone``, it ends whatever the attempt left: the kernel and others at once, a living
+        agent after at most ``AGENT_GRACE_S``.
+        """
+        facts = self._recorded(attempt)
+        if facts is None:
+            main, others = self._unrecorded(attempt)
+            if main is None and others:
+                # Between fork and exec a process has its label but not yet its command line: look again.
+                main, others = self._unrecorded(attempt)
+            if main is None:
+                # Leftovers without a main process: it ended before anybody recorded it.
+                return self._gone(attempt, {}, None) if others else None
+            facts = {"pid": main.pid, "started": main.started}
+            self._record(attempt, facts)
+            return Observation(state="running")
+        if "ended" in facts:
+            return Observation(state="gone", reason=str(facts["ended"]), exit_code=facts.get("exit_code"))
+        here = labelled_processes.machine()
+        if facts.get("node") != here["node"]:
+            return None
+        if facts.get("boot") != here["boot"]:
+            return self._gone(attempt, facts, None, reason="the machine was restarted")
+        if facts.get("namespace") != here["namespace"]:
+            return None
+        pid = int(facts.get("pid", 0))
+        code = self._reap(pid)
+        if code is None and labelled_processes.is_alive(pid, str(facts.get("started", ""))):
+            return Observation(state="running")
+        if code is None:
+            code = self._reap(pid)
+        return self._gone(attempt, facts, code)
+
+    def _gone(self, attempt: str, facts: dict[str, Any], code: int | None, *, reason: str = "") -> Observation:
+        left = labelled_processes.end(attempt, spare=_is_agent, spare_s=AGENT_GRACE_S)
+        if left:
+            pids = ", ".join(str(each.pid) for each in left)
+            return Observation(state="unknown", reason=f"its processes cannot be ended: {pids}")
+        reason = reason or (_reason(code) if code is not None else "its process is gone")
+        self._record(attempt, {**facts, "ended": reason, "exit_code": code})
+        return Observation(state="gone", reason=reason, exit_code=code)
+
+    def stop(self, attempt: str, *, grace_s: float) -> None:
+        """SIGTERM to the attempt's main process; after ``grace_s`` SIGKILL to all that is left of it."""
+        main = self._main(attempt)
+        if main is not None and grace_s > 0:
+            labelled_processes.send(main, signal.SIGTERM)
+            until = time.monotonic() + grace_s
+            while time.monotonic() < until and labelled_processes.is_alive(main.pid, main.started):
+                time.sleep(0.02)
+        if main is not None:
+            labelled_processes.send(main, signal.SIGKILL)
+            labelled_processes.wait_gone([main], timeout_s=2.0)
+        self.find(attempt)
+
+    def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
+        """What the attempt's log file says, if it ran here; goes on until ``until`` says so."""
+        path = self._path(attempt, "log")
+        return self._read(path, until) if path.is_file() else None
+
+    @staticmethod
+    def _read(path: Path, until: Callable[[], bool] | None) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        with path.open("rb") as file:
+            while True:
+                # Asked before the reading, so that what was written until then is read.
+                is_last = until is None or until()
+                while data := file.read(1 << 20):
+                    if text := decoder.decode(data):
+                        yield text
+                if is_last:
+                    return
+                time.sleep(LOOK_S)

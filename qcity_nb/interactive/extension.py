@@ -1,0 +1,193 @@
+"""`%load_ext qcity_nb`: a notebook run by hand goes on at the cell where it died.
+
+    load      which cells have finished in an earlier kernel          byhand_past
+    before    the next of them comes: it is passed over, and shows what it showed;
+              any other comes: the variables are brought back first   byhand_follow, byhand_space
+    after     a cell that ran has ended well: it is recorded, with a snapshot where that is worth its time
+
+Passing a cell over: its text goes through the shell as ever (history, numbers, magics), and an AST transformer takes
+the statements out before they run. Hooks of IPython are all that is used, the same ones from 7.34 on.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from qcity_nb import settings
+from qcity_nb.errors import QcityError
+from qcity_nb.interactive.follower import Follower
+from qcity_nb.kernel import ipython_hooks
+from qcity_nb.kernel.engine_requests import hear
+from qcity_nb.kernel.interrupt import uninterrupted
+from qcity_nb.kernel.session import Session
+
+__all__ = ["ByHand", "load", "unload"]
+
+_on: ByHand | None = None
+_runs: set[str] = set()
+"""Runs whose cells this kernel has followed: their records are its own, and no earlier kernel's."""
+
+
+def load(shell: Any, up: Callable[[], Session]) -> None:
+    """Follow the shell's cells from the next one on.
+
+    Args:
+        up: gives the session of the city that is up; brings one up if none is.
+    Raises:
+        IPython's UsageError: no run can be brought up; it is shown as one line that says what to do.
+    """
+    global _on
+    unload(shell)
+    try:
+        if settings.load().desk:
+            return  # the engine does it, and knows the notebook's cells
+        if getattr(shell, "kernel", None) is None:
+            raise _error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
+        session = up()
+    except QcityError as error:
+        raise _error("UsageError", f"{error}; then %load_ext qcity_nb") from None
+    _on = ByHand(shell, session)
+
+
+def unload(shell: Any) -> None:
+    """Leave the shell as it was."""
+    global _on
+    if _on is not None:
+        _on.close()
+        _on = None
+
+
+def _error(name: str, text: str) -> Exception:
+    made: Exception = getattr(sys.modules["IPython.core.error"], name)(text)
+    return made
+
+
+class ByHand:
+    """The hooks in one shell for one session."""
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        self._shell = shell
+        self._session = session
+        records = session.manifest.cells if session.manifest is not None and session.run not in _runs else ()
+        _runs.add(session.run)
+        self._follower = Follower(shell, session, records, self._say)
+        self._depth = 0
+        self._is_broken = False
+        """Cells are not followed any more."""
+        self._hooks = {"pre_run_cell": self._starts, "post_run_cell": self._ended}
+        for event, hook in self._hooks.items():
+            shell.events.register(event, hook)
+        shell.ast_transformers.insert(0, self)
+        self._greet(len(records))
+
+    def _greet(self, known: int) -> None:
+        past = self._follower.past
+        if count := len(past.records):
+            text = f"{_cells(count)} finished in an earlier kernel: run them, and they come back at once"
+            text += " (to begin anew: qcity.up(fresh=True) before %load_ext)"
+        elif past.is_other:
+            text = f"{_cells(known)} finished, but a cell before %load_ext is new or edited: all run again"
+        else:
+            text = "cells that finish from here on need not run again in a new kernel"
+        self._say(f"run {self._session.run}: {text}")
+
+    def close(self) -> None:
+        """Take the hooks away."""
+        for event, hook in self._hooks.items():
+            self._shell.events.unregister(event, hook)
+        self._shell.ast_transformers.remove(self)
+        if self._session.course is self._follower.course:
+            self._session.course = None
+
+    def _say(self, text: str) -> None:
+        page = f'<small style="opacity: 0.6">qcity: {html.escape(text)}</small>'
+        self._shell.display_pub.publish({"text/plain": f"qcity: {text}", "text/html": page})
+
+    @property
+    def _is_on(self) -> bool:
+        session = self._session
+        if self._is_broken or ipython_hooks.session_of(self._shell) is not session:
+            return False
+        status = session.contact.look()
+        if status.state in ("lost", "refused"):
+            self._is_broken = True
+            self._say(f"from here on cells run as without qcity: {status.reason}")
+        return status.state == "held"
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        """The shell's cell, before it runs: without its statements if it is passed over."""
+        follower = self._follower
+        skips, refused = follower.skips, follower.refused
+        follower.skips, follower.refused = False, ""
+        if refused:
+            error: Any = _error("InputRejected", refused)
+            error._render_traceback_ = lambda: [f"qcity: {refused}"]
+            raise error
+        if skips and isinstance(node, ast.Module):
+            node.body = []
+        return node
+
+    def _is_mine(self) -> bool:
+        """Is it a cell of the notebook's own that begins or ends?"""
+        return not self._follower.is_rerunning and threading.current_thread() is threading.main_thread()
+
+    def _starts(self, info: Any) -> None:
+        if not self._is_mine():
+            return
+        self._depth += 1
+        if self._depth > 1:  # a magic such as %%capture runs its text as a cell
+            return
+        follower = self._follower
+        follower.clear()
+        # What is not in the history is a front end's own.
+        if not info.store_history or not self._is_on:
+            return
+        hear(follower.course, self._shell, info)
+        try:
+            on_interrupt = signal.getsignal(signal.SIGINT)
+            with uninterrupted():
+                follower.decide(info.raw_cell, on_interrupt)
+        except KeyboardInterrupt:
+            if not follower.skips:
+                follower.clear(refused="interrupted before the cell began")
+        except Exception as error:  # noqa: BLE001 - on variables that may not be there no cell is to run
+            self._is_broken = True
+            why = f"{type(error).__name__}: {error}"
+            follower.clear(refused=f"{why}. From here on cells run as without qcity: run them from the first one on")
+
+    def _ended(self, result: Any) -> None:
+        if not self._is_mine() or ipython_hooks.is_blank(result):
+            return
+        self._depth = max(0, self._depth - 1) if result is not None else 0
+        if self._depth:
+            return
+        session = ipython_hooks.session_of(self._shell)
+        if session is not None and session is not self._session:
+            self._follow(session)
+        elif result is None or not result.success:
+            self._follower.failed()
+        elif self._is_on:
+            try:
+                with uninterrupted():
+                    self._follower.finished()
+            except KeyboardInterrupt:
+                self._say("the interrupt came while the snapshot was taken: it is complete")
+            except Exception as error:  # noqa: BLE001 - user objects are pickled here, and the cell itself is well
+                self._say(f"no snapshot behind this cell: {type(error).__name__}: {error}")
+        self._follower.clear()
+
+    def _follow(self, session: Session) -> None:
+        """Somebody has called ``qcity.up(fresh=True)``."""
+        global _on
+        self.close()
+        _on = ByHand(self._shell, session)
+
+
+def _cells(count: int) -> str:
+    return "1 cell has" if count == 1 else f"{count} cells have"

@@ -1,0 +1,180 @@
+"""`city.loop`: iterate, and go on where a dead host stopped.
+
+    for epoch in city.loop(range(100), state={"model": model, "optimizer": optimizer}):
+        …
+
+An iteration is finished when the next item is asked for: there is the boundary, there the state is captured, there a
+stop or a lost lease is raised. See docs/design.md, "Runs, loops, steps".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
+from qcity_nb.checkpoint.state.freezer import Lazily
+from qcity_nb.errors import UsageError
+from qcity_nb.kernel.items import Items
+from qcity_nb.kernel.loop_state import Loop
+from qcity_nb.kernel.save_clock import Watch
+from qcity_nb.kernel.save_policy import Every, Pace, pace
+from qcity_nb.kernel.session import Session
+
+__all__ = ["begin"]
+
+T = TypeVar("T")
+
+
+def begin(
+    session: Session, items: Iterable[T], state: object, every: Every, name: str | None, lazy: bool | None = None
+) -> Iterator[T]:
+    """Check the arguments at once; the iteration itself begins with the first item asked for.
+
+    Raises:
+        StateRefused: ``state`` is immutable, so it could not be restored in place.
+        UsageError: ``every`` means nothing, or ``items`` cannot be iterated.
+    """
+    check_state(state)
+    if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
+        hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
+        raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
+    return _run(session, items, state, pace(every), name, _LAZILY[lazy])
+
+
+def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
+    """The loop that begins here, new or as a checkpoint knows it; and whether it is to be restored."""
+    key = session.key_of(name)
+    known = session.loops.get(key)
+    source = session.cell[1]
+    if known is not None and known.saved_generators is not None:
+        if not (known.finished and session.settled.get(key) == known.passes):
+            if known.source and source and known.source != source:
+                _tell_edited(session, known)
+            known.source = source
+            return known, True
+        # Run again in the same kernel: a new pass. The count over the whole run goes on.
+        return Loop(key=key, name=known.name, source=source, count=known.count, passes=known.passes + 1), False
+    return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
+
+
+def _tell_edited(session: Session, loop: Loop) -> None:
+    session.contact.note("edited", loop=loop.name, done=loop.done)
+    what = (
+        "is finished and does not run again" if loop.finished else f"goes on after iteration {loop.done} all the same"
+    )
+    warnings.warn(
+        f"the cell of city.loop {loop.name!r} was edited since its checkpoint; the loop {what}. "
+        "For a new start use qcity.up(fresh=True), or give the loop another name",
+        stacklevel=5,
+    )
+
+
+def _slow(session: Session, done: int) -> Any:
+    def tell(consumed: int) -> None:
+        session.contact.note("slow-skip", done=done, at=consumed)
+        warnings.warn(
+            f"city.loop goes through {done} finished items of an iterable to reach the next one; "
+            "a sequence (a list, a range) would be indexed at once",
+            stacklevel=5,
+        )
+
+    return tell
+
+
+def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
+    """Bring everything back to the loop's last boundary; the items that are left."""
+    session.contact.note(
+        "loop", loop=loop.name, done=loop.done, total=items.total, finished=loop.finished, seq=session.seq
+    )
+    # Items are consumed before the state comes back: what they draw, they drew before that boundary.
+    values: Iterator[Any] | None = iter(()) if loop.finished else None
+    if loop.done and not loop.finished:
+        begun = session.read(loop.saved_begun)
+        if begun is not None:
+            restore_generators(begun)  # a loader draws its order when it begins
+        values = items.after(loop.done, _slow(session, loop.done))
+    state, generators = session.restored(loop)
+    if state is not None and loop.state is not None:
+        restore(loop.state, state)
+    session.replay(loop)
+    if generators is not None:
+        restore_generators(generators)
+    return values if values is not None else items.after(0, _slow(session, 0))
+
+
+def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
+    """The first boundary, before any work: state that cannot be saved is told now, not after a night."""
+    loop.out_from = session.recorder.mark()
+    session.freeze(loop, may_stream=loop.parent is None)
+    if not items.is_indexed:
+        loop.begun = capture_generators()
+    if loop.parent is None:
+        session.save("loop begins", step=loop.count, strict=True)
+        session.contact.stop_if_asked()
+    return items.after(0, _slow(session, 0))
+
+
+_LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
+
+
+def _run(
+    session: Session, source: Iterable[T], state: object, when: Pace, name: str | None, lazily: Lazily
+) -> Iterator[T]:
+    session.contact.check()
+    items = Items(source)
+    loop, is_known = _find(session, name)
+    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
+    session.enter(loop)
+    watch = Watch(session, loop, when, is_new=not is_known)
+    try:
+        values = _resume(session, loop, items) if is_known else _start(session, loop, items)
+        loop.started_s, loop.started_done = session.clock.now_s(), loop.done
+        saved_done = loop.done
+        for value in values:
+            yield value
+            session.advance(loop)
+            if _boundary(session, loop, watch, saved_done):
+                saved_done = loop.done
+        if not (is_known and loop.finished):
+            _finish(session, loop, watch, saved_done)
+    except GeneratorExit:
+        session.leave(loop)
+        raise
+    finally:
+        watch.close()
+        session.drop(loop)
+
+
+def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
+    due = watch.is_due(loop.done - saved_done)  # first: it is to be asked at each boundary
+    return due or bool(session.contact.look().stop) or session.force
+
+
+def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
+    """Between two iterations; returns whether it was saved."""
+    session.contact.check()
+    if loop.done == loop.total and not session.contact.look().stop:
+        return False  # it is over: the final state is saved as such
+    due = _is_due(session, loop, watch, saved_done)
+    must = watch.pace.is_strict or bool(session.contact.look().stop) or session.force
+    if due and not must and session.is_saving and not watch.pace.waits:
+        due = False  # the save before is still being written: rather a later one than a loop that waits
+    if due or loop.has_inner:
+        session.freeze(loop, may_stream=due and all(one.is_fresh for one in session.open if one is not loop))
+    if not due or not session.can_save():
+        return False
+    watch.keep()
+    session.save("every", step=loop.count, strict=must)
+    session.contact.stop_if_asked()
+    return True
+
+
+def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
+    """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
+    session.contact.check()
+    session.finish(loop)
+    if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
+        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.contact.look().stop))
+        session.contact.stop_if_asked()

@@ -1,0 +1,203 @@
+"""A loop as the kernel knows it: where its last boundary is, and what a checkpoint keeps of it there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qcity_nb import crashpoints
+from qcity_nb.checkpoint.digest import name_of
+from qcity_nb.checkpoint.encode import encode_state
+from qcity_nb.checkpoint.engine import Engine
+from qcity_nb.checkpoint.state.capture import Captured, capture_generators
+from qcity_nb.checkpoint.state.freezer import Lazily
+from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
+from qcity_nb.kernel.metric_log import Scope
+from qcity_nb.kernel.output_recorder import Recorder, joined
+
+__all__ = ["Draft", "Loop", "Piece"]
+
+PIECE = 64 * 1024
+"""A piece of recorded output grows up to about this size, then the next one begins."""
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Recorded output: its name, and its content as long as it may grow or is not in the tier."""
+
+    name: str
+    content: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """What a checkpoint is about to say of a loop. Frozen: the loop may go on while it is written."""
+
+    loop: Loop
+    base: LoopRecord
+    """With what the tier has already."""
+    state: Captured | None
+    generators: Captured | None
+    begun: Captured | None
+    pieces: list[tuple[str, bytes]]
+
+    def record(self, objects: dict[str, Any]) -> LoopRecord:
+        """As a manifest names it; the content goes into ``objects``. Hashes, so not in the loop's time.
+
+        Raises:
+            Discarded: the state was changed while it was copied.
+        """
+        record = self.base
+        if self.state is not None:
+            record = replace(record, state=_encoded(self.state, objects))
+        if self.generators is not None:
+            record = replace(record, generators=_encoded(self.generators, objects))
+        if self.begun is not None:
+            record = replace(record, begun=_encoded(self.begun, objects))
+        objects.update({name: content for name, content in self.pieces if content})
+        return record
+
+
+@dataclass(slots=True, eq=False)
+class Loop:
+    """One loop. Two are never equal: a new pass of the same loop is another one."""
+
+    key: str
+    name: str
+    source: str = ""
+    total: int | None = None
+    done: int = 0
+    count: int = 0
+    passes: int = 1
+    finished: bool = False
+    state: object = None
+    parent: Loop | None = None
+    scope: Scope | None = None
+    """Of the iteration that runs."""
+    touched: bool = False
+    """Begun in this kernel."""
+    left: bool = False
+    """Its iterator was closed before the end, by ``break`` or by an exception: it is finished once the code goes on."""
+    trouble: Exception | None = None
+    """Why its state could not be captured when it was left."""
+    has_inner: bool = False
+    """It has inner loops, whose checkpoints need this one's state at every boundary."""
+    is_fresh: bool = False
+    """What is captured or saved belongs to the present boundary."""
+    lazily: Lazily = "gated"
+    """What of the state may be copied while the next iteration has begun."""
+    snap: tuple[Captured | None, Captured] | None = None
+    """State and generators at the present boundary, until a save takes them."""
+    begun: Captured | None = None
+    """The generators when the pass began, while they are not in the tier."""
+    saved_state: Encoded | None = None
+    saved_generators: Encoded | None = None
+    saved_begun: Encoded | None = None
+    outputs: list[Piece] = field(default_factory=list)
+    out_from: int = 0
+    """Output from this mark on is not in ``outputs`` yet."""
+    started_s: float = 0.0
+    started_done: int = 0
+
+    @classmethod
+    def of(cls, record: LoopRecord) -> Loop:
+        """The loop that a checkpoint knows."""
+        return cls(
+            key=record.key,
+            name=record.name,
+            source=record.source,
+            total=record.total,
+            done=record.done,
+            count=record.count,
+            passes=record.passes,
+            finished=record.finished,
+            is_fresh=record.generators is not None,
+            saved_state=record.state,
+            saved_generators=record.generators,
+            saved_begun=record.begun,
+            outputs=[Piece(name) for name in record.outputs],
+        )
+
+    def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool, may_stream: bool) -> bool:
+        """Capture state, generators and output: this is the boundary.
+
+        Args:
+            at_once: copy all of the state before this returns: no iteration follows whose optimizer would wait.
+            may_stream: it is saved before anything else happens, so where memory is short nothing need be copied.
+        Returns: was memory short?
+
+        Raises:
+            StateRefused: a variable cannot be saved.
+        """
+        crashpoints.hit("capture.before")
+        self.drop_snap()
+        state = None
+        if self.state is not None:
+            state = engine.capture(self.state, lazily="never" if at_once else self.lazily, may_stream=may_stream)
+        self.snap = (state, capture_generators())
+        self.is_fresh = True
+        self._cut(recorder)
+        crashpoints.hit("capture.after")
+        return state is not None and state.shot is not None and state.shot.is_live
+
+    def _cut(self, recorder: Recorder) -> None:
+        shown = recorder.since(self.out_from)
+        self.out_from = recorder.mark()
+        if not shown.content:
+            return
+        if shown.is_clean:  # what came before was cleared away
+            self.outputs.clear()
+        last = self.outputs[-1] if self.outputs else None
+        if last is not None and 0 < len(last.content) < PIECE:
+            self.outputs.pop()
+            shown = joined(last.content, shown.content)
+        self.outputs.append(Piece(name_of(shown.content), shown.content))
+
+    def advance(self) -> None:
+        """One more iteration is finished; what was captured belongs to the boundary before."""
+        self.done += 1
+        self.count += 1
+        self.is_fresh = False
+        self.drop_snap()
+
+    def drop_snap(self) -> None:
+        """Forget what was captured and no save has taken."""
+        if self.snap is not None and self.snap[0] is not None:
+            self.snap[0].release()
+        self.snap = None
+
+    def draft(self) -> Draft:
+        """What the next checkpoint says of it. What was captured is the draft's from here on."""
+        state, generators = self.snap if self.snap is not None else (None, None)
+        begun, self.snap, self.begun = self.begun, None, None
+        kept = self.saved_state if generators is None else None
+        base = LoopRecord(
+            key=self.key,
+            name=self.name,
+            source=self.source,
+            done=self.done,
+            count=self.count,
+            total=self.total,
+            finished=self.finished,
+            passes=self.passes,
+            state=kept,
+            generators=self.saved_generators if generators is None else None,
+            begun=self.saved_begun if begun is None else None,
+            outputs=tuple(piece.name for piece in self.outputs),
+        )
+        pieces = [(piece.name, piece.content) for piece in self.outputs]
+        return Draft(self, base, state, generators, begun, pieces)
+
+    def saved(self, record: LoopRecord) -> None:
+        """That record is in the tier now."""
+        self.saved_state, self.saved_generators, self.saved_begun = record.state, record.generators, record.begun
+        there = set(record.outputs)
+        for piece in self.outputs[:-1]:  # only the newest may still grow
+            if piece.name in there:
+                piece.content = b""
+
+
+def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:
+    encoded, content = encode_state(captured)
+    objects.update(content)
+    return encoded

@@ -1,0 +1,262 @@
+"""The rows that were logged and that no checkpoint covers yet, and how many it covers where.
+
+A row's identity is (loop, iteration, ordinal). Code that runs again up to a loop (an outer body, the cell) logs the
+same rows again: as many as the checkpoint covers there are passed over. See docs/design.md, "Metrics".
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcity_nb.checkpoint.storage.manifest import Context, Manifest
+from qcity_nb.errors import UsageError
+from qcity_nb.kernel.best_metric import Bests
+from qcity_nb.records import Row
+
+__all__ = ["Batch", "Ledger", "Scope"]
+
+CELL = "cell:"
+MAIN = "main"
+"""The scope of a plain script."""
+ASIDE = "~"
+"""Ends the key of a scope's rows from other threads."""
+SHOWN_KEYS = 64
+SHOWN_POINTS = 2000
+"""What is kept for the panel: of so many metrics, between half and all of so many points."""
+
+_Line = tuple[str, float, int, int, str, int, int]
+"""Row's fields in order; rows become records only when they are saved."""
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """Where rows are logged: a cell, or one iteration of a loop. Counts what was logged there."""
+
+    key: str
+    iteration: int
+    step: int
+    skip: int = 0
+    """Rows that a checkpoint covers: code that runs again up to it does not log them twice."""
+    rows: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+    """Loops begun here, by name; the empty name counts those without."""
+    aside: Scope | None = None
+    """Rows of other threads: they come in any order, and must not shift the ordinals of the cell's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a checkpoint is about to cover."""
+
+    rows: list[Row]
+    contexts: dict[tuple[str, int], int]
+    logged: dict[str, tuple[int, int]]
+
+
+class Ledger:
+    """Rows and scopes. ``log`` may be called from any thread, the rest from the one that runs the cell."""
+
+    def __init__(self, wall_ms: Callable[[], int], covered: Iterable[Row] = ()) -> None:
+        self.scopes: list[Scope] = [Scope(MAIN, 0, 0)]
+        self.committed: dict[tuple[str, int], int] = {}
+        """Rows that the newest checkpoint covers, by scope."""
+        self._again: dict[tuple[str, int], int] = {}
+        """Rows that the checkpoint gone back to covers, by scope, until the code has run past it.
+
+        Not those of later checkpoints: a scope of the same name that begins after them is another one (an inner loop
+        left by ``break`` has counted nothing when the next outer iteration begins it anew).
+        """
+        self.pending: list[_Line] = []
+        self.bests = Bests()
+        """Hears of every row, also of those that a checkpoint covers."""
+        self._wall_ms = wall_ms
+        self._covered = {(row.key, row.loop, row.iteration, row.ordinal) for row in covered}
+        """Rows that were published with a checkpoint that is damaged now."""
+        self._logged: dict[str, tuple[int, int]] = {}
+        self._shown: dict[str, list[tuple[int, float]]] = {}
+        self._turns: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.get_ident()
+
+    # -- scopes
+
+    def scope(self, key: str, iteration: int, step: int) -> Scope:
+        """A scope, with what is covered there already."""
+        made = Scope(key, iteration, step, skip=self._again.get((key, iteration), 0))
+        if (key + ASIDE, iteration) in self._again:
+            self._beside(made)
+        return made
+
+    def passed(self, key: str) -> None:
+        """A loop's iteration is over: what is logged in a scope of that name, or inside of one, is new."""
+        if not self._again:
+            return
+        self._again = {
+            (known, turn): rows
+            for (known, turn), rows in self._again.items()
+            if known not in (key, key + ASIDE) and not known.startswith(key + "/")
+        }
+
+    def start_cell(self, key: str) -> None:
+        """A cell begins. Its turn stays the same until it succeeds; a new kernel goes on with the newest one."""
+        key = self._alias(key)
+        self._thread = threading.get_ident()
+        newest = max((turn for known, turn in self.committed if known == key), default=0)
+        self.scopes = [self.scope(key, self._turns.get(key, newest), 0)]
+
+    def end_cell(self) -> None:
+        """The cell succeeded: run again in this kernel, it logs anew."""
+        cell = self.scopes[0]
+        if cell.key != MAIN:
+            self._turns[cell.key] = cell.iteration + 1
+
+    def _alias(self, key: str) -> str:
+        """The key under which a checkpoint knows the cell: front ends differ in whether they tell its id."""
+        if any(known == key for known, _ in self.committed):
+            return key
+        cell_id, _, source = key.removeprefix(CELL).rpartition("#")
+        known = {one for one, _ in self.committed if one.startswith(CELL)}
+        if cell_id:
+            return CELL + source if CELL + source in known else key
+        same = [one for one in known if one.endswith("#" + source)]
+        return same[0] if len(same) == 1 else key
+
+    # -- rows
+
+    def log(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        """Keep one row per metric, timestamp fixed now.
+
+        Raises:
+            UsageError: a value that is not a number, a step that is not whole; nothing of the call is kept.
+        """
+        stamp = self._wall_ms()
+        if step is not None and type(step) is not int:
+            step = _whole(step)
+        with self._lock:
+            scope = self.scopes[-1]
+            if step is None:
+                step = scope.step
+            if threading.get_ident() != self._thread:
+                scope = self._beside(scope)
+            lines: list[_Line] = []
+            ordinal, skip = scope.rows, scope.skip
+            for key, value in metrics.items():
+                number = value if type(value) is float else _number(key, value)
+                if ordinal >= skip and not (
+                    self._covered and (key, scope.key, scope.iteration, ordinal) in self._covered
+                ):
+                    lines.append(
+                        (key, number, self._stamp(key, step, stamp), step, scope.key, scope.iteration, ordinal)
+                    )
+                ordinal += 1
+            scope.rows = ordinal
+            self.pending += lines
+            if self.bests.metrics:
+                for key in self.bests.metrics & metrics.keys():
+                    self.bests.hear(key, _number(key, metrics[key]))
+
+    def _beside(self, scope: Scope) -> Scope:
+        if scope.aside is None:
+            key = scope.key + ASIDE
+            covered = self._again.get((key, scope.iteration), 0)
+            scope.aside = Scope(key, scope.iteration, scope.step, skip=covered)
+        return scope.aside
+
+    def _stamp(self, key: str, step: int, now: int) -> int:
+        """MLflow takes two equal rows for one: at a step that was there before, time must move on."""
+        last = self._logged.get(key)
+        if last is None:
+            self._logged[key] = (step, now)
+            return now
+        if step > last[0]:
+            self._logged[key] = (step, now if now > last[1] else last[1])
+            return now
+        if now <= last[1]:
+            now = last[1] + 1
+        self._logged[key] = (last[0], now)
+        return now
+
+    # -- checkpoints
+
+    def batch(self) -> Batch:
+        """What a checkpoint made now covers."""
+        with self._lock:
+            live = [scope for one in self.scopes for scope in (one, one.aside) if scope is not None]
+            cells = {scope.key for scope in live}
+            contexts = {
+                (key, turn): rows
+                for (key, turn), rows in self.committed.items()
+                if (key == MAIN or key.startswith(CELL)) and key not in cells
+            }
+            for scope in live:
+                contexts[scope.key, scope.iteration] = max(scope.rows, scope.skip)
+            rows = [
+                Row(key=key, value=value, timestamp_ms=stamp, step=step, loop=loop, iteration=n, ordinal=ordinal)
+                for key, value, stamp, step, loop, n, ordinal in self.pending
+            ]
+            return Batch(rows=rows, contexts=contexts, logged=dict(self._logged))
+
+    def cover(self, batch: Batch) -> None:
+        """That checkpoint exists now."""
+        with self._lock:
+            self.committed = batch.contexts
+            del self.pending[: len(batch.rows)]
+        for row in batch.rows:
+            _show(self._shown, row.key, row.step, row.value)
+
+    def rewind(self, manifest: Manifest | None) -> None:
+        """Forget what the checkpoint does not cover."""
+        contexts: tuple[Context, ...] = manifest.contexts if manifest is not None else ()
+        with self._lock:
+            self.pending.clear()
+            self.committed = {(one.key, one.iteration): one.rows for one in contexts}
+            self._again = dict(self.committed)
+            self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
+            for scope in self.scopes:
+                scope.skip, scope.aside = self.committed.get((scope.key, scope.iteration), 0), None
+
+    def series(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """The metrics so far, thinned out, for the panel: what is not covered yet included."""
+        with self._lock:
+            pending = list(self.pending)
+        shown = {key: list(points) for key, points in self._shown.items()}
+        for key, value, _, step, *_ in pending:
+            _show(shown, key, step, value)
+        return {key: tuple(points) for key, points in shown.items()}
+
+
+def _show(shown: dict[str, list[tuple[int, float]]], key: str, step: int, value: float) -> None:
+    if key not in shown and len(shown) >= SHOWN_KEYS:
+        return
+    points = shown.setdefault(key, [])
+    points.append((step, value))
+    if len(points) > SHOWN_POINTS:
+        del points[1:-1:2]
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        item = getattr(value, "item", None)  # torch warns when a tensor with gradients is made a float directly
+        return float(item() if item is not None else value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: torch, of a tensor with several elements
+        raise UsageError(f"log({key}=…): a number is needed, not {_kind(value)}") from None
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__name__} of shape {tuple(shape)}" if shape else type(value).__name__
+
+
+def _whole(step: Any) -> int:
+    try:
+        return operator.index(step)
+    except TypeError:
+        if isinstance(step, float) and step.is_integer():
+            return int(step)
+        raise UsageError(f"log(step={step!r}): a whole number is needed") from None

@@ -1,0 +1,182 @@
+"""The panel in the notebook: shown once, updated in place, kept in the saved notebook as plain HTML."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from qcity_nb.kernel.output_recorder import PANEL_MIME, WIDGET_MIME
+from qcity_nb.views import run_view as views
+from qcity_nb.views.run_view import PanelView
+
+__all__ = ["Panel", "Publish", "is_panel"]
+
+
+class Publish(Protocol):
+    """Shows a MIME bundle, or with ``update`` replaces what was shown under the same display id."""
+
+    def __call__(self, data: Mapping[str, Any], *, display_id: str, update: bool) -> None:
+        """Send it; an error means that the front end is gone."""
+
+
+def is_panel(output: Mapping[str, Any]) -> bool:
+    """Whether an output of a notebook (nbformat) is one of our displays."""
+    return PANEL_MIME in output.get("data", {})
+
+
+class Panel:
+    """A run's panel.
+
+    In a Jupyter kernel the first ``update`` shows it in the cell that runs, and later ones change it there.
+    Elsewhere (plain Python, IPython in a terminal) nothing is shown by itself; ``str(panel)`` is its text.
+
+    Args:
+        run: the run's id.
+        actions: buttons by label (``{"Stop": …}``). They show only where ipywidgets is installed and somebody
+            sits at the front end, never in a headless run. A kernel older than ipykernel 7 calls them between
+            cells, because a running cell keeps it from reading messages.
+        interval_s: at most one update in so many seconds.
+        display_id: goes on where another kernel showed this panel; by default it is shown anew.
+        publish: shows bundles; found by itself in a Jupyter kernel.
+        now_s: a clock that only grows.
+
+    Does not: raise when the front end is gone; a picture must not end a training. Calls from other threads are
+    safe, but an executing client such as nbclient records updates only from the thread that runs the cell.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        *,
+        actions: Mapping[str, Callable[[], None]] | None = None,
+        interval_s: float = 1.0,
+        display_id: str = "",
+        publish: Publish | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run = run
+        self._actions = dict(actions or {})
+        self._interval_s = interval_s
+        self._publish = publish or _kernel_publish()
+        self._now_s = now_s
+        self.display_id = display_id or f"qcity-{uuid.uuid4().hex}"
+        self._is_new = not display_id
+        self._lock = threading.RLock()
+        self._view: PanelView | None = None
+        self._shown: PanelView | None = None
+        self._shown_s = 0.0
+        self._buttons: Any = None
+
+    def update(self, view: PanelView) -> bool:
+        """Show this view, unless one was shown less than ``interval_s`` ago.
+
+        Returns: whether it was shown. One that was not is shown by ``flush``, unless a newer one comes.
+        """
+        with self._lock:
+            self._view = view
+            if self._shown is not None and self._now_s() - self._shown_s < self._interval_s:
+                return False
+            return self._show()
+
+    def flush(self) -> bool:
+        """Show the newest view now, if it is not the one that is shown."""
+        with self._lock:
+            return self._view is not None and self._view is not self._shown and self._show()
+
+    def close(self) -> None:
+        """Show the newest view for the last time, and take the buttons away."""
+        with self._lock:
+            self.flush()
+            box, self._buttons = self._buttons, None
+            if box is not None:
+                self._send(self._bundle(html="", plain=""), display_id=f"{self.display_id}-buttons", update=True)
+                box.close()
+
+    def __str__(self) -> str:
+        return f"qcity {self._run}" if self._view is None else views.text(self._view)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """What a front end shows for a panel that ends a cell."""
+        return self._bundle(html="" if self._view is None else views.panel_html(self._view), plain=str(self))
+
+    def _bundle(self, *, html: str, plain: str) -> dict[str, Any]:
+        return {"text/html": html, "text/plain": plain, PANEL_MIME: {"run": self._run}}
+
+    def _show(self) -> bool:
+        assert self._view is not None
+        first, self._is_new = self._is_new, False
+        self._shown, self._shown_s = self._view, self._now_s()
+        sent = self._send(self._repr_mimebundle_(), display_id=self.display_id, update=not first)
+        if sent and first and self._actions and _somebody_is_there():
+            self._show_buttons()
+        return sent
+
+    def _send(self, data: Mapping[str, Any], *, display_id: str, update: bool) -> bool:
+        if self._publish is None:
+            return False
+        try:
+            self._publish(data, display_id=display_id, update=update)
+        except Exception:  # noqa: BLE001  # a closed socket, a broken hook of the user's: not worth a training
+            return False
+        return True
+
+    def _show_buttons(self) -> None:
+        try:
+            import ipywidgets  # type: ignore[import-untyped]  # it publishes no types
+        except ImportError:
+            return
+        buttons = []
+        for label, action in self._actions.items():
+            button = ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto"))
+            button.on_click(self._pressed(action))
+            buttons.append(button)
+        self._buttons = ipywidgets.HBox(buttons)
+        model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
+        # ipywidgets' own display would leave its repr in the saved notebook.
+        bundle = {WIDGET_MIME: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
+        self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
+
+    def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:
+        def call(button: Any) -> None:
+            button.disabled = True
+            try:
+                action()
+            finally:
+                button.disabled = False
+
+        return call
+
+
+def _shell() -> Any:
+    """The kernel's shell, or ``None``: IPython is asked only where somebody has imported it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def _kernel_publish() -> Publish | None:
+    shell = _shell()
+    if shell is None:
+        return None
+
+    def publish(data: Mapping[str, Any], *, display_id: str, update: bool) -> None:
+        # The publisher, not IPython.display: its arguments are the same from ipython 7.34 on.
+        shell.display_pub.publish(dict(data), metadata={}, transient={"display_id": display_id}, update=update)
+
+    return publish
+
+
+def _somebody_is_there() -> bool:
+    """Whether the client of this cell answers questions: nbclient, and so papermill, says that it does not.
+
+    Asking it, by a message and a wait for the reply, is impossible: the kernel reads none while a cell runs.
+    """
+    kernel = getattr(_shell(), "kernel", None)
+    return bool(getattr(kernel, "_allow_stdin", False))

@@ -1,0 +1,29 @@
+"""The shell of a new kernel, set up as the finished cells set up the one before."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from qcity_nb.cells.setup_magics import setup_lines
+
+__all__ = ["run_again"]
+
+
+def run_again(shell: Any, sources: Iterable[str]) -> list[str]:
+    """Run the magics of these cells again that set the shell up, in order; what they show is thrown away.
+
+    Returns: a sentence for each that failed.
+    """
+    return [said for source in sources for line in setup_lines(source) for said in _run(shell, line)]
+
+
+def _run(shell: Any, line: str) -> Iterator[str]:
+    code = shell.transform_cell(line)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            exec(code, shell.user_ns)  # noqa: S102 - the cell ran it so: a magic's `$name` is a variable of the caller's
+    except Exception as error:  # noqa: BLE001 - an extension runs any code
+        yield f"`{line}` could not run again ({type(error).__name__}: {error})."

@@ -1,0 +1,55 @@
+"""What is known at the boundaries of one running loop, and whether a save is due there."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from qcity_nb.kernel.loop_state import Loop
+from qcity_nb.kernel.save_policy import Moment, Pace
+from qcity_nb.kernel.session import Session
+
+__all__ = ["Watch"]
+
+NEWEST = 16
+"""Of so many iterations the longest counts, where a session's end is near."""
+
+
+class Watch:
+    """One run of one loop, from its first item until it is left."""
+
+    def __init__(self, session: Session, loop: Loop, pace: Pace, *, is_new: bool) -> None:
+        self.pace = pace
+        self._session = session
+        self._loop = loop
+        self._took_s: deque[float] = deque(maxlen=NEWEST)
+        self._looked_s = session.clock.now_s()
+        session.bests.begin(loop.key, pace.goals, is_new=is_new)
+
+    def is_due(self, iterations: int) -> bool:
+        """Is a save due at this boundary? To be asked once at each.
+
+        Args:
+            iterations: finished since the loop's last save.
+        """
+        session = self._session
+        now_s = session.clock.now_s()
+        elapsed_s, cost_s = now_s - session.saved_at_s, session.save_s
+        mean_s = session.alive_s(now_s) / len(session.deaths) if session.deaths else None
+        left_s, longest_s = None, 0.0
+        if session.deadline_s is not None:
+            self._took_s.append(now_s - self._looked_s)
+            self._looked_s = now_s
+            left_s, longest_s = session.deadline_s - now_s, max(self._took_s)
+        moment = Moment(iterations, elapsed_s, cost_s, mean_s, left_s, longest_s)
+        if self.pace.goals:
+            heard, best = session.bests.take(self._loop.key)
+            moment = moment._replace(heard=heard, best=best)
+        return self.pace.is_due(moment)
+
+    def keep(self) -> None:
+        """This boundary is about to be saved: its values are those to beat."""
+        self._session.bests.keep(self._loop.key)
+
+    def close(self) -> None:
+        """The loop does not run any more."""
+        self._session.bests.end(self._loop.key)

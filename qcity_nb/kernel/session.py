@@ -1,0 +1,450 @@
+"""The kernel's side of an attempt: cells, open loops, and the checkpoints that cover them.
+
+Nothing here talks to the store: a checkpoint goes to the local tier, and the agent takes it from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.checkpoint.encode import Discarded, decode_state
+from qcity_nb.checkpoint.engine import Engine, Used
+from qcity_nb.checkpoint.state.capture import Captured
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
+from qcity_nb.clock import Clock, SystemClock, iso_now
+from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.kernel.interrupt import uninterrupted
+from qcity_nb.kernel.loop_keys import key_of
+from qcity_nb.kernel.loop_state import Loop
+from qcity_nb.kernel.metric_log import Ledger
+from qcity_nb.kernel.output_recorder import Recorder
+from qcity_nb.kernel.pending_save import PendingSave
+from qcity_nb.kernel.sidecar_client import Contact
+from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.tracking.outbox import decode_rows, encode_rows
+
+__all__ = ["Session"]
+
+NAMED_S = 60.0
+"""How long a loop waits until the store has a checkpoint that was given a name."""
+
+
+class Session:
+    """One kernel's part in one attempt."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        status: Status,
+        *,
+        revive: Callable[[], None] | None = None,
+        clock: Clock | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.contact = Contact(desk, status, revive=revive)
+        self.run = status.run
+        self.clock = clock or SystemClock()
+        self.recorder = Recorder()
+        self.epoch = status.epoch
+        folder = Path(status.tier)
+        self.tier = LocalTier(folder, epoch=status.epoch)
+        self.engine = Engine(self.tier)
+        self._pending: PendingSave | None = None
+        self._is_short = False
+        self._told = False
+        """A checkpoint was settled that the listeners have not heard of."""
+        self.manifest: Manifest | None = self.tier.newest()
+        self.seq = int((folder / "seq").read_text(encoding="ascii"))
+        covered = folder / "covered.jsonl"
+        self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
+        self.bests = self.ledger.bests
+        self.loops: dict[str, Loop] = {}
+        self.open: list[Loop] = []
+        """The loops that run, outermost first."""
+        self.settled: dict[str, int] = {}
+        """Passes that a cell of this kernel finished, by loop: asked for again, the loop begins a new one."""
+        self.entered = 0
+        """Loops that have begun in this kernel."""
+        self.cells: dict[str, str] = {}
+        """Which cell of this kernel a name belongs to."""
+        self.cost_s = 0.0
+        """What captures took of the loops' time since the newest save."""
+        self.save_s = 0.0
+        """What the newest save took of it, its captures included."""
+        self.saved_at_s = self.clock.now_s()
+        self.force = False
+        """Somebody asked for a checkpoint: the next boundary makes it."""
+        self.label = ""
+        """What the next checkpoint is to be called: it stays in the store for ever."""
+        self.deadline_s = deadline_s
+        """When this host ends its session, on ``clock``; ``None``: not known."""
+        self._began_s = self.clock.now_s()
+        self._alive_before_s = 0.0
+        self.listeners: list[Callable[[], None]] = []
+        self.deaths: list[int] = []
+        """The steps that the run went on from, one for each time it died."""
+        if self.manifest is not None:
+            self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
+            self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
+        self.course: Cells | None = None
+        """The notebook's finished cells, where an engine says which cells there are."""
+        self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
+        """Cells that must not run twice and have begun, by source: when."""
+        self._rewind()
+
+    # -- rows and cells -----------------------------------------------------------------------------------
+
+    def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep one row per metric; it travels with the checkpoint that covers it.
+
+        Raises:
+            UsageError: a value that is not a number.
+            LeaseLost: another attempt holds the run.
+        """
+        self.contact.check()
+        self.ledger.log(metrics, step)
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """The running cell's id, or what stands for it, and the hash of its source; both empty in a script."""
+        key = self.ledger.scopes[0].key
+        cell_id, _, source = key.removeprefix("cell:").rpartition("#")
+        return (cell_id or source, source) if key.startswith("cell:") else (key, "")
+
+    def start_cell(self, key: str) -> None:
+        """A cell begins: ``key`` names it and its source."""
+        self.recorder.start_cell()
+        self.open.clear()
+        self.ledger.start_cell(key)
+
+    def end_cell(self, *, ok: bool) -> None:
+        """A cell ended: what it did is committed, or, if it failed, forgotten back to the last checkpoint."""
+        if not ok:
+            self.settle(quietly=True)
+            self._rewind()
+            return
+        while self.open:  # somebody still holds their iterators
+            self.leave(self.open[0])
+        if self.course is None or self.has_left:  # else one save is enough, when the engine says that it is finished
+            self.commit("cell")
+            self.settle()
+        self.ledger.end_cell()
+        for loop in self.loops.values():
+            if loop.finished and loop.touched:
+                self.settled[loop.key] = loop.passes
+
+    def commit(self, reason: str) -> None:
+        """Save rows and loops left by ``break`` that no checkpoint covers yet; durable when this returns."""
+        self.settle()
+        if self.ledger.pending or self.has_left:
+            self.save(reason)
+            self.settle()
+
+    @property
+    def has_left(self) -> bool:
+        """Was a loop left early that no checkpoint calls finished?"""
+        return any(loop.left and not loop.finished for loop in self.loops.values())
+
+    def _rewind(self) -> None:
+        """Forget what no checkpoint covers."""
+        touched = {key for key, loop in self.loops.items() if loop.touched}
+        records = self.manifest.loops if self.manifest is not None else ()
+        for loop in self.loops.values():
+            loop.drop_snap()
+        self.open.clear()
+        self.force = False
+        self.label = ""
+        self.bests.restore(self.manifest.values.get("best", {}) if self.manifest is not None else {})
+        self.loops = {record.key: Loop.of(record) for record in records}
+        for key, loop in self.loops.items():
+            loop.touched = key in touched
+            loop.has_inner = any(other.startswith(key + "/") for other in self.loops)
+        self.ledger.rewind(self.manifest)
+
+    # -- loops --------------------------------------------------------------------------------------------
+
+    def key_of(self, name: str | None) -> str:
+        """The key of a loop that begins here (``loop_keys``).
+
+        Raises:
+            UsageError: another cell has a loop of that name.
+        """
+        return key_of(
+            name,
+            calls=self.ledger.scopes[-1].calls,
+            outer=self.open[-1].key if self.open else None,
+            cell=self.cell,
+            owners=self.cells,
+            settled=self.settled,
+        )
+
+    def enter(self, loop: Loop) -> None:
+        """The loop runs from here on; its scope is that of its next iteration."""
+        self.entered += 1
+        if not self.open:
+            self.recorder.is_recording = True
+        loop.parent = self.open[-1] if self.open else None
+        if loop.parent is not None:
+            loop.parent.has_inner = True
+        self.loops[loop.key] = loop
+        self.open.append(loop)
+        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
+        self.ledger.scopes.append(loop.scope)
+
+    def advance(self, loop: Loop) -> None:
+        """The loop's iteration is finished, and with it all that was open inside.
+
+        Raises:
+            UsageError: the loop does not run any more.
+        """
+        if loop not in self.open or loop.scope is None:
+            raise UsageError(
+                f"city.loop {loop.name!r} was left and cannot go on: its cell has ended, or another loop's"
+                " iteration did; loops may be nested, not mixed"
+            )
+        self._close(loop)
+        loop.advance()
+        self._drop_inner(loop)
+        self.open.append(loop)
+        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
+        self.ledger.scopes.append(loop.scope)
+
+    def _close(self, loop: Loop) -> None:
+        """The loop and what was open inside do not run any more."""
+        assert loop.scope is not None
+        del self.open[self.open.index(loop) :]
+        if loop.scope in self.ledger.scopes:
+            del self.ledger.scopes[self.ledger.scopes.index(loop.scope) :]
+        self.ledger.passed(loop.key)
+
+    def _drop_inner(self, loop: Loop) -> None:
+        """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
+        if loop.has_inner:
+            prefix = loop.key + "/"
+            for key, inner in self.loops.items():
+                if key.startswith(prefix):
+                    self.loops[key] = Loop(key=key, name=inner.name, count=inner.count, has_inner=inner.has_inner)
+
+    def freeze(self, loop: Loop, *, at_once: bool = False, may_stream: bool = False) -> None:
+        """Capture the loop at its present boundary; waits for the save before, whose memory it uses.
+
+        Args:
+            at_once: nothing is copied lazily.
+            may_stream: ``save`` follows before anything else, so where memory is short it need not be copied.
+        """
+        began_s = self.clock.now_s()
+        self.settle()
+        is_short = loop.freeze(self.recorder, self.engine, at_once=at_once, may_stream=may_stream)
+        if is_short and not self._is_short:
+            self._is_short = True
+            text = "memory is too short for a copy of the state: each save is written while the loop waits"
+            self.contact.note("short-memory", message=text)
+            warnings.warn(text, stacklevel=4)
+        if self.open:
+            self.recorder.drop(min(one.out_from for one in self.open))
+        self.cost_s += self.clock.now_s() - began_s
+
+    def finish(self, loop: Loop) -> None:
+        """The loop ran to its end."""
+        if loop not in self.open:
+            self.advance(loop)  # raises
+        self._drop_inner(loop)
+        loop.finished = True
+        self.freeze(loop, at_once=True)
+        self.drop(loop)
+
+    def leave(self, loop: Loop) -> None:
+        """The loop's iterator was closed: by ``break``, or by an exception, which only the cell's end tells."""
+        if loop not in self.open:
+            return
+        try:
+            self.freeze(loop, at_once=True)
+        except Exception as error:  # noqa: BLE001 - told when the loop is to be saved: a closing iterator cannot
+            loop.trouble = error
+        self.drop(loop)
+        loop.left = True
+
+    def drop(self, loop: Loop) -> None:
+        """The loop does not run any more; it keeps what it was at its last boundary."""
+        if loop in self.open:
+            self._close(loop)
+        if not self.open:
+            self.recorder.is_recording = False
+
+    def restored(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
+        """State and generators of a loop, out of the tier."""
+        self.settle()
+        return self.read(loop.saved_state), self.read(loop.saved_generators)
+
+    def read(self, encoded: Encoded | None) -> Captured | None:
+        """What the newest checkpoint holds under that name."""
+        self.settle()
+        manifest = self.manifest
+        if encoded is None or manifest is None:
+            return None
+        return decode_state(encoded, self.tier.reader(manifest))
+
+    def replay(self, loop: Loop) -> None:
+        """Show again what the loop had shown up to its boundary."""
+        self.settle()
+        assert self.manifest is not None
+        for piece in loop.outputs:
+            self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
+        loop.out_from = self.recorder.mark()
+
+    # -- saving -------------------------------------------------------------------------------------------
+
+    def can_save(self) -> bool:
+        """Is the state of every loop that runs known at its last boundary?"""
+        return all(loop.is_fresh for loop in self.open)
+
+    def save(self, reason: str, *, step: int | None = None, strict: bool = False) -> int:
+        """Make a checkpoint of all loops, with the rows logged so far; returns its number.
+
+        What is to be saved is frozen when this returns; hashing and writing go on in the background, and ``settle``
+        waits for them. Loops left by ``break`` are finished with it: the code has gone on.
+
+        Args:
+            strict: it is in the local tier when this returns.
+        Raises:
+            StateRefused: the state of such a loop cannot be saved.
+            CheckpointError: the disk is full or cannot be written (with ``strict``, and at the next call without);
+                nothing is lost of what was saved before.
+        """
+        with uninterrupted():
+            self.settle()
+            self._save(reason, step)
+        if strict or self.force or self.label:
+            self.settle()
+        if self.label:
+            self._send_named()
+        return self.seq
+
+    def alive_s(self, now_s: float) -> float:
+        """How long the run has lived, over all attempts: of those that died, up to their last checkpoint."""
+        return self._alive_before_s + now_s - self._began_s
+
+    def _values(self) -> dict[str, Any]:
+        """What a manifest's ``values`` hold."""
+        going_on = {key for key, loop in self.loops.items() if not loop.finished}
+        found = {
+            "deaths": self.deaths,
+            "alive_s": round(self.alive_s(self.clock.now_s()), 3),
+            "best": self.bests.encode(going_on),
+            "name": self.label,
+            "once": dict(self.once),
+        }
+        return {key: value for key, value in found.items() if value or key == "deaths"}
+
+    def _send_named(self) -> None:
+        """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
+        name, self.label, self.force = self.label, "", False
+        try:
+            self.contact.ask("flush", wait_s=NAMED_S)
+        except StoreUnavailable as error:
+            self.contact.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
+            warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
+
+    def _save(self, reason: str, step: int | None) -> None:
+        began_s = self.clock.now_s()
+        for loop in [one for one in self.loops.values() if one.left and not one.finished]:
+            if loop.trouble is not None:
+                raise loop.trouble
+            self._drop_inner(loop)
+            loop.finished = True
+        drafts = [loop.draft() for loop in self.loops.values()]
+        batch = self.ledger.batch()
+        base = Manifest(
+            run=self.run,
+            epoch=self.epoch,
+            seq=self.seq + 1,
+            at=iso_now(),
+            reason=reason,
+            step=step if step is not None else max((loop.count for loop in self.loops.values()), default=0),
+            contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
+            cells=self.manifest.cells if self.manifest is not None else (),
+            logged=batch.logged,
+            values=self._values(),
+        )
+        course = self.course.draft() if self.course is not None else None
+
+        def write() -> tuple[Manifest, dict[str, Any], bytes]:
+            objects: dict[str, Any] = {}
+            loops = tuple(draft.record(objects) for draft in drafts)
+            cells = base.cells if course is None else course.record(objects)
+            return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
+
+        used: list[Used] = [
+            one for draft in drafts for one in (draft.state, draft.generators, draft.begun) if one is not None
+        ]
+        used += course.used if course is not None else []
+        self._pending = PendingSave(self.engine.submit(write, used), drafts, batch)
+        self.seq += 1
+        self.saved_at_s = self.clock.now_s()
+        self.save_s = self.cost_s + self.saved_at_s - began_s
+        self.cost_s = 0.0
+
+    @property
+    def is_saving(self) -> bool:
+        """Is a checkpoint still being written?"""
+        return self._pending is not None and self.engine.is_busy
+
+    def wait_saved(self, limit_s: float) -> None:
+        """Wait until the checkpoint that is being written is on the disk, but no longer than that."""
+        if self._pending is not None:
+            with contextlib.suppress(Exception):  # ``settle`` tells what went wrong
+                self._pending.saving.wait(limit_s)
+
+    def settle(self, *, quietly: bool = False) -> None:
+        """Wait for the checkpoint that is being written, and take note of it.
+
+        Args:
+            quietly: what went wrong is only noted: the caller goes back to the checkpoint before anyway.
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._pending is not None:
+            with uninterrupted():
+                self._settle(self._pending, quietly=quietly)
+            if self._told:
+                self._told = False
+                for listener in self.listeners:
+                    listener()
+
+    def _settle(self, pending: PendingSave, *, quietly: bool) -> None:
+        began_s = self.clock.now_s()
+        try:
+            self.manifest = pending.saving.wait()
+        except Discarded as error:
+            self.contact.note("discarded", message=str(error))
+            self._pending = None
+            pending.give_back(self.course)
+            return
+        except BaseException as error:
+            self._pending = None
+            pending.give_back(self.course)
+            if not (quietly and isinstance(error, QcityError)):
+                raise
+            self.contact.note("trouble", message=str(error))
+            return
+        self._pending = None
+        self.ledger.cover(pending.batch)
+        for record, draft in zip(self.manifest.loops, pending.drafts, strict=True):
+            draft.loop.saved(record)
+        if self.course is not None:
+            self.course.saved(self.manifest.cells)
+        waited_s = self.clock.now_s() - began_s
+        self.saved_at_s += waited_s
+        # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
+        self.save_s += waited_s + pending.saving.cpu_s
+        self._told = True
+        if self.force and not self.label:
+            self.force = False
+            self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait

@@ -1,0 +1,122 @@
+"""The kernel's line to its agent: what the agent says, what is asked of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from qcity_nb import errors
+from qcity_nb.clock import SystemClock
+from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
+from qcity_nb.run import journal
+from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.run.processes import is_alive
+
+__all__ = ["Contact"]
+
+LOOK_S = 0.05
+"""How often the desk is looked at from inside a hot loop."""
+WAIT_S = 1.0
+
+
+class Contact:
+    """Reads and writes one desk. ``revive`` starts another agent when this one has died."""
+
+    def __init__(self, desk: Desk, status: Status, *, revive: Callable[[], None] | None = None) -> None:
+        self.desk = desk
+        self.epoch = status.epoch
+        self._revive = revive
+        self._status = status
+        self._looked_s = float("-inf")
+        self._alive_s = 0.0
+        self._clock = SystemClock()
+        self._waited_s = 0.0
+        self._earlier: Mapping[str, Sequence[tuple[int, float]]] | None = None
+
+    def look(self, *, now: bool = False) -> Status:
+        """The agent's status, read at most every 50 ms unless ``now``."""
+        at = time.monotonic()
+        if now or at - self._looked_s >= LOOK_S:
+            self._looked_s = at
+            self._status = self.desk.status()
+            if at - self._alive_s >= 1.0:
+                self._alive_s = at
+                status = self._status
+                if status.state == "held" and not is_alive(status.pid) and self._revive is not None:
+                    self._revive()
+            self._wait_once()
+        return self._status
+
+    def _wait_once(self) -> None:
+        """The lease time has run out: this host slept, or the store is silent. The agent may be about to know.
+
+        Waits for its next word once for each lease time that ran out, and no longer than a second: a loop that was
+        stopped learns at its first boundary that it has a successor, and one whose store is away computes on.
+        """
+        ran_out_s = self._status.until_s
+        if self._status.state != "held" or ran_out_s in (0.0, self._waited_s) or self._clock.now_s() < ran_out_s:
+            return
+        self._waited_s = ran_out_s
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until and is_alive(self._status.pid):
+            time.sleep(0.01)
+            self._status = self.desk.status()
+            if self._status.state != "held" or self._status.until_s != ran_out_s:
+                return
+
+    def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
+        """The metrics before this attempt, thinned, (step, value) by name; empty until the agent has read them."""
+        if self._earlier is None and self._status.restored_seq:
+            self._earlier = self.desk.earlier()
+        return self._earlier or {}
+
+    def check(self) -> None:
+        """Raise if this attempt may not go on.
+
+        Raises:
+            LeaseLost: another attempt holds the run; the message names it.
+        """
+        status = self.look()
+        if status.state in ("lost", "refused"):
+            kind = getattr(errors, status.error, LeaseLost)
+            raise kind(status.reason)
+
+    def stop_if_asked(self) -> None:
+        """At a boundary that is saved: end here if somebody wants that.
+
+        Raises:
+            RunStopped: with the reason.
+        """
+        if reason := self.look().stop:
+            raise RunStopped(reason)
+
+    def ask(self, op: Any, *, wait_s: float, **data: object) -> Mapping[str, Any]:
+        """File a request and wait for the answer.
+
+        Raises:
+            StoreUnavailable: no answer in time; the agent goes on trying.
+            QcityError: what the agent answered.
+        """
+        request = self.desk.ask(op, **data)
+        until = time.monotonic() + wait_s
+        while True:
+            answer = self.desk.answered(request)
+            if answer is not None:
+                break
+            self.check()
+            status = self.look(now=True)
+            if status.state == "ended" and self.desk.answered(request) is None:
+                raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
+            if time.monotonic() > until:
+                raise errors.StoreUnavailable(
+                    status.message or f"no answer from the agent in {wait_s:g} s; it goes on trying"
+                )
+            time.sleep(0.02)
+        if not answer.ok:
+            raise getattr(errors, answer.error, CheckpointError)(answer.reason)
+        return answer.data
+
+    def note(self, kind: str, **data: object) -> None:
+        """A line for the journal."""
+        self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.desk.path.name, **data))

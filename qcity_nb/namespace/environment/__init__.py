@@ -1,0 +1,1 @@
+"""What surrounds the variables: the process's own settings and those of libraries."""

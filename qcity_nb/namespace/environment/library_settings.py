@@ -1,0 +1,72 @@
+"""The settings inside libraries that a notebook changed: one table of libraries."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.namespace.environment import display, interpreter, loggers, torch_settings, warning_filters
+from qcity_nb.namespace.environment.library import Library, is_safe
+
+__all__ = ["Options"]
+
+
+class Options:
+    """Remembers how libraries were set when the kernel began.
+
+    Args:
+        root: the project's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._libraries: tuple[Library, ...] = (
+            *display.LIBRARIES,
+            torch_settings.LIBRARY,
+            interpreter.library(),
+            *loggers.libraries(root),
+            warning_filters.library(),  # last: the imports that the others bring add filters of their own
+        )
+
+    def look(self) -> dict[str, dict[str, Any]]:
+        """What the notebook changed, by library and setting.
+
+        Does not: warn or raise; what cannot be read, or looks like a secret, is left out.
+        """
+        # No `catch_warnings` here: it lets Python forget which warnings it has shown.
+        found = {library.name: dict(_seen(library)) for library in self._libraries}
+        return {name: options for name, options in found.items() if options}
+
+    def put(self, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Set libraries so.
+
+        Returns: a sentence for each thing that could not be.
+        """
+        return [said for library in self._libraries for said in _tried(library, found.get(library.name, {}))]
+
+
+def _seen(library: Library) -> Iterator[tuple[str, Any]]:
+    settings = iter(library.look())
+    while True:
+        try:
+            name, value = next(settings)
+        except StopIteration:
+            return
+        except Exception:  # noqa: BLE001 - a release that has it no more must not cost the snapshot
+            return
+        if is_safe(name, value):
+            yield name, value
+
+
+def _tried(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        try:
+            if library.is_quiet:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    yield from library.put(name, value) or ()
+            else:
+                yield from library.put(name, value) or ()
+        except Exception as error:  # noqa: BLE001 - an option that this release lacks must not stop a restore
+            yield f"{library.name}'s option {name} could not be set to {value!r} ({type(error).__name__})."

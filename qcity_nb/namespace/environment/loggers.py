@@ -1,0 +1,195 @@
+"""How loggers are set: their levels, and handlers that write plain lines to a stream or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.namespace.environment.library import Library, is_safe
+from qcity_nb.namespace.environment.portable_paths import told, untold
+
+__all__ = ["libraries"]
+
+_STYLES: dict[type, str] = {
+    logging.PercentStyle: "%",
+    logging.StrFormatStyle: "{",
+    logging.StringTemplateStyle: "$",
+}
+
+
+def _loggers() -> Iterator[tuple[str, logging.Logger]]:
+    yield "root", logging.root
+    for name, logger in list(logging.Logger.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger):  # others only hold a place
+            yield name, logger
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _formatted(formatter: logging.Formatter | None) -> dict[str, Any] | None:
+    """How lines look; ``None``: not by a plain format."""
+    if formatter is None:
+        return {}
+    style = getattr(formatter, "_style", None)
+    if type(formatter) is not logging.Formatter or type(style) not in _STYLES or getattr(style, "_defaults", None):
+        return None
+    lines = {"format": formatter._fmt, "style": _STYLES[type(style)]}
+    return {**lines, "datefmt": formatter.datefmt} if formatter.datefmt else lines
+
+
+def _stream(handler: logging.StreamHandler[Any]) -> str | None:
+    for name in ("stderr", "stdout"):
+        if handler.stream is not None and handler.stream in (getattr(sys, name), getattr(sys, f"__{name}__")):
+            return name
+    return None
+
+
+def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
+    """A handler as JSON's values; only its ``kind`` where another like it cannot be made."""
+    odd = {"kind": _kind(handler)}
+    lines = _formatted(handler.formatter)
+    if lines is None or handler.filters:
+        return odd
+    if type(handler) is logging.FileHandler:
+        options = {"encoding": handler.encoding, "errors": getattr(handler, "errors", None)}
+        where = {"file": told(Path(handler.baseFilename), root), **{key: each for key, each in options.items() if each}}
+    elif type(handler) is logging.StreamHandler and (stream := _stream(handler)) is not None:
+        where = {"stream": stream}
+    else:
+        return odd
+    one = {**where, "level": handler.level, **lines}
+    return one if is_safe("handler", one) else odd
+
+
+def _by_its_package(logger: str, handler: logging.Handler) -> bool:
+    """Did the package that the logger is named after set it up? Then its import does so again."""
+    package = logger.partition(".")[0]
+    if package == "__main__":
+        return False
+    parts = (handler, handler.formatter, *handler.filters)
+    return any(type(part).__module__.partition(".")[0] == package for part in parts)
+
+
+def _told(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if logger.level or name == "root":
+        found["level"] = logger.level
+    if logger.disabled:
+        found["disabled"] = True
+    if any(_by_its_package(name, each) for each in logger.handlers):
+        return found
+    if not logger.propagate:
+        found["propagate"] = False
+    handlers = [_handler(each, root) for each in logger.handlers if type(each) is not logging.NullHandler]
+    if handlers:
+        found["handlers"] = handlers
+        if name.partition(".")[0] in sys.modules:
+            found["imported"] = True
+    if logger.filters:
+        found["filters"] = [_kind(each) for each in logger.filters]
+    return found
+
+
+def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
+    handler: logging.Handler
+    if "file" in one:
+        path = untold(one["file"], root)
+        # What the earlier kernel wrote stays, and there is no file before there is a line.
+        handler = logging.FileHandler(
+            path, mode="a", encoding=one.get("encoding"), delay=True, errors=one.get("errors")
+        )
+    else:
+        handler = logging.StreamHandler(getattr(sys, "stdout" if one["stream"] == "stdout" else "stderr"))
+    handler.setLevel(one["level"])
+    if "format" in one:
+        handler.setFormatter(logging.Formatter(one["format"], one.get("datefmt"), one["style"]))
+    return handler
+
+
+def _variables() -> list[logging.Handler]:
+    """The handlers that the notebook has names for."""
+    return [each for each in list(vars(sys.modules["__main__"]).values()) if isinstance(each, logging.Handler)]
+
+
+class _Loggers:
+    """The loggers; how they are now is how they were at the beginning."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._before = {name: _told(name, logger, root) for name, logger in _loggers()}
+        self._own = {id(each) for _, logger in _loggers() for each in logger.handlers}
+
+    def look(self) -> Iterator[tuple[str, Any]]:
+        for name, logger in _loggers():
+            found = _told(name, logger, self._root)
+            if found != self._before.get(name, {}) and is_safe("logger", name):
+                yield name, found
+
+    def put(self, name: str, found: Any) -> Iterator[str]:
+        if found.get("imported"):
+            # Imported later, it would find its handlers there, and add them a second time.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name.partition(".")[0])
+        logger = logging.getLogger(None if name == "root" else name)
+        logger.setLevel(found.get("level", logging.NOTSET))
+        logger.disabled = bool(found.get("disabled"))
+        if any(_by_its_package(name, each) for each in logger.handlers):
+            return
+        logger.propagate = bool(found.get("propagate", True))
+        kept: list[logging.Handler] = []
+        for one in found.get("handlers", ()):
+            same = [each for each in logger.handlers if each not in kept and _handler(each, self._root) == one]
+            named = [each for each in _variables() if each not in kept and _handler(each, self._root) == one]
+            if same or named:
+                kept.append((same or named)[0])
+            elif "kind" in one:
+                yield self._sentence(f"{one['kind'].rpartition('.')[2]} of the logger {name}")
+            elif "file" in one and not untold(one["file"], self._root).parent.is_dir():
+                yield f"The logger {name} wrote to {one['file']}, whose directory is not here."
+            else:
+                kept.append(_made(one, self._root))
+        for handler in list(logger.handlers):
+            if handler not in kept and id(handler) in self._own and type(handler) is not logging.NullHandler:
+                logger.removeHandler(handler)  # the notebook took it away
+        for handler in kept:
+            logger.addHandler(handler)  # one that is there is not added twice
+        there = [_kind(each) for each in logger.filters]
+        for kind in found.get("filters", ()):
+            if kind not in there:
+                yield self._sentence(f"{kind.rpartition('.')[2]} that filters the logger {name}")
+
+    @staticmethod
+    def _sentence(what: str) -> str:
+        return f"The {what} does not come back: add it in a cell tagged qcity-rerun."
+
+
+def _look() -> Iterator[tuple[str, Any]]:
+    if logging.root.manager.disable:
+        yield "disable", logging.root.manager.disable
+    if getattr(logging, "_warnings_showwarning", None) is not None:
+        yield "captureWarnings", True
+
+
+def _put(name: str, value: Any) -> None:
+    if name == "disable":
+        logging.disable(value)
+    else:
+        logging.captureWarnings(bool(value))
+
+
+def libraries(root: Path) -> tuple[Library, ...]:
+    """The loggers, and what holds for all of them.
+
+    Args:
+        root: the project's directory.
+    """
+    loggers = _Loggers(root)
+    # `captureWarnings` lasts only outside of `catch_warnings`, which gives the old way of showing back.
+    return Library("loggers", loggers.look, loggers.put), Library("logging", _look, _put, is_quiet=False)

@@ -1,0 +1,125 @@
+"""Which warnings are shown: the filters that the notebook, and what it imported, added to the kernel's own."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+from qcity_nb.namespace.environment.library import Library, is_safe
+
+__all__ = ["library"]
+
+
+class _Odd(Exception):
+    """A filter that cannot be told."""
+
+
+def _pattern(value: Any) -> Any:
+    if value is None or type(value) is str:  # Python's own filters have a plain text here
+        return value
+    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
+        return [value.pattern, value.flags & ~int(re.UNICODE)]
+    raise _Odd
+
+
+def _category(value: Any) -> str:
+    name = f"{value.__module__}:{value.__qualname__}"
+    if _found(name) is not value:
+        raise _Odd
+    return name
+
+
+def _found(category: str) -> Any:
+    """Where nothing is to be imported: that of a loaded module."""
+    module, _, name = category.partition(":")
+    try:
+        return attrgetter(name)(sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
+
+
+def _told(item: Any) -> dict[str, Any] | None:
+    try:
+        action, message, category, module, line = item
+        told = {"action": action, "category": _category(category)}
+        parts = {"message": _pattern(message), "module": _pattern(module), "line": line}
+    except (_Odd, TypeError, ValueError, AttributeError):
+        return None
+    told |= {name: value for name, value in parts.items() if value}
+    return told if is_safe("filter", told) else None
+
+
+def _made(told: Mapping[str, Any]) -> Any:
+    message, module = (
+        re.compile(*value) if isinstance(value, list | tuple) else value
+        for value in (told.get("message"), told.get("module"))
+    )
+    category = _found(told["category"])
+    if category is None:
+        importlib.import_module(told["category"].partition(":")[0])
+        category = _found(told["category"])
+    if not (isinstance(category, type) and issubclass(category, Warning)):
+        raise TypeError(f"{told['category']} is no warning")
+    return told["action"], message, category, module, told.get("line", 0)
+
+
+def _each(value: Any, made: list[tuple[Any, bool]]) -> Iterator[str]:
+    """Into ``made``: each filter, and whether it was the kernel's own."""
+    for one in value:
+        try:
+            made.append((_made(one), bool(one.get("own"))))
+        except Exception as error:  # noqa: BLE001 - importing a category's module runs any code
+            yield f"A filter for warnings of {one.get('category')} does not come back ({type(error).__name__})."
+
+
+def library() -> Library:
+    """These filters; those that there are now are the kernel's own."""
+    own: list[Any] = list(warnings.filters)
+
+    def look() -> Iterator[tuple[str, Any]]:
+        now, tail = list(warnings.filters), list(own)
+        if now == own:
+            return
+        told = [(item, _told(item)) for item in now]
+        if odd := [str(getattr(item[2], "__qualname__", item[2])) for item, one in told if one is None]:
+            yield "odd", odd
+        if not any(item in own for item in now):  # `warnings.resetwarnings()`
+            yield "all", [one for _, one in told if one is not None]
+            return
+        while told and tail and told[-1][0] == tail[-1]:
+            del told[-1], tail[-1]
+        yield "filters", [one | ({"own": True} if item in own else {}) for item, one in told if one is not None]
+        if gone := [one for item in own if item not in now and (one := _told(item)) is not None]:
+            yield "gone", gone
+
+    def put(name: str, value: Any) -> Iterator[str]:
+        now: Any = warnings.filters  # a list, whatever typeshed says: `resetwarnings` empties it in place
+        if name == "odd":
+            there = {getattr(item[2], "__qualname__", "") for item in now}
+            yield from (f"A filter for warnings of {each} does not come back." for each in value if each not in there)
+            return
+        found: list[tuple[Any, bool]] = []
+        yield from _each(value, found)
+        told = [item for item, _ in found]
+        if name == "gone":
+            now[:] = [item for item in now if item not in told]
+        elif name == "all":
+            now[:] = told
+        else:
+            rest = [item for item in now if item not in told]
+            # Another kernel's own filters are not this one's.
+            found = [(item, is_own) for item, is_own in found if item in now or not is_own]
+            place = next((n for n, (_, is_own) in enumerate(found) if is_own), len(found))
+            told = [item for item, _ in found]
+            # What imports here added, and could not be told, stands behind the notebook's own.
+            others = [item for item in rest if item not in own]
+            now[:] = [*told[:place], *others, *told[place:], *(item for item in rest if item in own)]
+        with warnings.catch_warnings():
+            pass  # its end tells Python that the list has changed
+
+    return Library("warnings", look, put, is_quiet=False)

@@ -1,0 +1,269 @@
+"""All variables pickled, and put into groups: what shares something mutable is written as one stream.
+
+Each variable is pickled alone, and what its pickler met is compared; then groups of several are pickled again, as one.
+What was a group the last time is pickled as one at once: if its stream is the same, so is all that its variables share.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from array import array
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcity_nb.checkpoint.digest import name_of
+from qcity_nb.checkpoint.state.kinds import SCALARS
+from qcity_nb.namespace.pickler import Failed, Form, Scope, Written, write, write_scalar
+from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.sharing import Families, Marks, Owners, overlapping
+from qcity_nb.namespace.unsaveable import absent_for, kind_name
+
+__all__ = ["Known", "Part", "Surveyed", "survey"]
+
+_COSTLY_S = 0.02
+"""A group that took less is looked at anew, variable by variable, whenever its stream changes."""
+_TRUST = 8
+"""A costlier one only every so often: meanwhile it may hold variables that have nothing in common any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Variables that were written as one stream."""
+
+    names: tuple[str, ...]
+    written: Written
+    form: Form
+    cost_s: float
+    marks: list[Any] = field(default_factory=list)
+    guessed: int = 0
+    """How many captures ago it was last proved to be one group."""
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What is kept of a group until the next capture: nothing that holds its objects."""
+
+    names: tuple[str, ...]
+    identities: tuple[tuple[int, weakref.ref[Any] | None], ...]
+    marks: array[int]
+    bounds: list[tuple[int, int]]
+    stream: str
+    """The stream's name."""
+    form: Form
+    cost_s: float
+    classes: tuple[type, ...]
+    table: str
+    """The name of its classes' stream."""
+    guessed: int = 0
+
+    @classmethod
+    def of(cls, part: Part, values: Mapping[str, Any]) -> Known:
+        """To be compared with the next capture."""
+        written, table = part.written, part.written.table
+        return cls(
+            names=part.names,
+            identities=tuple(_identity(values[name]) for name in part.names),
+            marks=array("Q", map(id, part.marks)),
+            bounds=written.bounds,
+            stream=name_of(written.skeleton),
+            form=part.form,
+            cost_s=part.cost_s,
+            classes=written.classes,
+            table=name_of(table.skeleton) if table is not None else "",
+            guessed=part.guessed,
+        )
+
+    def is_same(self, values: Mapping[str, Any]) -> bool:
+        """Are its variables the very objects that they were?"""
+        for name, (number, reference) in zip(self.names, self.identities, strict=True):
+            value = values.get(name, self)
+            if id(value) != number or (reference is not None and reference() is not value):
+                return False
+        return True
+
+
+def _identity(value: object) -> tuple[int, weakref.ref[Any] | None]:
+    try:
+        return id(value), weakref.ref(value)
+    except TypeError:
+        return id(value), None  # lists, dicts, numbers: whoever says that they did not change is believed
+
+
+def _is_flat(value: Any) -> bool:
+    """Is it a container of numbers and texts alone? Then nothing but itself is to be shared."""
+    if type(value) in (list, set):
+        return SCALARS.issuperset(map(type, value))
+    return (
+        type(value) is dict and SCALARS.issuperset(map(type, value)) and SCALARS.issuperset(map(type, value.values()))
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Surveyed:
+    """All groups."""
+
+    parts: list[Part] = field(default_factory=list)
+    kept: list[Known] = field(default_factory=list)
+    absent: list[Absent] = field(default_factory=list)
+
+
+def survey(values: Mapping[str, Any], scope: Scope, known: Iterable[Known], skip: Collection[str]) -> Surveyed:
+    """Write the variables ``values``; see ``Space.capture`` for ``skip``.
+
+    Raises:
+        Overdue: the scope's time is over.
+    """
+    return _Survey(values, scope, list(known)).run(frozenset(skip))
+
+
+class _Survey:
+    def __init__(self, values: Mapping[str, Any], scope: Scope, known: list[Known]) -> None:
+        self.values, self.scope, self.known = values, scope, known
+        self.marks = Marks((*scope.own, id(values)))
+        self.found = Surveyed()
+        self.parts: list[Part] = []
+        self.table_marks: dict[int, list[Any]] = {}
+
+    def run(self, skip: frozenset[str]) -> Surveyed:
+        kept = [one for one in self.known if skip.issuperset(one.names) and self._may_keep(one)]
+        held = {name for one in kept for name in one.names}
+        self._write_all(set(self.values) - held)
+        pulled = self._met(kept)
+        self._write_all({name for one in pulled for name in one.names})
+        self.found.kept = [one for one in kept if one not in pulled]
+        self._group()
+        return self.found
+
+    # -- what need not be looked at
+
+    def _may_keep(self, one: Known) -> bool:
+        if one.form is not Form.APART or not one.is_same(self.values):
+            return False
+        if not one.classes:
+            return True
+        try:
+            table = self.scope.table(one.classes)
+        except Failed:
+            return False
+        return name_of(table.skeleton) == one.table
+
+    def _met(self, kept: list[Known]) -> list[Known]:
+        """Those of ``kept`` that have something in common with what was written."""
+        if not kept:
+            return []
+        ids = {id(mark) for part in self.parts for mark in part.marks}
+        for part in self.parts:
+            ids.update(id(mark) for mark in self._marks_of_table(part))
+        memory = [(low, high, -1) for part in self.parts for low, high in part.written.bounds]
+        memory += [(low, high, index) for index, one in enumerate(kept) for low, high in one.bounds]
+        touched = {owner for pair in overlapping(memory) for owner in pair}
+        return [one for index, one in enumerate(kept) if index in touched or not ids.isdisjoint(one.marks)]
+
+    # -- writing
+
+    def _write_all(self, names: set[str]) -> None:
+        left = dict.fromkeys(name for name in self.values if name in names)
+        for one in self.known:
+            if len(one.names) < 2 or not all(name in left for name in one.names):
+                continue
+            part = self._guess(one)
+            if part is not None:
+                self.parts.append(part)
+                for name in one.names:
+                    del left[name]
+        for name in left:
+            self.scope.check()
+            value = self.values[name]
+            if type(value) in SCALARS:
+                self.parts.append(Part((name,), write_scalar({name: value}), Form.APART, 0.0))
+                continue
+            try:
+                self.parts.append(self._part((name,), Form.APART))
+            except Failed as failed:
+                self.found.absent.append(absent_for(name, value, failed.error, failed.met))
+
+    def _guess(self, one: Known) -> Part | None:
+        """The group as it was, if it still is one."""
+        may_trust = one.cost_s > _COSTLY_S and one.guessed < _TRUST and one.is_same(self.values)
+        try:
+            part = self._part(one.names, one.form)
+        except Failed:
+            return None
+        if name_of(part.written.skeleton) == one.stream:
+            part.guessed = one.guessed
+            return part
+        part.guessed = one.guessed + 1
+        return part if may_trust else None
+
+    def _part(self, names: tuple[str, ...], form: Form) -> Part:
+        begun = time.perf_counter()
+        written = self._write({name: self.values[name] for name in names}, form)
+        cost_s = time.perf_counter() - begun
+        alone = self.values[names[0]]
+        marks = [alone] if len(names) == 1 and _is_flat(alone) else self.marks.of(written)
+        return Part(names, written, form, cost_s, marks)
+
+    def _write(self, values: dict[str, Any], form: Form) -> Written:
+        for _ in range(2):
+            try:
+                return write(values, self.scope, form)
+            except Failed as failed:
+                # Another thread changed a container meanwhile: it may be quiet the next time.
+                if not isinstance(failed.error, RuntimeError) or isinstance(failed.error, RecursionError):
+                    raise
+        return write(values, self.scope, form)
+
+    # -- grouping
+
+    def _marks_of_table(self, part: Part) -> list[Any]:
+        table = part.written.table
+        if table is None:
+            return []
+        if id(table) not in self.table_marks:
+            self.table_marks[id(table)] = self.marks.of(table)
+        return self.table_marks[id(table)]
+
+    def _group(self) -> None:
+        parts = self.parts
+        families = Families(len(parts))
+        owners = Owners([part.marks for part in parts], families)
+        for one, other in overlapping(
+            [(low, high, index) for index, part in enumerate(parts) for low, high in part.written.bounds]
+        ):
+            families.join(one, other)
+        entangled = set()
+        for index, part in enumerate(parts):
+            for mark in self._marks_of_table(part):
+                other = owners.of(mark)
+                if other >= 0:  # a variable holds what a class holds: both belong into one stream, classes included
+                    families.join(index, other)
+                    entangled.add(index)
+        members: dict[int, list[int]] = {}
+        for index in range(len(parts)):
+            members.setdefault(families.top(index), []).append(index)
+        for group in members.values():
+            form = Form.INLINE if not entangled.isdisjoint(group) else Form.APART
+            form = Form.INLINE if any(parts[index].form is Form.INLINE for index in group) else form
+            self._settle([parts[index] for index in group], form)
+
+    def _settle(self, together: list[Part], form: Form) -> None:
+        first = together[0]
+        if len(together) == 1 and first.form is form:
+            self.found.parts.append(first)
+            return
+        names = tuple(sorted(name for part in together for name in part.names))
+        begun = time.perf_counter()
+        try:
+            written = self._write({name: self.values[name] for name in names}, form)
+        except Failed as failed:
+            for name in names:
+                others = ", ".join(other for other in names if other != name)
+                why = f"it shares objects with {others}, and together they cannot be pickled ({failed})"
+                if not others:
+                    why = f"it shares objects with its class, and they cannot be pickled together ({failed})"
+                self.found.absent.append(Absent(name=name, kind=kind_name(self.values[name]), why=why))
+            return
+        marks = [mark for part in together for mark in part.marks]
+        self.found.parts.append(Part(names, written, form, time.perf_counter() - begun, marks))

@@ -1,0 +1,97 @@
+"""Objects with a saver of their own: TorchScript, optimizers under a scheduler, torchdata's loader."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pickle
+import sys
+import warnings
+import weakref
+from typing import Any
+
+from qcity_nb.checkpoint.buffer import Buffer
+from qcity_nb.namespace.handlers.not_saved import Lost
+
+__all__ = ["HANDLERS", "scripted", "set_loader", "set_optimizer"]
+
+
+def scripted(data: Buffer, is_training: bool) -> Any:
+    """A TorchScript module or function from what ``torch.jit.save`` wrote."""
+    torch = importlib.import_module("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        made = torch.jit.load(io.BytesIO(data))
+    if hasattr(made, "train"):
+        made.train(is_training)
+    return made
+
+
+def _scripted(value: Any) -> Any:
+    torch: Any = sys.modules["torch"]
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            torch.jit.save(value, out)
+        except RuntimeError as error:
+            raise Lost(f"torch.jit.save refuses it ({str(error).splitlines()[0]})", "script it again") from None
+    return scripted, (pickle.PickleBuffer(out.getvalue()), bool(getattr(value, "training", False)))
+
+
+def set_loader(loader: Any, state: tuple[dict[str, Any], Any]) -> None:
+    """Give a StatefulDataLoader its attributes; its next iterator goes on where the saved one was."""
+    attributes, place = state
+    loader.__dict__.update(attributes)
+    loader.load_state_dict(place)
+
+
+def _loader(value: Any) -> Any:
+    attributes = {name: item for name, item in vars(value).items() if name != "_iterator"}
+    return (
+        object.__new__,
+        (type(value),),
+        ({**attributes, "_iterator": None}, value.state_dict()),
+        None,
+        None,
+        set_loader,
+    )
+
+
+def set_optimizer(optimizer: Any, state: tuple[dict[str, Any], bool]) -> None:
+    """Give an optimizer its state, and a step that tells its scheduler that it was called.
+
+    A scheduler puts such a step into the optimizer when it is made, pickling drops it, and the scheduler's first step
+    then warns that somebody took it away (torch/optim/lr_scheduler.py, ``patch_track_step_called``).
+    """
+    attributes, was_called = state
+    optimizer.__setstate__(attributes)
+    step = type(optimizer).step
+    mine: Any = weakref.ref(optimizer)  # or it would hold itself
+
+    @functools.wraps(step)
+    def tracked(*args: Any, **kwargs: Any) -> Any:
+        mine()._opt_called = True
+        return step(mine(), *args, **kwargs)
+
+    tracked._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # torch's own mark
+    optimizer.step = tracked
+    if was_called:
+        optimizer._opt_called = True
+
+
+def _optimizer(value: Any) -> Any:
+    if not hasattr(vars(value).get("step"), "_wrapped_by_lr_sched"):
+        return NotImplemented
+    make, arguments, attributes, *_ = value.__reduce_ex__(5)
+    was_called = bool(getattr(value, "_opt_called", False))
+    return make, arguments, (attributes, was_called), None, None, set_optimizer
+
+
+HANDLERS: dict[str, Any] = {
+    "torch.optim.optimizer.Optimizer": _optimizer,
+    "torch.jit._script.ScriptModule": _scripted,
+    "torch.jit.torch.jit.ScriptFunction": _scripted,
+    "torchdata.stateful_dataloader.stateful_dataloader.StatefulDataLoader": _loader,
+}

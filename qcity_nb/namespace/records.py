@@ -1,0 +1,65 @@
+"""What a capture of the variables gives: groups, modules, and what is absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from qcity_nb.checkpoint.state.capture import Captured
+
+__all__ = ["Absent", "Group", "Shot"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Variables that share something mutable, or one alone."""
+
+    names: tuple[str, ...]
+    """Sorted."""
+    captured: Captured
+    """Its stream is a dict of the variables by name. Released by ``Shot.release`` alone."""
+    size_bytes: int
+    cost_s: float
+    """What pickling it took."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """The qualified name of each variable's type."""
+    fresh: tuple[str, ...] = ()
+    """What of it comes back new, in words: "cache", "lock"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A variable that cannot be saved, or that could not be restored. A record: ``codec`` writes it as JSON."""
+
+    name: str
+    kind: str
+    """Its type's qualified name."""
+    why: str
+    """One clause: "a generator's frame lives only in this process"."""
+    advice: str = ""
+    """What the user can do."""
+    where: str = ""
+    """Where it was made, if the caller knows: "cell 3"."""
+
+
+def _nothing() -> None:
+    """There is no arena."""
+
+
+@dataclass(slots=True)
+class Shot:
+    """The variables at one moment."""
+
+    groups: list[Group] = field(default_factory=list)
+    kept: list[tuple[str, ...]] = field(default_factory=list)
+    """Groups of the capture before that were not looked at (``skip``)."""
+    modules: dict[str, str] = field(default_factory=dict)
+    """Module name by variable. A key with a dot is no variable: a submodule that a cell imported under its package."""
+    absent: list[Absent] = field(default_factory=list)
+    is_live: bool = False
+    """Memory was short: the groups' buffers are the live ones. Write them before the variables may change."""
+    free: Callable[[], None] = _nothing
+
+    def release(self) -> None:
+        """The arena is free again: the content of the groups must not be used any more."""
+        self.free()

@@ -1,0 +1,322 @@
+"""Who holds the notebook's own code? Counted as the garbage collector counts: references that nothing explains.
+
+Code of the notebook is carried by its functions, generators and coroutines; classes and instances lead to functions.
+`take` walks from the variables, a bounded number of objects each, and subtracts the references that it meets from
+each object's reference count. What is left over is held by somebody else: a library's own state, the interpreter,
+or the part of a large variable that was not walked. The census is *closed* if no carrier is so held, neither
+directly nor through what it is reached from, and the collector knows no carrier that the walk has not met. Then
+all code of the notebook is reached through variables, along the paths that the walk has seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qcity_nb.cells.names import Mention, in_code, opens
+
+__all__ = ["Census", "take"]
+
+WALK = 10_000
+"""Objects walked for each variable. A walk to the end costs more than pickling does, so it would save nothing."""
+_ATOMS = frozenset(
+    {int, float, complex, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice}
+    | {types.CodeType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}
+)
+_SUSPENDED: frozenset[type] = frozenset({types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType})
+_PLAIN: frozenset[type] = frozenset({list, tuple, dict, set, frozenset, deque, types.CellType, types.MappingProxyType})
+_BOUND: frozenset[type] = frozenset({types.MethodType, functools.partial, staticmethod, classmethod, property})
+_FIXED = (type, tuple, frozenset, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+"""Held by a library as well, these say nothing of what is around them; what they lead to is looked at by itself."""
+_MACHINERY = frozenset({"IPython", "ipykernel", "traitlets", "zmq", "tornado", "asyncio", "threading", "_thread"})
+"""Objects of these are not entered: from a kernel's inside everything is near."""
+_TRACES: frozenset[type] = frozenset({types.FrameType, types.TracebackType})
+_GENERATED = "<string>"
+"""The file of methods that dataclasses and named tuples write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What the variables lead to. Objects are numbers, so that none is kept alive."""
+
+    why: str = ""
+    """Why it is not closed; empty: it is."""
+    roots: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Variables by their value."""
+    leads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """From an object to objects, as far as such paths end at code, a variable's value, or at a way to everything."""
+    mentions: Mapping[int, Mention] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+    """Variables that something beyond the variables holds, too."""
+
+
+def _entries(kind: type) -> Mapping[str, Any]:
+    return type.__dict__["__dict__"].__get__(kind)  # type: ignore[no-any-return]
+
+
+def _modules() -> Iterator[types.ModuleType]:
+    return (module for module in list(sys.modules.values()) if issubclass(type(module), types.ModuleType))
+
+
+class _Walk:
+    """Objects met so far, each a number, and the references between them."""
+
+    def __init__(self, live: Mapping[str, Any]) -> None:
+        self.held: list[Any] = []
+        self.edges: list[list[int]] = []
+        self.counts: list[int] = []
+        self.index: dict[int, int] = {}
+        self.code: dict[int, Mention] = {}
+        self.openings: dict[int, Mention] = {}
+        self.carriers: set[int] = set()
+        self.generated: set[int] = set()
+        self.inert: set[int] = set()
+        self._live = live
+        self._home = live.get("__name__", "__main__")
+        # Not `module.__dict__`: a lazy module would load itself.
+        self._foreign = {id(object.__getattribute__(each, "__dict__")) for each in _modules()} | {id(live)}
+        self._ours: dict[int, bool] = {}
+        self._entered: set[int] = set()
+
+    def is_ours(self, function: types.FunctionType) -> bool:
+        """Is it the notebook's? One that was unpickled may have a namespace of its own."""
+        home = function.__globals__
+        return home is self._live or (home.get("__name__") == self._home and id(home) not in self._foreign)
+
+    def is_our_class(self, kind: type) -> bool:
+        """Is it, or one that it inherits from, the notebook's?"""
+        known = self._ours.get(id(kind))
+        if known is None:
+            here = _entries(kind).get("__module__") == self._home
+            here |= any(type(each) is types.FunctionType and self.is_ours(each) for each in _entries(kind).values())
+            known = self._ours[id(kind)] = here or any(self.is_our_class(above) for above in kind.__mro__[1:])
+        return known
+
+    def _note_generated(self, kind: type) -> None:
+        """Keep in mind the methods of a class that dataclasses and named tuples wrote: they call nobody."""
+        entries = _entries(kind)
+        if "__dataclass_fields__" not in entries and "_fields" not in entries:
+            return
+        for name, item in entries.items():
+            if type(item) is types.FunctionType and name.startswith("__") and name.endswith("__"):
+                inner = item.__dict__.get("__wrapped__", item)  # `__repr__` is guarded against rings
+                if type(inner) is types.FunctionType and inner.__code__.co_filename == _GENERATED:
+                    self.generated.add(id(inner))
+
+    def is_carrier(self, value: Any) -> bool:
+        """Is it a function of the notebook, or one in the middle of its run?
+
+        Classes and instances need no such question: whoever holds them holds their functions.
+        """
+        if type(value) is types.FunctionType:
+            # A frame holds a "function" of that name while a cell or a script runs; nobody calls it again.
+            return self.is_ours(value) and value.__code__.co_name != "<module>"
+        if type(value) in _SUSPENDED:
+            return any(type(each) is types.FunctionType and self.is_ours(each) for each in gc.get_referents(value))
+        return False
+
+    def node(self, value: Any) -> int | None:
+        """Its number; nothing for atoms and for what is a library's own."""
+        found = self.index.get(id(value))
+        if found is not None:
+            return found
+        kind = type(value)
+        if kind in _ATOMS:
+            return None
+        reason = "a variable holds the namespace itself" if value is self._live else opens(value)
+        if not reason:
+            if issubclass(kind, types.ModuleType) or id(value) in self._foreign:
+                return None
+            if issubclass(kind, type):
+                if not self.is_our_class(value):
+                    return None
+                self._note_generated(value)
+        number = self.index[id(value)] = len(self.held)
+        self.held.append(value)
+        self.edges.append([])
+        self.counts.append(0)
+        if reason:
+            self.openings[number] = Mention(everything=reason)
+        elif self.is_carrier(value):
+            self.carriers.add(number)
+        if kind is types.FunctionType and self.is_ours(value):
+            self.code[number] = in_code(value.__code__)
+        return number
+
+    def walk(self, start: int, *, into_frames: bool = False) -> None:
+        """Enter what ``start`` leads to, nearest first."""
+        waits, left = deque([start]), WALK
+        while waits:
+            here = waits.popleft()
+            value = self.held[here]
+            kind = type(value)
+            is_closed = here in self.openings and not (into_frames and kind is types.FrameType)
+            if here in self._entered or is_closed or _home(kind) in _MACHINERY:
+                continue
+            self._entered.add(here)
+            # A function leads to its namespace by `__globals__` alone, and that word means everything.
+            around = self._live if kind in (types.FunctionType, types.FrameType) else None
+            for child in gc.get_referents(value):
+                if child is around:
+                    continue
+                if (left := left - 1) < 0:
+                    return
+                number = self.node(child)
+                if number is not None:
+                    self.counts[number] += 1
+                    self.edges[here].append(number)
+                    waits.append(number)
+
+    def follow_weak(self) -> None:
+        """Weak references lead to objects, too, though nothing is held by them."""
+        for number, value in enumerate(self.held):
+            if type(value) in weakref.ProxyTypes:
+                self.openings[number] = Mention(everything="a weak proxy hides what it leads to")
+            elif issubclass(type(value), weakref.ReferenceType) and value() is not None:
+                target = self.index.get(id(value()))
+                if target is not None:
+                    self.edges[number].append(target)
+                elif _home(type(value())) not in sys.modules or self.is_our_class(type(value())):
+                    self.openings[number] = Mention(everything="a weak reference leads to an unknown object")
+
+    def left_over(self) -> set[int]:
+        """Objects with references that were not met."""
+        probe = [object()]
+        usual = sys.getrefcount(probe[0])
+        counts = enumerate(self.counts)
+        return {each for each, met in counts if sys.getrefcount(self.held[each]) > usual + met} - self.inert
+
+    def own(self, roots: set[int]) -> set[int]:
+        """What is met through containers and objects of the notebook alone, not through a library's inside."""
+
+        def is_open(number: int) -> bool:
+            kind = type(self.held[number])
+            return kind in _PLAIN or kind in _BOUND or number in self.carriers or self.is_our_class(kind)
+
+        return _closure(roots, lambda number: self.edges[number] if is_open(number) else ())
+
+
+def _home(kind: type) -> str:
+    return str(kind.__module__).partition(".")[0]
+
+
+def _closure(starts: Iterable[int], below: Callable[[int], Iterable[int]]) -> set[int]:
+    found = set(starts)
+    waits = list(found)
+    while waits:
+        for number in below(waits.pop()):
+            if number not in found:
+                found.add(number)
+                waits.append(number)
+    return found
+
+
+def _alive(walk: _Walk) -> set[int]:
+    """Ids of all carriers that the collector knows."""
+    wanted = {types.FunctionType, *_SUSPENDED}
+    return {id(each) for each in gc.get_objects() if type(each) in wanted and walk.is_carrier(each)}
+
+
+def _inert() -> Iterator[Any]:
+    """What holds references, and neither calls nor changes what it holds."""
+    # The caches of `Optional[X]` and the like; each clean-up is a method of one.
+    yield from (getattr(each, "__self__", None) for each in getattr(sys.modules.get("typing"), "_cleanups", ()))
+    for name in ("last_value", "last_traceback", "last_exc"):
+        yield getattr(sys, name, None)
+
+
+def _shown() -> Iterator[Any]:
+    """References that IPython keeps to results, beside those in the namespace."""
+    shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
+    if shell is None or not shell.initialized():
+        return
+    alive = shell.instance()
+    yield from list(alive.user_ns_hidden.values())
+    results = (alive.last_execution_result, alive.displayhook.exec_result)
+    yield from (each.result for each in {id(each): each for each in results if each is not None}.values())
+    yield from (alive.displayhook.__dict__.get(name) for name in ("_", "__", "___"))
+
+
+def take(live: Mapping[str, Any]) -> Census:
+    """Count now.
+
+    Args:
+        live: the notebook's namespace itself, not a copy: functions of the notebook are known by it, and a copy
+            (or any other reference of the caller's to the variables' values) counts as a library's.
+    """
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() or not hasattr(sys, "getrefcount"):
+        return Census(why="this interpreter counts references in another way")
+    walk = _Walk(live)
+    roots: dict[str, int] = {}
+    for name in list(live):
+        number = walk.node(live[name])
+        if number is not None:
+            walk.counts[number] += 1
+            roots[name] = number
+    for number in roots.values():
+        walk.walk(number)
+    ours = len(walk.held)
+    for value in _inert():
+        number = walk.node(value)
+        if number is not None:
+            walk.walk(number, into_frames=True)
+            walk.inert |= {number} if number >= ours else set()
+    walk.inert |= {number for number in range(ours, len(walk.held)) if type(walk.held[number]) in _TRACES}
+    for value in _shown():
+        number = walk.index.get(id(value))
+        if number is not None:
+            walk.counts[number] += 1
+    value = None
+    unmet = _alive(walk) - walk.index.keys() - walk.generated
+    if unmet and gc.isenabled():
+        gc.collect()  # carriers that only wait for the collector are held by nobody
+        unmet = _alive(walk) - walk.index.keys() - walk.generated
+    # IPython's history holds its table of results too, and changes it when a cell shows one.
+    walk.inert |= {roots[name] for name in ("Out", "_oh") if name in roots}
+    why = "code of the notebook is held by more than its variables" if unmet else ""
+    return _judge(walk, roots, why)
+
+
+def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
+    walk.carriers -= {walk.index[each] for each in walk.generated & walk.index.keys()}
+    held_elsewhere = walk.left_over()
+    walk.follow_weak()
+    beyond = _closure(held_elsewhere, walk.edges.__getitem__)
+    for number in sorted(beyond & walk.carriers)[:1]:
+        value = walk.held[number]
+        name = getattr(value, "__qualname__", None) or f"an object of {type(value).__qualname__}"
+        why = why or f"`{name}` is held by more than the notebook's variables"
+    names: dict[int, list[str]] = {}
+    for name, number in roots.items():
+        names.setdefault(number, []).append(name)
+    own = walk.own(set(names))
+    openings = {number: mention for number, mention in walk.openings.items() if number in own}
+    ends = {*walk.code, *openings, *names}
+    back: dict[int, list[int]] = {}
+    for number, below in enumerate(walk.edges):
+        for each in below:
+            back.setdefault(each, []).append(number)
+    leading = _closure(ends, lambda number: back.get(number, ()))
+    # A class that a library knows says nothing of its instances.
+    held = {number for number in own & beyond if not issubclass(type(walk.held[number]), _FIXED)}
+    touched = _closure(held, lambda number: [up for up in back.get(number, ()) if up in own])
+    return Census(
+        why=why,
+        roots=roots,
+        names={number: tuple(each) for number, each in names.items()},
+        leads={
+            number: tuple({each for each in walk.edges[number] if each in leading})
+            for number in leading
+            if walk.edges[number]
+        },
+        mentions={**walk.code, **openings},
+        shared=frozenset(name for number in touched & names.keys() for name in names[number]),
+    )

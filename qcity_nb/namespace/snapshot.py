@@ -1,0 +1,217 @@
+"""The variables of a kernel: captured, and restored into another one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from qcity_nb.checkpoint.state import freezer as freezing
+from qcity_nb.checkpoint.state.capture import Captured, held
+from qcity_nb.checkpoint.state.freezer import Freezer
+from qcity_nb.checkpoint.state.frozen_buffer import Content
+from qcity_nb.checkpoint.state.pickling import Dumped
+from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
+from qcity_nb.namespace import gc_pause
+from qcity_nb.namespace.grouping import Known, Part, survey
+from qcity_nb.namespace.modules import cells_imports, import_all, importable
+from qcity_nb.namespace.pickler import Scope
+from qcity_nb.namespace.prefetch import landed
+from qcity_nb.namespace.records import Absent, Group, Shot
+from qcity_nb.namespace.tombstone import bury, lost
+from qcity_nb.namespace.unpickler import Restoring, load
+from qcity_nb.namespace.unsaveable import failed_to_load, kind_name
+
+__all__ = ["Space", "hidden_by", "is_hidden"]
+
+_NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "_", "_dh", "_oh", "_ih", "_sh", "_exit_code"})
+_NUMBERED = re.compile(r"_(i{1,3}|i?\d+)")
+_MISSING = object()
+
+
+def is_hidden(name: str, value: object) -> bool:
+    """Is the variable one of IPython's own, or one that begins with two underscores?
+
+    Source: IPython.core.interactiveshell.InteractiveShell.init_user_ns; IPython.core.displayhook and history.
+    """
+    if name.startswith("_"):
+        return name.startswith("__") or name in _NAMES or _NUMBERED.fullmatch(name) is not None
+    if name in _NAMES:
+        return True
+    return name == "open" and str(getattr(value, "__module__", "")).partition(".")[0] in ("IPython", "io", "_io")
+
+
+def hidden_by(shell: Mapping[str, object]) -> Callable[[str, object], bool]:
+    """A predicate for ``Space`` that also hides what stands in ``shell``, IPython's ``user_ns_hidden``.
+
+    A variable of such a name that the user has bound anew is not hidden.
+    """
+
+    def hidden(name: str, value: object) -> bool:
+        return is_hidden(name, value) or shell.get(name, _MISSING) is value
+
+    return hidden
+
+
+class Space:
+    """A kernel's namespace.
+
+    Args:
+        live: the namespace itself, IPython's ``shell.user_ns``.
+        freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
+        hidden: which variables are not the user's; ``hidden.hidden_by(shell.user_ns_hidden)`` knows IPython's list.
+    """
+
+    def __init__(
+        self,
+        live: dict[str, Any],
+        freezer: Freezer | None = None,
+        *,
+        hidden: Callable[[str, object], bool] = is_hidden,
+    ) -> None:
+        self.live = live
+        self._freezer = freezer
+        self._hidden = hidden
+        self._known: list[Known] = []
+        self._submodules: set[str] = set()
+
+    def capture(
+        self,
+        *,
+        stored: Collection[str] = (),
+        skip: Collection[str] = (),
+        may_stream: bool = False,
+        limit_s: float = math.inf,
+    ) -> Shot:
+        """Copy the variables: they may change from here on, unless ``Shot.is_live``.
+
+        Args:
+            stored: the names of the objects that need not be copied again; see ``checkpoint.capture.capture``.
+            skip: variables whose value is known not to have changed. A group whose members are all among them, and
+                are the objects that they were, is not pickled, and comes back in ``kept``.
+            may_stream: where memory is short, the live buffers themselves are handed on.
+            limit_s: pickling is given up if it takes longer.
+        Raises:
+            Overdue: it was; the next capture does not know of this one.
+            StateRefused: there is no memory for a copy.
+        Does not: stop other threads, which may change what is being read.
+        """
+        shot = Shot()
+        values = self._variables(shot)
+        surveyed = survey(values, Scope.of(self.live, limit_s), self._known, skip)
+        self._freeze(shot, surveyed.parts, values, stored, may_stream=may_stream)
+        shot.kept = [one.names for one in surveyed.kept]
+        shot.absent += surveyed.absent
+        self._known = surveyed.kept + [Known.of(part, values) for part in surveyed.parts]
+        return shot
+
+    def _variables(self, shot: Shot) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in list(self.live.items()):
+            if type(name) is not str:
+                continue
+            absent = lost(value)
+            if absent is not None:
+                shot.absent.append(replace(absent, name=name))
+            elif not self._hidden(name, value):
+                module = importable(value)
+                if module:
+                    shot.modules[name] = module
+                else:
+                    values[name] = value
+        self._submodules.update(cells_imports(self.live, shot.modules))
+        for name in sorted(self._submodules):
+            if name.partition(".")[0] in shot.modules:
+                shot.modules[name] = name
+        return values
+
+    def _freeze(
+        self, shot: Shot, parts: list[Part], values: Mapping[str, Any], stored: Collection[str], *, may_stream: bool
+    ) -> None:
+        spans = [span for part in parts for span in part.written.spans]
+        memory: freezing.Shot | None = None
+        buffers: list[Content]
+        if self._freezer is None:
+            buffers = [held(span) for span in spans]
+        else:
+            optimizers = [one for part in parts for one in part.written.optimizers]
+            dumped = Dumped(b"", spans, optimizers, [part.written.keep for part in parts])
+            try:
+                buffers, memory = self._freezer.freeze(dumped, stored=stored, lazily="never", may_stream=may_stream)
+            except MemoryError as error:
+                raise StateRefused(f"the variables cannot be saved: {error}") from error
+            shot.is_live, shot.free = memory.is_live, memory.release
+        at = 0
+        for part in parts:
+            count = len(part.written.spans)
+            captured = Captured(
+                skeleton=part.written.skeleton, buffers=buffers[at : at + count], shot=memory and _lent(memory)
+            )
+            at += count
+            shot.groups.append(
+                Group(
+                    names=part.names,
+                    captured=captured,
+                    size_bytes=captured.size_bytes,
+                    cost_s=part.cost_s,
+                    kinds={name: kind_name(values[name]) for name in part.names},
+                    fresh=part.written.all_fresh,
+                )
+            )
+
+    def restore(
+        self,
+        groups: Iterable[tuple[tuple[str, ...], Captured]],
+        modules: Mapping[str, str],
+        absent: Iterable[Absent],
+    ) -> list[Absent]:
+        """Put variables into the namespace: modules imported, groups loaded, a tombstone for what is not there.
+
+        Loading runs code that the streams name, as every pickle does: the caller answers for where they come from,
+        and gives only bytes whose digests hold in a manifest that it trusts.
+
+        Args:
+            groups: names and stream of each.
+        Returns: all that is absent now: what was, modules that are not installed, groups that did not load.
+        Raises:
+            CheckpointCorrupt: a buffer is damaged; the namespace may then be restored in part.
+            StoreError: a buffer could not be read; the same.
+        """
+        missing = list(absent)
+        missing += import_all(modules, self.live)
+        self._submodules.update(name for name in modules if "." in name)
+        restoring = Restoring(self.live)
+        with gc_pause.still():
+            # Twice: what is found by name in the notebook may be in a group that comes later.
+            failed = self._load(groups, restoring)
+            failed = self._load([(names, captured) for names, captured, _ in failed], restoring)
+        for names, _, error in failed:
+            missing += [failed_to_load(name, error) for name in names]
+        for one in missing:
+            self.live[one.name] = bury(one)
+        return missing
+
+    def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
+        failed: list[tuple[*_Group, BaseException]] = []
+        with closing(landed(groups)) as each:
+            for names, captured, land in each:
+                try:
+                    values = load(captured.skeleton, land(), restoring)
+                    self.live.update((name, values[name]) for name in names)
+                    gc_pause.tidy()
+                except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
+                    raise
+                except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
+                    failed.append((names, captured, error))
+        return failed
+
+
+_Group = tuple[tuple[str, ...], Captured]
+
+
+def _lent(memory: freezing.Shot) -> freezing.Shot:
+    """The memory of a whole capture, as one group has it: it cannot be given back for that group alone."""
+    return freezing.Shot(arena=memory.arena, copied=memory.copied, is_live=memory.is_live)

@@ -1,1 +1,0 @@
-"""Inside the notebook: loop, panel, outputs; around it: the papermill engine."""

@@ -1,0 +1,328 @@
+"""The checkpoints of a run, wherever they are: in the store and in this host's local tier.
+
+Both hold the same checkpoint under one number; a copy is told by its time, as an attempt that was superseded may
+have made another one of that number. Reading goes through digests, so no damaged byte is handed on. Nothing here
+changes anything, and a run may be at work meanwhile: what its holder drops is not there any more, not damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.checkpoint.encode import decode_state
+from qcity_nb.checkpoint.state.stand_ins import load_anyway
+from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
+from qcity_nb.codec import DecodeError
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, UsageError
+from qcity_nb.ports import Store
+from qcity_nb.published.read import manifest_of, reader, vouched
+from qcity_nb.records import CheckpointRef
+from qcity_nb.run import lease
+
+__all__ = ["Catalog", "Checkpoint", "Copy", "Verdict", "loop_of", "size_to_read"]
+
+_LOOKS = 3
+"""How often the head is read again after its holder dropped what it named."""
+
+Read = Callable[[str], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One copy of a checkpoint."""
+
+    where: str
+    """``store``, or ``local`` and the epoch of the tier."""
+    seq: int
+    manifest: Manifest | None = None
+    trouble: str = ""
+    """Why there is no manifest."""
+    ref: CheckpointRef | None = None
+    tier: LocalTier | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint and its copies; at least one."""
+
+    copies: tuple[Copy, ...]
+    new_bytes: int | None = None
+    """Bytes that the one before did not have; ``None`` where nobody can tell any more."""
+
+    @property
+    def seq(self) -> int:
+        """Its number."""
+        return self.copies[0].seq
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Of the first copy that has one."""
+        return next((copy.manifest for copy in self.copies if copy.manifest), None)
+
+    @property
+    def ref(self) -> CheckpointRef | None:
+        """What the head names, if it does."""
+        return next((copy.ref for copy in self.copies if copy.ref), None)
+
+    @property
+    def epoch(self) -> int:
+        """That of the attempt that made it: a successor's copy has the successor's."""
+        return min(copy.manifest.epoch if copy.manifest else copy.ref.epoch if copy.ref else 0 for copy in self.copies)
+
+    @property
+    def at(self) -> str:
+        """When it was made, as ISO time."""
+        return self.manifest.at if self.manifest else self.ref.at if self.ref else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What reading one copy showed."""
+
+    seq: int
+    where: str
+    count: int = 0
+    """Objects read and found whole."""
+    damage: tuple[str, ...] = field(default_factory=tuple)
+
+
+class Catalog:
+    """The checkpoints of one run.
+
+    Args:
+        local: this host's local tier (the setting of that name).
+    """
+
+    def __init__(self, store: Store, run: str, local: Path) -> None:
+        self._store = store
+        self._run = run
+        self._local = local
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All of them, newest first.
+
+        Raises:
+            StoreUnavailable, UnknownRun, HeadCorrupt: the head cannot be read.
+        """
+        groups: dict[tuple[int, str], list[Copy]] = {}
+        for copy in (*self._published(), *self._in_tiers()):
+            # A damaged one has no time; it stands alone, as nobody can say whose copy it is.
+            time = copy.manifest.at if copy.manifest else copy.where
+            groups.setdefault((copy.seq, time), []).append(copy)
+        found = [Checkpoint(copies=tuple(copies)) for copies in groups.values()]
+        # Of two with one number, the published one is the run's, else that of the later attempt.
+        found.sort(key=lambda one: (-one.seq, one.ref is None, -max(c.tier.epoch if c.tier else 0 for c in one.copies)))
+        return [
+            Checkpoint(copies=one.copies, new_bytes=_new_bytes(one, found[place + 1 :]))
+            for place, one in enumerate(found)
+        ]
+
+    def _published(self) -> list[Copy]:
+        for look in range(_LOOKS):
+            head = lease.read(self._store, self._run).head
+            found = []
+            is_gone = False
+            for ref in head.checkpoints:
+                copy = Copy(where="store", seq=ref.seq, ref=ref)
+                try:
+                    copy = Copy(where="store", seq=ref.seq, ref=ref, manifest=manifest_of(self._store, self._run, ref))
+                except Missing as error:
+                    is_gone = True
+                    copy = Copy(where="store", seq=ref.seq, ref=ref, trouble=str(error))
+                except (CheckpointError, DecodeError) as error:
+                    copy = Copy(where="store", seq=ref.seq, ref=ref, trouble=str(error))
+                found.append(copy)
+            if not is_gone or look == _LOOKS - 1:
+                return found
+        raise AssertionError("the last look returns")
+
+    def _in_tiers(self) -> Iterator[Copy]:
+        folder = tier_path(self._local, self._run, 0).parent
+        epochs = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
+        for epoch in epochs:
+            tier = LocalTier(tier_path(self._local, self._run, epoch), epoch=epoch)
+            for seq in reversed(tier.seqs()):
+                where = f"local e{epoch}"
+                try:
+                    yield Copy(where=where, seq=seq, tier=tier, manifest=tier.load(seq))
+                except CheckpointCorrupt as error:
+                    if seq in tier.seqs():  # else its owner dropped it meanwhile
+                        yield Copy(where=where, seq=seq, tier=tier, trouble=str(error))
+
+    def find(self, text: str) -> Checkpoint:
+        """The checkpoint that ``text`` names: a number, ``newest`` or ``previous``.
+
+        Raises:
+            UsageError: there is none; the message says which there are.
+        """
+        found = self.checkpoints()
+        if not found:
+            raise UsageError(f"{self._run} has no checkpoint yet")
+        names = {"newest": 0, "previous": 1}
+        if text in names:
+            seqs = list(dict.fromkeys(one.seq for one in found))
+            if names[text] >= len(seqs):
+                raise UsageError(f"{self._run} has one checkpoint only, {seqs[0]}")
+            text = str(seqs[names[text]])
+        for one in found:
+            if str(one.seq) == text:
+                return one
+        there = ", ".join(str(one.seq) for one in found)
+        raise UsageError(f"{self._run} has no checkpoint {text!r}; there are {there}, newest and previous")
+
+    @contextlib.contextmanager
+    def incoming(self) -> Iterator[Path]:
+        """Where packs of the store are kept while they are read: the local disk, or where temporary files go.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        try:
+            self._local.mkdir(parents=True, exist_ok=True)
+            made = tempfile.TemporaryDirectory(prefix="read-", dir=self._local)
+        except OSError:
+            made = tempfile.TemporaryDirectory(prefix="qcity-read-")
+        with made as folder:
+            try:
+                yield Path(folder)
+            except OSError as error:
+                raise CheckpointError(f"packs cannot be kept in {folder}: {error.strerror or error}") from error
+
+    def _open(self, copy: Copy, incoming: Path, stack: contextlib.ExitStack) -> Read:
+        assert copy.manifest is not None
+        if copy.tier is not None:
+            return stack.enter_context(copy.tier.opened(copy.manifest))
+        return reader(self._store, self._run, copy.manifest, incoming)
+
+    def state(self, checkpoint: Checkpoint, loop: str, incoming: Path) -> Any:
+        """A loop's state as fresh objects, from the first copy that is whole; the local ones are asked first.
+
+        Classes that only the notebook defines come as stand-ins.
+
+        Args:
+            loop: the loop's key.
+        Raises:
+            CheckpointError: no copy is whole, or a class that the state needs is not there.
+            CheckpointUntrusted: nobody vouches for the store's copy.
+            UsageError: the checkpoint has no state of such a loop.
+        """
+        trouble: Exception | None = None
+        for copy in sorted(checkpoint.copies, key=lambda one: one.tier is None):
+            if copy.manifest is None:
+                trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged: {copy.trouble}")
+                continue
+            record = next((one for one in copy.manifest.loops if one.key == loop), None)
+            if record is None or record.state is None:
+                raise UsageError(f"checkpoint {checkpoint.seq} has no state of a loop {loop!r}")
+            if copy.tier is None:
+                vouched(self._store, self._run, copy.manifest)
+            try:
+                with contextlib.ExitStack() as stack:
+                    # Buffers are read while it is loaded, so damage may show only then.
+                    return load_anyway(decode_state(record.state, self._open(copy, incoming, stack)))
+            except (CheckpointCorrupt, Missing) as error:
+                trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged or gone: {error}")
+        assert trouble is not None
+        raise trouble
+
+    def verify(
+        self, checkpoints: Sequence[Checkpoint], *, see: Callable[[int], None] = lambda size_bytes: None
+    ) -> Iterator[Verdict]:
+        """Read every object of every copy, and say what does not match its digest.
+
+        What several checkpoints share is read once in each place.
+
+        Args:
+            see: told the size of each object when it is done with.
+        """
+        known: dict[tuple[str, str, int, str], str] = {}
+        with self.incoming() as incoming:
+            for checkpoint in checkpoints:
+                for copy in checkpoint.copies:
+                    # One at a time on the disk; what a pack has for others was read with the first of them.
+                    with tempfile.TemporaryDirectory(dir=incoming) as folder:
+                        verdict = self._verdict(copy, Path(folder), known, see)
+                    if not (verdict.damage and self._is_dropped(copy)):
+                        yield verdict
+
+    def _verdict(
+        self, copy: Copy, incoming: Path, known: dict[tuple[str, str, int, str], str], see: Callable[[int], None]
+    ) -> Verdict:
+        if copy.manifest is None:
+            return Verdict(seq=copy.seq, where=copy.where, damage=(copy.trouble,))
+        damage: dict[str, None] = {}
+        with contextlib.ExitStack() as stack:
+            try:
+                read = self._open(copy, incoming, stack)
+            except CheckpointCorrupt as error:
+                return Verdict(seq=copy.seq, where=copy.where, damage=(str(error),))
+            count = 0
+            for name, place in copy.manifest.objects.items():
+                key = (copy.where, place.pack, place.offset, name)
+                if key not in known:
+                    known[key] = ""
+                    try:
+                        read(name)
+                    except (CheckpointCorrupt, Missing) as error:
+                        known[key] = str(error)
+                    see(place.size_bytes)
+                if known[key]:
+                    damage[known[key]] = None
+                else:
+                    count += 1
+            if copy.tier is not None:
+                try:
+                    copy.tier.rows(copy.seq)
+                except CheckpointCorrupt as error:
+                    damage[str(error)] = None
+        return Verdict(seq=copy.seq, where=copy.where, count=count, damage=tuple(damage))
+
+    def _is_dropped(self, copy: Copy) -> bool:
+        """Did its holder drop it while it was read?"""
+        if copy.tier is not None:
+            return copy.seq not in copy.tier.seqs()
+        named = lease.read(self._store, self._run).head.checkpoints
+        return all(copy.ref is None or ref.name != copy.ref.name for ref in named)
+
+
+def size_to_read(checkpoints: Sequence[Checkpoint]) -> int:
+    """Bytes that ``Catalog.verify`` is going to read."""
+    sizes: Mapping[tuple[str, str, int, str], int] = {
+        (copy.where, place.pack, place.offset, name): place.size_bytes
+        for checkpoint in checkpoints
+        for copy in checkpoint.copies
+        if copy.manifest
+        for name, place in copy.manifest.objects.items()
+    }
+    return sum(sizes.values())
+
+
+def _new_bytes(one: Checkpoint, older: Sequence[Checkpoint]) -> int | None:
+    """What it added: as the store says, else against the next older one that is still there."""
+    if one.ref is not None:
+        return one.ref.size_bytes
+    before = next((other.manifest for other in older if other.seq < one.seq and other.manifest), None)
+    if one.manifest is None or before is None:
+        return None
+    return sum(ref.size_bytes for name, ref in one.manifest.objects.items() if name not in before.objects)
+
+
+def loop_of(manifest: Manifest, name: str | None) -> LoopRecord:
+    """The loop of that name or key; without a name, the only one that has a state.
+
+    Raises:
+        UsageError: none, or more than one; the message lists what there is.
+    """
+    loops = [loop for loop in manifest.loops if loop.state is not None]
+    found = [loop for loop in loops if name is None or name == loop.key]
+    found = found or [loop for loop in loops if name == loop.name]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(sorted(loop.key for loop in loops)) or "none"
+    raise UsageError(f"checkpoint {manifest.seq}: name one of its loops with --loop: {there}")

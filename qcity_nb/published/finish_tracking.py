@@ -1,0 +1,45 @@
+"""The tracker's part of a run that has ended: drained and closed by whoever comes by, usually a keeper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qcity_nb.ports import Store
+from qcity_nb.published.send_rows import FINAL, send_covered
+from qcity_nb.records import Head, Tracked
+from qcity_nb.run.lease import amend, read
+from qcity_nb.tracking import open_tracker
+
+__all__ = ["settle"]
+
+
+def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
+    """Send the rows that the tracker lacks, and give its run the status that the head has.
+
+    Any number may do this at once: rows are sent exactly as logged, and statuses agree.
+
+    Args:
+        tracking: the tracker's address, where the head does not name one yet.
+    Raises:
+        TrackerUnavailable: try again later; nothing is lost.
+        StoreUnavailable: the same.
+    """
+    head = read(store, run).head
+    status = FINAL.get(head.state)
+    uri = head.tracked.uri or tracking
+    if status is None or head.holder is not None or not uri:
+        return
+    tracker = open_tracker(uri)
+    if tracker is None:
+        return
+    tags = {"qcity.attempts": str(head.epoch), "qcity.made": head.created}
+    run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=tags)
+    drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
+    tracker.end(run_id, status)
+    tracked = Tracked(uri=uri, run_id=run_id, drained_seq=drained, status=status)
+
+    def note(now: Head) -> Head:
+        # A run that was resumed meanwhile is its new holder's; what was sent stays right.
+        return replace(now, tracked=tracked) if now.holder is None and now.state == head.state else now
+
+    amend(store, run, note)

@@ -1,0 +1,107 @@
+"""Reading a run from its store: manifests, objects, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from qcity_nb import codec, settings
+from qcity_nb.checkpoint import signing
+from qcity_nb.checkpoint.storage import manifest as manifests
+from qcity_nb.checkpoint.storage.manifest import Manifest
+from qcity_nb.checkpoint.storage.pack import read_object
+from qcity_nb.errors import (
+    CheckpointCorrupt,
+    Missing,
+)
+from qcity_nb.ports import Store
+from qcity_nb.records import CheckpointRef, Event, Head
+from qcity_nb.run import journal, lease
+from qcity_nb.stores import trust
+
+__all__ = ["events", "manifest_of", "published_rows", "reader", "vouched"]
+
+
+FETCHES = 4
+"""So many packs are fetched at a time."""
+
+
+def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
+    """A published checkpoint's manifest, its digest checked; its objects are not looked at.
+
+    Raises:
+        CheckpointCorrupt, Missing: it is damaged or gone.
+    """
+    data = store.get(run, ref.name)
+    if manifests.digest(data) != ref.digest:
+        raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
+    return manifests.loads(data, name=ref.name)
+
+
+def vouched(store: Store, run: str, manifest: Manifest) -> None:
+    """Make sure that its content may be unpickled.
+
+    Raises:
+        CheckpointUntrusted: nobody vouches for it; the message says what to do.
+    """
+    objection = trust.objection(store)
+    signing.check(manifest, run, settings.signing_key(), where=store.address, objection=objection)
+
+
+def reader(
+    store: Store, run: str, manifest: Manifest, incoming: Path, *, ahead: bool = False
+) -> Callable[[str], bytes]:
+    """Reads a published checkpoint's objects, verified; each pack is fetched once.
+
+    Args:
+        ahead: fetch all packs now, several at a time; else each when it is first read.
+    """
+    incoming.mkdir(parents=True, exist_ok=True)
+
+    def here(pack: str) -> Path:
+        file = incoming / pack.replace("/", "_")
+        if not file.exists():
+            store.fetch(run, pack, file)
+        return file
+
+    if ahead:
+        with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
+            for _ in pool.map(here, sorted({ref.pack for ref in manifest.objects.values()})):
+                pass
+
+    def read(name: str) -> bytes:
+        ref = manifest.objects[name]
+        return read_object(here(ref.pack), ref, name)
+
+    return read
+
+
+def published_rows(store: Store, head: Head, after: int) -> dict[int, bytes]:
+    """The rows of published checkpoints after ``after``: encoded rows by checkpoint."""
+    blocks: dict[int, list[bytes]] = {}
+    current: list[bytes] = []
+
+    def is_old(lines: bytes) -> bool:
+        first = lines.partition(b"\n")[0]
+        return first.startswith(b'{"seq":') and int(first[7:-1]) <= after
+
+    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name), until=is_old):
+        if line.startswith(b'{"seq":'):
+            current = blocks.setdefault(int(line[7:-1]), [])
+        else:
+            current.append(line)
+    return {seq: b"".join(line + b"\n" for line in lines) for seq, lines in blocks.items() if seq > after}
+
+
+def events(store: Store, run: str, head: Head) -> list[Event]:
+    """The run's journal, oldest first."""
+    for _ in range(3):
+        try:
+            found = list(journal.walk(head.journal, lambda name: store.get(run, name)))
+        except Missing:
+            # A holder replaced the segment while we read: its head names the new one.
+            head = lease.read(store, run).head
+            continue
+        return [codec.loads(Event, line) for line in found]
+    return []

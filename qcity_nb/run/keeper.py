@@ -1,0 +1,419 @@
+"""The keeper: compares what should run with what does, and launches.
+
+    Keeper(store, settings, launchers=hosts.finder(settings)).keep(["train-1a2b3c-1"], until=…)
+
+One step reads the head, asks the launchers, lets ``run.policy.decide`` choose, and does that one thing. What it
+writes, it writes by compare-and-set, and calls it off if the run is no longer as it was judged: so any number
+of keepers may watch one run, and any of them may die at any moment.
+
+    judge (epoch, beat) dead → intent, by compare-and-set: one keeper wins → launch → the attempt takes over
+
+Keeps nothing of its own but clocks: how long it has seen a head unchanged. Those only shorten a wait.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from qcity_nb.clock import Clock, SystemClock, iso_now
+from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
+from qcity_nb.ports import Launcher, Observation, Store
+from qcity_nb.records import AttemptSpec, Event, Failure, Head, Intent, Launches
+from qcity_nb.run import journal, lease, policy
+from qcity_nb.settings import Settings
+
+__all__ = ["Keeper", "Outcome", "is_settled"]
+
+_STEPS = 8
+"""Rounds of one step against rivals that keep changing the run; the next round of ``keep`` goes on."""
+_SETTLE_EVERY_S = 10.0
+_ENDED_EVERY_S = 5.0
+
+
+class _MovedOn(Exception):
+    """The run is no longer as it was judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one step found and did."""
+
+    run: str
+    head: Head | None
+    """``None`` where the store could not be read; ``error`` says why."""
+    action: policy.Action
+    events: tuple[Event, ...] = ()
+    """What this keeper wrote into the journal."""
+    wait_s: float | None = None
+    error: QcityError | None = None
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What one keeper remembers of one run: only its own clock's times."""
+
+    head: Head
+    since_s: float
+    progress: tuple[int, int]
+    progress_s: float
+
+
+def is_settled(head: Head, *, tracking: str) -> bool:
+    """Is nothing left to do for this run: it ended, and the tracker knows?
+
+    Args:
+        tracking: the tracker that this project has; with none, here or in the head, metrics stay in the outbox.
+    """
+    if head.state == "running":
+        return False
+    tracked = head.tracked
+    if not (tracking or tracked.uri):
+        return True
+    if tracked.status == "WAITING" or not (tracked.run_id or tracked.uri or head.outbox):
+        return True
+    newest = head.checkpoint.seq if head.checkpoint else 0
+    return tracked.status != "RUNNING" and (not head.outbox or tracked.drained_seq >= newest)
+
+
+class Keeper:
+    """Keeps runs running.
+
+    Args:
+        store: where the runs live.
+        settings: the project that attempts on this machine run in.
+        launchers: a host's launcher by name; raises ``UnknownHost``.
+        clock, rng: time and attempt ids; tests inject their own.
+        settle: brings the tracker's part of a run that ended to its end; called again until it succeeds.
+        pause: waits between two rounds, at most so many seconds; may return early when there is news.
+        name: who this keeper is, for people who read an intent.
+        grace_s: how long a launch may take until others take the intent for abandoned.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        launchers: Callable[[str], Launcher],
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        settle: Callable[[str], None] | None = None,
+        pause: Callable[[float], None] | None = None,
+        name: str = "",
+        grace_s: float = 30.0,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._find_launcher = launchers
+        self._launchers: dict[str, Launcher] = {}
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._settle = settle
+        self._pause = pause or self._clock.sleep
+        self._name = name or f"keeper-{self._rng.getrandbits(32):08x}"
+        self._grace_s = grace_s
+        self._observer = lease.Observer(self._clock)
+        self._watched: dict[str, _Watch] = {}
+        self._settled_s: dict[str, float] = {}
+        self._unable: set[tuple[str, str]] = set()
+
+    # --- seeing
+
+    def _launcher(self, host: str) -> Launcher | None:
+        if host not in self._launchers:
+            try:
+                self._launchers[host] = self._find_launcher(host)
+            except UnknownHost:
+                return None
+        return self._launchers[host]
+
+    def _ask(self, host: str, attempt: str) -> Observation | None:
+        launcher = self._launcher(host)
+        if launcher is None:
+            return None
+        try:
+            return launcher.find(attempt)
+        except QcityError as error:
+            return Observation(state="unknown", reason=str(error))
+
+    def _look(self, snapshot: lease.Snapshot) -> policy.Evidence:
+        head, now_s = snapshot.head, self._clock.now_s()
+        progress = (head.epoch, head.checkpoint.seq if head.checkpoint else 0)
+        watch = self._watched.get(head.run)
+        if watch is None:
+            watch = self._watched[head.run] = _Watch(head, now_s, progress, now_s)
+        if watch.head != head:
+            watch.head, watch.since_s = head, now_s
+        if watch.progress != progress:
+            watch.progress, watch.progress_s = progress, now_s
+        over = head.state != "running"
+        return policy.Evidence(
+            holder=self._ask(head.holder.host, head.holder.attempt) if head.holder and not over else None,
+            intended=self._ask(head.intent.host, head.intent.attempt) if head.intent and not over else None,
+            silent=self._observer.judge(snapshot),
+            unchanged_s=max(now_s - watch.since_s, snapshot.now_s - snapshot.written_s),
+            stalled_s=now_s - watch.progress_s,
+        )
+
+    # --- doing
+
+    def _amend(self, judged: Head, change: Callable[[Head], Head], events: Iterable[Event]) -> Head:
+        """Write, if the run is still exactly as it was judged."""
+        lines = b"".join(journal.encode_event(each) for each in events)
+
+        def guarded(head: Head) -> lease.Edit:
+            if (head.seen, head.holder, head.intent, head.state, head.wanted) != (
+                judged.seen,
+                judged.holder,
+                judged.intent,
+                judged.state,
+                judged.wanted,
+            ):
+                raise _MovedOn
+            segment = journal.append(
+                head.journal,
+                lines,
+                folder="journal",
+                epoch=head.epoch,
+                read=lambda name: self._store.get(head.run, name),
+            )
+            return lease.Edit(
+                head=replace(change(head), journal=segment.name),
+                files={segment.name: segment.data},
+                drop=[segment.replaced] if segment.replaced else [],
+            )
+
+        return lease.amend(self._store, judged.run, guarded, clock=self._clock)
+
+    def _event(self, head: Head, kind: str, attempt: str, **data: object) -> Event:
+        return journal.event(kind, epoch=head.epoch, attempt=attempt, keeper=self._name, **data)
+
+    def _died(self, head: Head, reason: str) -> list[Event]:
+        if head.holder is None or not reason:
+            return []
+        return [self._event(head, "died", head.holder.attempt, host=head.holder.host, reason=reason)]
+
+    def _launch(self, head: Head, action: policy.Launch) -> tuple[Head, list[Event]]:
+        launcher = self._launcher(action.host)
+        assert launcher is not None, "decide() was given only hosts with a launcher"
+        price = ""
+        try:
+            price = launcher.price()
+        except StoreUnavailable:
+            pass  # whether the host takes the attempt, it says when asked for that
+        except UsageError:
+            self._unable.add((head.run, action.host))
+            raise
+        attempt = f"{head.run}-{self._rng.getrandbits(40):010x}"
+        intent = Intent(
+            attempt=attempt,
+            host=action.host,
+            keeper=self._name,
+            judged=action.judged,
+            grace_s=self._grace_s,
+            since=iso_now(),
+        )
+        events = self._died(head, action.death)
+        costs = {"price": price} if price else {}
+        events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
+        begun_s = self._clock.now_s()
+        head = self._amend(head, lambda now: replace(now, intent=intent), events)
+        if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:
+            # The write was so slow that another keeper may be about to take it for abandoned: leave it to that.
+            return head, events
+        root = self._settings.project.root if head.project == self._settings.project.name else None
+        spec = AttemptSpec(
+            run=head.run,
+            attempt=attempt,
+            host=action.host,
+            store=self._store.address,
+            judged=action.judged,
+            project=str(root) if root else "",
+            output=str(root / head.output) if root and head.output else "",
+            needs=head.needs,
+        )
+        try:
+            launcher.launch(spec)
+        except UsageError as error:
+            # This keeper's machine cannot run it; another's may. The run is left as it was.
+            self._unable.add((head.run, action.host))
+            self._clear(head, str(error), is_failure=False)
+            raise
+        except StoreUnavailable:
+            # Whether it was taken is unknown: the next step looks for the label.
+            return head, events
+        return head, events
+
+    def _clear(self, head: Head, reason: str, *, is_failure: bool) -> tuple[Head, list[Event]]:
+        assert head.intent is not None
+        attempt = head.intent.attempt
+
+        def clear(now: Head) -> Head:
+            launches = now.launches
+            if is_failure:
+                launches = Launches(
+                    failed=policy.failed_launches(now) + 1,
+                    epoch=now.epoch,
+                    reason=reason,
+                    since_epoch=launches.since_epoch,
+                )
+            return replace(now, intent=None, launches=launches)
+
+        events = [self._event(head, "withdrawn", attempt, reason=reason, failed=is_failure)]
+        return self._amend(head, clear, events), events
+
+    def _fail(self, head: Head, reason: str, death: str) -> tuple[Head, list[Event]]:
+        def give_up(now: Head) -> Head:
+            failure = now.failure
+            if failure is None or failure.cause != "notebook" or failure.epoch != now.epoch:
+                failure = Failure(
+                    cause="host",
+                    signature="gave up",
+                    message=reason,
+                    epoch=now.epoch,
+                    seq=now.checkpoint.seq if now.checkpoint else 0,
+                )
+            return replace(now, state="failed", intent=None, failure=failure)
+
+        attempt = head.holder.attempt if head.holder else ""
+        events = [*self._died(head, death), self._event(head, "gave up", attempt, reason=reason)]
+        return self._amend(head, give_up, events), events
+
+    def _act(self, head: Head, action: policy.Action, evidence: policy.Evidence) -> tuple[Head, list[Event]]:
+        dead = policy.judge_dead(head, evidence)
+        death = dead[1] if dead else ""
+        match action:
+            case policy.Launch(delay_s=0.0):
+                return self._launch(head, action)
+            case policy.ClearIntent(reason=reason, is_failure=is_failure):
+                return self._clear(head, reason, is_failure=is_failure)
+            case policy.MarkFailed(reason=reason):
+                return self._fail(head, reason, death)
+            case policy.MarkStopped(reason=reason):
+                attempt = head.holder.attempt if head.holder else ""
+                events = [*self._died(head, death), self._event(head, "stopped", attempt, reason=reason)]
+                return self._amend(head, lambda now: replace(now, state="stopped", intent=None), events), events
+            case policy.Stop(attempt=attempt, host=host, reason=reason):
+                kind = "stalled" if head.holder is not None else "called off"
+                events = [self._event(head, kind, attempt, host=host, reason=reason)]
+                head = self._amend(head, lambda now: now, events)
+                launcher = self._launcher(host)
+                if launcher is not None:
+                    launcher.stop(attempt, grace_s=self._settings.stop_grace_s)
+                self._watched.pop(head.run, None)
+                return head, events
+        return head, []
+
+    def _finish(self, head: Head) -> None:
+        """The tracker's part of a run that ended, now and then until it is done."""
+        is_waiting = head.tracked.status == "WAITING"
+        if (
+            self._settle is None
+            or head.state == "running"
+            or (is_settled(head, tracking=self._settings.tracking) and not is_waiting)
+        ):
+            return
+        if self._clock.now_s() < self._settled_s.get(head.run, float("-inf")) + _SETTLE_EVERY_S:
+            return
+        self._settled_s[head.run] = self._clock.now_s()
+        self._settle(head.run)
+
+    def reconcile(self, run: str) -> Outcome:
+        """One step: look, decide, do one thing.
+
+        Raises:
+            UnknownRun: the store has no such run.
+            HeadCorrupt: its head cannot be read.
+            Nothing else that a store, host or tracker did: the outcome's ``error`` says it.
+        """
+        nothing = policy.Nothing(reason="others are changing the run")
+        head: Head | None = None
+        for _ in range(_STEPS):
+            try:
+                snapshot = lease.read(self._store, run)
+                head = snapshot.head
+                evidence = self._look(snapshot)
+                able = [
+                    host
+                    for host in head.wanted.hosts
+                    if (run, host) not in self._unable and self._launcher(host) is not None
+                ]
+                action = policy.decide(head, evidence, hosts=able)
+                head, events = self._act(head, action, evidence)
+                self._finish(head)
+            except _MovedOn:
+                continue
+            except QcityError as error:
+                if head is None and not isinstance(error, StoreUnavailable):
+                    raise
+                return Outcome(run=run, head=head, action=nothing, error=error)
+            wait_s = None
+            if isinstance(action, policy.Launch):
+                wait_s = action.delay_s or None
+            elif isinstance(action, policy.Nothing):
+                wait_s = action.wait_s
+            return Outcome(run=run, head=head, action=action, events=tuple(events), wait_s=wait_s)
+        return Outcome(run=run, head=head, action=nothing)
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds between two looks: several to a beat, so that a known death costs little time.
+
+        The end of an attempt that this process started wakes it before (``hosts.local.wait_for_end``).
+        """
+        return min(5.0, max(0.1, self._settings.beat_s / 4))
+
+    def keep(
+        self,
+        runs: Iterable[str] | None = None,
+        *,
+        once: bool = False,
+        until: Callable[[Mapping[str, Outcome]], bool] | None = None,
+        see: Callable[[Outcome], None] | None = None,
+    ) -> dict[str, Outcome]:
+        """Step again and again.
+
+        Args:
+            runs: which; by default all that the store has, now and later.
+            once: one step for each run; ends by itself.
+            until: asked after each round; by default never true.
+            see: called with every outcome.
+        Returns: the last outcome of each run.
+        """
+        chosen = list(runs) if runs is not None else None
+        last: dict[str, Outcome] = {}
+        due_s: dict[str, float] = {}
+        while True:
+            try:
+                names = chosen if chosen is not None else self._store.runs()
+            except StoreUnavailable:
+                if once:
+                    raise
+                names = list(last)
+            for run in names:
+                if self._clock.now_s() < due_s.get(run, float("-inf")):
+                    continue
+                try:
+                    last[run] = self.reconcile(run)
+                    head = last[run].head
+                    if chosen is None and head is not None and is_settled(head, tracking=self._settings.tracking):
+                        # It may be resumed, so it is looked at again, but not at every turn.
+                        due_s[run] = self._clock.now_s() + _ENDED_EVERY_S
+                except QcityError as error:
+                    if chosen is not None:
+                        raise
+                    # One unreadable run must not keep the others from being kept.
+                    gone = isinstance(error, UnknownRun)
+                    last[run] = Outcome(
+                        run=run,
+                        head=None,
+                        action=policy.Nothing(reason="deleted" if gone else "unreadable"),
+                        error=None if gone else error,
+                    )
+                if see is not None:
+                    see(last[run])
+            if once or (until is not None and until(last)):
+                return last
+            self._pause(self.pace_s)

@@ -1,0 +1,217 @@
+"""The desk: the directory where the processes of one attempt meet.
+
+    <local>/attempts/<attempt>/
+      status.json        written by the agent alone, replaced atomically
+      requests/<id>.json written by kernel and engine; the agent answers in answers/<id>.json
+      events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
+      executed.ipynb     the executed notebook so far
+      earlier.json       metrics before this attempt, thinned; the agent writes it once, for the panel
+      agent.log
+      agent.lock         held by the agent that lives, so that there is one
+
+Any of them may die at any time; nothing that matters lives only in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from qcity_nb import codec
+from qcity_nb.records import Event
+
+__all__ = ["Answer", "Desk", "Request", "Status"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the agent knows; kernel and engine act on it."""
+
+    state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
+    run: str = ""
+    epoch: int = 0
+    pid: int = 0
+    until_s: float = 0.0
+    """Until then (lease clock) outside effects are allowed."""
+    reason: str = ""
+    """Why it is lost or refused, in one line for people."""
+    error: str = ""
+    """The name of the error in ``errors`` that ``reason`` belongs to."""
+    stop: str = ""
+    """Not empty: end at the next boundary, for this reason."""
+    tier: str = ""
+    """The directory of this attempt's local tier."""
+    restored_seq: int = 0
+    """The checkpoint that this attempt goes on from; 0: none, it starts from the beginning."""
+    restored_from: str = ""
+    published_seq: int = 0
+    published_step: int = 0
+    published_at_s: float = 0.0
+    drained_seq: int = 0
+    drained_rows: int = 0
+    """Rows that this attempt's agent has sent."""
+    names_left: int | None = None
+    """So many more checkpoints can be given a name."""
+    store: str = ""
+    tracking: str = ""
+    tracking_run: str = ""
+    message: str = ""
+    """The newest trouble that needs no action, such as a store that does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What kernel or engine ask of the agent."""
+
+    id: str
+    op: Literal["flush", "end", "release", "stop"]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came of a request."""
+
+    id: str
+    ok: bool
+    reason: str = ""
+    error: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+class Desk:
+    """Read and write one attempt's directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.executed = path / "executed.ipynb"
+        self.log = path / "agent.log"
+
+    def open(self) -> Desk:
+        """Make the directories."""
+        for folder in ("requests", "answers"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        return self
+
+    def claim(self) -> bool:
+        """Be the one agent of this attempt, until this process ends; False if another one is."""
+        handle = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        return True  # the handle stays open, and with it the lock
+
+    def write_status(self, status: Status) -> None:
+        """Replace the status. The agent alone calls this."""
+        _replace(self.path / "status.json", codec.dumps(status))
+
+    def status(self) -> Status:
+        """The newest status; the default one before the agent wrote any."""
+        try:
+            return codec.loads(Status, (self.path / "status.json").read_bytes())
+        except FileNotFoundError:
+            return Status()
+
+    def version(self) -> tuple[int, int]:
+        """Another value when the status was replaced: a look that costs less than reading it."""
+        with contextlib.suppress(FileNotFoundError):
+            stat = os.stat(self.path / "status.json")  # noqa: PTH116  # looked at several times a second
+            return stat.st_mtime_ns, stat.st_ino
+        return 0, 0
+
+    def ask(self, op: Literal["flush", "end", "release", "stop"], **data: object) -> str:
+        """File a request; returns its id."""
+        request = Request(id=uuid.uuid4().hex[:12], op=op, data=data)
+        _replace(self.path / "requests" / f"{time.time_ns():020d}-{request.id}.json", codec.dumps(request))
+        return request.id
+
+    def requests(self) -> list[tuple[Path, Request]]:
+        """Open requests, oldest first."""
+        found = []
+        names = [name for name in os.listdir(self.path / "requests") if name[0].isdigit()]  # noqa: PTH208  # ten times a second
+        for file in (self.path / "requests" / name for name in sorted(names)):
+            try:
+                found.append((file, codec.loads(Request, file.read_bytes())))
+            except (FileNotFoundError, codec.DecodeError):
+                continue
+        return found
+
+    def answer(self, file: Path, answer: Answer) -> None:
+        """Answer a request, then take it off the desk."""
+        _replace(self.path / "answers" / f"{answer.id}.json", codec.dumps(answer))
+        file.unlink(missing_ok=True)
+
+    def answered(self, request: str) -> Answer | None:
+        """The answer to a request, once there is one."""
+        try:
+            return codec.loads(Answer, (self.path / "answers" / f"{request}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def note(self, event: Event) -> None:
+        """Append one event for the journal; one write call, so lines of two processes never mix.
+
+        Does not raise where the disk is full: a line is not worth an attempt.
+        """
+        line = codec.dumps(event) + b"\n"
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                if os.write(fd, line) < len(line):
+                    os.write(fd, b"\n")
+            finally:
+                os.close(fd)
+
+    def events_since(self, offset: int) -> tuple[bytes, int]:
+        """Whole lines after ``offset``, and the offset after them."""
+        try:
+            with (self.path / "events.jsonl").open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return b"", offset
+        end = data.rfind(b"\n") + 1
+        # What a full disk cut off is no event.
+        whole = [line for line in data[:end].splitlines(keepends=True) if line.endswith(b"}\n")]
+        return b"".join(whole), offset + end
+
+    def write_earlier(self, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+        """Tell the panel which metrics there were before this attempt: (step, value) by name."""
+        _replace(self.path / "earlier.json", json.dumps(series).encode())
+
+    def earlier(self) -> dict[str, list[tuple[int, float]]] | None:
+        """Metrics before this attempt; ``None`` where the agent has written none yet."""
+        try:
+            found = json.loads((self.path / "earlier.json").read_bytes())
+            return {key: [(step, value) for step, value in points] for key, points in found.items()}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):  # a picture is not worth a training
+            return {}
+
+    def offset(self) -> int:
+        """How much of the events has been published."""
+        try:
+            return int((self.path / "events.offset").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def write_offset(self, offset: int) -> None:
+        """Remember how much of the events has been published."""
+        _replace(self.path / "events.offset", str(offset).encode())

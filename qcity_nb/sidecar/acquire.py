@@ -1,0 +1,109 @@
+"""How an agent gets the lease: from nobody, from the one judged dead, after waiting for silence, or once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qcity_nb.clock import Clock
+from qcity_nb.errors import LeaseLost, RunHeld, StoreUnavailable
+from qcity_nb.ports import Store
+from qcity_nb.records import Beat, Head, Holder
+from qcity_nb.run.lease import Lease, Observer, acquire, read, rejoin
+from qcity_nb.run.processes import is_alive
+from qcity_nb.sidecar.start import Config
+
+__all__ = ["LetGo", "Taker"]
+
+LOOK_S = 0.1
+
+
+class LetGo(Exception):
+    """This attempt let go of the run already; the agent that did it died before it could say so."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head.state)
+        self.head = head
+
+
+class Taker:
+    """Takes the lease for ``me``, as the config allows.
+
+    Args:
+        say: told, in one line for people, what it waits for.
+    """
+
+    def __init__(self, store: Store, config: Config, me: Holder, clock: Clock, *, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._config = config
+        self._me = me
+        self._clock = clock
+        self._say = say
+
+    def take(self) -> Lease:
+        """Get the lease.
+
+        Raises:
+            RunHeld: a live holder has it.
+        """
+        config = self._config
+        observer = Observer(self._clock)
+        first: Beat | None = None
+        judged = config.judged
+        while True:
+            try:
+                return acquire(self._store, config.run, self._me, judged=judged, clock=self._clock)
+            except RunHeld as held:
+                snapshot = read(self._store, config.run)
+                head = snapshot.head
+                judged = observer.judge(snapshot)
+                if head.holder is not None and (config.take_over or self.is_gone(head.holder)):
+                    judged = head.seen
+                if judged is None and head.holder is not None:
+                    if first is None or self.is_orphan(head.holder):
+                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
+                        first = head.seen
+                    if head.seen != first or not config.wait or not is_alive(config.owner.pid):
+                        raise
+                    self._say(f"{held}: waiting up to {head.holder.ttl_s:g} s for a sign of life")
+                    self._clock.sleep(LOOK_S)
+
+    def is_gone(self, holder: Holder) -> bool:
+        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
+
+        Its agent alone is no proof: its owner starts another one.
+        """
+        if holder.node != self._config.node or not holder.pid:
+            return False
+        owner = holder.extra.get("owner", 0)
+        return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
+
+    def is_orphan(self, holder: Holder) -> bool:
+        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
+        if holder.node != self._config.node or not is_alive(holder.pid):
+            return False
+        owner = holder.extra.get("owner", 0)
+        return isinstance(owner, int) and owner > 0 and not is_alive(owner)
+
+    def take_again(self, *, epoch: int) -> Lease:
+        """For an agent that died: the attempt holds the lease already.
+
+        Args:
+            epoch: the one that it was taken at.
+        Raises:
+            LeaseLost: no longer.
+            LetGo: no longer, by its own will.
+        """
+        while True:
+            try:
+                return rejoin(self._store, self._config.run, self._me, clock=self._clock)
+            except StoreUnavailable as error:
+                # The notebook computes on into the local tier, with an agent that cannot reach the store or without.
+                if not is_alive(self._config.owner.pid, self._config.owner.started):
+                    raise
+                self._say(f"store: {error}")
+                self._clock.sleep(min(self._config.beat_s, 5.0))
+            except LeaseLost:
+                head = read(self._store, self._config.run).head
+                if head.holder is None and head.epoch == epoch:
+                    raise LetGo(head) from None  # nobody but the holder itself empties its place
+                raise

@@ -1,0 +1,197 @@
+"""The drain: covered rows to the tracker, in a thread of the agent, each exactly once.
+
+A row is covered once the head names its checkpoint. Sending is at least once and rows are sent exactly as logged, so a
+tracker that drops exact repeats has each of them once. Nothing is sent while the lease is not confirmed.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
+from qcity_nb.ports import Tracker
+from qcity_nb.published.send_rows import FINAL, Part, send_covered
+from qcity_nb.records import Tracked
+from qcity_nb.run.lease import Lease, read
+from qcity_nb.tracking import open_tracker
+
+__all__ = ["Drain"]
+
+
+class Drain:
+    """Drains under one lease, in a thread of its own, so that a slow tracker never delays a beat."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        uri: str,
+        experiment: str,
+        tags: Mapping[str, str],
+        say: Callable[[str], None],
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lease = lease
+        self._uri = uri
+        self._experiment = experiment
+        self._tags = dict(tags)
+        self._say = say
+        self._progress = progress
+        self._wake = threading.Event()
+        self._done = threading.Event()
+        self._ending = threading.Event()
+        self._leaving = threading.Event()
+        tracked = lease.head.tracked
+        self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
+        """What the next head should say."""
+        self.failures = 0
+        """Tries in a row that the tracker did not answer."""
+        self.sent_rows = 0
+        self._tracker: Tracker | None = None
+        self._started = False
+        self._part = Part()
+        self._thread = threading.Thread(target=self._loop, name="drain", daemon=True)
+        if uri:
+            self._thread.start()
+        else:
+            self._done.set()
+
+    def poke(self) -> None:
+        """A head was confirmed: there may be rows to send."""
+        self._wake.set()
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] | None, *, wait_s: float) -> bool:
+        """Send what is left, set the final status; False if that could not be done in time."""
+        if not self._uri:
+            return True
+        self._status = status
+        self._ending.set()
+        self._wake.set()
+        return self._done.wait(wait_s)
+
+    _status: Literal["FINISHED", "FAILED", "KILLED"] | None = None
+
+    def _loop(self) -> None:
+        pause_s, trouble = 1.0, ""
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._leaving.is_set():
+                return
+            head = self._lease.head
+            ending = self._ending.is_set()
+            try:
+                self._step()
+                if ending and self._started and self._tracker is not None and self._is_empty():
+                    if self._status is not None and self._lease.is_confirmed:
+                        self._tracker.end(self.tracked.run_id, self._status)
+                        self._set(status=self._status)
+                    self._done.set()
+                    return
+                pause_s = 1.0
+                self.failures = 0
+                if trouble:
+                    trouble = ""
+                    self._say("")
+            except Missing as error:
+                if self._lease.head is not head:
+                    # The publisher replaced a segment while it was read here: the newest head names the new one.
+                    self._wake.set()
+                    continue
+                trouble = f"drain: {error}"
+                self._say(trouble)
+            except TrackerMissing as error:
+                # Nothing will change while this process lives: the rows wait in the store for a keeper.
+                self._say(f"tracker: {error}")
+                self._set(status="WAITING")
+                self._done.set()
+                return
+            except TrackerUnavailable as error:
+                self.failures += 1
+                trouble = f"tracker: {error}"
+                self._say(trouble)
+            except QcityError as error:
+                trouble = f"drain: {error}"
+                self._say(trouble)
+            if not self._is_empty() or self._tracker is None:
+                # The tracker, or the lease's confirmation, may come back: try again, ever more rarely.
+                self._wake.wait(pause_s)
+                self._wake.set()
+                pause_s = min(pause_s * 2, 30.0)
+
+    def _set(self, **values: object) -> None:
+        old = self.tracked
+        self.tracked = Tracked(
+            uri=old.uri,
+            run_id=str(values.get("run_id", old.run_id)),
+            drained_seq=int(str(values.get("drained_seq", old.drained_seq))),
+            status=str(values.get("status", old.status)),
+        )
+
+    def _is_empty(self) -> bool:
+        newest = self._lease.head.checkpoint
+        return newest is None or self.tracked.drained_seq >= newest.seq
+
+    def _step(self) -> None:
+        lease = self._lease
+        if not lease.is_confirmed:
+            return
+        head = lease.head
+        if self._tracker is None:
+            self._tracker = open_tracker(self._uri)
+        assert self._tracker is not None
+        if not self._started:
+            self._tracker.prepare()
+            # What mlflow brought stays: without this, each full collection looks through all of it, a fifth of what
+            # sending costs. The agent is a process of its own, and ends with the attempt.
+            if not gc.get_freeze_count():
+                gc.freeze()
+            if not self._may_send():
+                return  # seconds may have passed
+            run_id = self._tracker.start(
+                head.run,
+                experiment=self._experiment,
+                params=head.parameters,
+                tags={**self._tags, "qcity.attempts": str(head.epoch), "qcity.made": head.created},
+            )
+            self._set(run_id=run_id)
+            self._started = True
+            self._close_again(run_id)
+        sent = send_covered(
+            lease.store,
+            head,
+            self._tracker,
+            self.tracked.run_id,
+            after=self.tracked.drained_seq,
+            allowed=lambda: lease.is_confirmed,
+            sent=self._sent,
+            part=self._part,
+        )
+        self._set(drained_seq=sent)
+
+    def _may_send(self) -> bool:
+        return self._lease.is_confirmed
+
+    def _close_again(self, run_id: str) -> None:
+        """Was this process stopped in the middle of starting? A run that ended meanwhile was reopened by that."""
+        if self._lease.is_confirmed:
+            return
+        head = read(self._lease.store, self._lease.run).head
+        status = FINAL.get(head.state)
+        if status is not None and self._tracker is not None:
+            self._tracker.end(run_id, status)
+
+    def leave(self, wait_s: float) -> None:
+        """The lease is lost: let a call that is under way come to its end."""
+        if self._uri:
+            self._leaving.set()
+            self._wake.set()
+            self._thread.join(wait_s)
+
+    def _sent(self, seq: int, rows: int) -> None:
+        self.sent_rows += rows
+        self._set(drained_seq=seq)
+        self._progress()

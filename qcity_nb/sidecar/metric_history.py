@@ -1,0 +1,53 @@
+"""The metrics of a run before this attempt, for the panel: its curves do not begin where the last host died."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from qcity_nb import codec
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.errors import QcityError
+from qcity_nb.published.read import published_rows
+from qcity_nb.run.lease import Lease
+from qcity_nb.run.mailbox import Desk
+from qcity_nb.tracking.outbox import decode_rows
+from qcity_nb.views.curve import Point, thinned
+from qcity_nb.views.series import Series
+
+__all__ = ["begin", "tell_earlier"]
+
+POINTS = 500
+"""So many points of a metric: as many as its curve in the panel shows."""
+KEYS = 64
+"""So many metrics: the panel shows fewer."""
+TRIES = 3
+"""A publish meanwhile may replace what the head named that was read: then its successor is."""
+
+
+def begin(lease: Lease, tier: LocalTier, desk: Desk) -> None:
+    """``tell_earlier`` in a thread of its own, which ends with the process: nobody waits for a picture."""
+    threading.Thread(target=tell_earlier, args=(lease, tier, desk), name="earlier", daemon=True).start()
+
+
+def tell_earlier(lease: Lease, tier: LocalTier, desk: Desk) -> None:
+    """Put what earlier attempts logged on the desk, thinned. Where that cannot be read, the panel does without it."""
+    for _ in range(TRIES):
+        with contextlib.suppress(QcityError, codec.DecodeError, ValueError, OSError):
+            if metrics := _earlier(lease, tier):
+                desk.write_earlier({key: thinned(points, POINTS) for key, points in islice(metrics.items(), KEYS)})
+            return
+
+
+def _earlier(lease: Lease, tier: LocalTier) -> Mapping[str, Sequence[Point]]:
+    head = lease.head
+    published = head.checkpoint.seq if head.checkpoint else 0
+    last = int((tier.path / "seq").read_text(encoding="ascii"))
+    local = [tier.rows(seq) for seq in range(published + 1, last + 1)]
+    blocks = published_rows(lease.store, head, 0)
+    series = Series()
+    for rows in (*(blocks[seq] for seq in sorted(blocks) if seq <= last), *local):
+        series.add(decode_rows(rows))
+    return series.metrics

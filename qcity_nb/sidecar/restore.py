@@ -1,0 +1,143 @@
+"""Where a new attempt goes on: the newest checkpoint, from the store or from this host's own disk.
+
+The local tier of an earlier epoch may be used as long as no later epoch has published a checkpoint: then what it
+holds continues exactly what the head names. Anything else starts from the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qcity_nb import codec
+from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.manifest import Manifest
+from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, StoreUnavailable
+from qcity_nb.ports import Store
+from qcity_nb.published.read import manifest_of, published_rows, reader, vouched
+from qcity_nb.records import Head, Row
+from qcity_nb.tracking.outbox import decode_rows
+
+__all__ = ["Adopted", "adopt"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What the attempt goes on from."""
+
+    manifest: Manifest | None
+    source: str
+    """``store``, ``local`` or empty."""
+    trouble: tuple[str, ...] = ()
+    """What could not be read, one line each, for people."""
+    seq: int = 0
+    """The newest sequence number in use; the next checkpoint is one higher."""
+    covered: bytes = b""
+    """Rows that are published though their checkpoint is damaged: they must not be logged again."""
+
+
+def _local(local: Path, head: Head, epoch: int) -> tuple[LocalTier, Manifest] | None:
+    newest = head.checkpoint
+    floor = newest.epoch if newest else 0
+    folder = tier_path(local, head.run, 0).parent
+    epochs = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
+    for past in epochs:
+        if past >= epoch or past < floor:
+            continue
+        try:
+            tier = LocalTier(tier_path(local, head.run, past), epoch=past)
+            manifest = tier.newest()
+        except (CheckpointError, OSError):
+            continue
+        if manifest is not None and manifest.seq > (newest.seq if newest else 0):
+            return tier, manifest
+    return None
+
+
+def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier) -> Adopted:
+    """Put the checkpoint to go on from into ``tier``, as its first.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+        CheckpointError: this host's disk cannot hold it.
+    """
+    top = head.checkpoint.seq if head.checkpoint else 0
+    if found := _local(local, head, epoch):
+        past, manifest = found
+        try:
+            rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
+            with past.opened(manifest) as read_local:
+                adopted = tier.import_from(manifest, read_local, rows)
+            return Adopted(manifest=adopted, source="local", seq=manifest.seq)
+        except CheckpointCorrupt:
+            pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
+    trouble: list[str] = []
+    with _incoming(tier.path.parent) as incoming:
+        for ref in head.checkpoints:
+            try:
+                manifest = manifest_of(store, head.run, ref)
+                vouched(store, head.run, manifest)
+                read = reader(store, head.run, manifest, incoming, ahead=True)
+                missing = _rows_since(store, head, ref.seq, trouble)
+                adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})
+            except (CheckpointCorrupt, Missing, codec.DecodeError) as error:
+                trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
+                continue
+            return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+    missing = _rows_since(store, head, 0, trouble)
+    return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+
+
+@contextlib.contextmanager
+def _incoming(folder: Path) -> Iterator[Path]:
+    """Where packs of the store are kept until they are taken over.
+
+    Not in one epoch's tier: what a cut off download left, the next attempt on this host goes on with. An attempt that
+    was superseded may still be at it, though: then another place has to do.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "incoming.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            incoming = folder / "incoming"
+        except BlockingIOError:
+            incoming = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder))
+        try:
+            yield incoming
+        except StoreUnavailable:
+            raise
+        except BaseException:  # Ctrl-C too: what was fetched is of no use to anybody else
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _rows_since(store: Store, head: Head, seq: int, trouble: list[str]) -> dict[int, bytes]:
+    """Rows that are published though their checkpoint, later than ``seq``, is damaged."""
+    if seq >= (head.checkpoint.seq if head.checkpoint else 0):
+        return {}
+    try:
+        return published_rows(store, head, seq)
+    except Missing as error:
+        trouble.append(f"rows that were published cannot be read: {error}")
+        return {}
+
+
+def _joined(rows: Mapping[int, bytes]) -> bytes:
+    return b"".join(rows[seq] for seq in sorted(rows))
+
+
+def _known(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
+    """Highest step and timestamp per metric, with the rows of newer, damaged checkpoints counted in."""
+    known = dict(manifest.logged)
+    for data in rows.values():
+        row: Row
+        for row in decode_rows(data):
+            step, stamp = known.get(row.key, (row.step, row.timestamp_ms))
+            known[row.key] = (max(step, row.step), max(stamp, row.timestamp_ms))
+    return known

@@ -1,0 +1,167 @@
+"""The agent: the publisher process of one attempt.
+
+It alone talks to the store and the tracker: takes the lease, beats, publishes what the kernel wrote into the local
+tier, drains the outbox, lets go. `python -m qcity_nb.sidecar CONFIG` runs it; `spawn` starts one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qcity_nb import codec, errors
+from qcity_nb.checkpoint.retention import Keep, keep_of
+from qcity_nb.errors import CheckpointError, QcityError
+from qcity_nb.records import Beat
+from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.run.processes import is_alive, start_time
+from qcity_nb.settings import Settings
+
+__all__ = ["Config", "Watched", "again", "config_for", "node_name", "spawn", "wait_held"]
+
+START_S = 120.0
+"""How long the agent may take to get the lease and bring the newest checkpoint here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A process, named for good by its pid and start time."""
+
+    pid: int
+    started: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All that an agent needs; written to ``agent.json`` on the desk. Holds no secret."""
+
+    run: str
+    attempt: str
+    host: str
+    node: str
+    store: str
+    local: str
+    desk: str
+    tracking: str
+    experiment: str
+    ttl_s: float
+    beat_s: float
+    publish_s: float
+    owner: Watched
+    """The engine, or the kernel itself by hand: without it the agent ends."""
+    judged: Beat | None = None
+    take_over: bool = False
+    wait: bool = False
+    """Wait for a silent holder's lease to expire, rather than refuse at once."""
+    storage_budget: int = 50_000_000_000
+    keep: Keep = field(default_factory=Keep)
+    chaos: str = ""
+
+
+def node_name() -> str:
+    """This machine, as long as it is up: its name and boot id."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+    except OSError:
+        boot = ""
+    return f"{os.uname().nodename}:{boot}" if boot else os.uname().nodename
+
+
+def config_for(
+    settings: Settings,
+    *,
+    run: str,
+    attempt: str,
+    host: str,
+    store: str = "",
+    judged: Beat | None = None,
+    take_over: bool = False,
+    wait: bool = False,
+) -> Config:
+    """The agent's config for an attempt whose owner is the calling process."""
+    return Config(
+        run=run,
+        attempt=attempt,
+        host=host,
+        node=node_name(),
+        store=store or settings.store,
+        local=str(settings.local),
+        desk=str(settings.desk_of(attempt)),
+        tracking=settings.tracking,
+        experiment=settings.project.name,
+        ttl_s=settings.ttl_s,
+        beat_s=settings.beat_s,
+        publish_s=settings.publish_s,
+        owner=Watched(pid=os.getpid(), started=start_time(os.getpid())),
+        judged=judged,
+        take_over=take_over,
+        wait=wait,
+        storage_budget=settings.storage_budget,
+        keep=keep_of(settings.keep_last, settings.keep_every, settings.keep_best),
+        chaos=settings.chaos,
+    )
+
+
+def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
+    """Start an agent in its own session, so that an interrupt of the notebook does not reach it.
+
+    Raises:
+        CheckpointError: the local directory cannot be written.
+    """
+    file = Path(config.desk) / "agent.json"
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        desk = Desk(Path(config.desk)).open()
+        draft.write_bytes(codec.dumps(config))
+        draft.replace(file)  # whole: the kernel may be reading the one before
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {config.local}: {error.strerror or error}; make room there, or set another `local`"
+        ) from None
+    # Its log is no place for the bars of the Hub's client.
+    environ = {**os.environ, "QCITY_ATTEMPT": config.attempt, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    with desk.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "qcity_nb.sidecar", str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=environ,
+        )
+    return desk, process
+
+
+def again(config: Config) -> Config:
+    """The config for a second agent of the same attempt, after the first one died."""
+    return replace(config, judged=None, take_over=False, wait=False)
+
+
+def wait_held(desk: Desk, process: subprocess.Popen[bytes] | None = None) -> Status:
+    """Wait until the agent holds the lease and has the newest checkpoint here.
+
+    Args:
+        process: the agent, where this process started it: its death is then known even before its first word.
+    Raises:
+        RunHeld, StoreError, …: whatever the agent says why not.
+        QcityError: the agent died, or is not ready in two minutes; its log is named.
+    """
+    until = time.monotonic() + START_S
+    pause_s = 0.002
+    while (status := desk.status()).state == "starting" or (status.state == "held" and not status.tier):
+        code = process.poll() if process is not None else None
+        gone = code is not None or (status.pid and not is_alive(status.pid))
+        if gone and desk.status() != status:
+            continue  # its last words
+        if gone or time.monotonic() > until:
+            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {desk.log}")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.2, 0.02)
+    if status.state != "held":
+        kind: type[QcityError] = getattr(errors, status.error, QcityError)
+        raise kind(status.reason)
+    return status

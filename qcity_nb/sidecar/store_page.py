@@ -1,0 +1,119 @@
+"""What a run shows to people who look at its store: a page in Markdown, and its curve."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+
+from qcity_nb import codec
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
+from qcity_nb.checkpoint.storage.manifest import Manifest
+from qcity_nb.errors import StoreError
+from qcity_nb.ports import Store
+from qcity_nb.published.read import published_rows
+from qcity_nb.records import Head
+from qcity_nb.tracking.outbox import decode_rows
+from qcity_nb.views.curve import loss_file
+from qcity_nb.views.series import Series
+
+__all__ = ["Card", "page"]
+
+
+class Card:
+    """A run's page, kept up to date by the attempt that publishes it.
+
+    Args:
+        store: where earlier attempts' rows are.
+        tier: where this attempt's are.
+    """
+
+    def __init__(self, store: Store, tier: LocalTier) -> None:
+        self._store = store
+        self._tier = tier
+        self._series: Series | None = None
+        self._upto = 0
+
+    def collect(self, head: Head, upto: int) -> None:
+        """Take in the rows up to the local checkpoint ``upto``, before its tier drops them."""
+        if self._series is None:
+            self._series = Series()
+            self._upto = head.checkpoint.seq if head.checkpoint else 0
+            # A page may lack what cannot be read.
+            with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
+                for rows in published_rows(self._store, head, 0).values():
+                    self._series.add(decode_rows(rows))
+        for seq in range(self._upto + 1, upto + 1):
+            self._series.add(decode_rows(self._tier.rows(seq)))
+            self._upto = seq
+
+    def page(self, head: Head, newest: Manifest | None) -> dict[str, bytes]:
+        """The files, by name.
+
+        Args:
+            newest: the checkpoint that ``head`` names first.
+        """
+        deaths = newest.values.get("deaths", ()) if newest is not None else ()
+        return page(head, store=self._store.address, series=self._series or Series(), deaths=deaths)
+
+
+def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> dict[str, bytes]:
+    """The files, by name.
+
+    Args:
+        store: its address, as people write it.
+        deaths: the steps that the run had reached whenever it died.
+    """
+    key = series.main
+    picture = loss_file(series.metrics[key], deaths, name=f"{key} over steps") if key else ""
+    newest = head.checkpoint
+    facts = [
+        ("notebook", f"`{head.notebook}`"),
+        ("state", head.state),
+        ("attempts", str(head.epoch)),
+        ("step", str(newest.step) if newest else "-"),
+        ("newest checkpoint", newest.at if newest else "-"),
+        *((name, _number(points[-1][1])) for name, points in list(series.metrics.items())[:8]),
+    ]
+    lines = [
+        "---",
+        "tags:",
+        "- qcity-nb",
+        "---",
+        "",
+        f"# {head.run}",
+        "",
+        "A run of a notebook that outlives its hosts, kept by qcity_nb: its checkpoints, journal, metrics and executed",
+        "notebook. The branch is written by whichever host holds the run; do not edit it by hand.",
+        "",
+        *([f"![{key} over steps](loss.svg)", ""] if picture else []),
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts),
+        "",
+        "## Go on with it",
+        "",
+        "    pip install qcity-nb",
+        f"    qcity show {head.run} --state {store}",
+        f"    qcity resume {head.run} --state {store}",
+        "",
+        "In a notebook, on any host, with the same parameters:",
+        "",
+        "```python",
+        "import qcity_nb as qcity",
+        "",
+        f'city = qcity.up(state="{store}")',
+        "```",
+        "",
+        f"`qcity checkpoints export {head.run} newest model.safetensors --state {store}` takes the weights out.",
+        "Checkpoints hold pickles: load them only if you trust who can write to this repository.",
+        "",
+    ]
+    files = {"README.md": "\n".join(lines).encode()}
+    if picture:
+        files["loss.svg"] = picture.encode()
+    return files
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else str(value)

@@ -1,0 +1,39 @@
+"""A metric's series, thinned for a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qcity_nb.records import Row
+from qcity_nb.views.curve import Point, thinned
+
+__all__ = ["Series"]
+
+
+POINTS = 2000
+"""So many points of a metric are kept: more than its picture has."""
+
+
+class Series:
+    """The metrics of a run, thinned as they grow."""
+
+    def __init__(self) -> None:
+        self._points: dict[str, list[Point]] = {}
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """More rows."""
+        for row in rows:
+            points = self._points.setdefault(row.key, [])
+            points.append((row.step, row.value))
+            if len(points) > 2 * POINTS:
+                points[:] = thinned(points, POINTS)
+
+    @property
+    def metrics(self) -> Mapping[str, Sequence[Point]]:
+        """By name, in the order in which they were first logged."""
+        return self._points
+
+    @property
+    def main(self) -> str:
+        """The one to show: the first whose name says loss, or the first of all; empty: there is none."""
+        return next((key for key in self._points if "loss" in key.lower()), next(iter(self._points), ""))

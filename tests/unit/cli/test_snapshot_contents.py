@@ -1,0 +1,172 @@
+"""What is said of each variable, from records that the engine wrote."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cells_world import Kernel
+
+from qcity_nb.checkpoint.storage.manifest import CellRecord
+from qcity_nb.cli.snapshot_contents import Account, Variable, account, snapshots
+from qcity_nb.kernel import finished_cells
+from qcity_nb.namespace import pickler
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
+
+
+def of(kernel: Kernel, cell: int | None = None) -> Account:
+    assert kernel.manifest is not None
+    records = kernel.manifest.cells
+    return account(records, kernel.manifest.objects, cell or snapshots(records)[-1])
+
+
+def by_name(found: Account) -> dict[str, Variable]:
+    assert len({one.name for one in found.variables}) == len(found.variables)
+    return {one.name: one for one in found.variables}
+
+
+def noise(count: int) -> bytes:
+    return random.Random(count).randbytes(count)
+
+
+def test_kinds_sizes_groups_and_who_changed_them(kernel: Kernel) -> None:
+    kernel.live.update(small=noise(10_000), large=noise(90_000))
+    kernel.live["also"] = [inner := [noise(30_000)]]
+    kernel.live["inner"] = inner
+    kernel.cell()
+    kernel.live["small"] = noise(20_000)
+    kernel.cell()
+    found = of(kernel)
+    assert [one.name for one in found.variables] == ["large", "also", "inner", "small"]
+    told = by_name(found)
+    assert {name: one.kind for name, one in told.items()} == dict.fromkeys(("small", "large"), "bytes") | dict.fromkeys(
+        ("also", "inner"), "list"
+    )
+    assert (told["also"].shares, told["inner"].shares, told["large"].shares) == (("inner",), ("also",), ())
+    assert {name: one.size_bytes // 10_000 for name, one in told.items()} == {
+        "large": 9,
+        "also": 3,
+        "inner": 3,
+        "small": 2,
+    }
+    assert {name: one.changed for name, one in told.items()} == dict.fromkeys(("large", "also", "inner"), (1, 1)) | {
+        "small": (2, 2)
+    }
+    assert found.size_bytes // 10_000 == 14
+    assert found.others_bytes // 1_000 == 10, "the small one as it was"
+    assert told["also"].cost_s > 0
+    assert found.cost_s > 0
+
+
+def test_what_two_groups_have_in_common_counts_once(kernel: Kernel) -> None:
+    kernel.live.update(a=np.full(50_000, 1.5), b=np.full(50_000, 1.5))
+    kernel.cell()
+    found = of(kernel)
+    assert [one.size_bytes // 100_000 for one in found.variables] == [4, 4]
+    assert found.size_bytes // 100_000 == 4
+
+
+def test_an_earlier_cell(kernel: Kernel) -> None:
+    kernel.live["x"] = noise(10_000)
+    kernel.cell()
+    kernel.live.update(x=1, y=noise(40_000))
+    kernel.cell()
+    found = of(kernel, 1)
+    assert [(one.name, one.kind, one.changed) for one in found.variables] == [("x", "bytes", (1, 1))]
+    assert found.others_bytes // 10_000 == 4
+
+
+def test_between_two_snapshots_nobody_knows_which_cell_changed_it(kernel: Kernel) -> None:
+    kernel.live["x"] = 1
+    kernel.cell()
+    kernel.cell(snapshot=False)
+    kernel.live["y"] = 1
+    kernel.cell()
+    kernel.cell(snapshot=False)
+    assert {name: one.changed for name, one in by_name(of(kernel)).items()} == {"x": (1, 1), "y": (2, 3)}
+
+
+def test_a_snapshot_that_took_over_an_older_one_does_not_claim_its_changes(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finished_cells, "HISTORY_BYTES", 1_000)
+    monkeypatch.setattr(finished_cells, "HISTORY_SHARE", 0.0)
+    kernel.live.update(kept=1, large=noise(50_000))
+    kernel.cell()
+    kernel.live["large"] = noise(60_000)
+    kernel.cell()
+    kernel.live["n"] = 2
+    kernel.cell()
+    assert snapshots(kernel.cells.records) == [2, 3]
+    told = by_name(of(kernel))
+    assert (told["kept"].changed, told["n"].changed) == ((1, 2), (3, 3))
+
+
+def test_modules_are_imported_and_submodules_are_no_variables(kernel: Kernel) -> None:
+    import xml.dom.minidom
+
+    kernel.live.update(xml=xml, dom=xml.dom, In=["import xml.dom.minidom"])
+    kernel.cell()
+    found = [(one.name, one.back, one.module) for one in of(kernel).variables]
+    assert found == [("dom", "imported", "xml.dom"), ("xml", "imported", "xml")]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 30.5])
+def test_absent_ones_come_first_with_the_cells_that_make_them(kernel: Kernel, seconds: float) -> None:
+    kernel.live["x"] = noise(1_000)
+    kernel.cell()
+    kernel.live["g"] = (n for n in range(3))
+    kernel.cell()
+    kernel.live["t"] = {"inside": threading.Thread()}
+    kernel.cell()
+    assert kernel.manifest is not None
+    records = [replace(one, wall_s=seconds) for one in kernel.manifest.cells]
+    found = account(records, kernel.manifest.objects, 3)
+    assert [one.name for one in found.variables] == ["g", "t", "x"]
+    told = by_name(found)
+    assert (told["g"].back, told["g"].kind, told["g"].again, told["g"].again_s) == (
+        "absent",
+        "generator",
+        2,
+        2 * seconds,
+    )
+    assert (told["t"].again, told["t"].again_s) == (3, seconds)
+    assert told["t"].why == "t['inside']: a thread runs only in this process"
+    assert told["t"].advice == "start it again"
+    assert told["g"].is_made_again == (seconds < 30)
+    assert told["t"].is_made_again
+    assert not told["x"].is_made_again
+
+
+def test_what_comes_back_new_is_named_and_what_only_looks_so_is_not(kernel: Kernel) -> None:
+    class Own:
+        @cache  # noqa: B019 - what people write
+        def method(self) -> int:
+            return 1
+
+    Own.__module__ = "__main__"
+    kernel.live.update(lock=threading.Lock(), event=[threading.Event()], own=Own(), plain=[1], other=pickler._pickler)
+    kernel.cell()
+    told = {name: one.fresh for name, one in by_name(of(kernel)).items()}
+    assert told == {"lock": ("lock",), "event": ("condition", "lock"), "own": ("cache",), "plain": (), "other": ()}
+
+
+def test_records_of_an_earlier_version_have_no_kinds(kernel: Kernel) -> None:
+    kernel.live["x"] = [1]
+    kernel.cell()
+    assert kernel.manifest is not None
+    (record,) = kernel.manifest.cells
+    assert record.space is not None
+    groups = tuple(replace(one, kinds={}) for one in record.space.groups)
+    old: list[CellRecord] = [replace(record, space=replace(record.space, groups=groups))]
+    (told,) = account(old, kernel.manifest.objects, 1).variables
+    assert told.kind == ""

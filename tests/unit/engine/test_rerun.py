@@ -1,0 +1,28 @@
+"""Behind which cell what is absent was not: a model that looks at every cell."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from qcity_nb.engine.rerun import before, whole
+
+
+def test_the_last_snapshot() -> None:
+    absent: list[set[str] | None] = [None, {"g"}, None, None]
+    assert [whole(absent, count) for count in range(5)] == [0, 0, 2, 2, 2]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_before_is_the_last_snapshot_that_lacks_none_of_them(seed: int) -> None:
+    dice = random.Random(seed)
+    absent = [None if dice.random() < 0.3 else {name for name in "abc" if dice.random() < 0.4} for _ in range(12)]
+    names = {name for name in "abc" if dice.random() < 0.6}
+    count = whole(absent, len(absent))
+    good = [n for n, one in enumerate(absent[:count], 1) if one is not None and not one & names]
+    assert before(absent, count, names) == max(good, default=0)
+
+
+def test_what_nobody_needs_is_no_hindrance() -> None:
+    assert before([set(), {"g"}], 2, ()) == 2

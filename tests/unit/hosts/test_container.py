@@ -1,0 +1,145 @@
+"""What runs inside a job: is it still wanted, and what it does before and after the attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from job_world import wait_for
+
+from qcity_nb import codec
+from qcity_nb.errors import StoreUnavailable
+from qcity_nb.hosts import container
+from qcity_nb.hosts.container import unwanted
+from qcity_nb.records import AttemptSpec, Beat, Head, Holder, Intent, RunState, Wanted
+from qcity_nb.run import lease
+from qcity_nb.stores import open_store
+
+RUN = "train-abc123-1"
+MINE = f"{RUN}-mine"
+SPEC = AttemptSpec(run=RUN, attempt=MINE, host="hf-jobs", store="memory:x")
+
+
+def intent(attempt: str) -> Intent:
+    return Intent(attempt=attempt, host="hf-jobs", keeper="k", judged=Beat(epoch=0, beat=0))
+
+
+def head(
+    *,
+    state: RunState = "running",
+    wanted: Wanted | None = None,
+    intended: str = "",
+    holder: str = "",
+) -> Head:
+    return Head(
+        run=RUN,
+        key="k",
+        project="p",
+        notebook="n.ipynb",
+        state=state,
+        wanted=wanted or Wanted(),
+        intent=intent(intended) if intended else None,
+        holder=Holder(attempt=holder, host="local") if holder else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "why"),
+    [
+        (head(intended=MINE), ""),
+        (head(intended=MINE, holder="the-dead-one"), ""),
+        (head(), ""),
+        (head(intended="another"), ""),
+        (head(holder=MINE), ""),
+        (head(holder="another"), "is held by attempt another"),
+        (head(holder="another", intended="a-third"), "is held by attempt another"),
+        (head(state="succeeded"), "has succeeded"),
+        (head(state="failed", intended=MINE), "has failed"),
+        (head(state="stopped"), "is stopped"),
+        (head(wanted=Wanted(state="stopped"), intended=MINE), "is to be stopped"),
+    ],
+)
+def test_whether_it_is_still_wanted(now: Head, why: str) -> None:
+    said = unwanted(now, SPEC)
+    assert bool(said) is bool(why)
+    assert why in said
+    assert "\n" not in said
+
+
+def test_the_store_is_asked_again_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("qcity_nb.hosts.container.time.sleep", slept.append)
+    answers: list[StoreUnavailable | str] = [StoreUnavailable("down"), StoreUnavailable("down"), "there"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return answer
+        raise answer
+
+    assert container._asked(ask) == "there"
+    assert slept == [1.0, 2.0]
+    assert capsys.readouterr().err.count("asking again") == 2
+    answers[:] = [StoreUnavailable("down")] * 9
+    with pytest.raises(StoreUnavailable):
+        container._asked(ask)
+    assert slept[2:] == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_a_job_without_a_spec_says_what_starts_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in ("", "{}", "rubbish"):
+        monkeypatch.setenv("QCITY_SPEC", text)
+        assert container.main() == 2
+        said = capsys.readouterr().err
+        assert "QCITY_SPEC is no attempt's spec" in said
+        assert said.count("\n") == 1
+
+
+STUB = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[0]).parent
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(21))
+Path({up!r}).write_text("\\n".join([os.getcwd(), os.environ["QCITY_ATTEMPT"], os.environ["QCITY_LOCAL"],
+    str("QCITY_SPEC" in os.environ), open(sys.argv[1]).read()]))
+time.sleep(60)
+"""
+
+
+def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
+    """As process 1 of a container it would be ignored."""
+    store = open_store(str(tmp_path / "store"))
+    lease.create(store, head(intended=MINE))
+    up = tmp_path / "up"
+    stub = tmp_path / "attempt.py"
+    stub.write_text(STUB.format(up=str(up)))
+    program = (
+        "import sys, subprocess\n"
+        "real = subprocess.Popen\n"
+        f"subprocess.Popen = lambda words, **more: real([words[0], {str(stub)!r}, words[-1]], **more)\n"
+        "from qcity_nb.hosts import container\n"
+        "sys.exit(container.main())\n"
+    )
+    spec = AttemptSpec(run=RUN, attempt=MINE, host="hf-jobs", store=str(tmp_path / "store"))
+    environ = {**os.environ, "QCITY_SPEC": codec.dumps(spec).decode(), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environ)
+    try:
+        wait_for(lambda: up.exists() and up.read_text().count("\n") >= 4, what="the attempt")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 21
+    finally:
+        process.kill()
+        process.wait()
+    folder, attempt, local, has_spec, told = up.read_text().split("\n", 4)
+    assert Path(folder).name == "p", "named as the project, which has no file that names it"
+    assert (attempt, local, has_spec) == (MINE, f"{folder}/.qcity/local", "False")
+    assert f'"project":"{folder}"' in told.replace('": "', '":"')
+    assert not Path(folder).exists(), "what it laid is gone with it"
