@@ -274,8 +274,8 @@ def measured(quick: bool) -> Report:
             f"{n:,} calls a round in one loop with saves as they fall due: p99 {p99.text(unit='µs')}, mean "
             f"{mean.text(unit='µs')}; the clock itself takes {clock.text(unit='µs')} of each (noise floor). Rows/s of "
             "`city.log` are from the first call to the last row in the store, checkpoint, publication and drain "
-            "included. Ours lost kernel and agent at once at the beginning of an iteration with `every=1`, and a "
-            "second process went on; the peers die after their last call returned."
+            "included. Ours lost kernel and sidecar at once at the beginning of an iteration with `every=1`, and a "
+            "second process resumed; the peers die after their last call returned."
         ],
         numbers={"call_us": median.median, "p99_us": p99.median, "drained_per_s": drained},
     )

@@ -18,12 +18,25 @@ import platform
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-__all__ = ["Budget", "Report", "Spread", "Usage", "command_line", "interleave", "machine", "pairwise", "run", "spread"]
+__all__ = [
+    "Budget",
+    "Report",
+    "Spread",
+    "Usage",
+    "command_line",
+    "interleave",
+    "machine",
+    "pairwise",
+    "run",
+    "spread",
+    "wrapped",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("qcity-nb", "mlflow", "dvc", "dagshub", "metaflow", "papermill", "nbclient", "jupyter_client", "numpy")
@@ -187,10 +200,16 @@ class Report:
         lines = [f"### {self.title}", "", "| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         if self.budgets:
-            lines += ["", *(f"- {budget.text()}" for budget in self.budgets)]
+            lines += ["", *(wrapped(f"- {budget.text()}") for budget in self.budgets)]
         if self.notes:
-            lines += ["", *self.notes]
+            lines += ["", *map(wrapped, self.notes)]
         return "\n".join(lines) + "\n"
+
+
+def wrapped(text: str) -> str:
+    """A paragraph or an item of a list in lines that a page may have (`tests/docs/test_words.py`)."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def machine() -> str:

@@ -99,8 +99,8 @@ def measured(quick: bool) -> Report:
             medians["qcity_nb", kind, f"{LOOKED} s"], medians["qcity_nb", kind, "unpickle s"] = looked, unpickled
             told.append(
                 f"- {kind}: nothing changed and every variable looked at, as it is now and then in any case: "
-                f"{looked.text(digits=3)} s; groups passed over in all other snapshots: {passed}. Making the objects "
-                f"from bytes in memory takes {unpickled.text(digits=3)} s of the restore, which goes on while it reads."
+                f"{looked.text(digits=3)} s; groups skipped in all other snapshots: {passed}. Making the objects "
+                f"from bytes in memory takes {unpickled.text(digits=3)} s of the restore, and happens while it reads."
             )
     budgets = []
     if "qcity_nb" in engines:
@@ -133,7 +133,7 @@ def measured(quick: bool) -> Report:
         "Seconds: what the notebook waits for a snapshot; MB: what the process sent to the disk for it, by the "
         "kernel's account. Restore is in a new process that has imported the libraries, beside the median of four "
         "times reading the files that the engine left, nothing in the page cache for either. Ours and dill's are "
-        "synced, Kishu's lie in SQLite. Ours lies on the disk a little after the notebook has gone on."
+        "synced, Kishu's lie in SQLite. Ours is on the disk shortly after the notebook has continued."
     )
     notes += ["", *told]
     return Report(

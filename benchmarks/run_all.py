@@ -57,7 +57,7 @@ def commit() -> str:
 def measured(load: float) -> str:
     """When, where, and at which commit."""
     where = f"at commit {commit()}, on {measure.machine()}"
-    return f"Measured {datetime.now(UTC):%Y-%m-%d} {where} Load average before: {load:.1f}."
+    return measure.wrapped(f"Measured {datetime.now(UTC):%Y-%m-%d} {where} Load average before: {load:.1f}.")
 
 
 def results(reports: list[Report], *, load: float) -> str:

@@ -72,8 +72,8 @@ def role(pid: int) -> str:
         return "other"
     parts = {
         "ipykernel": "kernel",
-        "qcity_nb.sidecar": "agent",
-        "notebook.attempt": "attempt",
+        "qcity_nb.sidecar": "sidecar",
+        "engine.attempt": "attempt",
         "qcity_nb.cli": "keeper",
     }
     return next((name for word, name in parts.items() if word in command), "other")
@@ -199,7 +199,7 @@ def measured(quick: bool) -> Report:
             "again": lambda: plain(folder),
         }
         samples = interleave(contestants, rounds=1 if quick else 2, warm=0)
-    around = ("keeper", "attempt", "agent", "other")
+    around = ("keeper", "attempt", "sidecar", "other")
 
     def total(parts: dict[str, float], names: tuple[str, ...]) -> float:
         return sum(parts.get(name, 0.0) for name in names)
@@ -239,7 +239,7 @@ def measured(quick: bool) -> Report:
         limit=BUDGET,
         measured=whole.median,
         unit="% of CPU",
-        why=f"{opened_s:.2g} s of CPU is what the agent's import of mlflow and a new database take, once a run; once "
+        why=f"{opened_s:.2g} s of CPU is what the sidecar's import of mlflow and a new database take, once a run; once "
         f"that is done it takes {late.median:.2g}%: for a loop of this kind the budget is {enough}.",
     )
     rows_per_s = items / spread(samples["qcity"]).median
