@@ -98,7 +98,7 @@ class Bench:
         self.few: bool = options.quick and not options.engines
         self.rounds: int = 1 if options.quick else options.rounds
         self.titles: dict[str, str] = {}
-        self.absent: dict[str, str] = {}
+        self.not_saved: dict[str, str] = {}
         self.failed: dict[tuple[str, str], str] = {}
         self.turns: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
@@ -113,14 +113,14 @@ class Bench:
         for name, (title, why) in json.loads(measure.python(code).out.splitlines()[-1]).items():
             self.titles[name] = title
             if why:
-                self.absent[name] = why
+                self.not_saved[name] = why
 
     def engines(self, workload: str) -> list[str]:
         """Those that take part."""
         lazy_too = WORKLOADS[workload].kind != "mixed"  # no optimizer there, so that nothing can be lazy
         if self.few and workload in SMOKE:
-            return [name for name in SMOKE[workload] if name not in self.absent]
-        return [name for name in self.asked if name not in self.absent and (lazy_too or name != "ours-lazy")]
+            return [name for name in SMOKE[workload] if name not in self.not_saved]
+        return [name for name in self.asked if name not in self.not_saved and (lazy_too or name != "ours-lazy")]
 
     def turn(self, workload: str, engine: str, number: int, *, counts: bool) -> dict[str, Any]:
         """One turn in a process and a folder of its own, both gone afterwards; what does not count is a proof too."""
@@ -273,7 +273,7 @@ def report(bench: Bench) -> Report:
         rows.append((f"**{WORKLOADS[workload].title}**", *[""] * (len(COLUMNS) - 1)))
         is_loop = WORKLOADS[workload].kind == "train"
         for engine in bench.asked:
-            why = bench.absent.get(engine) or bench.failed.get((workload, engine))
+            why = bench.not_saved.get(engine) or bench.failed.get((workload, engine))
             if (workload, engine) in bench.turns and not why:
                 row = training_row if is_loop else saving_row
                 rows.append(row(bench, workload, engine, numbers))

@@ -35,9 +35,9 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.records import Head, Holder
 from qcity_nb.run import lease
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar.publish import Publisher
-from qcity_nb.sidecar.restore import adopt
+from qcity_nb.sidecar.restore import restore
 from qcity_nb.stores import open_store
 
 ARRAYS = 200
@@ -96,13 +96,13 @@ def ours(url: str, folder: Path, state: State, turn: int) -> dict[str, float]:
     store = open_store(f"hf://user/ours-{turn}?endpoint={url}")
     lease.create(store, Head(run="r", key="k", project="p", notebook="n.ipynb"))
     held = lease.acquire(store, "r", Holder(attempt="a", host="local", ttl_s=600))
-    tier = LocalTier(folder / "1", epoch=1)
-    publisher = Publisher(held, Desk(folder / "desk").open(), tier, published=None)
+    tier = LocalTier(folder / "1", term=1)
+    publisher = Publisher(held, Mailbox(folder / "mailbox").open(), tier, published=None)
 
     def save(seq: int) -> Manifest:
         encoded, content = encode_state(capture(state.arrays))
         loops = (LoopRecord(key="l", done=seq, count=seq, state=encoded, generators=encoded),)
-        return tier.save(Manifest(run="r", epoch=1, seq=seq, step=seq, loops=loops), content, b"")
+        return tier.save(Manifest(run="r", term=1, seq=seq, step=seq, loops=loops), content, b"")
 
     manifest = save(1)
     first = timed(lambda: publisher.publish(manifest))
@@ -112,8 +112,8 @@ def ours(url: str, folder: Path, state: State, turn: int) -> dict[str, float]:
     head = publisher.publish(None, release=True)
     fresh = folder / "fresh"
     fresh.mkdir()
-    back = LocalTier(fresh / "2", epoch=2)
-    restored = timed(lambda: adopt(store, head, fresh, epoch=2, tier=back))
+    back = LocalTier(fresh / "2", term=2)
+    restored = timed(lambda: restore(store, head, fresh, term=2, tier=back))
     newest = back.newest()
     if newest is None or set(newest.objects) != set(changed.objects):
         raise RuntimeError("what came back is not what was sent")

@@ -51,7 +51,7 @@ import json, time
 import qcity_nb as qcity
 city = qcity.up(run="drain", fresh=True, tracking={uri!r})
 def drained(seq):
-    while city.session.contact.look(now=True).drained_seq < seq:
+    while city.session.sidecar.look(now=True).drained_seq < seq:
         time.sleep(0.01)
 city.log(warm=0.0)
 drained(city.checkpoint())
@@ -106,7 +106,7 @@ import qcity_nb as qcity
 city = qcity.up(run="killed", tracking={uri!r})
 for i in city.loop(range(20), {{"x": [0]}}, every=1):
     if i == 10 and {die}:
-        agent = city.session.contact.look(now=True).pid
+        agent = city.session.sidecar.look(now=True).pid
         for pid in (agent, os.getpid()):
             os.kill(pid, signal.SIGKILL)
     for k in range(100):

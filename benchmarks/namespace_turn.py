@@ -119,18 +119,20 @@ class Ours(Engine):
         from qcity_nb.checkpoint.engine import Engine as Saver
         from qcity_nb.checkpoint.storage.local_tier import LocalTier
         from qcity_nb.kernel import ipython_history
-        from qcity_nb.kernel.finished_cells import Cells
-        from qcity_nb.namespace.environment.process import Surround
-        from qcity_nb.namespace.snapshot import Space, hidden_by
+        from qcity_nb.kernel.finished_cells import FinishedCells
+        from qcity_nb.namespace.environment.process import ProcessSettings
+        from qcity_nb.namespace.snapshot import NamespaceSnapshotter, hidden_by
 
         self.shell = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
         self.namespace = self.shell.user_ns
-        self.tier = LocalTier(folder / "tier", epoch=1)
+        self.tier = LocalTier(folder / "tier", term=1)
         self.saver = Saver(self.tier)
         hidden = ipython_history.user_owns(hidden_by(self.shell.user_ns_hidden))
         manifest = self.tier.newest()
         records = manifest.cells if manifest is not None else ()
-        self.cells = Cells(Space(self.namespace, self.saver.freezer, hidden=hidden), Surround(folder), records)
+        self.cells = FinishedCells(
+            NamespaceSnapshotter(self.namespace, self.saver.freezer, hidden=hidden), ProcessSettings(folder), records
+        )
         self.shell.events.register("pre_run_cell", self.heard)
         self.seq = 0
         self.cell_s = 0.0
@@ -151,22 +153,22 @@ class Ours(Engine):
 
         began = time.perf_counter()
         seq = self.seq = self.seq + 1
-        self.cells.finished(seq - 1, CellRecord(chain=str(seq), number=seq), {})
+        self.cells.add_finished(seq - 1, CellRecord(chain=str(seq), number=seq), {})
         self.cells.take(stored=self.tier.stored)
-        taken = self.cells.draft()
-        assert taken.shot is not None
-        passed = len(taken.shot.kept)
+        taken = self.cells.snapshot()
+        assert taken.snapshot is not None
+        passed = len(taken.snapshot.kept)
 
         def draft() -> tuple[Any, Any, bytes]:
             objects: dict[str, Any] = {}
             records = taken.record(objects)
-            return Manifest(run="", epoch=1, seq=seq, at=iso_now(), reason="cell", cells=records), objects, b""
+            return Manifest(run="", term=1, seq=seq, at=iso_now(), reason="cell", cells=records), objects, b""
 
         saving = self.saver.submit(draft, taken.used)
         with contextlib.suppress(TimeoutError):
             saving.wait(WAIT_SHARE * self.cell_s)  # the next cell may kill the kernel: what took long is worth a moment
         waited_s = time.perf_counter() - began
-        self.cells.saved(saving.wait().cells)
+        self.cells.mark_saved(saving.wait().cells)
         durable_s = time.perf_counter() - began
         self.saver.finish()
         return {"waited_s": waited_s, "durable_s": durable_s, "passed_over": passed}

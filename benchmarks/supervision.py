@@ -29,7 +29,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CELL = """
 import json, os, time
 import numpy as np
-supervised = bool(os.environ.get("QCITY_DESK"))
+supervised = bool(os.environ.get("QCITY_MAILBOX"))
 weights = np.ones((300, 300))
 items = range({items})
 if supervised:

@@ -24,7 +24,7 @@ import qcity_nb as qcity
 imported = time.perf_counter()
 city = qcity.up(run="bench")
 upped = time.perf_counter()
-print("took", imported - began, upped - imported, city.session.contact.look(now=True).pid)
+print("took", imported - began, upped - imported, city.session.sidecar.look(now=True).pid)
 for i in city.loop(range(3), {"x": [0]}, every=1):
     city.log(loss=i)
 """

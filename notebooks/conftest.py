@@ -37,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     values = {
         "JPY_SESSION_NAME": str(item.path),  # as Jupyter's server tells a kernel its notebook
         "QCITY_STORE": str(place / "store"),
-        "QCITY_LOCAL": str(place / "local"),
+        "QCITY_LOCAL_DIR": str(place / "local"),
         "QCITY_TRACKING": f"sqlite:///{place / 'mlflow.db'}",
     }
     with _environment(values):

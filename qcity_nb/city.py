@@ -24,10 +24,10 @@ from qcity_nb import codec, crashpoints, settings
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
-from qcity_nb.records import Head, Wanted
+from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
-from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.settings import Settings
 from qcity_nb.sidecar import start as sidecar
 
@@ -48,7 +48,7 @@ def up(
     run: str | None = None,
     name: str = "",
     params: Mapping[str, Any] | None = None,
-    state: str | None = None,
+    store: str | None = None,
     tracking: str | None = None,
     fresh: bool = False,
     take_over: bool = False,
@@ -75,15 +75,15 @@ def up(
     global _city
     if _city is not None and not fresh and _city.is_up:
         return _city
-    given = settings.load(overrides={"store": state, "tracking": tracking, **overrides})
+    given = settings.load(overrides={"store": store, "tracking": tracking, **overrides})
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     facts = detect()
-    if given.desk:
+    if given.mailbox:
         city = _join(given, facts)
     else:
         city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
-    if city.session.course is None:  # else it was there before, for this kernel's first cell
+    if city.session.finished_cells is None:  # else it was there before, for this kernel's first cell
         crashpoints.arm_plan(given.chaos, attempt=city._config.attempt)
         if shell is not None:
             from qcity_nb.kernel import ipython_hooks
@@ -94,7 +94,7 @@ def up(
     return city
 
 
-def _up_again(asked: Mapping[str, Any], panel: str) -> City:
+def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
     """A city that a snapshot of the notebook's variables holds, in another kernel."""
     city = up(**asked)
     if panel and city._panel is None:  # else this kernel shows one already
@@ -117,9 +117,9 @@ def _shell() -> Any:
 
 def _join(given: Settings, facts: HostFacts) -> City:
     """Under the engine: its agent holds the lease already."""
-    desk = Desk(Path(given.desk))
-    config = codec.loads(sidecar.Config, (desk.path / "agent.json").read_bytes())
-    return City(given, facts, config, desk, sidecar.wait_held(desk))
+    mailbox = Mailbox(Path(given.mailbox))
+    config = codec.loads(sidecar.Config, (mailbox.path / "sidecar.json").read_bytes())
+    return City(given, facts, config, mailbox, sidecar.wait_held(mailbox))
 
 
 def _begin(
@@ -158,11 +158,11 @@ def _begin(
         name=name,
         fresh=fresh,
         source=content,
-        wanted=Wanted(attended=True),
+        desired=DesiredState(manual=True),
     )
     head = identity.renew_source(store, head, content)
-    if head.state == "stopped" or head.wanted.state == "stopped":
-        head = amend(store, head.run, _go_on)
+    if head.state == "stopped" or head.desired.state == "stopped":
+        head = amend(store, head.run, _resume_run)
     config = sidecar.config_for(
         given,
         run=head.run,
@@ -171,24 +171,24 @@ def _begin(
         take_over=take_over,
         wait=True,
     )
-    desk, process = sidecar.spawn(config)
+    mailbox, process = sidecar.spawn(config)
     from qcity_nb.kernel import session  # noqa: F401  # comes in while the agent takes the lease
 
     try:
-        status = sidecar.wait_held(desk, process)
+        status = sidecar.wait_held(mailbox, process)
     except RunHeld as held:
         if facts.is_interactive:
             raise RunHeld(
                 f"{held}. Take it over with qcity.up(take_over=True), or watch it with `qcity show {head.run}`"
             ) from None
         raise
-    return City(given, facts, config, desk, status, process)
+    return City(given, facts, config, mailbox, status, process)
 
 
-def _go_on(head: Head) -> Head:
+def _resume_run(head: Head) -> Head:
     """Somebody runs a stopped run again, by hand."""
-    wanted = replace(head.wanted, state="running", attended=True)
-    return head if head.is_over else replace(head, state="running", wanted=wanted)
+    desired = replace(head.desired, state="running", manual=True)
+    return head if head.is_over else replace(head, state="running", desired=desired)
 
 
 class City:
@@ -199,7 +199,7 @@ class City:
         given: Settings,
         facts: HostFacts,
         config: sidecar.Config,
-        desk: Desk,
+        mailbox: Mailbox,
         status: Status,
         process: Any = None,
     ) -> None:
@@ -207,7 +207,7 @@ class City:
         self.host = facts
         self.run = config.run
         self._config = config
-        self._desk = desk
+        self._mailbox = mailbox
         self._process = process
         self._panel: Panel | None = None
         self._data: Data | None = None
@@ -218,26 +218,26 @@ class City:
 
         limit_s = given.session_limit_s or facts.session_limit_s
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
-        self.session = session_here(desk) or Session(desk, status, revive=self._revive)
+        self.session = session_here(mailbox) or Session(mailbox, status, revive=self._revive)
         self.session.deadline_s = deadline_s
 
     def __repr__(self) -> str:
-        status = self.session.contact.look(now=True)
-        return f"<City run={self.run!r} {status.state} epoch={status.epoch} host={self.host.name}>"
+        status = self.session.sidecar.look(now=True)
+        return f"<City run={self.run!r} {status.state} epoch={status.term} host={self.host.name}>"
 
     def __reduce__(self) -> Any:
         # What a city is lies in its kernel's process: another kernel brings up its own.
-        return _up_again, (self._asked, self._panel.display_id if self._panel is not None else "")
+        return _revive_city, (self._asked, self._panel.display_id if self._panel is not None else "")
 
     @property
     def is_up(self) -> bool:
         """Does this attempt still hold the run?"""
-        return self.session.contact.look(now=True).state == "held"
+        return self.session.sidecar.look(now=True).state == "held"
 
     def _revive(self) -> None:
         """The agent died while this attempt lives: start another one for it."""
-        self.session.contact.note("agent-died", message="the agent died; a new one goes on")
-        sidecar.spawn(sidecar.again(self._config))
+        self.session.sidecar.note("sidecar-died", message="the agent died; a new one goes on")
+        sidecar.spawn(sidecar.respawn(self._config))
 
     def loop(
         self,
@@ -298,7 +298,7 @@ class City:
             UsageError: no name that can be shown, another one is waiting for the same boundary, or the run has as
                 many names as its head has room for (about 200).
         """
-        self.session.contact.check()
+        self.session.sidecar.check()
         if name:
             self._label(name)
         if self.session.open:
@@ -306,7 +306,7 @@ class City:
             return self.session.seq
         if sys.exc_info()[0] is None or not self.session.has_left:
             self.session.save("asked for", strict=True)  # else: an exception left the loop, and may yet end the cell
-        return int(self.session.contact.ask("flush", wait_s=60)["seq"])
+        return int(self.session.sidecar.ask("flush", wait_s=60)["seq"])
 
     def _label(self, name: str) -> None:
         from qcity_nb.checkpoint.retention import check_name
@@ -315,7 +315,7 @@ class City:
         check_name(name)
         if session.label and session.label != name:
             raise UsageError(f"checkpoint(name={name!r}): the next boundary's is called {session.label!r} already")
-        if session.contact.look(now=True).names_left == 0:
+        if session.sidecar.look(now=True).names_left == 0:
             raise UsageError(
                 f"checkpoint(name={name!r}): this run has as many named checkpoints as its head has room for; "
                 "leave out the name"
@@ -338,7 +338,7 @@ class City:
         if len(found) != 1:
             names = ", ".join(sorted(one.key for one in loops)) or "none yet"
             raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
-        captured, _ = self.session.restored(found[0])
+        captured, _ = self.session.read_loop_state(found[0])
         assert captured is not None
         if state is None:
             return load(captured)
@@ -350,19 +350,19 @@ class City:
 
         Under `qcity run` the engine ends the run, and this does nothing.
         """
-        if self.settings.desk:
+        if self.settings.mailbox:
             return
         self.session.commit("finish")
-        self.session.contact.ask("end", wait_s=90, state="succeeded")
-        self._settle()
+        self.session.sidecar.ask("end", wait_s=90, state="succeeded")
+        self._finish_saves()
 
     def hand_over(self) -> None:
         """Publish everything and let go, so that a keeper elsewhere goes on with the run."""
         self.session.commit("hand over")
-        self.session.contact.ask("release", wait_s=90, hand_over=True)
-        self._settle()
+        self.session.sidecar.ask("release", wait_s=90, hand_over=True)
+        self._finish_saves()
 
-    def _settle(self) -> None:
+    def _finish_saves(self) -> None:
         """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
         until = time.monotonic() + 5
         while self.is_up and time.monotonic() < until:
@@ -403,11 +403,11 @@ class City:
         from qcity_nb.kernel.panel import Panel
 
         actions = {"Stop": self._ask_stop, "Checkpoint now": self._ask_checkpoint, "Hand over": self.hand_over}
-        self._panel = Panel(self.run, actions={} if self.settings.desk else actions, display_id=display_id)
+        self._panel = Panel(self.run, actions={} if self.settings.mailbox else actions, display_id=display_id)
         self.session.listeners.append(self._update_panel)
 
     def _ask_stop(self) -> None:
-        self._desk.ask("stop", reason="stopped from the panel")
+        self._mailbox.ask("stop", reason="stopped from the panel")
 
     def _ask_checkpoint(self) -> None:
         self.session.force = True

@@ -11,19 +11,19 @@ from typing import Any, Literal
 
 __all__ = [
     "AttemptSpec",
-    "Beat",
+    "Heartbeat",
     "CheckpointRef",
     "Event",
     "Failure",
     "Head",
     "Holder",
-    "Intent",
+    "PendingLaunch",
     "Launches",
     "Relaunch",
     "Row",
     "RunState",
     "Tracked",
-    "Wanted",
+    "DesiredState",
 ]
 
 RunState = Literal["running", "succeeded", "failed", "stopped"]
@@ -31,11 +31,11 @@ RunState = Literal["running", "succeeded", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
+class Heartbeat:
     """What an observer watches: a holder lives while this changes."""
 
-    epoch: int
-    beat: int
+    term: int
+    heartbeat: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +52,25 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class PendingLaunch:
     """A keeper is about to launch ``attempt``; void once unchanged for ``grace_s``."""
 
     attempt: str
     host: str
     keeper: str
-    judged: Beat
+    declared_dead: Heartbeat
     grace_s: float = 30.0
     since: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DesiredState:
     """What should be."""
 
     state: Literal["running", "stopped"] = "running"
     hosts: tuple[str, ...] = ("local",)
-    attended: bool = False
+    manual: bool = False
     """Begun by hand: no keeper launches it until somebody hands it over."""
 
 
@@ -81,7 +81,7 @@ class CheckpointRef:
     name: str
     digest: str
     seq: int
-    epoch: int
+    term: int
     step: int = 0
     cells: int = 0
     """So many of the notebook's first code cells a new kernel passes over, unless it must make something again."""
@@ -102,7 +102,7 @@ class Failure:
     signature: str
     message: str
     traceback: str = ""
-    epoch: int = 0
+    term: int = 0
     times: int = 1
     seq: int = 0
     """The newest checkpoint at that moment: a later one is progress."""
@@ -126,8 +126,8 @@ class Tracked:
 class Relaunch:
     """How often and how fast a dead run is launched again."""
 
-    attempts: int = 50
-    without_progress: int = 5
+    max_attempts: int = 50
+    max_attempts_without_progress: int = 5
     backoff_s: float = 1.0
     backoff_max_s: float = 300.0
     stall_timeout_s: float | None = None
@@ -139,9 +139,9 @@ class Launches:
 
     failed: int = 0
     """Attempts since ``epoch`` that ended, or never began, without taking the lease."""
-    epoch: int = 0
+    term: int = 0
     reason: str = ""
-    since_epoch: int = 0
+    since_term: int = 0
     """The budget counts from here: a person resumed the run at this epoch."""
 
 
@@ -158,12 +158,12 @@ class Head:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
 
-    epoch: int = 0
-    beat: int = 0
+    term: int = 0
+    heartbeat: int = 0
     holder: Holder | None = None
     state: RunState = "running"
-    wanted: Wanted = Wanted()
-    intent: Intent | None = None
+    desired: DesiredState = DesiredState()
+    pending_launch: PendingLaunch | None = None
 
     source: str = ""
     """Name of the stored notebook that a fresh host executes."""
@@ -193,9 +193,9 @@ class Head:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def seen(self) -> Beat:
+    def seen(self) -> Heartbeat:
         """What an observer compares."""
-        return Beat(epoch=self.epoch, beat=self.beat)
+        return Heartbeat(term=self.term, heartbeat=self.heartbeat)
 
     @property
     def checkpoint(self) -> CheckpointRef | None:
@@ -227,7 +227,7 @@ class Event:
 
     kind: str
     at: str
-    epoch: int
+    term: int
     attempt: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
 
@@ -242,7 +242,7 @@ class AttemptSpec:
     host: str
     store: str
     """The store's address."""
-    judged: Beat | None = None
+    declared_dead: Heartbeat | None = None
     """The holder judged dead; the lease is taken only if that is unchanged."""
     project: str = ""
     """The project's directory on a host that shares this file system."""

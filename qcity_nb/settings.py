@@ -46,18 +46,18 @@ class Settings:
     project: Project
     store: str
     """Where runs live: a directory, or an address such as ``file:///…``."""
-    local: Path
+    local_dir: Path
     """The local tier: this host's own disk."""
     tracking: str
     """MLflow tracking address; empty: metrics stay in the outbox."""
     hosts: tuple[str, ...] = ("local",)
     ttl_s: float = 10.0
     """A holder silent for so long may be superseded."""
-    beat_s: float = 2.0
+    heartbeat_s: float = 2.0
     publish_s: float = 2.0
     """At most one checkpoint is published in so many seconds (the end and a stop excepted)."""
-    attempts: int = 50
-    without_progress: int = 5
+    max_attempts: int = 50
+    max_attempts_without_progress: int = 5
     stop_grace_s: float = 30.0
     """How long a stop waits for the next loop boundary before it interrupts."""
     stall_timeout_s: float | None = None
@@ -71,7 +71,7 @@ class Settings:
     """And the first one of each so many steps."""
     keep_best: str = ""
     """And the one with the best value of this metric; ``fid:min`` says which way is better."""
-    snapshot_share: float = 0.1
+    snapshot_time_share: float = 0.1
     """Snapshots of the variables take at most so much of the cells' time; 0: none is taken."""
     bundle: tuple[str, ...] = ()
     """Files beside those that git tracks that a host without the project's files gets: patterns as of ``Path.glob``."""
@@ -85,15 +85,15 @@ class Settings:
     """The user or organization that pays; empty: the token's owner."""
     job_secrets: tuple[str, ...] = ()
     """Variables of this environment that a job gets too, as secrets."""
-    desk: str = ""
+    mailbox: str = ""
     """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
     chaos: str = ""
     """Crash points to arm; for tests (``qcity_nb.testing.chaos``)."""
     origin: Mapping[str, str] = field(default_factory=dict)
 
-    def desk_of(self, attempt: str) -> Path:
+    def mailbox_of(self, attempt: str) -> Path:
         """Where the processes of that attempt leave each other word on this host; see ``run.desk``."""
-        return self.local / "attempts" / attempt
+        return self.local_dir / "attempts" / attempt
 
 
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
@@ -140,9 +140,9 @@ def seconds(value: object, *, name: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-_SECONDS = {"ttl_s", "beat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
+_SECONDS = {"ttl_s", "heartbeat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
-_POSITIVE = {"ttl_s", "beat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
+_POSITIVE = {"ttl_s", "heartbeat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
 _TOKEN = re.compile(r"://(?!git@)[^/@]+@")
 """A name alone in an address is no secret; where packages come from it is a token."""
@@ -156,12 +156,12 @@ _LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "vari
 _NONE = {"tracking", "job_install"}
 """What may be ``none``: an empty variable counts as not given, so the environment needs a word for it."""
 _BYTES = {"storage_budget"}
-_AT_A_HUB = {"ttl_s": 300.0, "beat_s": 60.0, "publish_s": 60.0}
+_AT_A_HUB = {"ttl_s": 300.0, "heartbeat_s": 60.0, "publish_s": 60.0}
 """What a store on the Hub has by default: each beat and each publish is a commit there."""
 HUB_FLOOR_S = 60.0
 """Commits to huggingface.co are no closer together than this: its users report limits at 128 an hour."""
-_SHARES = {"snapshot_share"}
-_INTEGERS = {"attempts", "without_progress", "keep_last", "keep_every"}
+_SHARES = {"snapshot_time_share"}
+_INTEGERS = {"max_attempts", "max_attempts_without_progress", "keep_last", "keep_every"}
 
 
 def _value(name: str, value: object) -> Any:
@@ -192,7 +192,7 @@ def _value(name: str, value: object) -> Any:
         return names
     if name in _NONE and str(value).strip().lower() == "none":
         return ""
-    if name == "local":
+    if name == "local_dir":
         return Path(str(value)).expanduser()
     return str(value)
 
@@ -226,7 +226,7 @@ def _pace_at_a_hub(values: dict[str, Any], origin: dict[str, str], environ: Mapp
     options = dict(parse_qsl(urlsplit(values["store"]).query))
     host = urlsplit(options.get("endpoint") or environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
     if re.search(r"(^|\.)(huggingface\.co|hf\.co)$", host):
-        for name in ("beat_s", "publish_s"):
+        for name in ("heartbeat_s", "publish_s"):
             if values[name] < HUB_FLOOR_S:
                 values[name] = HUB_FLOOR_S
                 origin[name] += f", raised: huggingface.co takes a commit each {HUB_FLOOR_S:g} s"
@@ -251,7 +251,7 @@ def load(
     known = {f.name for f in fields(Settings)} - {"project", "origin"}
     values: dict[str, Any] = {
         "store": str(state_dir / "store"),
-        "local": state_dir / "local",
+        "local_dir": state_dir / "local",
         "tracking": f"sqlite:///{state_dir / 'mlflow.db'}",
     }
     origin = dict.fromkeys(known, "default")
@@ -266,7 +266,7 @@ def load(
         name = _ALIASES.get(key, key)
         if key in ("project", "params", "data"):
             continue
-        if name not in known or name in ("chaos", "desk"):
+        if name not in known or name in ("chaos", "mailbox"):
             raise UsageError(f"[tool.qcity] in {project.root / 'pyproject.toml'}: unknown key {key!r}")
         put(name, value, "pyproject.toml")
     for name in sorted(known):
@@ -278,7 +278,7 @@ def load(
             raise UsageError(f"no setting is named {name!r}")
         if given is not None:
             put(_ALIASES.get(name, name), given, "argument")
-    for name in ("store", "local"):
+    for name in ("store", "local_dir"):
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():
             values[name] = _value(name, str(project.root / Path(text).expanduser()))
@@ -289,6 +289,6 @@ def load(
     if values["store"].startswith("hf://"):
         _pace_at_a_hub(values, origin, environ)
     settings = Settings(project=project, origin=origin, **values)
-    if settings.ttl_s < 3 * settings.beat_s:
-        raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.beat_s:g} s: raise it")
+    if settings.ttl_s < 3 * settings.heartbeat_s:
+        raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.heartbeat_s:g} s: raise it")
     return settings

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Mention", "in_code", "in_source", "mentioned", "mentioned_in_bodies", "opens", "words"]
+__all__ = ["Mention", "in_code", "in_source", "find_names", "find_names_in_bodies", "opens", "words"]
 
 
 def words(text: str) -> frozenset[str]:
@@ -220,21 +220,21 @@ def in_source(source: str) -> Mention:
 _NAME = re.compile(r"[^\W\d]\w*")
 
 
-def mentioned(sources: Iterable[str]) -> set[str]:
+def find_names(sources: Iterable[str]) -> set[str]:
     """All words in them; what code makes up at run time is not seen."""
     return {name for source in sources for name in _NAME.findall(source)}
 
 
-def mentioned_in_bodies(sources: Iterable[str]) -> set[str]:
+def find_names_in_bodies(sources: Iterable[str]) -> set[str]:
     """The words in functions and classes that they define, which later code may call."""
     found: set[str] = set()
     for source in sources:
         try:
             tree = ast.parse(source)
         except SyntaxError:  # magics
-            found |= mentioned([source])
+            found |= find_names([source])
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-                found |= mentioned([ast.unparse(node)])
+                found |= find_names([ast.unparse(node)])
     return found

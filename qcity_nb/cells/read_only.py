@@ -10,7 +10,7 @@ import ast
 import re
 from collections.abc import Container
 
-__all__ = ["asks_for_results", "looks"]
+__all__ = ["asks_for_results", "is_read_only"]
 
 _CALLS = frozenset(
     {"print", "repr", "len", "type", "display", "isinstance", "id", "dir", "help", "callable", "hasattr"}
@@ -31,7 +31,7 @@ _LISTS = re.compile(
 _RESULT = re.compile(r"(?<![\w.])(?:_{1,3}|_i{1,3}|_i?\d+|Out|In|_oh|_ih)(?!\w)")
 
 
-def looks(source: str, rebound: Container[str] = ()) -> bool:
+def is_read_only(source: str, rebound: Container[str] = ()) -> bool:
     """Does the cell only look at variables?
 
     Args:
@@ -47,10 +47,10 @@ def looks(source: str, rebound: Container[str] = ()) -> bool:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):  # magics
         return False
-    return bool(tree.body) and all(_looks(node, rebound) for node in ast.walk(tree))
+    return bool(tree.body) and all(_is_read_only(node, rebound) for node in ast.walk(tree))
 
 
-def _looks(node: ast.AST, rebound: Container[str]) -> bool:
+def _is_read_only(node: ast.AST, rebound: Container[str]) -> bool:
     if not isinstance(node, _NODES):
         return False
     if not isinstance(node, ast.Call):

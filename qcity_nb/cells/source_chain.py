@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["chain", "finished"]
+__all__ = ["chain", "count_finished"]
 
 _BYTES = 16
 
@@ -54,7 +54,7 @@ def chain(sources: Iterable[str], *, parameters: Mapping[str, Any] | None = None
     return found
 
 
-def finished(chain: Sequence[str], records: Sequence[str]) -> int:
+def count_finished(chain: Sequence[str], records: Sequence[str]) -> int:
     """How many leading cells the records cover, those without code that follow included.
 
     Args:

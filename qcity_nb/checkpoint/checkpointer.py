@@ -43,7 +43,7 @@ class Checkpointer:
             keep: so many of the newest stay.
         """
         self.path = Path(path)
-        self._tier = LocalTier(self.path, epoch=1, keep=keep)
+        self._tier = LocalTier(self.path, term=1, keep=keep)
         self._engine = Engine(self._tier)
         self._seq = max(self._tier.seqs(), default=0)
 
@@ -69,7 +69,7 @@ class Checkpointer:
             raise UsageError(f"save(mode={mode!r}): sync, blocking or lazy")
         captured = self._engine.capture(state, lazily="gated" if mode == "lazy" else "never", may_stream=True)
         self._seq += 1
-        base = Manifest(run="", epoch=1, seq=self._seq, at=iso_now(), reason=reason, step=step)
+        base = Manifest(run="", term=1, seq=self._seq, at=iso_now(), reason=reason, step=step)
 
         def draft() -> tuple[Manifest, Any, bytes]:
             encoded, objects = encode_state(captured)
@@ -114,7 +114,7 @@ class Checkpointer:
         """
         for manifest in self._candidates(number):
             try:
-                with self._tier.opened(manifest) as read:
+                with self._tier.open_reader(manifest) as read:
                     captures.restore(state, decode_state(_state_of(manifest), read))
                 return True
             except CheckpointCorrupt:
@@ -132,7 +132,7 @@ class Checkpointer:
         """
         for manifest in self._candidates(number):
             try:
-                with self._tier.opened(manifest) as read:
+                with self._tier.open_reader(manifest) as read:
                     return captures.load(decode_state(_state_of(manifest), read))
             except CheckpointCorrupt:
                 if number is not None:

@@ -26,12 +26,14 @@ def encode_state(captured: Captured) -> tuple[Encoded, dict[str, Buffer]]:
     Raises:
         Discarded: the lazy copy came to nothing.
     """
-    shot = captured.shot
-    if shot is not None:
-        shot.copied.wait()
-        if shot.trouble is not None:
-            raise CheckpointError(f"the state could not be copied: {shot.trouble}") from shot.trouble
-        if shot.is_spoiled:
+    capture_buffer = captured.buffer
+    if capture_buffer is not None:
+        capture_buffer.copied.wait()
+        if capture_buffer.trouble is not None:
+            raise CheckpointError(
+                f"the state could not be copied: {capture_buffer.trouble}"
+            ) from capture_buffer.trouble
+        if capture_buffer.is_spoiled:
             raise Discarded("the state was changed before the optimizer's step, while it was copied")
     objects: dict[str, Buffer] = {}
     skeleton = tuple(_named(_parts(captured.skeleton), objects))

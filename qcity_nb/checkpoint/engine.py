@@ -20,16 +20,16 @@ from typing import Protocol
 from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.encode import Discarded
 from qcity_nb.checkpoint.state.capture import Captured, capture
-from qcity_nb.checkpoint.state.freezer import Freezer, Lazily, Shot
+from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
 
-__all__ = ["Draft", "Engine", "Saving", "Used"]
+__all__ = ["PendingCheckpoint", "Engine", "Saving", "Used"]
 
 _NICE = 10
 """The writer gives way to the training."""
 
-Draft = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
+PendingCheckpoint = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
 """Makes a checkpoint out of what was captured: manifest, objects, rows. Called in the writer thread."""
 
 
@@ -37,7 +37,7 @@ class Used(Protocol):
     """What lies in memory that a save needs until it is written: a ``Captured``, or several with one memory."""
 
     @property
-    def shot(self) -> Shot | None:
+    def buffer(self) -> CaptureBuffer | None:
         """The memory, where a freezer made it."""
 
     def release(self) -> None:
@@ -62,8 +62,8 @@ class Saving:
     def wait_copied(self) -> None:
         """Wait until the live state may be changed by any means."""
         for captured in self._used:
-            if captured.shot is not None:
-                captured.shot.copied.wait()
+            if captured.buffer is not None:
+                captured.buffer.copied.wait()
 
     def wait(self, timeout_s: float | None = None) -> Manifest:
         """Wait until the checkpoint is durable.
@@ -110,8 +110,8 @@ class Engine:
     def wait_copied(self) -> None:
         """Wait until the live state may be changed by any means."""
         captured = self._copying
-        if captured is not None and captured.shot is not None:
-            captured.shot.copied.wait()
+        if captured is not None and captured.buffer is not None:
+            captured.buffer.copied.wait()
 
     def finish(self) -> None:
         """Wait until nothing is being written; what came of it, its ``Saving`` says."""
@@ -119,7 +119,7 @@ class Engine:
             with contextlib.suppress(Exception):
                 self._saving.wait()
 
-    def submit(self, draft: Draft, used: Sequence[Used]) -> Saving:
+    def submit(self, draft: PendingCheckpoint, used: Sequence[Used]) -> Saving:
         """Write a checkpoint in the background. The memory of ``used`` is free again when it is done.
 
         Where memory was too short for a copy, it is written before this returns.
@@ -131,11 +131,11 @@ class Engine:
         saving._used = used
         saving._future = self._writer.submit(self._write, saving, draft, used)
         self._writer.submit(self.tier.prune)  # a gigabyte takes half a second to unlink: nobody should wait for that
-        if any(captured.shot is not None and captured.shot.is_live for captured in used):
+        if any(captured.buffer is not None and captured.buffer.is_live for captured in used):
             self.finish()
         return saving
 
-    def _write(self, saving: Saving, draft: Draft, used: Sequence[Used]) -> Manifest:
+    def _write(self, saving: Saving, draft: PendingCheckpoint, used: Sequence[Used]) -> Manifest:
         began_s = time.thread_time()
         try:
             manifest, objects, rows = draft()
@@ -148,8 +148,8 @@ class Engine:
             raise
         finally:
             for captured in used:
-                if captured.shot is not None:
-                    captured.shot.copied.wait()  # a failed draft may not have waited for all of them
+                if captured.buffer is not None:
+                    captured.buffer.copied.wait()  # a failed draft may not have waited for all of them
                 captured.release()
             saving._used = ()
             saving.cpu_s = time.thread_time() - began_s

@@ -15,7 +15,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.buffer import Buffer
 
-__all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "unfilled", "view_at"]
+__all__ = ["PAGE", "Arena", "Span", "address_of", "available_bytes", "copy", "allocate", "view_at"]
 
 PAGE = 4096
 _HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
@@ -57,7 +57,7 @@ _LARGE = 1 << 20
 """From here on zeros that nobody reads cost more than two calls into C."""
 
 
-def unfilled(size: int) -> bytearray:
+def allocate(size: int) -> bytearray:
     """Bytes of any content, to be filled before they are looked at; large ones begin at a page, where that can be.
 
     ``bytearray(size)`` writes zeros to fresh pages first, which takes as long as reading the content from a disk.

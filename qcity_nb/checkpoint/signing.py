@@ -40,7 +40,7 @@ def sign(manifest: Manifest, run: str, key: bytes | None) -> Manifest:
     return replace(manifest, signature={"version": VERSION, "key": key_id(key), "value": _value(manifest, run, key)})
 
 
-def check(manifest: Manifest, run: str, key: bytes | None, *, where: str, objection: str) -> None:
+def check(manifest: Manifest, run: str, key: bytes | None, *, where: str, trust_problem: str) -> None:
     """Refuse a checkpoint that nobody vouches for.
 
     Args:
@@ -55,8 +55,8 @@ def check(manifest: Manifest, run: str, key: bytes | None, *, where: str, object
     if key is None:
         if signature:
             raise CheckpointUntrusted(f"{name} is signed with the key {signature.get('key')}: set QCITY_KEY to it")
-        if objection:
-            raise CheckpointUntrusted(f"{name} is not signed, and {objection}")
+        if trust_problem:
+            raise CheckpointUntrusted(f"{name} is not signed, and {trust_problem}")
         return
     if not signature:
         raise CheckpointUntrusted(

@@ -10,14 +10,14 @@ from qcity_nb.ports import Store
 from qcity_nb.records import Head
 from qcity_nb.settings import Settings
 
-__all__ = ["bring_home", "packed"]
+__all__ = ["bring_home", "pack_for_hosts"]
 
 
 def _are_elsewhere(names: Iterable[str]) -> bool:
     return any(hosts.kind(name) != "local" for name in names)
 
 
-def packed(given: Settings, names: Iterable[str], say: Callable[[str], None]) -> tuple[str, bytes]:
+def pack_for_hosts(given: Settings, names: Iterable[str], say: Callable[[str], None]) -> tuple[str, bytes]:
     """Name and content of the project's files for these hosts; empty where all of them have the files.
 
     Args:
@@ -43,7 +43,7 @@ def bring_home(store: Store, given: Settings, head: Head, say: Callable[[str], N
     """
     if not (head.output and head.executed and head.project == given.project.name):
         return
-    if head.state == "running" or not _are_elsewhere(head.wanted.hosts):
+    if head.state == "running" or not _are_elsewhere(head.desired.hosts):
         return
     target = given.project.root / head.output
     draft = target.with_name(f".{target.name}.part")

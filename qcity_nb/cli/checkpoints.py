@@ -28,10 +28,10 @@ __all__ = ["diff", "export", "list", "prune", "verify"]
 
 
 def _open(args: argparse.Namespace) -> tuple[Store, str, Catalog]:
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
-    return store, run, Catalog(store, run, given.local)
+    return store, run, Catalog(store, run, given.local_dir)
 
 
 def _name(one: Checkpoint) -> str:
@@ -43,7 +43,7 @@ def _facts(one: Checkpoint) -> dict[str, Any]:
     return {
         "seq": one.seq,
         "step": manifest.step if manifest else ref.step if ref else None,
-        "epoch": one.epoch,
+        "term": one.term,
         "size_bytes": manifest.size_bytes if manifest else None,
         "new_bytes": one.new_bytes,
         "at": one.at,
@@ -70,7 +70,7 @@ def list(args: argparse.Namespace) -> int:
         (
             str(fact["seq"]),
             "-" if fact["step"] is None else str(fact["step"]),
-            str(fact["epoch"]),
+            str(fact["term"]),
             "-" if fact["size_bytes"] is None else size(fact["size_bytes"]),
             "-" if fact["new_bytes"] is None else size(fact["new_bytes"]),
             ago(fact["at"]),
@@ -89,7 +89,7 @@ def list(args: argparse.Namespace) -> int:
 
 def _title(one: Checkpoint) -> str:
     step = f", step {one.manifest.step}" if one.manifest else ""
-    return f"checkpoint {one.seq} (epoch {one.epoch}{step})"
+    return f"checkpoint {one.seq} (epoch {one.term}{step})"
 
 
 def _loops(one: Checkpoint) -> dict[str, LoopRecord]:

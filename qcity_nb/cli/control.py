@@ -18,7 +18,7 @@ from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.views.words import short
 
-__all__ = ["ask_stop", "check_hosts", "check_kernel", "detach", "settler"]
+__all__ = ["ask_stop", "check_hosts", "check_kernel", "detach", "tracking_finisher"]
 
 
 def check_hosts(names: tuple[str, ...], given: Settings) -> None:
@@ -41,7 +41,7 @@ def check_kernel(name: str, notebook: Path) -> None:
         raise NotebookInvalid(f"{short(notebook)} asks for the kernel {name!r}, which is not installed; {hint}")
 
 
-def settler(store: Store, given: Settings) -> Callable[[str], None]:
+def tracking_finisher(store: Store, given: Settings) -> Callable[[str], None]:
     """Brings the tracker's part of a run that ended to its end."""
 
     def settle(run: str) -> None:
@@ -49,7 +49,7 @@ def settler(store: Store, given: Settings) -> Callable[[str], None]:
             finish_tracking as tracker_part,  # brings in the tracker: only when there is one to settle
         )
 
-        tracker_part.settle(store, run, tracking=given.tracking, experiment=given.project.name)
+        tracker_part.finish_tracking(store, run, tracking=given.tracking, experiment=given.project.name)
 
     return settle
 
@@ -58,7 +58,7 @@ def detach(store: Store, given: Settings, run: str) -> Path:
     """Start ``qcity keep --run`` in a session of its own."""
     if store.address.startswith("memory:"):
         raise UsageError(f"a keeper in the background cannot see {store.address}: use a directory")
-    log = given.local / "keepers" / f"{run}.log"
+    log = given.local_dir / "keepers" / f"{run}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("ab")
@@ -68,7 +68,7 @@ def detach(store: Store, given: Settings, run: str) -> Path:
     environment = {name: value for name, value in os.environ.items() if name != LABEL}
     with file:
         child = subprocess.Popen(
-            [sys.executable, "-m", "qcity_nb.cli", "keep", "--run", run, "--state", store.address],
+            [sys.executable, "-m", "qcity_nb.cli", "keep", "--run", run, "--store", store.address],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -86,10 +86,10 @@ def ask_stop(store: Store, run: str) -> Head:
     def change(head: Head) -> Head:
         if head.state != "running":
             return head
-        is_idle = head.holder is None and head.intent is None
+        is_idle = head.holder is None and head.pending_launch is None
         return replace(
             head,
-            wanted=replace(head.wanted, state="stopped"),
+            desired=replace(head.desired, state="stopped"),
             state="stopped" if is_idle else head.state,
         )
 

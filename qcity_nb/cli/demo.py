@@ -28,7 +28,7 @@ from qcity_nb.errors import QcityError, UsageError
 from qcity_nb.ports import Store
 from qcity_nb.published.catalog import Catalog
 from qcity_nb.published.read import published_rows
-from qcity_nb.records import Event, Head, Row, Wanted
+from qcity_nb.records import DesiredState, Event, Head, Row
 from qcity_nb.run import identity, journal, lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
@@ -58,7 +58,7 @@ class Comparison:
     events: list[Event]
 
 
-def main(state: str | None = None, *, on: tuple[str, ...] = ("local",), plant: str = "") -> int:
+def main(store: str | None = None, *, on: tuple[str, ...] = ("local",), plant: str = "") -> int:
     """Run the demo; returns the exit code: 0 equal, 1 not.
 
     Args:
@@ -73,18 +73,18 @@ def main(state: str | None = None, *, on: tuple[str, ...] = ("local",), plant: s
     began_s = time.monotonic()
     elsewhere = on != ("local",)
     if elsewhere:
-        deaths.check(on, state)
+        deaths.check(on, store)
     folder = _folder()
-    templates.lay("digits", folder)
-    overrides: dict[str, object] = {"beat_s": 0.5, "ttl_s": 10, "publish_s": 1}
-    given = settings.load(folder, {**overrides, "store": state, "tracking": f"sqlite:///{folder}/.qcity/mlflow.db"})
-    store = open_store(given.store)
+    templates.extract("digits", folder)
+    overrides: dict[str, object] = {"heartbeat_s": 0.5, "ttl_s": 10, "publish_s": 1}
+    given = settings.load(folder, {**overrides, "store": store, "tracking": f"sqlite:///{folder}/.qcity/mlflow.db"})
+    opened = open_store(given.store)
     note = Progress(sys.stderr)
     note.say(f"The digits in {_short(folder)}: {EPOCHS} epochs, a checkpoint after each.")
     with _environment(given, elsewhere=elsewhere):
         note.say("\n1. Nobody disturbs this one.")
         hits = folder / ".qcity" / "calm.hits"
-        calm = _execute(store, given, "calm", note, plan=chaos.Plan(log=str(hits)).dumps(), hits=hits)
+        calm = _execute(opened, given, "calm", note, plan=chaos.Plan(log=str(hits)).dumps(), hits=hits)
         hits = folder / ".qcity" / "killed.hits"
         if elsewhere:
             note.say(f"\n2. The same again on {', '.join(on)}, two keepers, and three jobs are killed.")
@@ -94,8 +94,10 @@ def main(state: str | None = None, *, on: tuple[str, ...] = ("local",), plant: s
             note.say("\n2. The same again, and its host dies three times.")
             plan = deaths.while_saving(str(hits), plant=plant)
             kill = deaths.Killer(given, note)
-        killed = _execute(store, given, "killed", note, plan=plan.dumps(), hits=hits, kill=kill, on=on)
-    what = deaths.told(hits) if elsewhere else ["kernel killed", "process group killed", "killed while saving"]
+        killed = _execute(opened, given, "killed", note, plan=plan.dumps(), hits=hits, kill=kill, on=on)
+    what = (
+        deaths.describe_deaths(hits) if elsewhere else ["kernel killed", "process group killed", "killed while saving"]
+    )
     return _report(folder, calm, killed, what, time.monotonic() - began_s, struck=len(what) if elsewhere else None)
 
 
@@ -114,9 +116,9 @@ def _environment(given: Settings, *, elsewhere: bool) -> Iterator[None]:
     """What the attempts inherit: this demo's settings, whatever the user's own are."""
     ours = {
         "QCITY_STORE": given.store,
-        "QCITY_LOCAL": str(given.local),
+        "QCITY_LOCAL_DIR": str(given.local_dir),
         "QCITY_TRACKING": given.tracking,
-        "QCITY_BEAT": "0.5",
+        "QCITY_HEARTBEAT": "0.5",
         "QCITY_TTL": "10",
         "QCITY_PUBLISH": "1",
         # Jobs of an emulator run in this very Python, which has the package.
@@ -156,9 +158,9 @@ def _execute(
         name=name,
         parameters={**PARAMETERS, "model": f"models/{name}.npz", "plot": f"reports/{name}.png"},
         source=(root / NOTEBOOK).read_bytes(),
-        bundle=bundle.packed(given, on, note.say),
+        bundle=bundle.pack_for_hosts(given, on, note.say),
         output=f"{name}.ipynb",
-        wanted=Wanted(hosts=on),
+        desired=DesiredState(hosts=on),
         relaunch=replace(Head(run="", key="", project="", notebook="").relaunch, backoff_s=0.2),
     )
     with kill(store, head.run):
@@ -174,7 +176,7 @@ def _gather(store: Store, given: Settings, head: Head, hits: Path) -> Comparison
     from qcity_nb.testing import chaos
 
     blocks = published_rows(store, head, 0)
-    catalog = Catalog(store, head.run, given.local)
+    catalog = Catalog(store, head.run, given.local_dir)
     newest = catalog.find("newest")
     assert newest.manifest is not None
     with catalog.incoming() as incoming:
@@ -222,8 +224,8 @@ def _report(
         struck: how often it was killed, where that is known: a host that dies in the commit that would have made it the
             holder leaves no trace in the run. By default as often as another one went on.
     """
-    died = [int(event.data["step"]) for event in killed.events if event.kind == "lease" and event.epoch > 1]
-    sources = {event.epoch: event.data.get("source") for event in killed.events if event.kind == "lease"}
+    died = [int(event.data["step"]) for event in killed.events if event.kind == "lease" and event.term > 1]
+    sources = {event.term: event.data.get("source") for event in killed.events if event.kind == "lease"}
     plain = [(row.key, row.step, row.value) for row in killed.rows]
     calm_plain = [(row.key, row.step, row.value) for row in calm.rows]
     redone = killed.finished - calm.finished
@@ -237,7 +239,7 @@ def _report(
     told = "stored and in MLflow" if killed.tracked is not None else "stored (no MLflow here)"
     lines = [
         "",
-        f"attempts      {killed.head.epoch}: {', '.join(what)}",
+        f"attempts      {killed.head.term}: {', '.join(what)}",
         *(
             f"  attempt {epoch}   {_went_on(step, str(sources[epoch]))}"
             for epoch, step in zip(sorted(sources)[1:], died, strict=True)
@@ -282,4 +284,4 @@ def demo(args: argparse.Namespace) -> int:
     """``qcity demo``."""
     from qcity_nb.cli import demo as shown
 
-    return shown.main(address_of(args.state), on=args.on or ("local",), plant=args.plant)
+    return shown.main(address_of(args.store), on=args.on or ("local",), plant=args.plant)

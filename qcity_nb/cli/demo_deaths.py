@@ -15,13 +15,13 @@ from typing import Any
 from qcity_nb import hosts
 from qcity_nb.cli.progress import Progress
 from qcity_nb.errors import StoreError, UsageError
-from qcity_nb.hosts.labelled_processes import labelled
+from qcity_nb.hosts.labelled_processes import find_labelled
 from qcity_nb.ports import Store
 from qcity_nb.run import lease
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.settings import Settings
 
-__all__ = ["Killer", "check", "in_jobs", "second_keeper", "told", "while_saving"]
+__all__ = ["Killer", "check", "in_jobs", "second_keeper", "describe_deaths", "while_saving"]
 
 KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
 """The epochs around which the three kills of a local run happen."""
@@ -31,14 +31,14 @@ UPLOAD_S, COMMIT_S = 0.003, 0.006
 """So long after its beginning: over loopback either takes some 10 ms."""
 
 
-def check(on: tuple[str, ...], state: str | None) -> None:
+def check(on: tuple[str, ...], store: str | None) -> None:
     """May these hosts be killed from here?
 
     Raises:
         UsageError: no; the message says how.
     """
-    if any(hosts.kind(name) != "hf-jobs" for name in on) or not str(state or "").startswith("hf://"):
-        raise UsageError(f"the demo kills runs on local, or on hf-jobs with --state hf://…, not on {', '.join(on)}")
+    if any(hosts.kind(name) != "hf-jobs" for name in on) or not str(store or "").startswith("hf://"):
+        raise UsageError(f"the demo kills runs on local, or on hf-jobs with --store hf://…, not on {', '.join(on)}")
     from huggingface_hub import constants
 
     from qcity_nb.hosts.hf_jobs.client import is_here
@@ -79,7 +79,7 @@ _MIDDLE = {
 """By point: the one that comes when it is done, and what it is called."""
 
 
-def told(log: Path) -> list[str]:
+def describe_deaths(log: Path) -> list[str]:
     """What each death was in the middle of, as the crash points that were passed say."""
     from qcity_nb.testing import chaos
 
@@ -114,7 +114,7 @@ class Killer:
     """Kills the kernel alone, then the whole group, from outside, when the run has come so far."""
 
     def __init__(self, given: Settings, note: Progress) -> None:
-        self._given = given
+        self._settings = given
         self._note = note
         self._end = threading.Event()
 
@@ -138,21 +138,21 @@ class Killer:
                     continue
                 if holder is None:
                     continue
-                desk = Desk(self._given.local / "attempts" / holder.attempt)
-                done = _newest(desk)
+                mailbox = Mailbox(self._settings.local_dir / "attempts" / holder.attempt)
+                done = _newest(mailbox)
                 if done < epoch:
                     continue
-                kernel = int((desk.path / "watch").read_text(encoding="ascii"))
-                pids = [each.pid for each in labelled(holder.attempt)] if whole else [kernel]
+                kernel = int((mailbox.path / "watch").read_text(encoding="ascii"))
+                pids = [each.pid for each in find_labelled(holder.attempt)] if whole else [kernel]
                 for pid in pids:
                     _kill(pid)
                 self._note.say(f"   ✗ SIGKILL {'to all its processes' if whole else 'to the kernel'}, epoch {done}")
                 break
 
 
-def _newest(desk: Desk) -> int:
+def _newest(mailbox: Mailbox) -> int:
     """The newest local checkpoint's number: epochs finished, plus one for the beginning."""
-    tier = desk.status().tier
+    tier = mailbox.status().tier
     numbers = [int(file.stem) for file in (Path(tier) / "checkpoints").glob("*.json")] if tier else []
     return max(numbers, default=1) - 1
 

@@ -26,7 +26,7 @@ from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store, trust
-from qcity_nb.views.words import masked, table
+from qcity_nb.views.words import mask, table
 
 __all__ = ["Finding", "doctor"]
 
@@ -50,15 +50,15 @@ def _store(given: Settings) -> Iterator[Finding]:
     except QcityError as error:
         yield Finding(what="store", verdict="wrong", detail=str(error))
         return
-    yield Finding(what="store", verdict="ok", detail=f"{masked(store.address)}, {len(runs)} runs")
-    key, objection = settings.signing_key(), trust.objection(store)
+    yield Finding(what="store", verdict="ok", detail=f"{mask(store.address)}, {len(runs)} runs")
+    key, trust_problem = settings.signing_key(), trust.trust_problem(store)
     if key is not None:
         yield Finding(what="trust", verdict="ok", detail=f"checkpoints are signed with the key {signing.key_id(key)}")
-    elif objection:
-        yield Finding(what="trust", verdict="wrong", detail=f"checkpoints are not signed, and {objection}")
+    elif trust_problem:
+        yield Finding(what="trust", verdict="wrong", detail=f"checkpoints are not signed, and {trust_problem}")
     else:
         detail = f"checkpoints are not signed: {trust.who_writes(store)} can put one there, and it is unpickled"
-        yield Finding(what="trust", verdict="ok", detail=masked(detail))
+        yield Finding(what="trust", verdict="ok", detail=mask(detail))
     for run in runs:
         try:
             lease.read(store, run)
@@ -73,7 +73,7 @@ def _memory() -> str:
 
 
 def _local(given: Settings) -> Iterator[Finding]:
-    folder = given.local
+    folder = given.local_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -98,7 +98,7 @@ def _has(distribution: str) -> str | None:
 
 
 def _tracking(given: Settings) -> Iterator[Finding]:
-    address = masked(given.tracking)
+    address = mask(given.tracking)
     if not given.tracking:
         yield Finding(what="tracking", verdict="note", detail="none: metrics stay in the outbox")
         return
@@ -224,12 +224,12 @@ def doctor(args: argparse.Namespace) -> int:
         return _probe(args.probe, with_contract=args.contract, as_json=args.json)
     if args.contract:
         raise UsageError("--contract goes with --probe hf://USER/SCRATCH")
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     values = {
-        field.name: (masked(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
+        field.name: (mask(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
         for field in fields(given)
         if field.name not in ("origin", "project")
-        and not (field.name in ("desk", "chaos") and not getattr(given, field.name))  # not for people
+        and not (field.name in ("mailbox", "chaos") and not getattr(given, field.name))  # not for people
     }
     findings = [
         Finding(

@@ -39,7 +39,7 @@ def explain(args: argparse.Namespace) -> int:
     """``qcity explain``."""
     given, store, run = _find(args)
     head = lease.read(store, run).head
-    found = next((one for one in Catalog(store, run, given.local).checkpoints() if one.manifest is not None), None)
+    found = next((one for one in Catalog(store, run, given.local_dir).checkpoints() if one.manifest is not None), None)
     manifest = found.manifest if found is not None else None
     if found is None or manifest is None or not snapshots(manifest.cells):
         why = _why_not(store, head, manifest)
@@ -49,11 +49,11 @@ def explain(args: argparse.Namespace) -> int:
     cell = behind[-1] if args.cell is None else args.cell
     if cell not in behind:
         raise UsageError(f"{run} has no snapshot behind cell {cell}; there are some behind {_cells(behind)}")
-    told = account(manifest.cells, manifest.objects, cell)
+    report = account(manifest.cells, manifest.objects, cell)
     if args.json:
-        print(json.dumps(_facts(head, found, manifest, told)))
+        print(json.dumps(_facts(head, found, manifest, report)))
     else:
-        _show(head, found, manifest, told)
+        _show(head, found, manifest, report)
     return 0
 
 
@@ -61,10 +61,10 @@ def _find(args: argparse.Namespace) -> tuple[Settings, Store, str]:
     """A notebook's path means its newest run."""
     path = Path(args.run).expanduser().absolute()
     if path.suffix != ".ipynb":
-        given = settings.load(overrides={"store": address_of(args.state)})
+        given = settings.load(overrides={"store": address_of(args.store)})
         store = open_store(given.store)
         return given, store, identity.match(store, args.run)
-    given = settings_for(path, args.state)
+    given = settings_for(path, args.store)
     store = open_store(given.store)
     root = given.project.root
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
@@ -84,9 +84,9 @@ def _why_not(store: Store, head: Head, manifest: Manifest | None) -> str:
     """Why there is nothing to explain."""
     if manifest is None:
         return "no checkpoint yet, neither in the store nor on this host"
-    told = [event.data.get("message", "") for event in events(store, head.run, head) if event.kind == "no-snapshots"]
-    if told:
-        return f"no variables are saved: {told[-1]}"
+    report = [event.data.get("message", "") for event in events(store, head.run, head) if event.kind == "no-snapshots"]
+    if report:
+        return f"no variables are saved: {report[-1]}"
     if manifest.cells:
         return f"{_finished(manifest.cells)}, with no snapshot of the variables behind any: a new host runs all again"
     return "no finished cell is recorded: its checkpoints hold the states of loops alone"
@@ -95,46 +95,46 @@ def _why_not(store: Store, head: Head, manifest: Manifest | None) -> str:
 # --- for scripts
 
 
-def _facts(head: Head, found: Checkpoint, manifest: Manifest, told: Account) -> dict[str, Any]:
+def _facts(head: Head, found: Checkpoint, manifest: Manifest, report: Account) -> dict[str, Any]:
     behind = snapshots(manifest.cells)
     return {
         "run": head.run,
         "checkpoint": found.seq,
         "at": found.at,
         "where": [copy.where for copy in found.copies],
-        "cell": told.cell,
+        "cell": report.cell,
         "finished": len(manifest.cells),
         "snapshots": behind,
         "goes_on_at": None if head.is_over else behind[-1] + 1,
-        "variables": [{**asdict(one), "again": _again(one)} for one in told.variables],
-        "size_bytes": told.size_bytes,
-        "cost_s": told.cost_s,
-        "others_bytes": told.others_bytes,
+        "variables": [{**asdict(one), "again": _rerun_words(one)} for one in report.variables],
+        "size_bytes": report.size_bytes,
+        "cost_s": report.cost_s,
+        "others_bytes": report.others_bytes,
     }
 
 
-def _again(one: Variable) -> int | None:
-    return one.again if one.is_made_again else None
+def _rerun_words(one: Variable) -> int | None:
+    return one.rerun if one.is_rerun else None
 
 
 # --- for people
 
 
-def _show(head: Head, found: Checkpoint, manifest: Manifest, told: Account) -> None:
+def _show(head: Head, found: Checkpoint, manifest: Manifest, report: Account) -> None:
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    print(f"{head.run}: the variables behind cell {told.cell}, in checkpoint {found.seq}, saved {ago(found.at)}")
-    absent = [one for one in told.variables if one.back == "absent"]
-    others = [one for one in told.variables if one.back != "absent"]
+    print(f"{head.run}: the variables behind cell {report.cell}, in checkpoint {found.seq}, saved {ago(found.at)}")
+    absent = [one for one in report.variables if one.back == "absent"]
+    others = [one for one in report.variables if one.back != "absent"]
     for one in absent:
         print()
         print(_wrapped(f"{one.name} ({_short(one.kind)}) is not saved: {one.why}", columns, more="  "))
-        for line in _instead(one, told.cell):
+        for line in _instead(one, report.cell):
             print(_wrapped(line, columns, indent="    ", more="    "))
     if others:
         print()
         _print_rows([_row(one) for one in others], columns)
     print()
-    print(_wrapped(_whole(head, manifest, told), columns))
+    print(_wrapped(_whole(head, manifest, report), columns))
 
 
 def _short(kind: str) -> str:
@@ -143,13 +143,13 @@ def _short(kind: str) -> str:
 
 def _instead(one: Variable, cell: int) -> Iterator[str]:
     """What becomes of it, and what the user can do."""
-    if one.is_made_again:
-        verb = "runs" if one.again == cell else "run"
-        cells = _cells(range(one.again, cell + 1))
-        took = _seconds(one.again_s)
+    if one.is_rerun:
+        verb = "runs" if one.rerun == cell else "run"
+        cells = _cells(range(one.rerun, cell + 1))
+        took = _seconds(one.rerun_s)
         yield f"{cells} {verb} again ({took}) if a later cell needs it; else its use raises VariableLost"
     else:
-        why = f"to make it again would take {_seconds(one.again_s)}"
+        why = f"to make it again would take {_seconds(one.rerun_s)}"
         yield f"its use raises VariableLost: {'a loop has finished since it was made' if one.has_loop else why}"
     if one.advice:
         yield f"advice: {one.advice}"
@@ -221,18 +221,18 @@ def _finished(records: Sequence[CellRecord]) -> str:
     return f"{_cells(range(1, len(records) + 1))} {'has' if len(records) == 1 else 'have'} finished"
 
 
-def _whole(head: Head, manifest: Manifest, told: Account) -> str:
-    count = len(told.variables)
+def _whole(head: Head, manifest: Manifest, report: Account) -> str:
+    count = len(report.variables)
     newest = snapshots(manifest.cells)[-1]
-    text = f"{count} variable{'s' if count != 1 else ''}, {size(told.size_bytes)}; the snapshot took"
-    text += f" {_seconds(told.cost_s)}. {_finished(manifest.cells).capitalize()}"
+    text = f"{count} variable{'s' if count != 1 else ''}, {size(report.size_bytes)}; the snapshot took"
+    text += f" {_seconds(report.cost_s)}. {_finished(manifest.cells).capitalize()}"
     if head.is_over:
         text += f", and the run has {'succeeded' if head.state == 'succeeded' else 'failed'}."
     else:
-        again = [one.again for one in told.variables if one.is_made_again] if told.cell == newest else []
+        again = [one.rerun for one in report.variables if one.is_rerun] if report.cell == newest else []
         earlier = f", or at cell {min(again)} to make again what is absent" if again else ""
         text += f"; a new host goes on at cell {newest + 1}{earlier}."
-    if told.others_bytes:
-        which = "Older" if told.cell == newest else "Other"
-        text += f" {which} snapshots hold {size(told.others_bytes)} more."
+    if report.others_bytes:
+        which = "Older" if report.cell == newest else "Other"
+        text += f" {which} snapshots hold {size(report.others_bytes)} more."
     return text

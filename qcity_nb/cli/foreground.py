@@ -12,14 +12,14 @@ from types import FrameType
 
 from qcity_nb import errors, hosts
 from qcity_nb.cli.bundle import bring_home
-from qcity_nb.cli.control import ask_stop, settler
+from qcity_nb.cli.control import ask_stop, tracking_finisher
 from qcity_nb.cli.progress import Progress
 from qcity_nb.errors import GaveUp, QcityError, StoreError, UsageError
 from qcity_nb.hosts.local.launcher import wait_for_end
 from qcity_nb.ports import Store
 from qcity_nb.records import Head
 from qcity_nb.run import lease
-from qcity_nb.run.keeper import Keeper, Outcome, is_settled
+from qcity_nb.run.keeper import Keeper, Outcome, is_tracking_finished
 from qcity_nb.settings import Settings
 from qcity_nb.views.words import short, state_of
 
@@ -53,7 +53,9 @@ def follow(
         quiet: no report of a success.
     Returns: the exit code that the outcome means.
     """
-    keeper = Keeper(store, given, launchers=hosts.finder(given), settle=settler(store, given), pause=wait_for_end)
+    keeper = Keeper(
+        store, given, launchers=hosts.finder(given), finish_tracking=tracking_finisher(store, given), pause=wait_for_end
+    )
     ended_s: float | None = None
     interrupts = asked = 0
     newest = lease.read(store, run).head
@@ -69,7 +71,7 @@ def follow(
             ended_s = None
             return False
         ended_s = ended_s if ended_s is not None else time.monotonic()
-        return is_settled(head, tracking=given.tracking) or time.monotonic() - ended_s > SETTLE_S
+        return is_tracking_finished(head, tracking=given.tracking) or time.monotonic() - ended_s > SETTLE_S
 
     with sigterm_as_ctrl_c():
         while True:
@@ -113,7 +115,7 @@ def _interrupt(store: Store, given: Settings, newest: Head, note: Progress, *, i
 
 
 def _end(head: Head, given: Settings, note: Progress) -> None:
-    target = head.holder or head.intent
+    target = head.holder or head.pending_launch
     if target is not None:
         note.say(f"{head.run}: ends attempt {target.attempt}")
         hosts.launcher(target.host, given).stop(target.attempt, grace_s=0)
@@ -133,7 +135,7 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
         report = {
             "run": head.run,
             "state": head.state,
-            "attempts": head.epoch,
+            "attempts": head.term,
             "step": head.checkpoint.step if head.checkpoint else None,
             "executed": str(executed) if executed and executed.exists() else None,
             "failure": failure.message if failure and head.state == "failed" else None,
@@ -141,7 +143,7 @@ def _report(head: Head, given: Settings, *, as_json: bool) -> int:
         }
         print(json.dumps(report))
     else:
-        print(f"{head.run}: {state_of(head)} after {head.epoch} attempt{'s' if head.epoch != 1 else ''}")
+        print(f"{head.run}: {state_of(head)} after {head.term} attempt{'s' if head.term != 1 else ''}")
         if executed and executed.exists():
             print(f"executed notebook: {short(executed)}")
     if head.state == "failed" and failure is not None:

@@ -53,12 +53,12 @@ def list_hosts(args: argparse.Namespace) -> int:
 
 def watch_on(args: argparse.Namespace) -> int:
     """``qcity watch-on``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     if hosts.kind(args.host) != _JOBS:
         raise UsageError(f"watch-on {args.host}: only {_JOBS} can run a keeper on a schedule")
     client = JobsClient(given.job_namespace)
     if args.list:
-        found = schedule.listed(client)
+        found = schedule.list_schedules(client)
         if not found:
             print(f"no store is watched by jobs of {client.namespace}")
             return 0

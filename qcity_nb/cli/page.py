@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from qcity_nb import hosts, settings
 from qcity_nb.cli.arguments import address_of
-from qcity_nb.cli.control import settler
+from qcity_nb.cli.control import tracking_finisher
 from qcity_nb.cli.page_html import listing, single
 from qcity_nb.cli.page_reader import Reader
 from qcity_nb.cli.progress import Progress
@@ -45,7 +45,7 @@ class KeeperThread(threading.Thread):
             store,
             given,
             launchers=hosts.finder(given, kinds),
-            settle=settler(store, given),
+            finish_tracking=tracking_finisher(store, given),
             pause=self._rest,
         )
 
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def page(args: argparse.Namespace) -> int:
     """``qcity page``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     keeper = KeeperThread(store, given, args.keep) if args.keep is not None else None
     kinds = ", ".join(args.keep or ()) or "all hosts"

@@ -84,21 +84,21 @@ def _row(shown: Shown, base: str) -> str:
         f'<td><a href="{base}{quote(shown.run)}">{escape(shown.run)}</a></td>',
         f'<td><span style="color:{colour}">\u25cf</span> {escape(shown.state)}</td>',
         f"<td>{escape(shown.host) or '-'}</td>",
-        f'<td class="number">{head.epoch if head else "-"}</td>',
+        f'<td class="number">{head.term if head else "-"}</td>',
         f'<td class="number">{newest.step if newest else "-"}</td>',
         f"<td>{escape(ago(newest.at)) if newest else '-'}</td>",
     ]
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _story(shown: Shown, limit: int) -> str:
+def _journal_html(shown: Shown, limit: int) -> str:
     # Cell by cell is for who looks at one run.
-    told = [event for event in shown.story if limit > TAIL or event.data.get("status") != "completed"]
+    told = [event for event in shown.journal if limit > TAIL or event.data.get("status") != "completed"]
     rows = [event_row(event) for event in told[-limit:]]
     if not rows:
         return ""
     lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in reversed(rows))
-    left = len(shown.story) - len(rows)
+    left = len(shown.journal) - len(rows)
     what = f"journal, newest first{f'; {left} more lines' if left else ''}"
     return f'<details open><summary>{what}</summary><table class="story">{lines}</table></details>'
 
@@ -106,7 +106,7 @@ def _story(shown: Shown, limit: int) -> str:
 def _card(shown: Shown, limit: int) -> str:
     if shown.view is None:
         return f'<section><p class="trouble">{escape(shown.run)}: {escape(shown.trouble)}</p></section>'
-    return f"<section>{panel_html(shown.view)}{_story(shown, limit)}</section>"
+    return f"<section>{panel_html(shown.view)}{_journal_html(shown, limit)}</section>"
 
 
 def listing(shown: Sequence[Shown], *, address: str, notes: Sequence[str] = (), troubles: Sequence[str] = ()) -> str:

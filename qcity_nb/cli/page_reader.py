@@ -14,7 +14,7 @@ from qcity_nb.run import lease
 from qcity_nb.tracking.outbox import decode_rows
 from qcity_nb.views.curve import Point
 from qcity_nb.views.run_view import PanelView, Saved
-from qcity_nb.views.words import masked, since, state_of
+from qcity_nb.views.words import mask, since, state_of
 
 __all__ = ["Reader", "Shown"]
 
@@ -33,7 +33,7 @@ class Shown:
     view: PanelView | None = None
     host: str = ""
     """Where the newest attempt is, or was."""
-    story: tuple[Event, ...] = ()
+    journal: tuple[Event, ...] = ()
     trouble: str = ""
 
     @property
@@ -53,7 +53,7 @@ class _Known:
     rows: dict[str, list[Point]] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     journal: str = ""
-    story: tuple[Event, ...] = ()
+    journal_events: tuple[Event, ...] = ()
 
 
 class Reader:
@@ -77,7 +77,7 @@ class Reader:
     @property
     def address(self) -> str:
         """The store's."""
-        return masked(self._store.address)
+        return mask(self._store.address)
 
     def read(self) -> list[Shown]:
         """The runs: those under way first, then the newest."""
@@ -87,7 +87,7 @@ class Reader:
         self._read_s = now_s
         try:
             names = self._store.runs()
-            found = [self._one(name, now_s) for name in names]
+            found = [self._read_run(name, now_s) for name in names]
             found.sort(key=lambda shown: shown.head.created if shown.head else "", reverse=True)
             self._shown = sorted(found, key=lambda shown: shown.head is None or shown.head.state != "running")
             self._known = {name: self._known[name] for name in names if name in self._known}
@@ -96,7 +96,7 @@ class Reader:
             self.trouble = str(error)
         return self._shown
 
-    def _one(self, run: str, now_s: float) -> Shown:
+    def _read_run(self, run: str, now_s: float) -> Shown:
         known = self._known.get(run)
         if known is not None and known.shown.head is not None:
             is_ended = known.shown.head.state != "running"
@@ -107,7 +107,7 @@ class Reader:
             known = known or _Known(read_s=now_s, shown=Shown(run=run))
             self._rows(known, head)
             if known.journal != head.journal:
-                known.journal, known.story = head.journal, tuple(events(self._store, run, head))
+                known.journal, known.journal_events = head.journal, tuple(events(self._store, run, head))
         except (QcityError, codec.DecodeError) as error:
             return Shown(run=run, trouble=str(error))
         known.read_s = now_s
@@ -128,27 +128,31 @@ class Reader:
 
 
 def _shown(head: Head, known: _Known) -> Shown:
-    newest, holder, intent = head.checkpoint, head.holder, head.intent
-    hosts = [str(event.data["host"]) for event in known.story if event.kind == "lease" and event.data.get("host")]
+    newest, holder, pending_launch = head.checkpoint, head.holder, head.pending_launch
+    hosts = [
+        str(event.data["host"]) for event in known.journal_events if event.kind == "lease" and event.data.get("host")
+    ]
     host = holder.host if holder else (hosts[-1] if hosts else "")
-    deaths = [int(event.data.get("step", 0)) for event in known.story if event.kind == "lease" and event.epoch > 1]
+    deaths = [
+        int(event.data.get("step", 0)) for event in known.journal_events if event.kind == "lease" and event.term > 1
+    ]
     messages = []
-    if intent is not None and holder is None:
-        messages.append(f"attempt {intent.attempt} is being launched on {intent.host}")
+    if pending_launch is not None and holder is None:
+        messages.append(f"attempt {pending_launch.attempt} is being launched on {pending_launch.host}")
     if head.failure is not None and head.state != "succeeded":
         messages.append(head.failure.message)
     view = PanelView(
         run=head.run,
         state=state_of(head),
         host=host,
-        epoch=head.epoch,
+        term=head.term,
         attempt=holder.attempt if holder else "",
         published=Saved(seq=newest.seq, step=newest.step, age_s=max(0.0, since(newest.at) or 0.0)) if newest else None,
         rows_drained=sum(count for seq, count in known.counts.items() if seq <= head.tracked.drained_seq),
         rows_waiting=sum(count for seq, count in known.counts.items() if seq > head.tracked.drained_seq),
         metrics=known.rows,
         deaths=tuple(deaths),
-        tracker=masked(head.tracked.uri),
+        tracker=mask(head.tracked.uri),
         messages=tuple(messages),
     )
-    return Shown(run=head.run, head=head, view=view, host=host, story=known.story)
+    return Shown(run=head.run, head=head, view=view, host=host, journal=known.journal_events)

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     def with_store(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--state", metavar="STORE", help="where runs live: a directory or an address")
+        sub.add_argument("--store", metavar="STORE", help="where runs live: a directory or an address")
 
     def with_json(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--json", action="store_true", help="print JSON, for scripts")
@@ -201,8 +201,8 @@ def build_parser() -> argparse.ArgumentParser:
     watch = command(
         "watch-on",
         "have a keeper look at the store's runs on a schedule, without a machine of yours",
-        "  qcity watch-on hf-jobs --every 10m --state hf://me/runs\n  qcity watch-on hf-jobs --list\n"
-        "  qcity watch-on hf-jobs --off --state hf://me/runs",
+        "  qcity watch-on hf-jobs --every 10m --store hf://me/runs\n  qcity watch-on hf-jobs --list\n"
+        "  qcity watch-on hf-jobs --off --store hf://me/runs",
         ("cli.hosts", "watch_on"),
     )
     watch.add_argument("host", metavar="HOST", help="hf-jobs, or with hardware: hf-jobs:cpu-basic")
@@ -248,7 +248,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  qcity demo\n"
         "  qcity hub serve &                                    # a Hub emulator on this machine\n"
         "  export HF_ENDPOINT=http://127.0.0.1:8000 HF_TOKEN=any    # as it says\n"
-        "  qcity demo --state hf://user/demo --on hf-jobs       # jobs killed in an upload and in a commit",
+        "  qcity demo --store hf://user/demo --on hf-jobs       # jobs killed in an upload and in a commit",
         ("cli.demo", "demo"),
     )
     demo.add_argument("--on", type=_hosts, metavar="HOST", help="where the killed run runs: local, or hf-jobs")

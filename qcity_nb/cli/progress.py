@@ -46,7 +46,7 @@ class Progress:
         self._live = stream.isatty() if live is None else live
         self._heads: dict[str, Head] = {}
         self._saved_s: dict[str, float] = {}
-        self._said_s: dict[str, float] = {}
+        self._printed_s: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
         self._shown = ""
 
@@ -82,22 +82,26 @@ class Progress:
         newest = head.checkpoint
         if newest is not None and (before is None or before.checkpoint != newest):
             self._saved_s[run] = now_s
-            if not self._live and before is not None and now_s - self._said_s.get(run, -_STEP_EVERY_S) >= _STEP_EVERY_S:
-                self._said_s[run] = now_s
+            if (
+                not self._live
+                and before is not None
+                and now_s - self._printed_s.get(run, -_STEP_EVERY_S) >= _STEP_EVERY_S
+            ):
+                self._printed_s[run] = now_s
                 self.say(f"{run}: {place_of(newest)} saved")
         if self._live:
             self._show(head, now_s)
 
     def _compare(self, before: Head, head: Head) -> None:
-        if head.epoch != before.epoch and head.holder is not None:
+        if head.term != before.term and head.holder is not None:
             where = f"{head.holder.host}{f' ({head.holder.node})' if head.holder.node else ''}"
             newest = head.checkpoint
             went_on = f"; the store has {place_of(newest)}" if newest else ""
-            self.say(f"{head.run}: attempt {head.epoch} holds the run on {where}{went_on}")
+            self.say(f"{head.run}: attempt {head.term} holds the run on {where}{went_on}")
         if head.failure is not None and head.failure != before.failure and head.state == "running":
             self.say(f"{head.run}: {head.failure.message}; the next attempt tells whether it happens again")
-        if head.wanted.state != before.wanted.state and head.state == "running":
-            self.say(f"{head.run}: asked to {'stop' if head.wanted.state == 'stopped' else 'go on'}")
+        if head.desired.state != before.desired.state and head.state == "running":
+            self.say(f"{head.run}: asked to {'stop' if head.desired.state == 'stopped' else 'go on'}")
         if head.state != before.state:
             self.say(f"{head.run}: {state_of(head)}")
 
@@ -105,8 +109,8 @@ class Progress:
         parts = [head.run, state_of(head)]
         if head.holder is not None:
             parts.append(head.holder.host)
-        if head.epoch:
-            parts.append(f"attempt {head.epoch}")
+        if head.term:
+            parts.append(f"attempt {head.term}")
         if head.checkpoint is not None:
             parts.append(place_of(head.checkpoint))
             parts.append(f"saved {age(now_s - self._saved_s.get(head.run, now_s))} ago")

@@ -11,17 +11,17 @@ from pathlib import Path
 
 from qcity_nb import hosts, settings
 from qcity_nb.cli.arguments import address_of, settings_for
-from qcity_nb.cli.bundle import packed
-from qcity_nb.cli.control import ask_stop, check_hosts, check_kernel, detach, settler
+from qcity_nb.cli.bundle import pack_for_hosts
+from qcity_nb.cli.control import ask_stop, check_hosts, check_kernel, detach, tracking_finisher
 from qcity_nb.cli.foreground import SETTLE_S, follow, sigterm_as_ctrl_c
 from qcity_nb.cli.progress import Progress
 from qcity_nb.engine import parameters
 from qcity_nb.errors import UsageError
 from qcity_nb.hosts.local.launcher import wait_for_end
 from qcity_nb.ports import Store
-from qcity_nb.records import Relaunch, Wanted
+from qcity_nb.records import DesiredState, Relaunch
 from qcity_nb.run import identity, lease
-from qcity_nb.run.keeper import Keeper, Outcome, is_settled
+from qcity_nb.run.keeper import Keeper, Outcome, is_tracking_finished
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 from qcity_nb.views.words import place_of, short, state_of
@@ -32,9 +32,9 @@ __all__ = ["init", "keep", "resume", "run", "stop"]
 def run(args: argparse.Namespace) -> int:
     """``qcity run``."""
     path = Path(args.notebook).expanduser().absolute()
-    given = settings_for(path, args.state)
+    given = settings_for(path, args.store)
     asked = parameters.read(path)
-    values = parameters.typed(asked, [(name, text) for name, text in args.parameter], notebook=path.name)
+    values = parameters.type_parameters(asked, [(name, text) for name, text in args.parameter], notebook=path.name)
     names = args.on or given.hosts
     check_hosts(names, given)
     if names == ("local",):
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         output = out.relative_to(root).as_posix() if out.is_relative_to(root) else str(out)
     store = open_store(given.store)
     note = Progress(sys.stderr)
-    bundle = packed(given, names, note.say)
+    bundle = pack_for_hosts(given, names, note.say)
     head, is_new = identity.find_or_create(
         store,
         project=given.project.name,
@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         source=asked.content,
         bundle=bundle,
         output=output,
-        wanted=Wanted(hosts=names),
+        desired=DesiredState(hosts=names),
         relaunch=Relaunch(
-            attempts=given.attempts,
-            without_progress=given.without_progress,
+            max_attempts=given.max_attempts,
+            max_attempts_without_progress=given.max_attempts_without_progress,
             stall_timeout_s=given.stall_timeout_s,
         ),
     )
@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
             head = identity.renew_source(store, head, asked.content)
         if head.bundle != bundle[0]:
             head = identity.renew_bundle(store, head, bundle)
-    return _go_on(store, given, head.run, args, note)
+    return _follow_run(store, given, head.run, args, note)
 
 
 def resume(args: argparse.Namespace) -> int:
     """``qcity resume``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     name = identity.match(store, args.run)
     if args.on:
@@ -91,13 +91,13 @@ def resume(args: argparse.Namespace) -> int:
     head = identity.reopen(store, name, hosts=args.on or (), once=args.once or "")
     note = Progress(sys.stderr)
     if args.on and head.project == given.project.name:
-        head = identity.renew_bundle(store, head, packed(given, args.on, note.say))
+        head = identity.renew_bundle(store, head, pack_for_hosts(given, args.on, note.say))
     step = f" after {place_of(head.checkpoint)}" if head.checkpoint else ""
     note.say(f"{name}: goes on{step}")
-    return _go_on(store, given, name, args, note)
+    return _follow_run(store, given, name, args, note)
 
 
-def _go_on(store: Store, given: Settings, run: str, args: argparse.Namespace, note: Progress) -> int:
+def _follow_run(store: Store, given: Settings, run: str, args: argparse.Namespace, note: Progress) -> int:
     if not args.detach:
         return follow(store, given, run, note, as_json=args.json)
     log = detach(store, given, run)
@@ -108,7 +108,7 @@ def _go_on(store: Store, given: Settings, run: str, args: argparse.Namespace, no
 
 def keep(args: argparse.Namespace) -> int:
     """``qcity keep``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     runs = [identity.match(store, name) for name in args.run] if args.run else None
     note = Progress(sys.stdout, live=False)
@@ -121,7 +121,7 @@ def keep(args: argparse.Namespace) -> int:
                 ended_s.pop(run, None)
                 return False
             since_s = ended_s.setdefault(run, time.monotonic())
-            if not is_settled(head, tracking=given.tracking) and time.monotonic() - since_s < SETTLE_S:
+            if not is_tracking_finished(head, tracking=given.tracking) and time.monotonic() - since_s < SETTLE_S:
                 return False
         return runs is not None
 
@@ -130,7 +130,7 @@ def keep(args: argparse.Namespace) -> int:
             store,
             given,
             launchers=hosts.finder(given, args.on or ()),
-            settle=settler(store, given),
+            finish_tracking=tracking_finisher(store, given),
             pause=wait_for_end,
         ).keep(runs, once=args.once, until=is_done, see=note.see)
     return 0
@@ -138,7 +138,7 @@ def keep(args: argparse.Namespace) -> int:
 
 def stop(args: argparse.Namespace) -> int:
     """``qcity stop``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
     before = lease.read(store, run).head
@@ -158,7 +158,7 @@ def init(args: argparse.Namespace) -> int:
     from qcity_nb.cli import templates
 
     folder = Path(args.directory)
-    written = templates.lay(args.template or templates.names()[0], folder)
+    written = templates.extract(args.template or templates.names()[0], folder)
     for file in written:
         print(file)
     notebook = next((file.relative_to(folder) for file in written if file.suffix == ".ipynb"), None)

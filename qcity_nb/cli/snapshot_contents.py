@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from qcity_nb import codec
 from qcity_nb.checkpoint.storage.manifest import CellRecord, GroupRecord, ObjectRef
-from qcity_nb.engine.rerun import AGAIN_S, before
+from qcity_nb.engine.rerun import RERUN_S, last_with_names
 from qcity_nb.kernel.finished_cells import fold, groups_of, objects_of, size_of
-from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.records import NotSaved
 
 __all__ = ["Account", "Variable", "account", "snapshots"]
 
@@ -38,17 +38,17 @@ class Variable:
     why: str = ""
     """Why it is absent."""
     advice: str = ""
-    again: int = 0
+    rerun: int = 0
     """The cells from this one on make an absent one again, where a later cell needs it."""
-    again_s: float = 0.0
+    rerun_s: float = 0.0
     """How long these took."""
     has_loop: bool = False
     """One of these has a loop that has finished: it does not run again."""
 
     @property
-    def is_made_again(self) -> bool:
+    def is_rerun(self) -> bool:
         """Do cells run again for it? Else its use is an error that names it."""
-        return self.back == "absent" and self.again_s <= AGAIN_S and not self.has_loop
+        return self.back == "absent" and self.rerun_s <= RERUN_S and not self.has_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Account:
 
 def snapshots(records: Sequence[CellRecord]) -> list[int]:
     """The cells with a snapshot behind them."""
-    return [number for number, record in enumerate(records, 1) if record.space is not None]
+    return [number for number, record in enumerate(records, 1) if record.namespace is not None]
 
 
 def account(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell: int) -> Account:
@@ -78,44 +78,44 @@ def account(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell
         stored: the objects of the checkpoint that has these records, by name.
         cell: one of ``snapshots``.
     """
-    space = records[cell - 1].space
-    assert space is not None
+    namespace = records[cell - 1].namespace
+    assert namespace is not None
     groups = fold(records[:cell])
     objects = objects_of(groups.values())
     size_bytes = size_of(objects, stored)
     modules = [
         Variable(name=name, back="imported", kind="module", module=module)
-        for name, module in sorted(space.modules.items())
+        for name, module in sorted(namespace.modules.items())
         if "." not in name
     ]
     return Account(
         cell=cell,
-        variables=(*_absent(records[:cell]), *_saved(records[:cell], groups, stored), *modules),
+        variables=(*_not_saved(records[:cell]), *_saved(records[:cell], groups, stored), *modules),
         size_bytes=size_bytes,
-        cost_s=space.cost_s,
+        cost_s=namespace.cost_s,
         others_bytes=size_of(objects_of(groups_of(records)) - objects, stored),
     )
 
 
-def _absent(records: Sequence[CellRecord]) -> Iterator[Variable]:
-    absent = [_decoded(one.space.absent) if one.space is not None else None for one in records]
-    newest = absent[-1] or {}
+def _not_saved(records: Sequence[CellRecord]) -> Iterator[Variable]:
+    not_saved = [_decoded(one.namespace.not_saved) if one.namespace is not None else None for one in records]
+    newest = not_saved[-1] or {}
     for name, one in sorted(newest.items()):
-        behind = before(absent, len(records), {name})
+        behind = last_with_names(not_saved, len(records), {name})
         yield Variable(
             name=name,
             back="absent",
             kind=one.kind,
             why=one.why,
             advice=one.advice,
-            again=behind + 1,
-            again_s=round(sum(record.wall_s for record in records[behind:]), 3),
+            rerun=behind + 1,
+            rerun_s=round(sum(record.wall_s for record in records[behind:]), 3),
             has_loop=any(record.extra.get("loops") for record in records[behind:]),
         )
 
 
-def _decoded(absent: Sequence[Mapping[str, Any]]) -> dict[str, Absent]:
-    return {one.name: one for one in (codec.decode(Absent, each) for each in absent)}
+def _decoded(not_saved: Sequence[Mapping[str, Any]]) -> dict[str, NotSaved]:
+    return {one.name: one for one in (codec.decode(NotSaved, each) for each in not_saved)}
 
 
 def _saved(
@@ -142,8 +142,8 @@ def _changed(records: Sequence[CellRecord]) -> dict[tuple[str, ...], tuple[int, 
     found: dict[tuple[str, ...], tuple[int, int]] = {}
     first = 1
     for number in snapshots(records):
-        space = records[number - 1].space
-        assert space is not None
-        found.update((group.names, (first, number)) for group in space.groups)
+        namespace = records[number - 1].namespace
+        assert namespace is not None
+        found.update((group.names, (first, number)) for group in namespace.groups)
         first = number + 1
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qcity_nb.errors import UsageError
 
-__all__ = ["lay", "names"]
+__all__ = ["extract", "names"]
 
 
 def _home() -> Path:
@@ -26,7 +26,7 @@ def names() -> list[str]:
     return sorted(file.parent.name for file in _home().glob("*/pyproject.toml"))
 
 
-def lay(name: str, target: Path) -> list[Path]:
+def extract(name: str, target: Path) -> list[Path]:
     """Write the template's files below ``target``, which is made if it does not exist.
 
     Returns: the files written, sorted.

@@ -26,7 +26,7 @@ _LOOK_EVERY_S = 0.5
 
 def ps(args: argparse.Namespace) -> int:
     """``qcity ps``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     facts: list[dict[str, Any]] = []
     for run in store.runs():
@@ -46,7 +46,7 @@ def ps(args: argparse.Namespace) -> int:
                 "host": head.holder.host if head.holder else None,
                 "step": newest.step if newest else None,
                 "checkpoint_at": newest.at if newest else None,
-                "attempts": head.epoch,
+                "attempts": head.term,
                 "notebook": head.notebook,
             }
         )
@@ -74,7 +74,7 @@ def ps(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """``qcity show``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
     head = lease.read(store, run).head
@@ -99,12 +99,17 @@ def show(args: argparse.Namespace) -> int:
         ("notebook", f"{head.notebook} in project {head.project}"),
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
         ("made", f"{when(head.created)} ({ago(head.created)})"),
-        ("hosts", ", ".join(head.wanted.hosts)),
+        ("hosts", ", ".join(head.desired.hosts)),
         ("holder", lease.describe(head.holder) if head.holder else "nobody"),
-        ("attempts", f"{head.epoch} of at most {head.launches.since_epoch + head.relaunch.attempts}"),
+        ("attempts", f"{head.term} of at most {head.launches.since_term + head.relaunch.max_attempts}"),
     ]
-    if head.intent is not None:
-        rows.append(("launching", f"{head.intent.attempt} on {head.intent.host}, by {head.intent.keeper}"))
+    if head.pending_launch is not None:
+        rows.append(
+            (
+                "launching",
+                f"{head.pending_launch.attempt} on {head.pending_launch.host}, by {head.pending_launch.keeper}",
+            )
+        )
     newest = head.checkpoint
     if newest is not None:
         rows.append(("checkpoint", f"{place_of(newest)}, {ago(newest.at)}, {newest.name}"))
@@ -135,7 +140,7 @@ def _attempts(store: Store, run: str, head: Head) -> dict[str, str]:
     for event in events(store, run, head):
         if event.attempt:
             found.setdefault(event.attempt, str(event.data.get("host", "")))
-    for each in (head.intent, head.holder):
+    for each in (head.pending_launch, head.holder):
         if each is not None:
             found[each.attempt] = each.host
     return found
@@ -149,7 +154,7 @@ def _outlived(store: Store, run: str, attempt: str, every_s: float) -> Callable[
         nonlocal answer, asked_s
         if not answer and time.monotonic() - asked_s >= every_s:
             head = lease.read(store, run).head
-            holding = {each.attempt for each in (head.holder, head.intent) if each is not None}
+            holding = {each.attempt for each in (head.holder, head.pending_launch) if each is not None}
             answer, asked_s = head.state != "running" or attempt not in holding, time.monotonic()
         return answer
 
@@ -158,10 +163,10 @@ def _outlived(store: Store, run: str, attempt: str, every_s: float) -> Callable[
 
 def logs(args: argparse.Namespace) -> int:
     """``qcity logs``."""
-    given = settings.load(overrides={"store": address_of(args.state)})
+    given = settings.load(overrides={"store": address_of(args.store)})
     store = open_store(given.store)
     run = identity.match(store, args.run)
-    every_s = max(_LOOK_EVERY_S, min(5.0, given.beat_s / 4))
+    every_s = max(_LOOK_EVERY_S, min(5.0, given.heartbeat_s / 4))
     shown: set[str] = set()
     while True:
         head = lease.read(store, run).head

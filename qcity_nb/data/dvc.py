@@ -138,7 +138,7 @@ class Data:
             self._ask_dvc(output, name, places)
             wanted = self._files(output, name, directories)
             if wanted is None:
-                raise self._absent(output, output.path, places)
+                raise self._explain_missing(output, output.path, places)
         verified = Verified(self._state / "verified.json")
         missing, wrong = self._compare(wanted, verified)
         if wrong:
@@ -149,7 +149,7 @@ class Data:
                 self._ask_dvc(output, name, places)
             for path, md5 in missing.items():
                 if not objects.locate(directories, md5):
-                    raise self._absent(output, path, places)
+                    raise self._explain_missing(output, path, places)
             self._copy_all(missing, directories, verified)
         verified.save()
 
@@ -239,7 +239,7 @@ class Data:
             raise DataError(f"{name}: tracked in {output.source}, but there is no .dvc/config that names a remote")
         fetch.fetch(self.root, name, dvc=dvc)
 
-    def _absent(self, output: Output, path: str, places: Places) -> DataError:
+    def _explain_missing(self, output: Output, path: str, places: Places) -> DataError:
         place = places.directory(output.remote)
         where = f"the remote {place}" if place is not None else "the remote"
         what = "run `dvc repro` to make it" if output.is_pipeline else "run `dvc push` where the file still is"
@@ -282,7 +282,7 @@ def _scheme(places: Places, remote: str) -> str:
 
 def _damaged(path: str, md5: str, wrong: objects.Mismatch) -> DataError:
     return DataError(
-        f"{path}: the stored copy {wrong.place} has md5 {wrong.found}, expected {md5}; nothing was placed:"
+        f"{path}: the stored copy {wrong.place} has md5 {wrong.actual}, expected {md5}; nothing was placed:"
         f" delete that copy and `dvc push` again from where the file is whole"
     )
 

@@ -29,7 +29,7 @@ class Mismatch(Exception):
     def __init__(self, place: Path, found: str) -> None:
         super().__init__(f"{place} has md5 {found}")
         self.place = place
-        self.found = found
+        self.actual = found
 
 
 def md5_of(file: Path) -> str:

@@ -24,10 +24,10 @@ KERNEL_DIED = 138
 """What papermill exits with for it, too."""
 
 
-def _still_wanted(head: Head) -> None:
+def _is_still_desired(head: Head) -> None:
     if head.is_over:
         raise RunStopped(f"run {head.run!r} has {head.state} already")
-    if head.wanted.state != "running":
+    if head.desired.state != "running":
         raise RunStopped(f"run {head.run!r} is to be stopped")
 
 
@@ -36,16 +36,16 @@ def _run(spec: AttemptSpec) -> int:
     crashpoints.arm_plan(given.chaos)
     store = open_store(spec.store)
     head = read(store, spec.run).head
-    _still_wanted(head)
+    _is_still_desired(head)
     config = sidecar.config_for(
         given,
         run=spec.run,
         attempt=spec.attempt,
         host=spec.host,
         store=spec.store,
-        judged=spec.judged,
+        declared_dead=spec.declared_dead,
     )
-    desk, process = sidecar.spawn(config)
+    mailbox, process = sidecar.spawn(config)
     # Side by side: the agent takes the lease and fetches the checkpoint, a kernel starts, papermill, which is slow to
     # import, comes in here.
     from qcity_nb.engine import kernel_prestart
@@ -53,20 +53,20 @@ def _run(spec: AttemptSpec) -> int:
     source = store.get(spec.run, head.source) if head.source else b""
     if not source:
         raise NotebookInvalid(f"run {spec.run!r} has no notebook in its store")
-    notebook = desk.path / Path(head.notebook).name
+    notebook = mailbox.path / Path(head.notebook).name
     notebook.write_bytes(source)
-    name, language = _named(source)
-    with kernel_prestart.kernel(name, config.attempt, desk.path) as kernel:
+    name, language = _name_parameters(source)
+    with kernel_prestart.kernel(name, config.attempt, mailbox.path) as kernel:
         from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
         from papermill.execute import execute_notebook
 
-        from qcity_nb.engine.attempt_context import Seat
+        from qcity_nb.engine.attempt_context import AttemptContext
 
-        sidecar.wait_held(desk, process)
-        seat = Seat(
+        sidecar.wait_held(mailbox, process)
+        context = AttemptContext(
             config=config,
-            desk=desk,
+            mailbox=mailbox,
             grace_s=given.stop_grace_s,
             output=Path(spec.output) if spec.output else None,
             kernel=kernel,
@@ -74,10 +74,10 @@ def _run(spec: AttemptSpec) -> int:
         try:
             execute_notebook(
                 str(notebook),
-                str(desk.executed),
+                str(mailbox.executed),
                 parameters=dict(head.parameters),
                 engine_name="qcity",
-                seat=seat,
+                context=context,
                 kernel_name=name,
                 language=language,
                 progress_bar=False,
@@ -91,7 +91,7 @@ def _run(spec: AttemptSpec) -> int:
     return 0
 
 
-def _named(source: bytes) -> tuple[str, str | None]:
+def _name_parameters(source: bytes) -> tuple[str, str | None]:
     """The notebook's kernel, and a language for one that names neither: papermill refuses to guess.
 
     Raises:

@@ -9,18 +9,18 @@ from typing import Any, Literal
 
 from qcity_nb.records import Failure
 from qcity_nb.run import journal
-from qcity_nb.run.mailbox import Answer, Desk
+from qcity_nb.run.mailbox import Answer, Mailbox
 from qcity_nb.sidecar.start import Config, wait_held
 
-__all__ = ["Seat"]
+__all__ = ["AttemptContext"]
 
 
 @dataclass(slots=True)
-class Seat:
+class AttemptContext:
     """This process's place in an attempt: the desk, and what it came to."""
 
     config: Config
-    desk: Desk
+    mailbox: Mailbox
     grace_s: float
     outcome: Literal["running", "succeeded", "stopped", "lost"] = "running"
     failure: Failure | None = None
@@ -33,9 +33,9 @@ class Seat:
     """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
 
     @property
-    def epoch(self) -> int:
+    def term(self) -> int:
         """The attempt's epoch."""
-        return self.desk.status().epoch
+        return self.mailbox.status().term
 
     def hold(self) -> None:
         """Wait until the agent has the lease.
@@ -44,9 +44,9 @@ class Seat:
             RunHeld, StoreError, …: whatever the agent says why it has not.
         """
         if self.process is not None:
-            wait_held(self.desk, self.process)
+            wait_held(self.mailbox, self.process)
             self.process = None
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
-        self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.config.attempt, **data))
+        self.mailbox.note(journal.event(kind, term=self.term, attempt=self.config.attempt, **data))

@@ -16,10 +16,10 @@ from nbclient.util import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 
 from qcity_nb import errors
-from qcity_nb.engine.attempt_context import Seat
-from qcity_nb.engine.kernel_process import ended, told_at_once, told_of_end
-from qcity_nb.engine.resume_plan import Course, OnceInDoubt
-from qcity_nb.engine.watchdog import Warden
+from qcity_nb.engine.attempt_context import AttemptContext
+from qcity_nb.engine.kernel_process import end_kernel, use_channels, watch_for_end
+from qcity_nb.engine.resume_plan import OnceInDoubt, ResumePlan
+from qcity_nb.engine.watchdog import Watchdog
 from qcity_nb.records import Failure, Head
 from qcity_nb.run.lease import amend, read
 
@@ -34,7 +34,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
     """papermill's client: notices a dead kernel at once, and tells who fell."""
 
     async def _async_poll_kernel_alive(self) -> None:
-        with told_of_end(self.km.provisioner.pid) as ended:
+        with watch_for_end(self.km.provisioner.pid) as ended:
             while True:
                 if ended is None or ended.done():
                     await asyncio.sleep(POLL_S)
@@ -49,67 +49,67 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
 
     def create_kernel_manager(self) -> Any:
         """As nbclient; the kernel says itself when it is ready."""
-        return told_at_once(super().create_kernel_manager())
+        return use_channels(super().create_kernel_manager())
 
     async def _async_cleanup_kernel(self) -> None:
         if self.shutdown_kernel != "immediate":
-            await ended(self.km)
+            await end_kernel(self.km)
         await super()._async_cleanup_kernel()
 
     _cleanup_kernel = run_sync(_async_cleanup_kernel)
 
     def papermill_execute_cells(self) -> None:
         """All cells in order, up to the first that fails."""
-        seat = self.nb_man.seat
+        context = self.nb_man.context
         provisioner = self.km.provisioner
-        watch = seat.desk.path / "watch"
+        watch = context.mailbox.path / "watch"
         watch.write_text(str(provisioner.pid), encoding="ascii")
         try:
-            with Warden(seat, provisioner.pid):
-                self._execute_all(seat)
+            with Watchdog(context, provisioner.pid):
+                self._execute_all(context)
         finally:
             # From here on the kernel may go: the agent must not take that for a reason to fall silent.
             watch.write_text("", encoding="ascii")
 
-    def _execute_all(self, seat: Seat) -> None:
-        seat.hold()
-        self.log.info(f"qcity: run {seat.config.run}, epoch {seat.epoch}")
-        course = Course(self, seat.desk.path, self._noted)
-        course.begin()
-        for index in course.installs:
-            if not course.counted(index, run=self._execute):
+    def _execute_all(self, context: AttemptContext) -> None:
+        context.hold()
+        self.log.info(f"qcity: run {context.config.run}, epoch {context.term}")
+        plan = ResumePlan(self, context.mailbox.path, self._noted)
+        plan.begin()
+        for index in plan.installs:
+            if not plan.rerun_numbered(index, run=self._execute):
                 return
-        course.resume()
+        plan.resume()
         self.nb_man.autosave_cell()
         for index, cell in enumerate(self.nb.cells):
-            if course.is_again(index):
-                is_well = course.counted(index, run=self._execute)
-            elif course.passed(index):
-                if index not in course.installs:
-                    self._show_again(cell)
-                    self.nb_man.cell_passed(cell, course.took_s(index))
+            if plan.is_rerun(index):
+                is_well = plan.rerun_numbered(index, run=self._execute)
+            elif plan.is_skipped(index):
+                if index not in plan.installs:
+                    self._redisplay(cell)
+                    self.nb_man.cell_passed(cell, plan.took_s(index))
                 continue
             else:
                 try:
-                    is_well = self._run(index, course)
+                    is_well = self._run(index, plan)
                 except OnceInDoubt as doubt:
                     self.nb_man.save()
-                    _stop(seat, doubt)
+                    _stop(context, doubt)
                     return
             if not is_well:
                 return
-        course.settle()
-        seat.outcome = "succeeded"
+        plan.wait_idle()
+        context.outcome = "succeeded"
 
     def _noted(self, kind: str, **data: Any) -> None:
         """A line for the journal; papermill's log has it too."""
-        self.nb_man.seat.note(kind, **data)
+        self.nb_man.context.note(kind, **data)
         if kind == "cells":
             self.log.info(f"qcity: {data['passed']} cells finished in an earlier kernel: passed over")
         for text in [data["message"]] if "message" in data else data.get("said", []):
             self.log.info(f"qcity: {text}")
 
-    def _show_again(self, cell: Any) -> None:
+    def _redisplay(self, cell: Any) -> None:
         """``--stdout-file`` and ``--stderr-file`` begin empty: what a passed cell wrote goes there again."""
         files = {"stdout": self.stdout_file, "stderr": self.stderr_file}
         for output in cell.get("outputs", []):
@@ -117,39 +117,39 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
                 file.write("".join(output.text))
                 file.flush()
 
-    def _run(self, index: int, course: Course) -> bool:
+    def _run(self, index: int, plan: ResumePlan) -> bool:
         """One cell that has not finished before; false where it failed."""
-        if course.begins(index, partial(_decided, self.nb_man.seat)):
-            return self._execute(index, course)
+        if plan.begins(index, partial(_decide, self.nb_man.context)):
+            return self._execute(index, plan)
         self.nb_man.cell_passed(self.nb.cells[index])
-        course.finished(index, 0.0)
+        plan.finish_cell(index, 0.0)
         return True
 
-    def _execute(self, index: int, course: Course | None = None) -> bool:
+    def _execute(self, index: int, plan: ResumePlan | None = None) -> bool:
         """One cell; false where the notebook ends there. ``course`` is told if it ended well, and how long it took."""
-        seat = self.nb_man.seat
+        context = self.nb_man.context
         cell = self.nb.cells[index]
-        if course is not None:
-            course.settle()
+        if plan is not None:
+            plan.wait_idle()
         began_s = time.monotonic()
         self.nb_man.cell_start(cell, index)
         try:
             self.execute_cell(cell, index)
-            if course is not None:
-                course.finished(index, time.monotonic() - began_s)
+            if plan is not None:
+                plan.finish_cell(index, time.monotonic() - began_s)
         except CellExecutionError as error:
             self._failed(index, error)
             if _is_end(error):
-                if course is not None:
-                    course.finished(index, time.monotonic() - began_s, is_end=True)
-                    course.settle()
-                seat.outcome = "succeeded"
+                if plan is not None:
+                    plan.finish_cell(index, time.monotonic() - began_s, is_end=True)
+                    plan.wait_idle()
+                context.outcome = "succeeded"
             else:
-                _judge(seat, index, cell, error.ename, error.evalue, error.traceback)
+                _judge(context, index, cell, error.ename, error.evalue, error.traceback)
             return False
         except CellTimeoutError as error:
             self._failed(index, error)
-            _judge(seat, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
+            _judge(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
             raise
         except DeadKernelError:
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
@@ -167,45 +167,45 @@ def _is_end(error: CellExecutionError) -> bool:
     return error.ename == "SystemExit" and error.evalue in ("", "0")
 
 
-def _decided(seat: Seat) -> Mapping[str, Any]:
+def _decide(context: AttemptContext) -> Mapping[str, Any]:
     """What somebody said of a cell that must not run twice."""
     from qcity_nb.stores import open_store
 
-    found: Mapping[str, Any] = read(open_store(seat.config.store), seat.config.run).head.extra.get("once", {})
+    found: Mapping[str, Any] = read(open_store(context.config.store), context.config.run).head.extra.get("once", {})
     return found
 
 
-def _stop(seat: Seat, doubt: OnceInDoubt) -> None:
+def _stop(context: AttemptContext, doubt: OnceInDoubt) -> None:
     """Nobody goes on until somebody has said what is so."""
     from qcity_nb.stores import open_store
 
     def stopped(head: Head) -> Head:
         asked = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
-        return replace(head, wanted=replace(head.wanted, state="stopped"), extra={**head.extra, "once": asked})
+        return replace(head, desired=replace(head.desired, state="stopped"), extra={**head.extra, "once": asked})
 
-    reason = str(doubt).replace("RUN", seat.config.run)
-    seat.note("once", index=doubt.index, message=reason)
-    seat.desk.ask("stop", reason=reason)
-    amend(open_store(seat.config.store), seat.config.run, stopped)
-    seat.outcome = "stopped"
+    reason = str(doubt).replace("RUN", context.config.run)
+    context.note("once", index=doubt.index, message=reason)
+    context.mailbox.ask("stop", reason=reason)
+    amend(open_store(context.config.store), context.config.run, stopped)
+    context.outcome = "stopped"
 
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 
 
-def _judge(seat: Seat, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
+def _judge(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
     """What a failed cell means: a stop that was asked for, a lost lease, or the notebook's own error."""
-    status = seat.desk.status()
+    status = context.mailbox.status()
     if ename in ("RunStopped", "KeyboardInterrupt") and status.stop:
-        seat.outcome = "stopped"
+        context.outcome = "stopped"
         return
     if ename == "LeaseLost" or status.state == "lost":
-        seat.outcome = "lost"
+        context.outcome = "lost"
         return
     words = f"{ename}|{_ADDRESS.sub('', str(evalue))}|{cell.source}"
     # Of our own errors only these are the host's: its disk is full or damaged, or the store does not answer.
     is_hosts = ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
-    seat.failure = Failure(
+    context.failure = Failure(
         cause="host" if is_hosts else "notebook",
         signature=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),
         message=f"cell {index + 1}: {ename}: {evalue}",

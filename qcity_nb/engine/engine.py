@@ -22,12 +22,12 @@ from papermill.utils import merge_kwargs, remove_args
 
 from qcity_nb import codec, errors
 from qcity_nb.engine import kernel_prestart
-from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.client import Client
 from qcity_nb.engine.notebook_writer import Bookkeeper
 from qcity_nb.engine.paths import path_of
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
-from qcity_nb.records import Wanted
+from qcity_nb.records import DesiredState
 from qcity_nb.run import identity
 from qcity_nb.run.processes import is_alive
 from qcity_nb.sidecar import start as sidecar
@@ -50,7 +50,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         progress_bar: Any = True,
         log_output: bool = False,
         autosave_cell_every: int = 30,
-        seat: Seat | None = None,
+        context: AttemptContext | None = None,
         start: kernel_prestart.Start | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -65,24 +65,24 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             LeaseLost: another attempt took the run over.
             RunStopped: the run was stopped; what was finished is saved.
         """
-        if seat is None:
+        if context is None:
             assert start is not None
-            seat = _own_seat(nb, path_of(kwargs.get("input_path")), start)
+            context = _own_seat(nb, path_of(kwargs.get("input_path")), start)
         books = Bookkeeper(
             nb,
-            seat,
+            context,
             output_path=output_path,
             progress_bar=progress_bar,
             log_output=log_output,
             autosave_cell_every=autosave_cell_every,
         )
         books.notebook_start()
-        with _signals(seat):
+        with _signals(context):
             try:
                 cls.execute_managed_notebook(books, kernel_name, log_output=log_output, **kwargs)
             finally:
                 books.notebook_complete()
-                _conclude(seat)
+                _conclude(context)
         return books.nb
 
     @classmethod
@@ -109,13 +109,15 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             stdout_file=stdout_file,
             stderr_file=stderr_file,
         )
-        seat = nb_man.seat
-        client = Client(nb_man, km=seat.kernel, **final)
+        context = nb_man.context
+        client = Client(nb_man, km=context.kernel, **final)
         client.owns_km = True  # whoever started it: this execution ends it
-        return client.execute(env={**os.environ, **kernel_prestart.environ(seat.config.attempt, seat.desk.path)})
+        return client.execute(
+            env={**os.environ, **kernel_prestart.environ(context.config.attempt, context.mailbox.path)}
+        )
 
 
-def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> Seat:
+def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptContext:
     """papermill alone: find or make the run that this notebook and its parameters mean."""
     from qcity_nb.stores import open_store
 
@@ -129,7 +131,7 @@ def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> Seat:
         notebook=name,
         parameters=parameters,
         source=full.read_bytes() if full.is_file() else b"",
-        wanted=Wanted(attended=True),  # somebody else's scheduler started it, and starts it again
+        desired=DesiredState(manual=True),  # somebody else's scheduler started it, and starts it again
     )
     config = sidecar.config_for(
         given,
@@ -138,19 +140,21 @@ def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> Seat:
         host="papermill",
         wait=True,
     )
-    desk, process = sidecar.spawn(config)
-    return Seat(config=config, desk=desk, grace_s=given.stop_grace_s, process=process, kernel=start.kernel)
+    mailbox, process = sidecar.spawn(config)
+    return AttemptContext(
+        config=config, mailbox=mailbox, grace_s=given.stop_grace_s, process=process, kernel=start.kernel
+    )
 
 
 @contextmanager
-def _signals(seat: Seat) -> Iterator[None]:
+def _signals(context: AttemptContext) -> Iterator[None]:
     """SIGTERM and the first Ctrl-C ask for a stop at the next boundary; the second Ctrl-C interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ask(number: int, frame: object) -> None:
-        seat.desk.ask("stop", reason="terminated" if number == signal.SIGTERM else "interrupted")
+        context.mailbox.ask("stop", reason="terminated" if number == signal.SIGTERM else "interrupted")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -161,7 +165,7 @@ def _signals(seat: Seat) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _conclude(seat: Seat) -> None:
+def _conclude(context: AttemptContext) -> None:
     """Tell the agent how it ended, and wait until that is published.
 
     Raises:
@@ -169,30 +173,30 @@ def _conclude(seat: Seat) -> None:
         RunHeld, StoreError, …: it has not begun.
         StoreUnavailable: the store did not answer in time; the local tier has everything.
     """
-    seat.hold()
-    status = seat.desk.status()
-    if seat.outcome == "lost" or status.state == "lost":
-        seat.outcome = "lost"
+    context.hold()
+    status = context.mailbox.status()
+    if context.outcome == "lost" or status.state == "lost":
+        context.outcome = "lost"
         raise LeaseLost(status.reason)
-    state = {"succeeded": "succeeded"}.get(seat.outcome, "running")
-    failure = codec.encode(seat.failure) if seat.failure else None
-    request = seat.desk.ask("end", state=state, failure=failure)
+    state = {"succeeded": "succeeded"}.get(context.outcome, "running")
+    failure = codec.encode(context.failure) if context.failure else None
+    request = context.mailbox.ask("end", state=state, failure=failure)
     until = time.monotonic() + END_S
-    while (answer := seat.desk.answered(request)) is None:
-        status = seat.desk.status()
+    while (answer := context.mailbox.answer_to(request)) is None:
+        status = context.mailbox.status()
         if status.state in ("lost", "refused"):
             # Refused: a second agent could not go on for the first.
-            seat.outcome = "lost"
+            context.outcome = "lost"
             raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
-            sidecar.spawn(sidecar.again(seat.config))
+            sidecar.spawn(sidecar.respawn(context.config))
             time.sleep(1.0)
         if time.monotonic() > until:
             raise StoreUnavailable(status.message or "the agent did not answer")
         time.sleep(0.02)
-    seat.answer = answer
+    context.answer = answer
     if not answer.ok:
-        seat.outcome = "running"
+        context.outcome = "running"
         raise getattr(errors, answer.error, CheckpointError)(answer.reason)
-    if seat.outcome == "stopped":
+    if context.outcome == "stopped":
         raise RunStopped(status.stop or "stopped")

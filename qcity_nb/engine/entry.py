@@ -19,7 +19,7 @@ class QcityEngine:
         from qcity_nb.engine import kernel_prestart
         from qcity_nb.engine.paths import path_of
 
-        if kwargs.get("seat") is not None:
+        if kwargs.get("context") is not None:
             return _engine().execute_notebook(nb, kernel_name, *args, **kwargs)
         with kernel_prestart.start(path_of(kwargs.get("input_path")), kernel_name) as start:
             return _engine().execute_notebook(nb, kernel_name, *args, start=start, **kwargs)

@@ -18,7 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
 
 from qcity_nb import settings
-from qcity_nb.engine.kernel_process import told_at_once
+from qcity_nb.engine.kernel_process import use_channels
 
 __all__ = ["Start", "environ", "kernel", "start"]
 
@@ -33,9 +33,9 @@ class Start:
     """The manager of its kernel; ``None``: nbclient is to start one."""
 
 
-def environ(attempt: str, desk: Path) -> dict[str, str]:
+def environ(attempt: str, mailbox: Path) -> dict[str, str]:
     """What tells a kernel which attempt it belongs to."""
-    return {settings.ENV + "DESK": str(desk), settings.ENV + "ATTEMPT": attempt}
+    return {settings.ENV + "DESK": str(mailbox), settings.ENV + "ATTEMPT": attempt}
 
 
 @contextmanager
@@ -47,21 +47,21 @@ def start(notebook: Path, kernel_name: str) -> Iterator[Start]:
     """
     given = settings.load(notebook.parent if notebook.parent.is_dir() else None)
     attempt = f"papermill-{uuid.uuid4().hex[:12]}"
-    with kernel(kernel_name, attempt, given.desk_of(attempt)) as manager:
+    with kernel(kernel_name, attempt, given.mailbox_of(attempt)) as manager:
         yield Start(given, attempt, manager)
 
 
 @contextmanager
-def kernel(name: str, attempt: str, desk: Path) -> Iterator[Any]:
+def kernel(name: str, attempt: str, mailbox: Path) -> Iterator[Any]:
     """Start a kernel as nbclient would; it is ended with the block, if nobody ended it before.
 
     Returns: its manager, to be given to nbclient; ``None`` if it cannot be started, which nbclient says better.
     """
-    manager = told_at_once(AsyncKernelManager(kernel_name=name))
+    manager = use_channels(AsyncKernelManager(kernel_name=name))
     try:
         # As nbclient: no history on disk.
         extra = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
-        run_sync(manager.start_kernel)(extra_arguments=extra, env={**os.environ, **environ(attempt, desk)})
+        run_sync(manager.start_kernel)(extra_arguments=extra, env={**os.environ, **environ(attempt, mailbox)})
     except (NoSuchKernel, OSError):
         yield None
         return

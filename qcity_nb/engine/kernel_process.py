@@ -19,7 +19,7 @@ from typing import Any
 from jupyter_client.asynchronous import AsyncKernelClient  # type: ignore[attr-defined]  # the public name
 from jupyter_client.manager import AsyncKernelManager
 
-__all__ = ["Channels", "ended", "told_at_once", "told_of_end"]
+__all__ = ["Channels", "end_kernel", "use_channels", "watch_for_end"]
 
 ANSWER_S = 1.0
 """A kernel that has not answered by then is asked again: it may not have heard."""
@@ -68,7 +68,7 @@ class Channels(AsyncKernelClient):
         return is_heard
 
 
-def told_at_once(manager: Any) -> Any:
+def use_channels(manager: Any) -> Any:
     """The same manager; its clients are ``Channels``, unless somebody has chosen others."""
     if type(manager) is AsyncKernelManager and manager.client_factory is AsyncKernelClient:
         manager.client_factory = Channels
@@ -76,7 +76,7 @@ def told_at_once(manager: Any) -> Any:
 
 
 @contextmanager
-def told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
+def watch_for_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
     """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
     loop = asyncio.get_running_loop()
     handle = None
@@ -99,14 +99,14 @@ def told_of_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
         os.close(handle)
 
 
-async def ended(manager: Any) -> None:
+async def end_kernel(manager: Any) -> None:
     """Ask a kernel to end, and wait until it has; it is killed if it does not, as in ``shutdown_kernel``.
 
     Does nothing where jupyter_client must: for other managers than its own, and without a pidfd.
     """
     if type(manager) is not AsyncKernelManager or not await manager.is_alive():
         return
-    with told_of_end(getattr(manager.provisioner, "pid", None)) as end:
+    with watch_for_end(getattr(manager.provisioner, "pid", None)) as end:
         if end is not None:
             await manager.interrupt_kernel()
             await manager.request_shutdown()

@@ -12,7 +12,7 @@ import nbformat
 from papermill.engines import NotebookExecutionManager
 
 from qcity_nb import crashpoints
-from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.paths import local_path
 
 __all__ = ["Bookkeeper"]
@@ -28,7 +28,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-def _merged(nb: Any) -> Any:
+def _merge(nb: Any) -> Any:
     """Adjacent pieces of one stream joined: how they arrive is the network's matter, not the notebook's."""
     for cell in nb.cells:
         outputs: list[Any] = []
@@ -46,37 +46,37 @@ def _merged(nb: Any) -> Any:
 class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
     """papermill's bookkeeping, with atomic writes and a status that says what happened."""
 
-    def __init__(self, nb: Any, seat: Seat, **kwargs: Any) -> None:
-        self.seat = seat
+    def __init__(self, nb: Any, context: AttemptContext, **kwargs: Any) -> None:
+        self.context = context
         super().__init__(nb, **kwargs)
 
     def save(self, **kwargs: Any) -> None:
         """Write the notebook to the desk, and to the output where that is a local file."""
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
-        if self.seat.process is not None:
+        if self.context.process is not None:
             return  # the output may be that of another attempt, which runs
-        data = str(nbformat.writes(_merged(self.nb))).encode()
-        _write_atomically(self.seat.desk.executed, data)
+        data = str(nbformat.writes(_merge(self.nb))).encode()
+        _write_atomically(self.context.mailbox.executed, data)
         output = local_path(self.output_path) if self.output_path else None
         # Neither is a device or a pipe replaced by a file, nor a folder made that papermill would miss.
         if output is not None and output.parent.is_dir() and (output.is_file() or not output.exists()):
             _write_atomically(output, data)
         elif self.output_path:
             super().save(**kwargs)
-        if self.seat.output is not None:
-            _write_atomically(self.seat.output, data)
+        if self.context.output is not None:
+            _write_atomically(self.context.output, data)
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         """A cell begins."""
         crashpoints.hit("cell.before")
         told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
-        _write_atomically(self.seat.desk.path / "cell.json", json.dumps(told).encode())
+        _write_atomically(self.context.mailbox.path / "cell.json", json.dumps(told).encode())
         self._began_s = time.monotonic()
         super().cell_start(cell, cell_index, **kwargs)
 
-    def cell_passed(self, cell: Any, wall_s: float | None = None) -> None:
+    def cell_skipped(self, cell: Any, wall_s: float | None = None) -> None:
         """A cell has finished in an earlier kernel: it shows what it showed then, and how long it took."""
         cell.metadata.papermill.update(status=self.COMPLETED, exception=False, duration=wall_s)
         if self.pbar:
@@ -87,7 +87,7 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         if not kwargs.get("died"):
             super().cell_complete(cell, cell_index, **kwargs)
         if cell.cell_type == "code":
-            self.seat.note(
+            self.context.note(
                 "cell",
                 index=cell_index,
                 id=cell.get("id"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from qcity_nb.errors import NotebookInvalid, UsageError
 
-__all__ = ["Asked", "read", "typed"]
+__all__ = ["Asked", "read", "type_parameters"]
 
 _UNKNOWN = object()
 """The default of a parameter whose value is no plain literal."""
@@ -144,7 +144,7 @@ def _fit(name: str, text: str, default: Any) -> Any:
     return value
 
 
-def typed(asked: Asked, given: Iterable[tuple[str, str]], *, notebook: str) -> dict[str, Any]:
+def type_parameters(asked: Asked, given: Iterable[tuple[str, str]], *, notebook: str) -> dict[str, Any]:
     """The parameters that a command line gives, each checked and typed by the notebook's default.
 
     Raises:

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["AGAIN_S", "before", "whole"]
+__all__ = ["RERUN_S", "last_with_names", "last_with_snapshot"]
 
-AGAIN_S = 60.0
+RERUN_S = 60.0
 """Cells that made what cannot be saved run again if they took no longer than this."""
 
 
-def whole(absent: Sequence[Collection[str] | None], count: int) -> int:
+def last_with_snapshot(not_saved: Sequence[Collection[str] | None], count: int) -> int:
     """The last of the first ``count`` cells with a snapshot behind it; 0: none."""
-    while count and absent[count - 1] is None:
+    while count and not_saved[count - 1] is None:
         count -= 1
     return count
 
 
-def before(absent: Sequence[Collection[str] | None], count: int, names: Collection[str]) -> int:
+def last_with_names(not_saved: Sequence[Collection[str] | None], count: int, names: Collection[str]) -> int:
     """The last of the first ``count`` cells whose snapshot lacks none of ``names``: what follows it makes them again.
 
     Args:
         count: 0, or a cell with a snapshot.
     """
-    while count and not set(names).isdisjoint(absent[count - 1] or ()):
-        count = whole(absent, count - 1)
+    while count and not set(names).isdisjoint(not_saved[count - 1] or ()):
+        count = last_with_snapshot(not_saved, count - 1)
     return count

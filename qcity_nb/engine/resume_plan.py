@@ -19,22 +19,22 @@ from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its o
 from nbformat import from_dict
 from nbformat.v4 import new_output
 
-from qcity_nb.cells.names import mentioned, mentioned_in_bodies
+from qcity_nb.cells.names import find_names, find_names_in_bodies
 from qcity_nb.cells.side_effects import effects
-from qcity_nb.cells.source_chain import chain, finished
+from qcity_nb.cells.source_chain import chain, count_finished
 from qcity_nb.cells.tags import check_tags, installs, is_once, is_rerun, skips_snapshot
 from qcity_nb.engine import rerun
-from qcity_nb.engine.kernel_process import told_of_end
+from qcity_nb.engine.kernel_process import watch_for_end
 from qcity_nb.errors import StoreUnavailable
-from qcity_nb.kernel.snapshot_budget import postponed
+from qcity_nb.kernel.snapshot_budget import describe_postponed
 from qcity_nb.kernel.widgets import put_states, shows_widgets, states_in
 
-__all__ = ["Course", "OnceInDoubt", "Told"]
+__all__ = ["ResumePlan", "OnceInDoubt", "EventWriter"]
 
 _ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{given!r})"
 
 
-def _absent(records: list[dict[str, Any]]) -> list[set[str] | None]:
+def _not_saved(records: list[dict[str, Any]]) -> list[set[str] | None]:
     return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
 
 
@@ -55,30 +55,32 @@ class OnceInDoubt(Exception):
         )
 
 
-class Told(Protocol):
+class EventWriter(Protocol):
     """Where the course says what happens: the run's journal."""
 
     def __call__(self, kind: str, **data: object) -> None:
         """One line."""
 
 
-class Course:
+class ResumePlan:
     """What of a notebook has finished."""
 
-    def __init__(self, client: Any, desk: Path, note: Told) -> None:
+    def __init__(self, client: Any, mailbox: Path, note: EventWriter) -> None:
         """For nbclient's ``client``, whose kernel runs."""
         self._client = client
-        self._desk = desk
+        self._mailbox = mailbox
         self._note = note
-        self._cells = client.nb.cells
-        self._places = [n for n, cell in enumerate(self._cells) if cell.cell_type == "code" and cell.source.strip()]
+        self._code_cells = client.nb.cells
+        self._places = [
+            n for n, cell in enumerate(self._code_cells) if cell.cell_type == "code" and cell.source.strip()
+        ]
         """Which of the notebook's cells are code, in order: a position counts in this list."""
-        self._chain = chain([self._cells[n].source for n in self._places])
+        self._chain = chain([self._code_cells[n].source for n in self._places])
         self._positions = {n: position for position, n in enumerate(self._places)}
         self._shown: dict[int, str] = {}
         self._is_on = False
         self._records: list[dict[str, Any]] = []
-        self._again: set[int] = set()
+        self._rerun: set[int] = set()
         self._covered = 0
         """So many cells had finished, some of which may have to run again."""
         self._once: Mapping[str, str] = {}
@@ -94,7 +96,7 @@ class Course:
 
     def _ask(self, op: str, **given: Any) -> dict[str, Any]:
         """What the kernel answers; ``ok`` is false where it cannot."""
-        self.settle()
+        self.wait_idle()
         found: dict[str, Any] = run_sync(self._answered)(self._sent(op, **given))
         return found
 
@@ -108,7 +110,7 @@ class Course:
 
     async def _answered(self, request: str) -> dict[str, Any]:
         client = self._client
-        with told_of_end(client.km.provisioner.pid) as end:
+        with watch_for_end(client.km.provisioner.pid) as end:
             while True:
                 message = asyncio.ensure_future(_message(client))
                 await asyncio.wait([message, *([end] if end is not None else [])], return_when=FIRST_COMPLETED)
@@ -130,7 +132,7 @@ class Course:
 
     def begin(self) -> None:
         """Find out behind which cell to go on. ``installs`` are to be executed before ``resume``."""
-        for index, cell in enumerate(self._cells):
+        for index, cell in enumerate(self._code_cells):
             if said := check_tags(cell.metadata.get("tags", [])):
                 self._note("tag", message=f"cell {index + 1}: {said}")
         language = self._client.km.kernel_spec.language
@@ -144,14 +146,14 @@ class Course:
             return
         self._is_on = True
         records = told["cells"]
-        count = finished(self._chain, [one["chain"] for one in records])
+        count = count_finished(self._chain, [one["chain"] for one in records])
         self._covered = count
         self._once = told["once"]
-        self._records = records[: self._sound(records, rerun.whole(_absent(records), count))]
+        self._records = records[: self._sound(records, rerun.last_with_snapshot(_not_saved(records), count))]
         here = told["where"]
         for position, record in enumerate(self._records):
             place = self._places[position]
-            if record["where"] != here and installs(self._cells[place].source):
+            if record["where"] != here and installs(self._code_cells[place].source):
                 self.installs.append(place)
 
     def _sound(self, records: list[dict[str, Any]], count: int) -> int:
@@ -160,25 +162,25 @@ class Course:
         What the cells to come may use must be made again, and everything since, as it may have been used since. What
         they cannot use, or what took too long to make, is left out: its use is an error that says why.
         """
-        absent = _absent(records)
+        absent = _not_saved(records)
         while count:
-            coming = [self._cells[n].source for n in self._places[count:]]
-            bodies = [self._cells[n].source for n in self._places[:count]]
-            needed = mentioned(coming) | mentioned_in_bodies(bodies)
+            coming = [self._code_cells[n].source for n in self._places[count:]]
+            bodies = [self._code_cells[n].source for n in self._places[:count]]
+            needed = find_names(coming) | find_names_in_bodies(bodies)
             lost = (absent[count - 1] or set()) & needed
-            earlier = rerun.before(absent, count, lost)
+            earlier = rerun.last_with_names(absent, count, lost)
             wall_s = sum(one["wall_s"] for one in records[earlier:count])
             if earlier == count:
                 break
             names = ", ".join(sorted(lost))
-            if any(is_once(self._cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
+            if any(is_once(self._code_cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
                 self._note("lost", message=f"{names} cannot be saved, and a cell since then must not run twice")
                 break
             if any(one["loops"] for one in records[earlier:count]):
                 # A finished loop yields nothing: what its body leaves beside its state would be missing.
                 self._note("lost", message=f"{names} cannot be saved, and a loop has finished since")
                 break
-            if wall_s > rerun.AGAIN_S:
+            if wall_s > rerun.RERUN_S:
                 self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
                 break
             self._note(
@@ -191,7 +193,7 @@ class Course:
 
     def _effects(self, places: Sequence[int]) -> str:
         """What these cells will do once more outside the kernel, as far as can be seen."""
-        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._cells[place].source)]
+        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._code_cells[place].source)]
         return f"; they act outside again: {', '.join(found)}" if found else ""
 
     def resume(self) -> None:
@@ -200,7 +202,7 @@ class Course:
         if not records:
             return
         sources = {
-            record["number"]: self._cells[place].source
+            record["number"]: self._code_cells[place].source
             for record, place in zip(records, self._places, strict=False)
             if record["number"] is not None
         }
@@ -214,15 +216,15 @@ class Course:
         for position, record in enumerate(records):
             if self._places[position] not in self.installs:
                 self._show(position, record, shown[position])
-            if is_rerun(self._cells[self._places[position]].metadata.get("tags", [])):
-                self._again.add(self._places[position])
+            if is_rerun(self._code_cells[self._places[position]].metadata.get("tags", [])):
+                self._rerun.add(self._places[position])
         self.start = self._places[len(records) - 1] + 1
         self._note("cells", passed=len(records), said=told["said"])
 
     def _next_number(self) -> int:
         return max((one["number"] for one in self._records if one["number"] is not None), default=0) + 1
 
-    def counted(self, index: int, *, run: Callable[[int], bool]) -> bool:
+    def rerun_numbered(self, index: int, *, run: Callable[[int], bool]) -> bool:
         """Run a finished cell again, under the number that it had; what ``run`` says of it."""
         number = self._records[self._positions[index]]["number"]
         self._shown.pop(self._positions[index], None)
@@ -234,7 +236,7 @@ class Course:
     def _show(self, position: int, record: Mapping[str, Any], content: str) -> None:
         """Let the notebook's cell show what it showed."""
         place = self._places[position]
-        cell = self._cells[place]
+        cell = self._code_cells[place]
         told = json.loads(content) if content else {"outputs": [], "displays": {}}
         cell.outputs = [from_dict(output) for output in told["outputs"]]
         cell.execution_count = record["number"]
@@ -243,7 +245,7 @@ class Course:
         put_states(told.get("widgets", {}), self._client)
         self._shown[position] = content
 
-    def passed(self, index: int) -> bool:
+    def is_skipped(self, index: int) -> bool:
         """Has that cell of the notebook finished in an earlier kernel?"""
         return index < self.start
 
@@ -252,9 +254,9 @@ class Course:
         position = self._positions.get(index)
         return None if position is None else float(self._records[position]["wall_s"])
 
-    def is_again(self, index: int) -> bool:
+    def is_rerun(self, index: int) -> bool:
         """Is that finished cell to run again, because its tag says so?"""
-        return index in self._again
+        return index in self._rerun
 
     # -- cells that must not run twice
 
@@ -268,20 +270,20 @@ class Course:
             StoreUnavailable: the store cannot be told.
         """
         position = self._positions.get(index)
-        if position is None or not is_once(self._cells[index].metadata.get("tags", [])):
+        if position is None or not is_once(self._code_cells[index].metadata.get("tags", [])):
             return True
         if not self._is_on:
             self._note("once", index=index, message="this kernel cannot promise that the cell does not run twice")
             return True
         mark = self._chain[position]
-        (source,) = chain([self._cells[index].source])
+        (source,) = chain([self._code_cells[index].source])
         if self._once.get(source):
             said = decided()
             if said.get("chain") != mark or said.get("say") not in ("done", "again"):
                 raise OnceInDoubt(index, mark, self._once[source])
             if said["say"] == "done":
                 text = f"qcity: not run again: it had begun {self._once[source]}, and somebody said that it is done\n"
-                self._cells[index].outputs = [new_output("stream", name="stdout", text=text)]
+                self._code_cells[index].outputs = [new_output("stream", name="stdout", text=text)]
                 return False
         answer = self._ask("once", source=source)
         if not answer["ok"]:
@@ -290,7 +292,7 @@ class Course:
 
     # -- a cell has finished
 
-    def finished(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
+    def finish_cell(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
         """Tell the kernel that a cell ended well: it takes a snapshot, where that is worth its time.
 
         Returns while it does; ``settle`` waits for it.
@@ -301,7 +303,7 @@ class Course:
         position = self._positions.get(index)
         if not self._is_on or position is None:
             return
-        cell = self._cells[index]
+        cell = self._code_cells[index]
         tags = cell.metadata.get("tags", [])
         told = {
             "position": position,
@@ -315,14 +317,14 @@ class Course:
             "last": is_end or position == len(self._places) - 1,
             "once": is_once(tags),
         }
-        file = self._desk / "finished.json"
+        file = self._mailbox / "finished.json"
         file.write_text(json.dumps(told), encoding="utf-8")
-        self.settle()
-        self._busy = index, self._sent("finished", told=str(file))
+        self.wait_idle()
+        self._busy = index, self._sent("finished", file=str(file))
         if told["once"]:
-            self.settle()
+            self.wait_idle()
 
-    def settle(self) -> None:
+    def wait_idle(self) -> None:
         """Wait until the kernel has done what ``finished`` told it; before that, no other cell may run."""
         if self._busy is None:
             return
@@ -331,7 +333,7 @@ class Course:
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
         elif needs_s := answer["postponed_s"]:
-            self._note("postponed", index=index, message=postponed(needs_s))
+            self._note("postponed", index=index, message=describe_postponed(needs_s))
 
     def _news(self, upto: int) -> Iterator[tuple[int, str]]:
         """What cells show now, where it is not what the kernel was told."""
@@ -340,7 +342,7 @@ class Course:
             for index, places in cells.items():
                 displays.setdefault(index, {})[display] = list(places)
         for position, index in enumerate(self._places[: upto + 1]):
-            outputs = self._cells[index].get("outputs", [])
+            outputs = self._code_cells[index].get("outputs", [])
             may_change = position == upto or position not in self._shown or index in displays
             if not may_change and not shows_widgets(outputs):
                 continue

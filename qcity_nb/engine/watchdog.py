@@ -7,26 +7,26 @@ import signal
 import threading
 import time
 
-from qcity_nb.engine.attempt_context import Seat
+from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.run.mailbox import Status
 from qcity_nb.run.processes import is_alive
 from qcity_nb.sidecar import start as sidecar
 
-__all__ = ["Warden"]
+__all__ = ["Watchdog"]
 
-WARDEN_S = 0.5
+WATCHDOG_S = 0.5
 
 
-class Warden(threading.Thread):
+class Watchdog(threading.Thread):
     """Interrupts the kernel when the lease is lost, or when a stop finds no boundary in time."""
 
-    def __init__(self, seat: Seat, kernel_pid: int) -> None:
+    def __init__(self, context: AttemptContext, kernel_pid: int) -> None:
         super().__init__(name="warden", daemon=True)
-        self._seat = seat
+        self._context = context
         self._pid = kernel_pid
         self._end = threading.Event()
 
-    def __enter__(self) -> Warden:
+    def __enter__(self) -> Watchdog:
         self.start()
         return self
 
@@ -38,18 +38,18 @@ class Warden(threading.Thread):
         since_s: float | None = None
         seen: tuple[int, int] | None = None
         status = Status()
-        while not self._end.wait(WARDEN_S):
-            if (found := self._seat.desk.version()) != seen:
-                seen, status = found, self._seat.desk.status()
+        while not self._end.wait(WATCHDOG_S):
+            if (found := self._context.mailbox.version()) != seen:
+                seen, status = found, self._context.mailbox.status()
             if status.state == "held" and status.pid and not is_alive(status.pid):
-                sidecar.spawn(sidecar.again(self._seat.config))
+                sidecar.spawn(sidecar.respawn(self._context.config))
                 self._end.wait(2.0)
                 continue
             if not (status.state == "lost" or status.stop):
                 continue
             now = time.monotonic()
             since_s = since_s if since_s is not None else now
-            patience_s = 1.0 if status.state == "lost" else self._seat.grace_s
+            patience_s = 1.0 if status.state == "lost" else self._context.grace_s
             if now - since_s >= patience_s and is_alive(self._pid):
                 # Its loop did not end by itself: cells that make no call of ours are interrupted.
                 os.kill(self._pid, signal.SIGINT)

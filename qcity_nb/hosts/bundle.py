@@ -139,7 +139,7 @@ def _name(plain: bytes) -> str:
     return f"project-{hashlib.sha256(plain).hexdigest()[:16]}.tar.gz"
 
 
-def _lay(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, bundle: str) -> None:
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, bundle: str) -> None:
     """One plain file, below ``folder`` and nowhere else.
 
     By hand: what ``tarfile`` does for it with ``filter="data"`` came with Python 3.11.4, and Debian 12 has 3.11.2.
@@ -176,7 +176,7 @@ def unpack(name: str, data: bytes, folder: Path) -> list[str]:
                 if not member.isfile():
                     raise CheckpointCorrupt(f"the project's bundle {name} is refused: {member.name} is no plain file")
             for member in members:
-                _lay(archive, member, folder, name)
+                _extract(archive, member, folder, name)
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
         raise CheckpointCorrupt(f"the project's bundle {name} cannot be unpacked: {error}") from None
     return [member.name for member in members]

@@ -32,7 +32,7 @@ from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 from qcity_nb.version import __version__
 
-__all__ = ["SPEC", "main", "unwanted"]
+__all__ = ["SPEC", "main", "reason_to_skip"]
 
 SPEC = "QCITY_SPEC"
 """The variable that holds the attempt's spec."""
@@ -48,20 +48,20 @@ def _say(text: str) -> None:
     print(f"qcity: {text}", file=sys.stderr, flush=True)  # noqa: T201  # a job's log is where people look
 
 
-def unwanted(head: Head, spec: AttemptSpec) -> str:
+def reason_to_skip(head: Head, spec: AttemptSpec) -> str:
     """Why this attempt has nothing to do; empty: it has."""
     if head.is_over or head.state == "stopped":
         return f"run {head.run} has {head.state}" if head.is_over else f"run {head.run} is stopped"
-    if head.wanted.state != "running":
+    if head.desired.state != "running":
         return f"run {head.run} is to be stopped"
-    if head.intent is not None and head.intent.attempt == spec.attempt:
+    if head.pending_launch is not None and head.pending_launch.attempt == spec.attempt:
         return ""
     if head.holder is None or head.holder.attempt == spec.attempt:
         return ""
     return f"run {head.run} is held by {lease.describe(head.holder)}, and nobody waits for {spec.attempt} any more"
 
 
-def _asked(ask: Callable[[], Result]) -> Result:
+def _ask(ask: Callable[[], Result]) -> Result:
     pause_s = 1.0
     for left in range(_TRIES - 1, -1, -1):
         try:
@@ -75,18 +75,18 @@ def _asked(ask: Callable[[], Result]) -> Result:
     raise AssertionError
 
 
-def _lay(store: Store, head: Head) -> Path:
+def _extract(store: Store, head: Head) -> Path:
     """The project, as far as the run brought it along."""
     # The directory's name is the project's, where no pyproject.toml says another.
     folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project or "project")
     folder.mkdir()
     if head.bundle:
-        names = unpack(head.bundle, _asked(lambda: store.get(head.run, head.bundle)), folder)
+        names = unpack(head.bundle, _ask(lambda: store.get(head.run, head.bundle)), folder)
         _say(f"{len(names)} files of project {head.project} in {folder}")
     return folder
 
 
-def _is_agent(found: labelled_processes.Process) -> bool:
+def _is_sidecar(found: labelled_processes.Process) -> bool:
     return " qcity_nb.sidecar " in f" {found.command} "
 
 
@@ -95,7 +95,7 @@ def _attend(spec: AttemptSpec, folder: Path) -> int:
     file = folder.parent / "spec.json"
     file.write_bytes(codec.dumps(replace(spec, project=str(folder), output="")))
     around = {name: value for name, value in os.environ.items() if name != SPEC}
-    around |= {labelled_processes.LABEL: spec.attempt, "QCITY_LOCAL": str(folder / ".qcity" / "local")}
+    around |= {labelled_processes.LABEL: spec.attempt, "QCITY_LOCAL_DIR": str(folder / ".qcity" / "local")}
     child = subprocess.Popen([sys.executable, "-m", "qcity_nb.engine.attempt", str(file)], cwd=folder, env=around)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -108,7 +108,7 @@ def _attend(spec: AttemptSpec, folder: Path) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    labelled_processes.end(spec.attempt, spare=_is_agent, spare_s=LAST_PUBLISH_S)
+    labelled_processes.end(spec.attempt, spare=_is_sidecar, spare_s=LAST_PUBLISH_S)
     return code if code >= 0 else 128 - code
 
 
@@ -122,11 +122,11 @@ def _run() -> int:
         ) from None
     _say(f"version {__version__}, attempt {spec.attempt} of run {spec.run} on {spec.host}")
     store = open_store(spec.store)
-    head = _asked(lambda: lease.read(store, spec.run).head)
-    if reason := unwanted(head, spec):
+    head = _ask(lambda: lease.read(store, spec.run).head)
+    if reason := reason_to_skip(head, spec):
         _say(f"nothing to do: {reason}")
         return 0
-    folder = _lay(store, head)
+    folder = _extract(store, head)
     try:
         return _attend(spec, folder)
     finally:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LABEL", "Process", "end", "is_alive", "labelled", "look_up", "machine", "send", "wait_gone"]
+__all__ = ["LABEL", "Process", "end", "is_alive", "find_labelled", "look_up", "machine", "send", "wait_gone"]
 
 LABEL = "QCITY_ATTEMPT"
 
@@ -143,7 +143,7 @@ def _with_label(label: str) -> tuple[list[Process], set[int]]:
     return found, having
 
 
-def labelled(label: str) -> list[Process]:
+def find_labelled(label: str) -> list[Process]:
     """The living processes with the label, and their descendants; never this process itself."""
     found, having = _with_label(label)
     children: dict[int, list[int]] = {}
@@ -198,7 +198,7 @@ def end(label: str, *, spare: Callable[[Process], bool], spare_s: float, timeout
     """
     spare_until = time.monotonic() + spare_s
     until = spare_until + timeout_s
-    while left := labelled(label):
+    while left := find_labelled(label):
         now = time.monotonic()
         if now >= until:
             return left

@@ -23,7 +23,7 @@ from qcity_nb import settings
 from qcity_nb.errors import QcityError
 from qcity_nb.interactive.follower import Follower
 from qcity_nb.kernel import ipython_hooks
-from qcity_nb.kernel.engine_requests import hear
+from qcity_nb.kernel.engine_requests import note_executed
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.session import Session
 
@@ -45,7 +45,7 @@ def load(shell: Any, up: Callable[[], Session]) -> None:
     global _on
     unload(shell)
     try:
-        if settings.load().desk:
+        if settings.load().mailbox:
             return  # the engine does it, and knows the notebook's cells
         if getattr(shell, "kernel", None) is None:
             raise _error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
@@ -102,8 +102,8 @@ class ByHand:
         for event, hook in self._hooks.items():
             self._shell.events.unregister(event, hook)
         self._shell.ast_transformers.remove(self)
-        if self._session.course is self._follower.course:
-            self._session.course = None
+        if self._session.finished_cells is self._follower.finished_cells:
+            self._session.finished_cells = None
 
     def _say(self, text: str) -> None:
         page = f'<small style="opacity: 0.6">qcity: {html.escape(text)}</small>'
@@ -114,7 +114,7 @@ class ByHand:
         session = self._session
         if self._is_broken or ipython_hooks.session_of(self._shell) is not session:
             return False
-        status = session.contact.look()
+        status = session.sidecar.look()
         if status.state in ("lost", "refused"):
             self._is_broken = True
             self._say(f"from here on cells run as without qcity: {status.reason}")
@@ -148,7 +148,7 @@ class ByHand:
         # What is not in the history is a front end's own.
         if not info.store_history or not self._is_on:
             return
-        hear(follower.course, self._shell, info)
+        note_executed(follower.finished_cells, self._shell, info)
         try:
             on_interrupt = signal.getsignal(signal.SIGINT)
             with uninterrupted():
@@ -171,11 +171,11 @@ class ByHand:
         if session is not None and session is not self._session:
             self._follow(session)
         elif result is None or not result.success:
-            self._follower.failed()
+            self._follower.fail_cell()
         elif self._is_on:
             try:
                 with uninterrupted():
-                    self._follower.finished()
+                    self._follower.finish_cell()
             except KeyboardInterrupt:
                 self._say("the interrupt came while the snapshot was taken: it is complete")
             except Exception as error:  # noqa: BLE001 - user objects are pickled here, and the cell itself is well

@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qcity_nb import settings
-from qcity_nb.cells.read_only import looks
+from qcity_nb.cells.read_only import is_read_only
 from qcity_nb.cells.source_chain import chain
 from qcity_nb.cells.tags import check_tags, installs, is_once, is_rerun, skips_snapshot
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.errors import QcityError
 from qcity_nb.interactive.history import BEFORE, LOOKS, ONCE, Past, before
 from qcity_nb.interactive.restore import RESULTS, Bringer, results_by
-from qcity_nb.kernel.engine_requests import begin_once, cells_of, commit, hear, where
+from qcity_nb.kernel.engine_requests import begin_once, cells_of, commit, note_executed, where
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.output_recorder import PANEL_MIME, WIDGET_MIME
-from qcity_nb.kernel.rerun_magics import run_again
+from qcity_nb.kernel.rerun_magics import rerun
 from qcity_nb.kernel.session import Session
-from qcity_nb.kernel.snapshot_budget import postponed
+from qcity_nb.kernel.snapshot_budget import describe_postponed
 
 __all__ = ["Follower"]
 
@@ -35,7 +35,7 @@ class _Flight:
 
     source: str
     number: int
-    looks: bool = False
+    is_read_only: bool = False
     place: int | None = None
     """It has finished in an earlier kernel, and runs again here."""
     began_s: float = 0.0
@@ -57,7 +57,7 @@ class Follower:
         self._before = before(shell.history_manager.input_hist_raw)
         self.past = Past(records, self._before)
         self._given = settings.load()
-        self._begin_course(records if self.past.records else ())
+        self._begin_finished_cells(records if self.past.records else ())
         self._is_first = True
         """No cell of this kernel is recorded yet."""
         self._is_live = False
@@ -80,9 +80,9 @@ class Follower:
         self.refused = ""
         """Why the cell that comes must not run."""
 
-    def _begin_course(self, records: Sequence[CellRecord]) -> None:
-        self._session.course = self.course = cells_of(self._session, self._shell, self._given, records)
-        self._bringer = Bringer(self._shell, self.course)
+    def _begin_finished_cells(self, records: Sequence[CellRecord]) -> None:
+        self._session.finished_cells = self.finished_cells = cells_of(self._session, self._shell, self._given, records)
+        self._bringer = Bringer(self._shell, self.finished_cells)
 
     # -- a cell comes
 
@@ -114,9 +114,9 @@ class Follower:
             return
         if is_once(tags) and not self._may_begin(source):
             return
-        is_look = not tags and looks(source, self._shell.user_ns)
+        is_look = not tags and is_read_only(source, self._shell.user_ns)
         self._session.recorder.is_whole = past.is_over or not is_look
-        self._flight = _Flight(source, number, looks=is_look, began_s=time.monotonic(), tags=tags)
+        self._flight = _Flight(source, number, is_read_only=is_look, began_s=time.monotonic(), tags=tags)
 
     def _may_begin(self, source: str) -> bool:
         """A cell that must not run twice comes. If nobody knows whether it has done its work, it is refused."""
@@ -131,9 +131,9 @@ class Follower:
         return True
 
     def _behind(self, place: int, source: str, number: int) -> None:
-        self.past.passed(place, source)
+        self.past.skip(place, source)
         self._count(place, number)
-        self._keys[place] = self._session.ledger.scopes[0].key
+        self._keys[place] = self._session.metric_log.scopes[0].key
 
     def _count(self, place: int, number: int) -> None:
         del self._numbers[place:]
@@ -190,7 +190,7 @@ class Follower:
                 self._say(f"the variables did not come back ({type(error).__name__}: {error}): the cells run again")
                 missing = [n for n in range(self._have, past.at) if past.sources[n]]
                 past.leave()
-                self._begin_course([replace(one, space=None) for one in past.records])
+                self._begin_finished_cells([replace(one, namespace=None) for one in past.records])
             else:
                 text = f"variables are back as [{self._numbers[count - 1]}] left them"
                 self._say("; ".join([f"{text} ({time.monotonic() - began_s:.1f} s)", *said]))
@@ -202,7 +202,7 @@ class Follower:
         for n in (*tagged, *missing):
             if not self._rerun(n):
                 past.back(n)
-                self.course.records = list(past.records)
+                self.finished_cells.records = list(past.records)
                 self._have = n
                 return False
             if reran is not None:
@@ -216,10 +216,12 @@ class Follower:
         with uninterrupted():
             read = session.tier.reader(session.manifest)
             said = self._bringer.bring(past.records[:count], read, self._numbers[:count], past.sources[:count])
-            said += run_again(self._shell, past.sources[:count])
-            said += self.course.surround.settle()  # what was set last holds, whether by a magic or by a call
+            said += rerun(self._shell, past.sources[:count])
+            said += (
+                self.finished_cells.process_settings.finish_restore()
+            )  # what was set last holds, whether by a magic or by a call
             self._have = count
-        session.contact.note("cells", passed=count, said=said)
+        session.sidecar.note("cells", passed=count, said=said)
         return said
 
     def _rerun(self, place: int) -> bool:
@@ -232,14 +234,14 @@ class Follower:
         if _awaits(shell.transform_cell(source)):
             self.refused = f"[{number}] has to run again first, and awaits something: run it, then this cell"
             return False
-        count, key = shell.execution_count, session.ledger.scopes[0].key
+        count, key = shell.execution_count, session.metric_log.scopes[0].key
         shell.execution_count += number - shell.displayhook.prompt_count
         self.is_rerunning = True
         session.start_cell(self._keys[place])
         is_well = False
         held = signal.getsignal(signal.SIGINT)
         try:
-            hear(self.course, shell, None)
+            note_executed(self.finished_cells, shell, None)
             signal.signal(signal.SIGINT, self._on_interrupt)
             is_well = bool(shell.run_cell(source, store_history=False).success)
         except KeyboardInterrupt:  # it came just before the cell, or just behind it
@@ -256,52 +258,52 @@ class Follower:
 
     # -- a cell has ended well
 
-    def finished(self) -> None:
+    def finish_cell(self) -> None:
         """The cell that ran has ended well."""
         flight, self._flight = self._flight, None
         if flight is None:
             return
         wall_s = time.monotonic() - flight.began_s
-        past, session, course = self.past, self._session, self.course
+        past, session, finished_cells = self.past, self._session, self.finished_cells
         if flight.place is not None:  # it was run before already: this machine has what it installs, too
             self._behind(flight.place, flight.source, flight.number)
-            old = course.records[flight.place]
-            course.records[flight.place] = replace(old, extra={**old.extra, "where": where()})
-            session.settle()
+            old = finished_cells.records[flight.place]
+            finished_cells.records[flight.place] = replace(old, extra={**old.extra, "where": where()})
+            session.finish_save()
             session.save("cell")
             return
-        if not past.is_over and flight.looks:
-            past.ran(flight.source, is_look=True)
+        if not past.is_over and flight.is_read_only:
+            past.ran(flight.source, is_read_only=True)
             return
         self._go_on_alone()
         mark, shown = past.chain(flight.source), session.recorder.whole()
-        is_known = any(one.chain == mark for one in course.records)
-        past.ran(flight.source, is_look=flight.looks)  # whatever becomes of its record
-        if flight.looks and (is_known or not shown):
+        is_known = any(one.chain == mark for one in finished_cells.records)
+        past.ran(flight.source, is_read_only=flight.is_read_only)  # whatever becomes of its record
+        if flight.is_read_only and (is_known or not shown):
             return
-        session.settle()
-        place = len(course.records)
+        session.finish_save()
+        place = len(finished_cells.records)
         self._count(place, flight.number)
         places = {number: n for n, number in enumerate(self._numbers) if number}
         extra = {
             "where": where(),
-            "loops": session.entered - course.entered,
+            "loops": session.entered - finished_cells.entered,
             RESULTS: results_by(self._shell.user_ns, places),
             **({BEFORE: self._before} if self._is_first else {}),
-            **({LOOKS: True} if flight.looks else {}),
+            **({LOOKS: True} if flight.is_read_only else {}),
             **({ONCE: True} if is_once(flight.tags) else {}),
         }
         self._is_first = False
-        course.entered = session.entered
+        finished_cells.entered = session.entered
         record = CellRecord(chain=mark, number=flight.number, wall_s=round(wall_s, 3), extra=extra)
-        course.finished(place, record, {place: shown})
-        if flight.looks:
+        finished_cells.add_finished(place, record, {place: shown})
+        if flight.is_read_only:
             return
         may, must = not skips_snapshot(flight.tags), is_once(flight.tags)
-        if needs_s := commit(session, course, wall_s, may=may, must=must):
-            session.contact.note("postponed", message=postponed(needs_s))
+        if needs_s := commit(session, finished_cells, wall_s, may=may, must=must):
+            session.sidecar.note("postponed", message=describe_postponed(needs_s))
 
-    def failed(self) -> None:
+    def fail_cell(self) -> None:
         """The cell that ran has failed: it does not count, but it may have changed variables."""
         self._is_dirty = self._flight is not None
 
@@ -309,8 +311,10 @@ class Follower:
         """This kernel is behind all that earlier ones recorded, or goes another way."""
         if not self._is_live:
             self.past.leave()
-            del self.course.records[self.past.at :]
-            self.course.saved(self.course.records)  # what snapshots hold that are gone now is to be written again
+            del self.finished_cells.records[self.past.at :]
+            self.finished_cells.mark_saved(
+                self.finished_cells.records
+            )  # what snapshots hold that are gone now is to be written again
             self._is_live = True
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 
 from qcity_nb.cells import tags
-from qcity_nb.cells.read_only import asks_for_results, looks
+from qcity_nb.cells.read_only import asks_for_results, is_read_only
 from qcity_nb.cells.source_chain import chain
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 
@@ -31,7 +31,7 @@ def before(sources: Iterable[str]) -> list[str]:
     found = set()
     for source in sources:
         lines = [line for line in source.splitlines() if line.strip()]
-        is_idle = all(_MAGIC.match(line.lstrip()) for line in lines) or tags.installs(source) or looks(source)
+        is_idle = all(_MAGIC.match(line.lstrip()) for line in lines) or tags.installs(source) or is_read_only(source)
         if not is_idle:
             found.update(chain([source]))
     return sorted(found)
@@ -48,7 +48,7 @@ class Past:
 
     def __init__(self, records: Sequence[CellRecord], ran: Collection[str]) -> None:
         known = self._known(records, set(ran))
-        whole = [place for place, one in enumerate(records[:known]) if one.space is not None]
+        whole = [place for place, one in enumerate(records[:known]) if one.namespace is not None]
         self.is_other = known < len(records) and known == 0
         """Other cells ran before them."""
         self.records = tuple(records[: whole[-1] + 1]) if whole else ()
@@ -96,11 +96,11 @@ class Past:
                 break
         return None
 
-    def passed(self, place: int, source: str) -> None:
+    def skip(self, place: int, source: str) -> None:
         """The cell of that record is behind us."""
         self.sources += [""] * (place - len(self.sources)) + [source]
         self.at = place + 1
-        self.ran(source, is_look=bool(self.records[place].extra.get(LOOKS)))
+        self.ran(source, is_read_only=bool(self.records[place].extra.get(LOOKS)))
 
     def back(self, count: int) -> None:
         """Only so many of them are behind us after all, and this kernel goes another way."""
@@ -108,19 +108,19 @@ class Past:
         self.records, self.at, self.sources, self._counted, self._all = records, 0, [], [], []
         for place, source in enumerate(sources):
             if source:
-                self.passed(place, source)
+                self.skip(place, source)
         self.records, self.at = records, count
 
-    def ran(self, source: str, *, is_look: bool) -> None:
+    def ran(self, source: str, *, is_read_only: bool) -> None:
         """A cell has ended well."""
-        if not is_look:
+        if not is_read_only:
             self._counted.append(self._text(source))
         self._all.append(source)
 
     def upto(self) -> tuple[int, list[int]]:
         """The variables can be had as so many records left them; those then have to run."""
         count = self.at
-        while count and self.records[count - 1].space is None:
+        while count and self.records[count - 1].namespace is None:
             count -= 1
         missing = [n for n in range(count, self.at) if self.sources[n] and not self.records[n].extra.get(LOOKS)]
         return count, missing

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qcity_nb.cells.names import mentioned
+from qcity_nb.cells.names import find_names
 from qcity_nb.checkpoint.state.capture import capture_generators, restore_generators
 from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.kernel import inline_plots, ipython_history
-from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.namespace.tombstone import lost
 
 __all__ = ["RESULTS", "Bringer", "results_by"]
@@ -34,10 +34,15 @@ class Bringer:
     snapshot's counts: later cells may have changed it.
     """
 
-    def __init__(self, shell: Any, course: Cells) -> None:
+    def __init__(self, shell: Any, finished_cells: FinishedCells) -> None:
         self._shell = shell
-        self._course = course
-        absent = {str(one["name"]) for record in course.records if record.space for one in record.space.absent}
+        self._finished_cells = finished_cells
+        absent = {
+            str(one["name"])
+            for record in finished_cells.records
+            if record.namespace
+            for one in record.namespace.not_saved
+        }
         self._names = set(shell.user_ns)
         self._made = {
             name: value for name, value in shell.user_ns.items() if name in absent or _RESULT.fullmatch(str(name))
@@ -59,22 +64,28 @@ class Bringer:
             Exception: anything that loading may raise. The namespace is then as it was; the course is of no more use.
         """
         live = self._shell.user_ns
-        before, surround, generators = dict(live), self._course.surround.look(), capture_generators()
-        course = self._course
-        kept = list(course.records)
-        course.records = list(records)
+        before, process_settings, generators = (
+            dict(live),
+            self._finished_cells.process_settings.look(),
+            capture_generators(),
+        )
+        finished_cells = self._finished_cells
+        kept = list(finished_cells.records)
+        finished_cells.records = list(records)
         try:
-            said = course.restore(len(records), read)
+            said = finished_cells.restore(len(records), read)
         except BaseException:  # whatever objects raise when they are made: the namespace is to be what it was
             live.clear()
             live.update(before)
-            course.surround.put(surround)
+            finished_cells.process_settings.put(process_settings)
             restore_generators(generators)
             raise
         finally:
-            course.records = kept
+            finished_cells.records = kept
         names = (
-            set(records[-1].space.names) | set(records[-1].space.modules) if records[-1].space is not None else set()
+            set(records[-1].namespace.names) | set(records[-1].namespace.modules)
+            if records[-1].namespace is not None
+            else set()
         )
         for name in self._brought - names - self._names:
             if lost(live.get(name)) is None:
@@ -89,7 +100,7 @@ class Bringer:
 
     def _stays(self, sources: Sequence[str]) -> Iterator[str]:
         """What cannot be saved, and is there: the cells before the extension have just made it."""
-        used = mentioned(sources)
+        used = find_names(sources)
         for name, value in self._made.items():
             # One that is used up bit by bit is another now than it was.
             if lost(self._shell.user_ns.get(name)) is not None and not (name in used and hasattr(value, "__next__")):

@@ -13,12 +13,12 @@ __all__ = ["Bests"]
 
 
 @dataclass(slots=True)
-class _Mark:
+class _BestRecord:
     best: float | None = None
     """At any boundary of the loop that was saved."""
-    heard: float | None = None
+    seen: float | None = None
     """Since the last boundary. It is kept too: rows of an inner loop that are covered are not logged again."""
-    found: float | None = None
+    best_seen: float | None = None
     """What was heard up to the present boundary."""
 
 
@@ -28,19 +28,19 @@ class Bests:
     def __init__(self) -> None:
         self.metrics: frozenset[str] = frozenset()
         """What to tell ``hear``."""
-        self._marks: dict[str, dict[Goal, _Mark]] = {}
+        self._records: dict[str, dict[Goal, _BestRecord]] = {}
         self._running: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(self, loop: str, goals: Iterable[Goal], *, is_new: bool) -> None:
         """The loop of that key runs from here on; a new pass has no best yet."""
-        known = {} if is_new else self._marks.get(loop, {})
-        marks = {goal: known.get(goal) or _Mark() for goal in goals}
+        known = {} if is_new else self._records.get(loop, {})
+        marks = {goal: known.get(goal) or _BestRecord() for goal in goals}
         with self._lock:
-            self._marks.pop(loop, None)
+            self._records.pop(loop, None)
             self._running.discard(loop)
             if marks:
-                self._marks[loop] = marks
+                self._records[loop] = marks
                 self._running.add(loop)
             self._listen()
 
@@ -51,38 +51,38 @@ class Bests:
             self._listen()
 
     def _listen(self) -> None:
-        self.metrics = frozenset(goal.metric for loop in self._running for goal in self._marks[loop])
+        self.metrics = frozenset(goal.metric for loop in self._running for goal in self._records[loop])
 
-    def hear(self, metric: str, value: float) -> None:
+    def note_value(self, metric: str, value: float) -> None:
         """A row of a metric in ``metrics`` was logged."""
         with self._lock:
             for loop in self._running:
-                for goal, mark in self._marks[loop].items():
-                    if goal.metric == metric and goal.is_better(value, mark.heard):
-                        mark.heard = value
+                for goal, mark in self._records[loop].items():
+                    if goal.metric == metric and goal.is_better(value, mark.seen):
+                        mark.seen = value
 
     def take(self, loop: str) -> tuple[dict[Goal, float], dict[Goal, float]]:
         """At a boundary: the best values since the boundary before, and those of the boundaries that were saved."""
         with self._lock:
-            marks = self._marks.get(loop, {})
+            marks = self._records.get(loop, {})
             for mark in marks.values():
-                mark.found, mark.heard = mark.heard, None
+                mark.best_seen, mark.seen = mark.seen, None
             return (
-                {goal: mark.found for goal, mark in marks.items() if mark.found is not None},
+                {goal: mark.best_seen for goal, mark in marks.items() if mark.best_seen is not None},
                 {goal: mark.best for goal, mark in marks.items() if mark.best is not None},
             )
 
     def keep(self, loop: str) -> None:
         """The present boundary is about to be saved."""
-        for goal, mark in self._marks.get(loop, {}).items():
-            mark.best = goal.best((mark.best, mark.found))
+        for goal, mark in self._records.get(loop, {}).items():
+            mark.best = goal.best((mark.best, mark.best_seen))
 
     def encode(self, loops: Container[str]) -> dict[str, Any]:
         """The marks of these loops, for a manifest."""
         with self._lock:
             return {
-                loop: {f"{goal.mode} {goal.metric}": [mark.best, mark.heard] for goal, mark in marks.items()}
-                for loop, marks in self._marks.items()
+                loop: {f"{goal.mode} {goal.metric}": [mark.best, mark.seen] for goal, mark in marks.items()}
+                for loop, marks in self._records.items()
                 if loop in loops
             }
 
@@ -90,11 +90,11 @@ class Bests:
         """Go back to what a manifest holds; no loop runs."""
         with self._lock:
             self._running.clear()
-            self._marks = {loop: dict(map(_mark, found.items())) for loop, found in marks.items()}
+            self._records = {loop: dict(map(_best_record, found.items())) for loop, found in marks.items()}
             self._listen()
 
 
-def _mark(item: tuple[str, list[float | None]]) -> tuple[Goal, _Mark]:
+def _best_record(item: tuple[str, list[float | None]]) -> tuple[Goal, _BestRecord]:
     mode, _, metric = item[0].partition(" ")
     best, heard = item[1]
-    return Goal(metric, "min" if mode == "min" else "max"), _Mark(best=best, heard=heard)
+    return Goal(metric, "min" if mode == "min" else "max"), _BestRecord(best=best, seen=heard)

@@ -22,17 +22,17 @@ from qcity_nb import codec, crashpoints, settings
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.clock import iso_now
 from qcity_nb.kernel import inline_plots, ipython_history, ipython_hooks
-from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.interrupt import uninterrupted
-from qcity_nb.kernel.rerun_magics import run_again
+from qcity_nb.kernel.rerun_magics import rerun
 from qcity_nb.kernel.session import Session
 from qcity_nb.kernel.snapshot_budget import Allowance
-from qcity_nb.namespace.environment.process import Surround
-from qcity_nb.namespace.snapshot import Space, hidden_by
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.namespace.environment.process import ProcessSettings
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter, hidden_by
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar import start as sidecar
 
-__all__ = ["answer", "begin_once", "cells_of", "commit", "hear", "session_here", "where"]
+__all__ = ["answer", "begin_once", "cells_of", "commit", "note_executed", "session_here", "where"]
 
 WAIT_SHARE = 0.05
 """So much of a cell's time its snapshot is waited for: the next cell may kill the kernel at once."""
@@ -42,9 +42,9 @@ ONCE_S = 120.0
 _session: Session | None = None
 
 
-def session_here(desk: Desk) -> Session | None:
+def session_here(mailbox: Mailbox) -> Session | None:
     """The session that an engine asked for, if it belongs to that desk."""
-    return _session if _session is not None and _session.contact.desk.path == desk.path else None
+    return _session if _session is not None and _session.sidecar.mailbox.path == mailbox.path else None
 
 
 def answer(op: str, **given: Any) -> str:
@@ -64,16 +64,16 @@ def _attend() -> Mapping[str, Any]:
     """A session for this kernel; the cells that its newest checkpoint has finished."""
     global _session
     given = settings.load()
-    desk = Desk(Path(given.desk))
-    config = codec.loads(sidecar.Config, (desk.path / "agent.json").read_bytes())
-    status = sidecar.wait_held(desk)
+    mailbox = Mailbox(Path(given.mailbox))
+    config = codec.loads(sidecar.Config, (mailbox.path / "sidecar.json").read_bytes())
+    status = sidecar.wait_held(mailbox)
     crashpoints.arm_plan(given.chaos, attempt=config.attempt)
-    session = Session(desk, status, revive=lambda: _revive(config, session))
+    session = Session(mailbox, status, revive=lambda: _revive(config, session))
     shell = _shell()
     records = session.manifest.cells if session.manifest is not None else ()
-    session.course = course = cells_of(session, shell, given, records)
+    session.finished_cells = finished_cells = cells_of(session, shell, given, records)
     ipython_hooks.attach(session, shell, is_running=False)
-    shell.events.register("pre_run_cell", lambda info=None: hear(course, shell, info))
+    shell.events.register("pre_run_cell", lambda info=None: note_executed(finished_cells, shell, info))
     _session = session
     return {
         "cells": [
@@ -81,8 +81,8 @@ def _attend() -> Mapping[str, Any]:
                 "chain": one.chain,
                 "number": one.number,
                 "wall_s": one.wall_s,
-                "whole": one.space is not None,
-                "absent": list(one.space.absent) if one.space is not None else [],
+                "whole": one.namespace is not None,
+                "absent": list(one.namespace.not_saved) if one.namespace is not None else [],
                 "where": one.extra.get("where", ""),
                 "loops": one.extra.get("loops", 0),
             }
@@ -93,18 +93,20 @@ def _attend() -> Mapping[str, Any]:
     }
 
 
-def cells_of(session: Session, shell: Any, given: settings.Settings, records: Sequence[CellRecord]) -> Cells:
+def cells_of(session: Session, shell: Any, given: settings.Settings, records: Sequence[CellRecord]) -> FinishedCells:
     """The finished cells of a session, with the shell's variables."""
     hidden = ipython_history.user_owns(hidden_by(shell.user_ns_hidden))
-    space = Space(shell.user_ns, session.engine.freezer, hidden=hidden)
-    return Cells(space, Surround(given.project.root), records, Allowance(given.snapshot_share))
+    snapshotter = NamespaceSnapshotter(shell.user_ns, session.engine.freezer, hidden=hidden)
+    return FinishedCells(
+        snapshotter, ProcessSettings(given.project.root), records, Allowance(given.snapshot_time_share)
+    )
 
 
-def hear(course: Cells, shell: Any, info: Any) -> None:
+def note_executed(finished_cells: FinishedCells, shell: Any, info: Any) -> None:
     """A cell is about to run: what can it reach?"""
     source = getattr(info, "raw_cell", None)
     # A shell that does not say what it runs may run anything.
-    course.reach.ran("globals()" if source is None else shell.transform_cell(source))
+    finished_cells.reach.ran("globals()" if source is None else shell.transform_cell(source))
 
 
 def where() -> str:
@@ -113,33 +115,33 @@ def where() -> str:
 
 
 def _revive(config: sidecar.Config, session: Session) -> None:
-    session.contact.note("agent-died", message="the agent died; a new one goes on")
-    sidecar.spawn(sidecar.again(config))
+    session.sidecar.note("sidecar-died", message="the agent died; a new one goes on")
+    sidecar.spawn(sidecar.respawn(config))
 
 
-def _here() -> tuple[Session, Cells]:
+def _here() -> tuple[Session, FinishedCells]:
     assert _session is not None
-    assert _session.course is not None
-    return _session, _session.course
+    assert _session.finished_cells is not None
+    return _session, _session.finished_cells
 
 
 def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str, Any]:
-    session, course = _here()
+    session, finished_cells = _here()
     assert session.manifest is not None
     shown = [
         session.tier.read(session.manifest, one.outputs).decode() if one.outputs else ""
-        for one in course.records[:count]
+        for one in finished_cells.records[:count]
     ]
-    outputs = session.contact.desk.path / "outputs.json"
+    outputs = session.sidecar.mailbox.path / "outputs.json"
     outputs.write_text(json.dumps(shown), encoding="utf-8")
     try:
-        said = course.restore(count, session.tier.reader(session.manifest))
+        said = finished_cells.restore(count, session.tier.reader(session.manifest))
     except BaseException:  # whatever objects raise when they are made: a part of it would be worse than nothing
         _shell().reset(new_session=False)
         raise
     inline_plots.show_inline()
-    said += run_again(_shell(), sources.values())
-    said += course.surround.settle()  # what was set last holds, whether by a magic or by a call
+    said += rerun(_shell(), sources.values())
+    said += finished_cells.process_settings.finish_restore()  # what was set last holds, whether by a magic or by a call
     ipython_history.put(_shell(), sources, number)
     return {"said": said, "outputs": str(outputs)}
 
@@ -162,27 +164,33 @@ def begin_once(session: Session, source: str) -> None:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    session.once = {**session.once, source: f"at {iso_now()} in attempt {session.epoch}"}
+    session.once = {**session.once, source: f"at {iso_now()} in attempt {session.term}"}
     session.save("once", strict=True)
-    session.contact.ask("flush", wait_s=ONCE_S)
+    session.sidecar.ask("flush", wait_s=ONCE_S)
 
 
-def _finished(told: str) -> Mapping[str, Any]:
+def _finished(file: str) -> Mapping[str, Any]:
     """``told`` is a file that the engine wrote; see ``course.Course.finished``."""
-    session, course = _here()
-    found = json.loads(Path(told).read_text(encoding="utf-8"))
-    session.settle()
-    extra = {"where": where(), "loops": session.entered - course.entered}
-    course.entered = session.entered
+    session, finished_cells = _here()
+    found = json.loads(Path(file).read_text(encoding="utf-8"))
+    session.finish_save()
+    extra = {"where": where(), "loops": session.entered - finished_cells.entered}
+    finished_cells.entered = session.entered
     record = CellRecord(chain=found["chain"], number=found["number"], wall_s=found["wall_s"], extra=extra)
     shown = {int(place): content.encode() for place, content in found["shown"].items()}
-    course.finished(found["position"], record, shown)
+    finished_cells.add_finished(found["position"], record, shown)
     may, must = bool(found["snapshot"]), bool(found["once"])
-    return {"postponed_s": commit(session, course, record.wall_s, may=may, must=must, is_last=found["last"])}
+    return {"postponed_s": commit(session, finished_cells, record.wall_s, may=may, must=must, is_last=found["last"])}
 
 
 def commit(
-    session: Session, course: Cells, wall_s: float, *, may: bool = True, must: bool = False, is_last: bool = False
+    session: Session,
+    finished_cells: FinishedCells,
+    wall_s: float,
+    *,
+    may: bool = True,
+    must: bool = False,
+    is_last: bool = False,
 ) -> float:
     """Save what is known of the newest cell, with a snapshot of the variables if there is time for one.
 
@@ -192,24 +200,24 @@ def commit(
         is_last: no cell comes after it.
     Returns: 0; or, where snapshots have to wait from here on, the seconds that the next one needs.
     """
-    allowance, began_s = course.allowance, time.perf_counter()
-    allowance.ran(wall_s)
+    allowance, began_s = finished_cells.allowance, time.perf_counter()
+    allowance.add_run(wall_s)
     was_waiting = allowance.is_waiting
     limit_s = math.inf if must else allowance.limit_s
     is_due = may and limit_s > 0
-    needs_s = course.take(stored=session.tier.stored, limit_s=limit_s) if is_due else 0.0
+    needs_s = finished_cells.take(stored=session.tier.stored, limit_s=limit_s) if is_due else 0.0
     is_taken = is_due and not needs_s
-    if is_taken or session.ledger.pending or is_last or must:
+    if is_taken or session.metric_log.pending or is_last or must:
         session.save("cell", strict=is_last or must)
     if must:
-        session.contact.ask("flush", wait_s=ONCE_S)
+        session.sidecar.ask("flush", wait_s=ONCE_S)
     session.wait_saved(WAIT_SHARE * wall_s)
     cost_s = time.perf_counter() - began_s
     if is_taken:
-        allowance.took(cost_s)
+        allowance.subtract_cost(cost_s)
     elif may:
-        allowance.postponed(needs_s, cost_s if is_due else 0.0)
-    return (needs_s or course.cost_s) if allowance.is_waiting and not was_waiting else 0.0
+        allowance.note_postponed(needs_s, cost_s if is_due else 0.0)
+    return (needs_s or finished_cells.cost_s) if allowance.is_waiting and not was_waiting else 0.0
 
 
 _OPS: dict[str, Callable[..., Mapping[str, Any]]] = {

@@ -20,22 +20,22 @@ from qcity_nb.checkpoint.engine import Used
 from qcity_nb.checkpoint.state import freezer
 from qcity_nb.checkpoint.state.capture import Captured, capture_generators, restore_generators
 from qcity_nb.checkpoint.state.frozen_buffer import Read
-from qcity_nb.checkpoint.storage.manifest import CellRecord, Encoded, GroupRecord, ObjectRef, SpaceRecord
+from qcity_nb.checkpoint.storage.manifest import CellRecord, Encoded, GroupRecord, NamespaceRecord, ObjectRef
 from qcity_nb.errors import CheckpointError
 from qcity_nb.kernel.snapshot_budget import Allowance
-from qcity_nb.namespace.environment.process import Surround, Surroundings
+from qcity_nb.namespace.environment.process import ProcessSettings, Surroundings
 from qcity_nb.namespace.pickler import Overdue
 from qcity_nb.namespace.reachability import Reach
-from qcity_nb.namespace.records import Absent, Group, Shot
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.records import Group, NamespaceSnapshot, NotSaved
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 
-__all__ = ["CellDraft", "Cells", "fold", "groups_of", "objects_of", "size_of", "trimmed"]
+__all__ = ["CellSnapshot", "FinishedCells", "fold", "groups_of", "objects_of", "size_of", "trim"]
 
 SLOW_S = 0.5
 """What took longer to pickle is not pickled again if no code can have reached it …"""
 LOOK_EVERY = 8
 """… but now and then all the same."""
-AGAIN = 2.0
+RETRY_FACTOR = 2.0
 """A snapshot that was given up may take so many times as long when it is tried again."""
 HISTORY_BYTES = 256 << 20
 HISTORY_SHARE = 2.0
@@ -43,38 +43,38 @@ HISTORY_SHARE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class CellDraft:
+class CellSnapshot:
     """What the next checkpoint says of the cells. Frozen: the next cell may run while it is written."""
 
     records: tuple[CellRecord, ...]
     shown: Mapping[str, bytes]
-    shot: Shot | None = None
+    snapshot: NamespaceSnapshot | None = None
     generators: Captured | None = None
-    space: SpaceRecord = field(default_factory=SpaceRecord)
+    namespace: NamespaceRecord = field(default_factory=NamespaceRecord)
     known: Mapping[tuple[str, ...], GroupRecord] = field(default_factory=dict)
     """The groups as the newest saved record has them."""
 
     @property
     def used(self) -> list[Used]:
         """Whose memory is free again once it is written."""
-        return [] if self.shot is None else [_Memory(self.shot)]
+        return [] if self.snapshot is None else [_Memory(self.snapshot)]
 
     def record(self, objects: dict[str, Any]) -> tuple[CellRecord, ...]:
         """As a manifest has them; the content goes into ``objects``. Hashes, so not in a cell's time."""
         objects.update(self.shown)
-        if self.shot is None:
+        if self.snapshot is None:
             return self.records
         assert self.generators is not None
-        groups = [_recorded(group, objects) for group in self.shot.groups]
-        names = [name for group in self.shot.groups for name in group.names]
-        names += [name for kept in self.shot.kept for name in kept]
-        space = replace(
-            self.space,
+        groups = [_recorded(group, objects) for group in self.snapshot.groups]
+        names = [name for group in self.snapshot.groups for name in group.names]
+        names += [name for kept in self.snapshot.kept for name in kept]
+        namespace = replace(
+            self.namespace,
             groups=tuple(group for group in groups if self._is_new(group)),
             names=tuple(sorted(names)),
             generators=_encoded(self.generators, objects),
         )
-        return (*self.records[:-1], replace(self.records[-1], space=space))
+        return (*self.records[:-1], replace(self.records[-1], namespace=namespace))
 
     def _is_new(self, group: GroupRecord) -> bool:
         known = self.known.get(group.names)
@@ -85,14 +85,14 @@ class CellDraft:
 class _Memory:
     """The memory of a whole snapshot, which its groups share."""
 
-    _shot: Shot
+    _snapshot: NamespaceSnapshot
 
     @property
-    def shot(self) -> freezer.Shot | None:
-        return next((group.captured.shot for group in self._shot.groups), None)
+    def buffer(self) -> freezer.CaptureBuffer | None:
+        return next((group.captured.buffer for group in self._snapshot.groups), None)
 
     def release(self) -> None:
-        self._shot.release()
+        self._snapshot.release()
 
 
 def _recorded(group: Group, objects: dict[str, Any]) -> GroupRecord:
@@ -115,19 +115,19 @@ def fold(records: Iterable[CellRecord]) -> dict[tuple[str, ...], GroupRecord]:
     """The groups of variables as the last of these records leaves them."""
     groups: dict[str, GroupRecord] = {}
     for record in records:
-        if record.space is None:
+        if record.namespace is None:
             continue
-        for group in record.space.groups:
+        for group in record.namespace.groups:
             for old in [groups[name] for name in group.names if name in groups]:
                 for name in old.names:
                     groups.pop(name, None)
             groups |= dict.fromkeys(group.names, group)
-        there = set(record.space.names)
+        there = set(record.namespace.names)
         groups = {name: group for name, group in groups.items() if name in there}
     return {group.names: group for group in groups.values()}
 
 
-def trimmed(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> list[CellRecord]:
+def trim(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> list[CellRecord]:
     """The records without the oldest snapshots, where what only these need is more than it is worth.
 
     What a cell changed stays until then, so that a cell that is edited runs again behind what it found. Without it,
@@ -139,24 +139,24 @@ def trimmed(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> l
     kept = list(records)
     now = size_of(objects_of(fold(kept).values()), stored)
     room = max(HISTORY_SHARE * now, HISTORY_BYTES)
-    whole = [place for place, record in enumerate(kept) if record.space is not None]
+    whole = [place for place, record in enumerate(kept) if record.namespace is not None]
     for place, following in pairwise(whole):
         if size_of(objects_of(groups_of(kept)), stored) <= now + room:
             break
-        space = kept[following].space
-        assert space is not None
+        namespace = kept[following].namespace
+        assert namespace is not None
         # All that the next one does not bring itself, it takes over.
         groups = tuple(fold(kept[: following + 1]).values())
-        kept[place] = replace(kept[place], space=None)
-        kept[following] = replace(kept[following], space=replace(space, groups=groups))
+        kept[place] = replace(kept[place], namespace=None)
+        kept[following] = replace(kept[following], namespace=replace(namespace, groups=groups))
     return kept
 
 
 def groups_of(records: Iterable[CellRecord]) -> Iterator[GroupRecord]:
     """All groups that they hold, those that later ones replace too."""
     for record in records:
-        if record.space is not None:
-            yield from record.space.groups
+        if record.namespace is not None:
+            yield from record.namespace.groups
 
 
 def objects_of(groups: Iterable[GroupRecord]) -> set[str]:
@@ -169,23 +169,23 @@ def size_of(names: Iterable[str], stored: Mapping[str, ObjectRef]) -> int:
     return sum(stored[name].size_bytes for name in names if name in stored)
 
 
-class Cells:
+class FinishedCells:
     """The cells that have finished, in the notebook's order, and the snapshots behind them."""
 
     def __init__(
         self,
-        space: Space,
-        surround: Surround,
+        snapshotter: NamespaceSnapshotter,
+        process_settings: ProcessSettings,
         records: Sequence[CellRecord] = (),
         allowance: Allowance | None = None,
     ) -> None:
-        self.space = space
-        self.surround = surround
+        self.snapshotter = snapshotter
+        self.process_settings = process_settings
         self.allowance = allowance or Allowance(math.inf)
         self.records: list[CellRecord] = list(records)
         self.cost_s = 0.0
         """What the newest snapshot took of the notebook's time."""
-        self.reach = Reach(space.live)
+        self.reach = Reach(snapshotter.live)
         """Hears of the code that runs."""
         self.entered = 0
         """Loops that had begun when the newest cell finished."""
@@ -196,11 +196,11 @@ class Cells:
         self._known: dict[tuple[str, ...], GroupRecord] = {}
         self._shown: dict[str, bytes] = {}
         """Outputs that no checkpoint holds yet."""
-        self._taken: tuple[Shot, Captured, SpaceRecord] | None = None
+        self._taken: tuple[NamespaceSnapshot, Captured, NamespaceRecord] | None = None
 
     # -- a cell has finished
 
-    def finished(self, position: int, record: CellRecord, shown: Mapping[int, bytes]) -> None:
+    def add_finished(self, position: int, record: CellRecord, shown: Mapping[int, bytes]) -> None:
         """Note a finished cell.
 
         Args:
@@ -231,46 +231,48 @@ class Cells:
         known_s += self._beside_s
         if known_s > limit_s:
             return known_s
-        self.records = trimmed(self.records, stored)
+        self.records = trim(self.records, stored)
         try:
-            shot = self.space.capture(stored=stored.keys(), skip=skip, may_stream=True, limit_s=limit_s)
+            snapshot = self.snapshotter.capture(stored=stored.keys(), skip=skip, may_stream=True, limit_s=limit_s)
         except Overdue:
-            return AGAIN * limit_s
+            return RETRY_FACTOR * limit_s
         self._unseen = self._unseen + 1 if skip else 0
-        if any(group.cost_s > SLOW_S for group in shot.groups):
+        if any(group.cost_s > SLOW_S for group in snapshot.groups):
             self.reach.clear()  # what is kept was in no code's reach before either
-        absent = tuple(codec.encode(one) for one in shot.absent)
-        space = SpaceRecord(modules=shot.modules, absent=absent, surroundings=codec.encode(self.surround.look()))
+        absent = tuple(codec.encode(one) for one in snapshot.not_saved)
+        namespace = NamespaceRecord(
+            modules=snapshot.modules, not_saved=absent, surroundings=codec.encode(self.process_settings.look())
+        )
         generators = capture_generators()
         self.cost_s = time.perf_counter() - began_s
-        self._beside_s = max(0.0, self.cost_s - sum(group.cost_s for group in shot.groups))
-        self._taken = (shot, generators, replace(space, cost_s=round(self.cost_s, 6)))
+        self._beside_s = max(0.0, self.cost_s - sum(group.cost_s for group in snapshot.groups))
+        self._taken = (snapshot, generators, replace(namespace, cost_s=round(self.cost_s, 6)))
         return 0.0
 
     def _untouched(self) -> frozenset[str]:
         """Costly variables that no code can have reached since the snapshot before."""
         slow = {name for group in self._known.values() if group.cost_s > SLOW_S for name in group.names}
-        reached = self.reach.reached() if slow and self._unseen < LOOK_EVERY else None
+        reached = self.reach.changed_names() if slow and self._unseen < LOOK_EVERY else None
         return frozenset() if reached is None else frozenset(slow - reached)
 
     # -- checkpoints
 
-    def draft(self) -> CellDraft:
+    def snapshot(self) -> CellSnapshot:
         """What a checkpoint made now says of the cells. The snapshot is the draft's from here on."""
-        shot, generators, space = self._taken or (None, None, SpaceRecord())
+        snapshot, generators, namespace = self._taken or (None, None, NamespaceRecord())
         self._taken = None
-        return CellDraft(tuple(self.records), dict(self._shown), shot, generators, space, dict(self._known))
+        return CellSnapshot(tuple(self.records), dict(self._shown), snapshot, generators, namespace, dict(self._known))
 
-    def saved(self, records: Sequence[CellRecord]) -> None:
+    def mark_saved(self, records: Sequence[CellRecord]) -> None:
         """That is in the tier now; the notebook has gone on meanwhile."""
         for place, record in enumerate(records[: len(self.records)]):
             if record.chain == self.records[place].chain:
-                self.records[place] = replace(self.records[place], space=record.space)
+                self.records[place] = replace(self.records[place], namespace=record.namespace)
         self._known = fold(self.records)
         there = {record.outputs for record in records}
         self._shown = {name: content for name, content in self._shown.items() if name not in there}
 
-    def lost(self) -> None:
+    def mark_lost(self) -> None:
         """It was not written. The variables are captured again behind the next cell."""
         self._taken = None
         self._unseen = LOOK_EVERY  # what it held of untouched variables is not known to be saved
@@ -287,14 +289,14 @@ class Cells:
             CheckpointError: the snapshot cannot be read; the namespace is to be taken for empty.
         """
         del self.records[count:]
-        space = self.records[-1].space
-        if space is None:
+        namespace = self.records[-1].namespace
+        if namespace is None:
             raise CheckpointError(f"there is no snapshot behind cell {count}")
         self._known = fold(self.records)
-        said = self.surround.put(codec.decode(Surroundings, space.surroundings))
-        absent = [codec.decode(Absent, one) for one in space.absent]
+        said = self.process_settings.put(codec.decode(Surroundings, namespace.surroundings))
+        not_saved = [codec.decode(NotSaved, one) for one in namespace.not_saved]
         groups = [(group.names, decode_state(group.state, read)) for group in self._known.values()]
-        gone = self.space.restore(groups, space.modules, absent)
-        if space.generators is not None:
-            restore_generators(decode_state(space.generators, read))
+        gone = self.snapshotter.restore(groups, namespace.modules, not_saved)
+        if namespace.generators is not None:
+            restore_generators(decode_state(namespace.generators, read))
         return [*said, *(f"{one.name} ({one.kind}): {one.why}" for one in gone)]

@@ -25,7 +25,7 @@ def cell_key(cell_id: str | None, source: str) -> str:
 
 def _running(session: Session, shell: Any, info: Any) -> str:
     """The key of the cell that runs now."""
-    told = session.contact.desk.path / "cell.json"
+    told = session.sidecar.mailbox.path / "cell.json"
     if told.exists():  # the engine knows best: front ends differ in what they send
         cell = json.loads(told.read_text(encoding="utf-8"))
         return cell_key(cell["id"], cell["source"])

@@ -49,9 +49,9 @@ def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
     known = session.loops.get(key)
     source = session.cell[1]
     if known is not None and known.saved_generators is not None:
-        if not (known.finished and session.settled.get(key) == known.passes):
+        if not (known.finished and session.is_idle_save.get(key) == known.passes):
             if known.source and source and known.source != source:
-                _tell_edited(session, known)
+                _note_edited(session, known)
             known.source = source
             return known, True
         # Run again in the same kernel: a new pass. The count over the whole run goes on.
@@ -59,8 +59,8 @@ def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
     return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
 
 
-def _tell_edited(session: Session, loop: Loop) -> None:
-    session.contact.note("edited", loop=loop.name, done=loop.done)
+def _note_edited(session: Session, loop: Loop) -> None:
+    session.sidecar.note("edited", loop=loop.name, done=loop.done)
     what = (
         "is finished and does not run again" if loop.finished else f"goes on after iteration {loop.done} all the same"
     )
@@ -73,7 +73,7 @@ def _tell_edited(session: Session, loop: Loop) -> None:
 
 def _slow(session: Session, done: int) -> Any:
     def tell(consumed: int) -> None:
-        session.contact.note("slow-skip", done=done, at=consumed)
+        session.sidecar.note("slow-skip", done=done, at=consumed)
         warnings.warn(
             f"city.loop goes through {done} finished items of an iterable to reach the next one; "
             "a sequence (a list, a range) would be indexed at once",
@@ -85,7 +85,7 @@ def _slow(session: Session, done: int) -> Any:
 
 def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     """Bring everything back to the loop's last boundary; the items that are left."""
-    session.contact.note(
+    session.sidecar.note(
         "loop", loop=loop.name, done=loop.done, total=items.total, finished=loop.finished, seq=session.seq
     )
     # Items are consumed before the state comes back: what they draw, they drew before that boundary.
@@ -95,7 +95,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
         if begun is not None:
             restore_generators(begun)  # a loader draws its order when it begins
         values = items.after(loop.done, _slow(session, loop.done))
-    state, generators = session.restored(loop)
+    state, generators = session.read_loop_state(loop)
     if state is not None and loop.state is not None:
         restore(loop.state, state)
     session.replay(loop)
@@ -112,7 +112,7 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
         loop.begun = capture_generators()
     if loop.parent is None:
         session.save("loop begins", step=loop.count, strict=True)
-        session.contact.stop_if_asked()
+        session.sidecar.stop_if_asked()
     return items.after(0, _slow(session, 0))
 
 
@@ -122,7 +122,7 @@ _LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"
 def _run(
     session: Session, source: Iterable[T], state: object, when: Pace, name: str | None, lazily: Lazily
 ) -> Iterator[T]:
-    session.contact.check()
+    session.sidecar.check()
     items = Items(source)
     loop, is_known = _find(session, name)
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
@@ -149,16 +149,16 @@ def _run(
 
 def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
     due = watch.is_due(loop.done - saved_done)  # first: it is to be asked at each boundary
-    return due or bool(session.contact.look().stop) or session.force
+    return due or bool(session.sidecar.look().stop) or session.force
 
 
 def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
     """Between two iterations; returns whether it was saved."""
-    session.contact.check()
-    if loop.done == loop.total and not session.contact.look().stop:
+    session.sidecar.check()
+    if loop.done == loop.total and not session.sidecar.look().stop:
         return False  # it is over: the final state is saved as such
     due = _is_due(session, loop, watch, saved_done)
-    must = watch.pace.is_strict or bool(session.contact.look().stop) or session.force
+    must = watch.pace.is_strict or bool(session.sidecar.look().stop) or session.force
     if due and not must and session.is_saving and not watch.pace.waits:
         due = False  # the save before is still being written: rather a later one than a loop that waits
     if due or loop.has_inner:
@@ -167,14 +167,14 @@ def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bo
         return False
     watch.keep()
     session.save("every", step=loop.count, strict=must)
-    session.contact.stop_if_asked()
+    session.sidecar.stop_if_asked()
     return True
 
 
 def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
     """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
-    session.contact.check()
+    session.sidecar.check()
     session.finish(loop)
     if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.contact.look().stop))
-        session.contact.stop_if_asked()
+        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.sidecar.look().stop))
+        session.sidecar.stop_if_asked()

@@ -12,10 +12,10 @@ from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.state.capture import Captured, capture_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
-from qcity_nb.kernel.metric_log import Scope
-from qcity_nb.kernel.output_recorder import Recorder, joined
+from qcity_nb.kernel.metric_log import RowScope
+from qcity_nb.kernel.output_recorder import Recorder, join_parts
 
-__all__ = ["Draft", "Loop", "Piece"]
+__all__ = ["LoopSnapshot", "Loop", "Piece"]
 
 PIECE = 64 * 1024
 """A piece of recorded output grows up to about this size, then the next one begins."""
@@ -30,7 +30,7 @@ class Piece:
 
 
 @dataclass(slots=True, eq=False)
-class Draft:
+class LoopSnapshot:
     """What a checkpoint is about to say of a loop. Frozen: the loop may go on while it is written."""
 
     loop: Loop
@@ -72,7 +72,7 @@ class Loop:
     finished: bool = False
     state: object = None
     parent: Loop | None = None
-    scope: Scope | None = None
+    row_scope: RowScope | None = None
     """Of the iteration that runs."""
     touched: bool = False
     """Begun in this kernel."""
@@ -138,7 +138,7 @@ class Loop:
         self.is_fresh = True
         self._cut(recorder)
         crashpoints.hit("capture.after")
-        return state is not None and state.shot is not None and state.shot.is_live
+        return state is not None and state.buffer is not None and state.buffer.is_live
 
     def _cut(self, recorder: Recorder) -> None:
         shown = recorder.since(self.out_from)
@@ -150,7 +150,7 @@ class Loop:
         last = self.outputs[-1] if self.outputs else None
         if last is not None and 0 < len(last.content) < PIECE:
             self.outputs.pop()
-            shown = joined(last.content, shown.content)
+            shown = join_parts(last.content, shown.content)
         self.outputs.append(Piece(name_of(shown.content), shown.content))
 
     def advance(self) -> None:
@@ -166,7 +166,7 @@ class Loop:
             self.snap[0].release()
         self.snap = None
 
-    def draft(self) -> Draft:
+    def snapshot(self) -> LoopSnapshot:
         """What the next checkpoint says of it. What was captured is the draft's from here on."""
         state, generators = self.snap if self.snap is not None else (None, None)
         begun, self.snap, self.begun = self.begun, None, None
@@ -186,9 +186,9 @@ class Loop:
             outputs=tuple(piece.name for piece in self.outputs),
         )
         pieces = [(piece.name, piece.content) for piece in self.outputs]
-        return Draft(self, base, state, generators, begun, pieces)
+        return LoopSnapshot(self, base, state, generators, begun, pieces)
 
-    def saved(self, record: LoopRecord) -> None:
+    def mark_saved(self, record: LoopRecord) -> None:
         """That record is in the tier now."""
         self.saved_state, self.saved_generators, self.saved_begun = record.state, record.generators, record.begun
         there = set(record.outputs)

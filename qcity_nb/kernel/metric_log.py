@@ -17,7 +17,7 @@ from qcity_nb.errors import UsageError
 from qcity_nb.kernel.best_metric import Bests
 from qcity_nb.records import Row
 
-__all__ = ["Batch", "Ledger", "Scope"]
+__all__ = ["Batch", "MetricLog", "RowScope"]
 
 CELL = "cell:"
 MAIN = "main"
@@ -33,7 +33,7 @@ _Line = tuple[str, float, int, int, str, int, int]
 
 
 @dataclass(slots=True, eq=False)
-class Scope:
+class RowScope:
     """Where rows are logged: a cell, or one iteration of a loop. Counts what was logged there."""
 
     key: str
@@ -44,7 +44,7 @@ class Scope:
     rows: int = 0
     calls: dict[str, int] = field(default_factory=dict)
     """Loops begun here, by name; the empty name counts those without."""
-    aside: Scope | None = None
+    aside: RowScope | None = None
     """Rows of other threads: they come in any order, and must not shift the ordinals of the cell's own."""
 
 
@@ -57,14 +57,14 @@ class Batch:
     logged: dict[str, tuple[int, int]]
 
 
-class Ledger:
+class MetricLog:
     """Rows and scopes. ``log`` may be called from any thread, the rest from the one that runs the cell."""
 
     def __init__(self, wall_ms: Callable[[], int], covered: Iterable[Row] = ()) -> None:
-        self.scopes: list[Scope] = [Scope(MAIN, 0, 0)]
+        self.scopes: list[RowScope] = [RowScope(MAIN, 0, 0)]
         self.committed: dict[tuple[str, int], int] = {}
         """Rows that the newest checkpoint covers, by scope."""
-        self._again: dict[tuple[str, int], int] = {}
+        self._rerun: dict[tuple[str, int], int] = {}
         """Rows that the checkpoint gone back to covers, by scope, until the code has run past it.
 
         Not those of later checkpoints: a scope of the same name that begins after them is another one (an inner loop
@@ -84,20 +84,20 @@ class Ledger:
 
     # -- scopes
 
-    def scope(self, key: str, iteration: int, step: int) -> Scope:
+    def scope(self, key: str, iteration: int, step: int) -> RowScope:
         """A scope, with what is covered there already."""
-        made = Scope(key, iteration, step, skip=self._again.get((key, iteration), 0))
-        if (key + ASIDE, iteration) in self._again:
+        made = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
+        if (key + ASIDE, iteration) in self._rerun:
             self._beside(made)
         return made
 
-    def passed(self, key: str) -> None:
+    def note_iteration(self, key: str) -> None:
         """A loop's iteration is over: what is logged in a scope of that name, or inside of one, is new."""
-        if not self._again:
+        if not self._rerun:
             return
-        self._again = {
+        self._rerun = {
             (known, turn): rows
-            for (known, turn), rows in self._again.items()
+            for (known, turn), rows in self._rerun.items()
             if known not in (key, key + ASIDE) and not known.startswith(key + "/")
         }
 
@@ -137,34 +137,34 @@ class Ledger:
         if step is not None and type(step) is not int:
             step = _whole(step)
         with self._lock:
-            scope = self.scopes[-1]
+            row_scope = self.scopes[-1]
             if step is None:
-                step = scope.step
+                step = row_scope.step
             if threading.get_ident() != self._thread:
-                scope = self._beside(scope)
+                row_scope = self._beside(row_scope)
             lines: list[_Line] = []
-            ordinal, skip = scope.rows, scope.skip
+            ordinal, skip = row_scope.rows, row_scope.skip
             for key, value in metrics.items():
                 number = value if type(value) is float else _number(key, value)
                 if ordinal >= skip and not (
-                    self._covered and (key, scope.key, scope.iteration, ordinal) in self._covered
+                    self._covered and (key, row_scope.key, row_scope.iteration, ordinal) in self._covered
                 ):
                     lines.append(
-                        (key, number, self._stamp(key, step, stamp), step, scope.key, scope.iteration, ordinal)
+                        (key, number, self._stamp(key, step, stamp), step, row_scope.key, row_scope.iteration, ordinal)
                     )
                 ordinal += 1
-            scope.rows = ordinal
+            row_scope.rows = ordinal
             self.pending += lines
             if self.bests.metrics:
                 for key in self.bests.metrics & metrics.keys():
-                    self.bests.hear(key, _number(key, metrics[key]))
+                    self.bests.note_value(key, _number(key, metrics[key]))
 
-    def _beside(self, scope: Scope) -> Scope:
-        if scope.aside is None:
-            key = scope.key + ASIDE
-            covered = self._again.get((key, scope.iteration), 0)
-            scope.aside = Scope(key, scope.iteration, scope.step, skip=covered)
-        return scope.aside
+    def _beside(self, row_scope: RowScope) -> RowScope:
+        if row_scope.aside is None:
+            key = row_scope.key + ASIDE
+            covered = self._rerun.get((key, row_scope.iteration), 0)
+            row_scope.aside = RowScope(key, row_scope.iteration, row_scope.step, skip=covered)
+        return row_scope.aside
 
     def _stamp(self, key: str, step: int, now: int) -> int:
         """MLflow takes two equal rows for one: at a step that was there before, time must move on."""
@@ -185,15 +185,15 @@ class Ledger:
     def batch(self) -> Batch:
         """What a checkpoint made now covers."""
         with self._lock:
-            live = [scope for one in self.scopes for scope in (one, one.aside) if scope is not None]
-            cells = {scope.key for scope in live}
+            live = [row_scope for one in self.scopes for row_scope in (one, one.aside) if row_scope is not None]
+            cells = {row_scope.key for row_scope in live}
             contexts = {
                 (key, turn): rows
                 for (key, turn), rows in self.committed.items()
                 if (key == MAIN or key.startswith(CELL)) and key not in cells
             }
-            for scope in live:
-                contexts[scope.key, scope.iteration] = max(scope.rows, scope.skip)
+            for row_scope in live:
+                contexts[row_scope.key, row_scope.iteration] = max(row_scope.rows, row_scope.skip)
             rows = [
                 Row(key=key, value=value, timestamp_ms=stamp, step=step, loop=loop, iteration=n, ordinal=ordinal)
                 for key, value, stamp, step, loop, n, ordinal in self.pending
@@ -214,10 +214,10 @@ class Ledger:
         with self._lock:
             self.pending.clear()
             self.committed = {(one.key, one.iteration): one.rows for one in contexts}
-            self._again = dict(self.committed)
+            self._rerun = dict(self.committed)
             self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
-            for scope in self.scopes:
-                scope.skip, scope.aside = self.committed.get((scope.key, scope.iteration), 0), None
+            for row_scope in self.scopes:
+                row_scope.skip, row_scope.aside = self.committed.get((row_scope.key, row_scope.iteration), 0), None
 
     def series(self) -> dict[str, tuple[tuple[int, float], ...]]:
         """The metrics so far, thinned out, for the panel: what is not covered yet included."""

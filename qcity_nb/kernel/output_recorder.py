@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["PANEL_MIME", "WIDGET_MIME", "Part", "Recorder", "joined", "merge"]
+__all__ = ["PANEL_MIME", "WIDGET_MIME", "Part", "Recorder", "join_parts", "merge"]
 
 Output = dict[str, Any]
 
@@ -65,7 +65,7 @@ def _id(output: Output) -> str:
     return str(output["content"].get("transient", {}).get("display_id", ""))
 
 
-def joined(first: bytes, second: bytes) -> Part:
+def join_parts(first: bytes, second: bytes) -> Part:
     """Two stretches as one."""
     return _part(json.loads(first) + json.loads(second))
 

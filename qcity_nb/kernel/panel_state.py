@@ -43,13 +43,13 @@ def _ending(status: Status) -> str:
 
 
 def _metrics(session: Session) -> dict[str, tuple[Point, ...]]:
-    before, since = session.contact.earlier(), session.ledger.series()
+    before, since = session.sidecar.earlier(), session.metric_log.series()
     return {key: (*before.get(key, ()), *since.get(key, ())) for key in (*before, *since)}
 
 
 def view_of(session: Session, host: HostFacts) -> PanelView:
     """The panel's view, now."""
-    status = session.contact.look(now=True)
+    status = session.sidecar.look(now=True)
     now = session.clock.now_s()
     manifest = session.manifest
     local = published = None
@@ -66,13 +66,13 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         else "running",
         host=host.name,
         evidence=host.evidence,
-        epoch=status.epoch,
-        attempt=session.contact.desk.path.name,
+        term=status.term,
+        attempt=session.sidecar.mailbox.path.name,
         lease=lease,
         loops=loop_views(session),
         local=local,
         published=published,
-        rows_waiting=len(session.ledger.pending),
+        rows_waiting=len(session.metric_log.pending),
         rows_drained=status.drained_rows,
         metrics=_metrics(session),
         deaths=tuple(session.deaths),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qcity_nb.checkpoint.engine import Saving
-from qcity_nb.kernel.finished_cells import Cells
-from qcity_nb.kernel.loop_state import Draft
+from qcity_nb.kernel.finished_cells import FinishedCells
+from qcity_nb.kernel.loop_state import LoopSnapshot
 from qcity_nb.kernel.metric_log import Batch
 
 __all__ = ["PendingSave"]
@@ -17,15 +17,15 @@ class PendingSave:
     """What a save holds, until it is on the disk or has failed."""
 
     saving: Saving
-    drafts: list[Draft]
+    drafts: list[LoopSnapshot]
     batch: Batch
 
-    def give_back(self, course: Cells | None) -> None:
+    def give_back(self, finished_cells: FinishedCells | None) -> None:
         """It was not written: what it held of the loops' present boundaries is to be captured again."""
-        if course is not None:
-            course.lost()
-        for draft in self.drafts:
-            if draft.begun is not None and draft.loop.begun is None:
-                draft.loop.begun = draft.begun  # a pass begins once
-            if draft.generators is not None and draft.loop.done == draft.base.done:
-                draft.loop.is_fresh = False
+        if finished_cells is not None:
+            finished_cells.mark_lost()
+        for snapshot in self.drafts:
+            if snapshot.begun is not None and snapshot.loop.begun is None:
+                snapshot.loop.begun = snapshot.begun  # a pass begins once
+            if snapshot.generators is not None and snapshot.loop.done == snapshot.base.done:
+                snapshot.loop.is_fresh = False

@@ -9,10 +9,10 @@ from typing import Any
 
 from qcity_nb.cells.setup_magics import setup_lines
 
-__all__ = ["run_again"]
+__all__ = ["rerun"]
 
 
-def run_again(shell: Any, sources: Iterable[str]) -> list[str]:
+def rerun(shell: Any, sources: Iterable[str]) -> list[str]:
     """Run the magics of these cells again that set the shell up, in order; what they show is thrown away.
 
     Returns: a sentence for each that failed.

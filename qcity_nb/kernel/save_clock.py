@@ -43,7 +43,7 @@ class Watch:
         moment = Moment(iterations, elapsed_s, cost_s, mean_s, left_s, longest_s)
         if self.pace.goals:
             heard, best = session.bests.take(self._loop.key)
-            moment = moment._replace(heard=heard, best=best)
+            moment = moment._replace(value=heard, best=best)
         return self.pace.is_due(moment)
 
     def keep(self) -> None:

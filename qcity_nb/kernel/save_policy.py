@@ -50,7 +50,7 @@ class Moment(NamedTuple):
     """Until the host ends this session; ``None``: no limit is known. Negative: it is over and yet alive."""
     longest_s: float = 0.0
     """The longest of the loop's newest iterations."""
-    heard: Mapping[Goal, float] = _NOTHING
+    value: Mapping[Goal, float] = _NOTHING
     """The best value logged since the last boundary, for each goal of the pace."""
     best: Mapping[Goal, float] = _NOTHING
     """The best value at any boundary of this loop that was saved."""
@@ -190,7 +190,7 @@ def on_best(metric: str, mode: Mode | None = None) -> Pace:
     aim = goal(metric, mode)
 
     def is_better(moment: Moment) -> bool:
-        heard = moment.heard.get(aim)
+        heard = moment.value.get(aim)
         return heard is not None and aim.is_better(heard, moment.best.get(aim))
 
     return Pace(f"on_best({metric!r}, {aim.mode!r})", is_better, waits=True, goals=frozenset({aim}))

@@ -19,15 +19,15 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
-from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.loop_keys import key_of
 from qcity_nb.kernel.loop_state import Loop
-from qcity_nb.kernel.metric_log import Ledger
+from qcity_nb.kernel.metric_log import MetricLog
 from qcity_nb.kernel.output_recorder import Recorder
 from qcity_nb.kernel.pending_save import PendingSave
-from qcity_nb.kernel.sidecar_client import Contact
-from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.kernel.sidecar_client import SidecarClient
+from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.tracking.outbox import decode_rows, encode_rows
 
 __all__ = ["Session"]
@@ -41,34 +41,34 @@ class Session:
 
     def __init__(
         self,
-        desk: Desk,
+        mailbox: Mailbox,
         status: Status,
         *,
         revive: Callable[[], None] | None = None,
         clock: Clock | None = None,
         deadline_s: float | None = None,
     ) -> None:
-        self.contact = Contact(desk, status, revive=revive)
+        self.sidecar = SidecarClient(mailbox, status, revive=revive)
         self.run = status.run
         self.clock = clock or SystemClock()
         self.recorder = Recorder()
-        self.epoch = status.epoch
+        self.term = status.term
         folder = Path(status.tier)
-        self.tier = LocalTier(folder, epoch=status.epoch)
+        self.tier = LocalTier(folder, term=status.term)
         self.engine = Engine(self.tier)
         self._pending: PendingSave | None = None
         self._is_short = False
-        self._told = False
+        self._is_reported = False
         """A checkpoint was settled that the listeners have not heard of."""
         self.manifest: Manifest | None = self.tier.newest()
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
         covered = folder / "covered.jsonl"
-        self.ledger = Ledger(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
-        self.bests = self.ledger.bests
+        self.metric_log = MetricLog(self.clock.wall_ms, decode_rows(covered.read_bytes()) if covered.exists() else ())
+        self.bests = self.metric_log.bests
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
         """The loops that run, outermost first."""
-        self.settled: dict[str, int] = {}
+        self.is_idle_save: dict[str, int] = {}
         """Passes that a cell of this kernel finished, by loop: asked for again, the loop begins a new one."""
         self.entered = 0
         """Loops that have begun in this kernel."""
@@ -93,7 +93,7 @@ class Session:
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
             self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
-        self.course: Cells | None = None
+        self.finished_cells: FinishedCells | None = None
         """The notebook's finished cells, where an engine says which cells there are."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
         """Cells that must not run twice and have begun, by source: when."""
@@ -108,13 +108,13 @@ class Session:
             UsageError: a value that is not a number.
             LeaseLost: another attempt holds the run.
         """
-        self.contact.check()
-        self.ledger.log(metrics, step)
+        self.sidecar.check()
+        self.metric_log.log(metrics, step)
 
     @property
     def cell(self) -> tuple[str, str]:
         """The running cell's id, or what stands for it, and the hash of its source; both empty in a script."""
-        key = self.ledger.scopes[0].key
+        key = self.metric_log.scopes[0].key
         cell_id, _, source = key.removeprefix("cell:").rpartition("#")
         return (cell_id or source, source) if key.startswith("cell:") else (key, "")
 
@@ -122,30 +122,32 @@ class Session:
         """A cell begins: ``key`` names it and its source."""
         self.recorder.start_cell()
         self.open.clear()
-        self.ledger.start_cell(key)
+        self.metric_log.start_cell(key)
 
     def end_cell(self, *, ok: bool) -> None:
         """A cell ended: what it did is committed, or, if it failed, forgotten back to the last checkpoint."""
         if not ok:
-            self.settle(quietly=True)
+            self.finish_save(quietly=True)
             self._rewind()
             return
         while self.open:  # somebody still holds their iterators
             self.leave(self.open[0])
-        if self.course is None or self.has_left:  # else one save is enough, when the engine says that it is finished
+        if (
+            self.finished_cells is None or self.has_left
+        ):  # else one save is enough, when the engine says that it is finished
             self.commit("cell")
-            self.settle()
-        self.ledger.end_cell()
+            self.finish_save()
+        self.metric_log.end_cell()
         for loop in self.loops.values():
             if loop.finished and loop.touched:
-                self.settled[loop.key] = loop.passes
+                self.is_idle_save[loop.key] = loop.passes
 
     def commit(self, reason: str) -> None:
         """Save rows and loops left by ``break`` that no checkpoint covers yet; durable when this returns."""
-        self.settle()
-        if self.ledger.pending or self.has_left:
+        self.finish_save()
+        if self.metric_log.pending or self.has_left:
             self.save(reason)
-            self.settle()
+            self.finish_save()
 
     @property
     def has_left(self) -> bool:
@@ -166,7 +168,7 @@ class Session:
         for key, loop in self.loops.items():
             loop.touched = key in touched
             loop.has_inner = any(other.startswith(key + "/") for other in self.loops)
-        self.ledger.rewind(self.manifest)
+        self.metric_log.rewind(self.manifest)
 
     # -- loops --------------------------------------------------------------------------------------------
 
@@ -178,11 +180,11 @@ class Session:
         """
         return key_of(
             name,
-            calls=self.ledger.scopes[-1].calls,
+            calls=self.metric_log.scopes[-1].calls,
             outer=self.open[-1].key if self.open else None,
             cell=self.cell,
             owners=self.cells,
-            settled=self.settled,
+            settled=self.is_idle_save,
         )
 
     def enter(self, loop: Loop) -> None:
@@ -195,8 +197,8 @@ class Session:
             loop.parent.has_inner = True
         self.loops[loop.key] = loop
         self.open.append(loop)
-        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
-        self.ledger.scopes.append(loop.scope)
+        loop.row_scope = self.metric_log.scope(loop.key, loop.count, loop.count)
+        self.metric_log.scopes.append(loop.row_scope)
 
     def advance(self, loop: Loop) -> None:
         """The loop's iteration is finished, and with it all that was open inside.
@@ -204,7 +206,7 @@ class Session:
         Raises:
             UsageError: the loop does not run any more.
         """
-        if loop not in self.open or loop.scope is None:
+        if loop not in self.open or loop.row_scope is None:
             raise UsageError(
                 f"city.loop {loop.name!r} was left and cannot go on: its cell has ended, or another loop's"
                 " iteration did; loops may be nested, not mixed"
@@ -213,16 +215,16 @@ class Session:
         loop.advance()
         self._drop_inner(loop)
         self.open.append(loop)
-        loop.scope = self.ledger.scope(loop.key, loop.count, loop.count)
-        self.ledger.scopes.append(loop.scope)
+        loop.row_scope = self.metric_log.scope(loop.key, loop.count, loop.count)
+        self.metric_log.scopes.append(loop.row_scope)
 
     def _close(self, loop: Loop) -> None:
         """The loop and what was open inside do not run any more."""
-        assert loop.scope is not None
+        assert loop.row_scope is not None
         del self.open[self.open.index(loop) :]
-        if loop.scope in self.ledger.scopes:
-            del self.ledger.scopes[self.ledger.scopes.index(loop.scope) :]
-        self.ledger.passed(loop.key)
+        if loop.row_scope in self.metric_log.scopes:
+            del self.metric_log.scopes[self.metric_log.scopes.index(loop.row_scope) :]
+        self.metric_log.note_iteration(loop.key)
 
     def _drop_inner(self, loop: Loop) -> None:
         """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
@@ -240,12 +242,12 @@ class Session:
             may_stream: ``save`` follows before anything else, so where memory is short it need not be copied.
         """
         began_s = self.clock.now_s()
-        self.settle()
+        self.finish_save()
         is_short = loop.freeze(self.recorder, self.engine, at_once=at_once, may_stream=may_stream)
         if is_short and not self._is_short:
             self._is_short = True
             text = "memory is too short for a copy of the state: each save is written while the loop waits"
-            self.contact.note("short-memory", message=text)
+            self.sidecar.note("short-memory", message=text)
             warnings.warn(text, stacklevel=4)
         if self.open:
             self.recorder.drop(min(one.out_from for one in self.open))
@@ -278,14 +280,14 @@ class Session:
         if not self.open:
             self.recorder.is_recording = False
 
-    def restored(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
+    def read_loop_state(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
         """State and generators of a loop, out of the tier."""
-        self.settle()
+        self.finish_save()
         return self.read(loop.saved_state), self.read(loop.saved_generators)
 
     def read(self, encoded: Encoded | None) -> Captured | None:
         """What the newest checkpoint holds under that name."""
-        self.settle()
+        self.finish_save()
         manifest = self.manifest
         if encoded is None or manifest is None:
             return None
@@ -293,7 +295,7 @@ class Session:
 
     def replay(self, loop: Loop) -> None:
         """Show again what the loop had shown up to its boundary."""
-        self.settle()
+        self.finish_save()
         assert self.manifest is not None
         for piece in loop.outputs:
             self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
@@ -319,10 +321,10 @@ class Session:
                 nothing is lost of what was saved before.
         """
         with uninterrupted():
-            self.settle()
+            self.finish_save()
             self._save(reason, step)
         if strict or self.force or self.label:
-            self.settle()
+            self.finish_save()
         if self.label:
             self._send_named()
         return self.seq
@@ -347,9 +349,9 @@ class Session:
         """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
         name, self.label, self.force = self.label, "", False
         try:
-            self.contact.ask("flush", wait_s=NAMED_S)
+            self.sidecar.ask("flush", wait_s=NAMED_S)
         except StoreUnavailable as error:
-            self.contact.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
+            self.sidecar.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
             warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
 
     def _save(self, reason: str, step: int | None) -> None:
@@ -359,11 +361,11 @@ class Session:
                 raise loop.trouble
             self._drop_inner(loop)
             loop.finished = True
-        drafts = [loop.draft() for loop in self.loops.values()]
-        batch = self.ledger.batch()
+        snapshots = [loop.snapshot() for loop in self.loops.values()]
+        batch = self.metric_log.batch()
         base = Manifest(
             run=self.run,
-            epoch=self.epoch,
+            term=self.term,
             seq=self.seq + 1,
             at=iso_now(),
             reason=reason,
@@ -373,19 +375,22 @@ class Session:
             logged=batch.logged,
             values=self._values(),
         )
-        course = self.course.draft() if self.course is not None else None
+        cell_snapshot = self.finished_cells.snapshot() if self.finished_cells is not None else None
 
         def write() -> tuple[Manifest, dict[str, Any], bytes]:
             objects: dict[str, Any] = {}
-            loops = tuple(draft.record(objects) for draft in drafts)
-            cells = base.cells if course is None else course.record(objects)
+            loops = tuple(snapshot.record(objects) for snapshot in snapshots)
+            cells = base.cells if cell_snapshot is None else cell_snapshot.record(objects)
             return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
         used: list[Used] = [
-            one for draft in drafts for one in (draft.state, draft.generators, draft.begun) if one is not None
+            one
+            for snapshot in snapshots
+            for one in (snapshot.state, snapshot.generators, snapshot.begun)
+            if one is not None
         ]
-        used += course.used if course is not None else []
-        self._pending = PendingSave(self.engine.submit(write, used), drafts, batch)
+        used += cell_snapshot.used if cell_snapshot is not None else []
+        self._pending = PendingSave(self.engine.submit(write, used), snapshots, batch)
         self.seq += 1
         self.saved_at_s = self.clock.now_s()
         self.save_s = self.cost_s + self.saved_at_s - began_s
@@ -402,7 +407,7 @@ class Session:
             with contextlib.suppress(Exception):  # ``settle`` tells what went wrong
                 self._pending.saving.wait(limit_s)
 
-    def settle(self, *, quietly: bool = False) -> None:
+    def finish_save(self, *, quietly: bool = False) -> None:
         """Wait for the checkpoint that is being written, and take note of it.
 
         Args:
@@ -412,39 +417,39 @@ class Session:
         """
         if self._pending is not None:
             with uninterrupted():
-                self._settle(self._pending, quietly=quietly)
-            if self._told:
-                self._told = False
+                self._finish_save(self._pending, quietly=quietly)
+            if self._is_reported:
+                self._is_reported = False
                 for listener in self.listeners:
                     listener()
 
-    def _settle(self, pending: PendingSave, *, quietly: bool) -> None:
+    def _finish_save(self, pending: PendingSave, *, quietly: bool) -> None:
         began_s = self.clock.now_s()
         try:
             self.manifest = pending.saving.wait()
         except Discarded as error:
-            self.contact.note("discarded", message=str(error))
+            self.sidecar.note("discarded", message=str(error))
             self._pending = None
-            pending.give_back(self.course)
+            pending.give_back(self.finished_cells)
             return
         except BaseException as error:
             self._pending = None
-            pending.give_back(self.course)
+            pending.give_back(self.finished_cells)
             if not (quietly and isinstance(error, QcityError)):
                 raise
-            self.contact.note("trouble", message=str(error))
+            self.sidecar.note("trouble", message=str(error))
             return
         self._pending = None
-        self.ledger.cover(pending.batch)
-        for record, draft in zip(self.manifest.loops, pending.drafts, strict=True):
-            draft.loop.saved(record)
-        if self.course is not None:
-            self.course.saved(self.manifest.cells)
+        self.metric_log.cover(pending.batch)
+        for record, snapshot in zip(self.manifest.loops, pending.drafts, strict=True):
+            snapshot.loop.mark_saved(record)
+        if self.finished_cells is not None:
+            self.finished_cells.mark_saved(self.manifest.cells)
         waited_s = self.clock.now_s() - began_s
         self.saved_at_s += waited_s
         # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
         self.save_s += waited_s + pending.saving.cpu_s
-        self._told = True
+        self._is_reported = True
         if self.force and not self.label:
             self.force = False
-            self.contact.desk.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait
+            self.sidecar.mailbox.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait

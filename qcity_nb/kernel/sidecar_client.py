@@ -10,22 +10,22 @@ from qcity_nb import errors
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
 from qcity_nb.run import journal
-from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
 
-__all__ = ["Contact"]
+__all__ = ["SidecarClient"]
 
 LOOK_S = 0.05
 """How often the desk is looked at from inside a hot loop."""
 WAIT_S = 1.0
 
 
-class Contact:
+class SidecarClient:
     """Reads and writes one desk. ``revive`` starts another agent when this one has died."""
 
-    def __init__(self, desk: Desk, status: Status, *, revive: Callable[[], None] | None = None) -> None:
-        self.desk = desk
-        self.epoch = status.epoch
+    def __init__(self, mailbox: Mailbox, status: Status, *, revive: Callable[[], None] | None = None) -> None:
+        self.mailbox = mailbox
+        self.term = status.term
         self._revive = revive
         self._status = status
         self._looked_s = float("-inf")
@@ -39,7 +39,7 @@ class Contact:
         at = time.monotonic()
         if now or at - self._looked_s >= LOOK_S:
             self._looked_s = at
-            self._status = self.desk.status()
+            self._status = self.mailbox.status()
             if at - self._alive_s >= 1.0:
                 self._alive_s = at
                 status = self._status
@@ -61,14 +61,14 @@ class Contact:
         until = time.monotonic() + WAIT_S
         while time.monotonic() < until and is_alive(self._status.pid):
             time.sleep(0.01)
-            self._status = self.desk.status()
+            self._status = self.mailbox.status()
             if self._status.state != "held" or self._status.until_s != ran_out_s:
                 return
 
     def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
         """The metrics before this attempt, thinned, (step, value) by name; empty until the agent has read them."""
         if self._earlier is None and self._status.restored_seq:
-            self._earlier = self.desk.earlier()
+            self._earlier = self.mailbox.earlier()
         return self._earlier or {}
 
     def check(self) -> None:
@@ -98,15 +98,15 @@ class Contact:
             StoreUnavailable: no answer in time; the agent goes on trying.
             QcityError: what the agent answered.
         """
-        request = self.desk.ask(op, **data)
+        request = self.mailbox.ask(op, **data)
         until = time.monotonic() + wait_s
         while True:
-            answer = self.desk.answered(request)
+            answer = self.mailbox.answer_to(request)
             if answer is not None:
                 break
             self.check()
             status = self.look(now=True)
-            if status.state == "ended" and self.desk.answered(request) is None:
+            if status.state == "ended" and self.mailbox.answer_to(request) is None:
                 raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
             if time.monotonic() > until:
                 raise errors.StoreUnavailable(
@@ -119,4 +119,4 @@ class Contact:
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
-        self.desk.note(journal.event(kind, epoch=self.epoch, attempt=self.desk.path.name, **data))
+        self.mailbox.note(journal.event(kind, term=self.term, attempt=self.mailbox.path.name, **data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Allowance", "postponed"]
+__all__ = ["Allowance", "describe_postponed"]
 
 START_S = 0.05
 """What there is before the first cell: small variables are saved behind each cell of a notebook that has just begun."""
@@ -41,25 +41,25 @@ class Allowance:
         limit_s = min(self._left_s, worth_s)
         return limit_s if limit_s > 0 and limit_s >= self._needs_s else 0.0
 
-    def ran(self, wall_s: float) -> None:
+    def add_run(self, wall_s: float) -> None:
         """A cell took so long."""
         self._unsaved_s += wall_s
         if self._share:
             self._left_s += self._share * wall_s
 
-    def took(self, cost_s: float) -> None:
+    def subtract_cost(self, cost_s: float) -> None:
         """A snapshot was taken."""
         self._left_s -= cost_s
         self._needs_s = self._unsaved_s = 0.0
         self.is_waiting = False
 
-    def postponed(self, needs_s: float, cost_s: float = 0.0) -> None:
+    def note_postponed(self, needs_s: float, cost_s: float = 0.0) -> None:
         """None was taken: it needs more time than there was. Finding that out took ``cost_s``."""
         self._left_s -= cost_s
         self._needs_s = max(needs_s, self._needs_s)
         self.is_waiting = True
 
 
-def postponed(needs_s: float) -> str:
+def describe_postponed(needs_s: float) -> str:
     """Snapshots wait, in words."""
     return f"a snapshot takes {needs_s:.2f} s or more: it waits for cells that take longer"

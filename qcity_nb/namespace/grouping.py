@@ -15,10 +15,10 @@ from typing import Any
 
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.state.kinds import SCALARS
-from qcity_nb.namespace.pickler import Failed, Form, Scope, Written, write, write_scalar
-from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.pickler import ClassPlacement, Failed, PickleContext, Written, write, write_scalar
+from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.sharing import Families, Marks, Owners, overlapping
-from qcity_nb.namespace.unsaveable import absent_for, kind_name
+from qcity_nb.namespace.unsaveable import describe_not_saved, kind_name
 
 __all__ = ["Known", "Part", "Surveyed", "survey"]
 
@@ -34,7 +34,7 @@ class Part:
 
     names: tuple[str, ...]
     written: Written
-    form: Form
+    placement: ClassPlacement
     cost_s: float
     marks: list[Any] = field(default_factory=list)
     guessed: int = 0
@@ -51,7 +51,7 @@ class Known:
     bounds: list[tuple[int, int]]
     stream: str
     """The stream's name."""
-    form: Form
+    placement: ClassPlacement
     cost_s: float
     classes: tuple[type, ...]
     table: str
@@ -68,7 +68,7 @@ class Known:
             marks=array("Q", map(id, part.marks)),
             bounds=written.bounds,
             stream=name_of(written.skeleton),
-            form=part.form,
+            placement=part.placement,
             cost_s=part.cost_s,
             classes=written.classes,
             table=name_of(table.skeleton) if table is not None else "",
@@ -106,22 +106,24 @@ class Surveyed:
 
     parts: list[Part] = field(default_factory=list)
     kept: list[Known] = field(default_factory=list)
-    absent: list[Absent] = field(default_factory=list)
+    not_saved: list[NotSaved] = field(default_factory=list)
 
 
-def survey(values: Mapping[str, Any], scope: Scope, known: Iterable[Known], skip: Collection[str]) -> Surveyed:
+def survey(
+    values: Mapping[str, Any], context: PickleContext, known: Iterable[Known], skip: Collection[str]
+) -> Surveyed:
     """Write the variables ``values``; see ``Space.capture`` for ``skip``.
 
     Raises:
         Overdue: the scope's time is over.
     """
-    return _Survey(values, scope, list(known)).run(frozenset(skip))
+    return _Survey(values, context, list(known)).run(frozenset(skip))
 
 
 class _Survey:
-    def __init__(self, values: Mapping[str, Any], scope: Scope, known: list[Known]) -> None:
-        self.values, self.scope, self.known = values, scope, known
-        self.marks = Marks((*scope.own, id(values)))
+    def __init__(self, values: Mapping[str, Any], context: PickleContext, known: list[Known]) -> None:
+        self.values, self.context, self.known = values, context, known
+        self.marks = Marks((*context.own, id(values)))
         self.found = Surveyed()
         self.parts: list[Part] = []
         self.table_marks: dict[int, list[Any]] = {}
@@ -139,12 +141,12 @@ class _Survey:
     # -- what need not be looked at
 
     def _may_keep(self, one: Known) -> bool:
-        if one.form is not Form.APART or not one.is_same(self.values):
+        if one.placement is not ClassPlacement.APART or not one.is_same(self.values):
             return False
         if not one.classes:
             return True
         try:
-            table = self.scope.table(one.classes)
+            table = self.context.table(one.classes)
         except Failed:
             return False
         return name_of(table.skeleton) == one.table
@@ -174,21 +176,21 @@ class _Survey:
                 for name in one.names:
                     del left[name]
         for name in left:
-            self.scope.check()
+            self.context.check()
             value = self.values[name]
             if type(value) in SCALARS:
-                self.parts.append(Part((name,), write_scalar({name: value}), Form.APART, 0.0))
+                self.parts.append(Part((name,), write_scalar({name: value}), ClassPlacement.APART, 0.0))
                 continue
             try:
-                self.parts.append(self._part((name,), Form.APART))
+                self.parts.append(self._part((name,), ClassPlacement.APART))
             except Failed as failed:
-                self.found.absent.append(absent_for(name, value, failed.error, failed.met))
+                self.found.not_saved.append(describe_not_saved(name, value, failed.error, failed.met))
 
     def _guess(self, one: Known) -> Part | None:
         """The group as it was, if it still is one."""
         may_trust = one.cost_s > _COSTLY_S and one.guessed < _TRUST and one.is_same(self.values)
         try:
-            part = self._part(one.names, one.form)
+            part = self._part(one.names, one.placement)
         except Failed:
             return None
         if name_of(part.written.skeleton) == one.stream:
@@ -197,23 +199,23 @@ class _Survey:
         part.guessed = one.guessed + 1
         return part if may_trust else None
 
-    def _part(self, names: tuple[str, ...], form: Form) -> Part:
+    def _part(self, names: tuple[str, ...], placement: ClassPlacement) -> Part:
         begun = time.perf_counter()
-        written = self._write({name: self.values[name] for name in names}, form)
+        written = self._write({name: self.values[name] for name in names}, placement)
         cost_s = time.perf_counter() - begun
         alone = self.values[names[0]]
         marks = [alone] if len(names) == 1 and _is_flat(alone) else self.marks.of(written)
-        return Part(names, written, form, cost_s, marks)
+        return Part(names, written, placement, cost_s, marks)
 
-    def _write(self, values: dict[str, Any], form: Form) -> Written:
+    def _write(self, values: dict[str, Any], placement: ClassPlacement) -> Written:
         for _ in range(2):
             try:
-                return write(values, self.scope, form)
+                return write(values, self.context, placement)
             except Failed as failed:
                 # Another thread changed a container meanwhile: it may be quiet the next time.
                 if not isinstance(failed.error, RuntimeError) or isinstance(failed.error, RecursionError):
                     raise
-        return write(values, self.scope, form)
+        return write(values, self.context, placement)
 
     # -- grouping
 
@@ -244,26 +246,30 @@ class _Survey:
         for index in range(len(parts)):
             members.setdefault(families.top(index), []).append(index)
         for group in members.values():
-            form = Form.INLINE if not entangled.isdisjoint(group) else Form.APART
-            form = Form.INLINE if any(parts[index].form is Form.INLINE for index in group) else form
-            self._settle([parts[index] for index in group], form)
+            placement = ClassPlacement.INLINE if not entangled.isdisjoint(group) else ClassPlacement.APART
+            placement = (
+                ClassPlacement.INLINE
+                if any(parts[index].placement is ClassPlacement.INLINE for index in group)
+                else placement
+            )
+            self._settle([parts[index] for index in group], placement)
 
-    def _settle(self, together: list[Part], form: Form) -> None:
+    def _settle(self, together: list[Part], placement: ClassPlacement) -> None:
         first = together[0]
-        if len(together) == 1 and first.form is form:
+        if len(together) == 1 and first.placement is placement:
             self.found.parts.append(first)
             return
         names = tuple(sorted(name for part in together for name in part.names))
         begun = time.perf_counter()
         try:
-            written = self._write({name: self.values[name] for name in names}, form)
+            written = self._write({name: self.values[name] for name in names}, placement)
         except Failed as failed:
             for name in names:
                 others = ", ".join(other for other in names if other != name)
                 why = f"it shares objects with {others}, and together they cannot be pickled ({failed})"
                 if not others:
                     why = f"it shares objects with its class, and they cannot be pickled together ({failed})"
-                self.found.absent.append(Absent(name=name, kind=kind_name(self.values[name]), why=why))
+                self.found.not_saved.append(NotSaved(name=name, kind=kind_name(self.values[name]), why=why))
             return
         marks = [mark for part in together for mark in part.marks]
-        self.found.parts.append(Part(names, written, form, time.perf_counter() - begun, marks))
+        self.found.parts.append(Part(names, written, placement, time.perf_counter() - begun, marks))

@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.unsaveable import kind_name
 
 __all__ = ["cells_imports", "importable", "import_all"]
@@ -50,7 +50,7 @@ def cells_imports(live: Mapping[str, Any], modules: Mapping[str, str]) -> Iterat
                     yield name
 
 
-def import_all(modules: Mapping[str, str], live: dict[str, Any]) -> Iterable[Absent]:
+def import_all(modules: Mapping[str, str], live: dict[str, Any]) -> Iterable[NotSaved]:
     """Import each and bind it; a key with a dot is imported only. Yields those that are not here."""
     for variable, name in modules.items():
         try:
@@ -62,7 +62,7 @@ def import_all(modules: Mapping[str, str], live: dict[str, Any]) -> Iterable[Abs
             is_missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == root
             if "." in variable:
                 continue  # its package is bound; what is missing of it says so when it is used
-            yield Absent(
+            yield NotSaved(
                 name=variable,
                 kind="module",
                 why=f"the module {name} is not installed here"

@@ -29,11 +29,11 @@ from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds, overlaps
 from qcity_nb.checkpoint.state.pickling import Reducers, is_importable
 from qcity_nb.namespace import gc_pause, unpickle_functions
 from qcity_nb.namespace.handlers import pandas_frames, recreated, registry, string_arrays
-from qcity_nb.namespace.records import Absent
-from qcity_nb.namespace.tombstone import Tombstone, bury, lost
+from qcity_nb.namespace.records import NotSaved
+from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
 from qcity_nb.namespace.unpickle_functions import is_full
 
-__all__ = ["Failed", "Form", "Overdue", "Scope", "Written", "write", "write_scalar"]
+__all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "Written", "write", "write_scalar"]
 
 _MISSING = object()
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it, or a call of type
@@ -42,7 +42,7 @@ _LIVE = b"c" + _HERE + b"\nlive\n)R\x940"  # call it, put it at place 0 of the m
 _CLASSES = b"c" + _HERE + b"\nclasses\n"
 
 
-class Form(enum.Enum):
+class ClassPlacement(enum.Enum):
     """Where a stream has the classes of the notebook."""
 
     APART = enum.auto()
@@ -54,7 +54,7 @@ class Form(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Scope:
+class PickleContext:
     """What the picklers of one capture have in common."""
 
     live: dict[str, Any]
@@ -68,7 +68,7 @@ class Scope:
     """When pickling is given up, by ``time.perf_counter``."""
 
     @classmethod
-    def of(cls, live: dict[str, Any], limit_s: float = math.inf) -> Scope:
+    def of(cls, live: dict[str, Any], limit_s: float = math.inf) -> PickleContext:
         """For one capture: a class may change between two."""
         main = sys.modules.get("__main__")
         own = {id(live)} | ({id(main.__dict__)} if main is not None else set())
@@ -93,7 +93,7 @@ class Scope:
         key = tuple(map(id, classes))
         found = self.tables.get(key)
         if found is None:
-            found = self.tables[key] = write(list(classes), self, Form.TABLE)
+            found = self.tables[key] = write(list(classes), self, ClassPlacement.TABLE)
         return found
 
 
@@ -136,36 +136,42 @@ class Overdue(Exception):
 class _Sheet(io.BytesIO):
     """A stream in the making. The pickler writes 64 KB at a time, so that it can be given up in the middle."""
 
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+    def __init__(self, context: PickleContext) -> None:
+        self._context = context
 
     def write(self, data: Any) -> int:
-        self._scope.check()
+        self._context.check()
         return super().write(data)
 
 
-class _Whole(Reducers):
+class _NotebookPickler(Reducers):
     is_whole = True
 
-    def __init__(self, out: io.BytesIO, shared: dict[int, tuple[Any, int, Any]], scope: Scope, form: Form) -> None:
+    def __init__(
+        self,
+        out: io.BytesIO,
+        shared: dict[int, tuple[Any, int, Any]],
+        context: PickleContext,
+        placement: ClassPlacement,
+    ) -> None:
         super().__init__(out, shared)
         this: Any = self
-        this.dispatch_table = scope.dispatch
-        this.memo = {id(scope.live): (0, scope.live)}
-        self.scope = scope
-        self.form = form
+        this.dispatch_table = context.dispatch
+        this.memo = {id(context.live): (0, context.live)}
+        self.context = context
+        self.placement = placement
         self.last: Any = self
         """The object that was met last, itself at first: who is to blame if pickling fails."""
         self.classes: dict[int, tuple[int, type]] = {}
         self.by_value: set[int] = set()
         self.fresh: set[str] = set()
         self._closing: set[int] = set()
-        self._handlers = scope.handlers
+        self._handlers = context.handlers
         self._alone: set[int] = set()
         """Arrays that nobody else may be left to share, though somebody does in this process."""
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        return True if self.form is Form.TABLE else super().take(buffer)
+        return True if self.placement is ClassPlacement.TABLE else super().take(buffer)
 
     def reducer_override(self, value: Any) -> Any:
         self.last = value
@@ -187,17 +193,17 @@ class _Whole(Reducers):
         if pandas_frames.is_block(cls) and pandas_frames.copies_on_write():
             return self._block(value)
         if cls is Tombstone:
-            absent = lost(value)
-            assert absent is not None
-            return _bury, (absent.name, absent.kind, absent.why, absent.advice, absent.where)
+            not_saved = lost(value)
+            assert not_saved is not None
+            return _put_tombstone, (not_saved.name, not_saved.kind, not_saved.why, not_saved.advice, not_saved.where)
         return super().reducer_override(value)
 
     # -- what the notebook defined
 
     def _function(self, value: types.FunctionType) -> Any:
         namespace: Any = value.__globals__
-        if id(namespace) in self.scope.own:
-            namespace = self.scope.live
+        if id(namespace) in self.context.own:
+            namespace = self.context.live
         elif value.__module__ != "__main__" and is_importable(value):
             return NotImplemented
         else:
@@ -232,7 +238,7 @@ class _Whole(Reducers):
     def _class(self, value: type) -> Any:
         if not value.__flags__ & _HEAP_TYPE or (value.__module__ != "__main__" and is_importable(value)):
             return super().reducer_override(value)
-        if self.form is Form.APART:
+        if self.placement is ClassPlacement.APART:
             return unpickle_functions.notebook_class, (
                 self.classes.setdefault(id(value), (len(self.classes), value))[0],
             )
@@ -263,7 +269,7 @@ class _Whole(Reducers):
         return *reduced, value.grad, None, None, unpickle_functions.set_gradient
 
     def _untyped(self, storage: Any) -> Any:
-        if self.form is Form.TABLE:  # it has no buffers
+        if self.placement is ClassPlacement.TABLE:  # it has no buffers
             from qcity_nb.checkpoint.state.unpickle_functions import inline_storage
 
             return inline_storage, (self._bytes(storage), str(storage.device))
@@ -276,7 +282,7 @@ class _Whole(Reducers):
 
     def _array(self, value: Any) -> Any:
         if value.dtype.hasobject and type(value) is self.numpy.ndarray and value.dtype == object:
-            return string_arrays.packed(value) or super()._array(value)
+            return string_arrays.pack_strings(value) or super()._array(value)
         reduced = super()._array(value)
         if id(value) in self._alone:
             self.arrays.pop(id(value), None)
@@ -306,15 +312,15 @@ class _Home:
         return unpickle_functions.module_globals, (self.name,)
 
 
-def _bury(*fields: str) -> Tombstone:
+def _put_tombstone(*fields: str) -> Tombstone:
     name, kind, why, advice, where = fields
-    return bury(Absent(name=name, kind=kind, why=why, advice=advice, where=where))
+    return put_tombstone(NotSaved(name=name, kind=kind, why=why, advice=advice, where=where))
 
 
 @functools.cache
 def _pickler() -> Any:
     # cloudpickle is imported late, and knows how to write code and classes by value.
-    return type("_Pickler", (_Whole, _cloudpickle().Pickler), {})
+    return type("_Pickler", (_NotebookPickler, _cloudpickle().Pickler), {})
 
 
 class Failed(Exception):
@@ -327,7 +333,7 @@ class Failed(Exception):
         """The object that was looked at last."""
 
 
-def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
+def write(value: object, context: PickleContext, placement: ClassPlacement = ClassPlacement.APART) -> Written:
     """The stream of ``value``; its buffers are still the live ones.
 
     Raises:
@@ -337,8 +343,8 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
     shared: dict[int, tuple[Any, int, Any]] = {}
     bounds: list[tuple[int, int]] = []
     while True:
-        out = _Sheet(scope)
-        pickler = _pickler()(out, shared, scope, form)
+        out = _Sheet(context)
+        pickler = _pickler()(out, shared, context, placement)
         own = frozenset(map(id, gc.get_referents(pickler)))
         try:
             pickler.dump(value)
@@ -347,13 +353,13 @@ def write(value: object, scope: Scope, form: Form = Form.APART) -> Written:
         except BaseException as error:
             raise Failed(error, pickler.last) from error
         memory = pickler.memory()
-        if not shared and form is not Form.TABLE and (shared := overlaps(pickler.numpy, memory)):
+        if not shared and placement is not ClassPlacement.TABLE and (shared := overlaps(pickler.numpy, memory)):
             bounds = [(low, high) for low, high, _, _ in memory.values()]
             continue  # what overlaps is written once more, as views of common bytes
         break
     pickler.last = None
     classes = tuple(one for _, one in pickler.classes.values())
-    table = scope.table(classes) if classes else None
+    table = context.table(classes) if classes else None
     return Written(
         skeleton=_stream(out.getvalue(), table),
         spans=pickler.spans,

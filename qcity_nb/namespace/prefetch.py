@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from qcity_nb.checkpoint.state import buffer_targets
 from qcity_nb.checkpoint.state.capture import Captured
 
-__all__ = ["Land", "landed"]
+__all__ = ["Land", "read_ahead"]
 
 _LARGE_BYTES = 4 << 20
 """Groups with fewer bytes beside their stream are soon there."""
@@ -30,7 +30,7 @@ Land = Callable[[], list[Any]]
 _Name = TypeVar("_Name")
 
 
-def landed(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, Captured, Land], None, None]:
+def read_ahead(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, Captured, Land], None, None]:
     """Each group once more with its memory, those of few bytes first.
 
     Close it: threads may be reading when the caller has had enough.

@@ -85,7 +85,7 @@ class Reach:
         if gc.get_freeze_count() > self._usual_frozen:
             self._forever = "`gc.freeze` hides functions from the collector"
 
-    def reached(self) -> frozenset[str] | None:
+    def changed_names(self) -> frozenset[str] | None:
         """Names of variables that may have changed, deleted ones included; ``None``: any may have."""
         known = self._census
         if known is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from qcity_nb.checkpoint.state.capture import Captured
 
-__all__ = ["Absent", "Group", "Shot"]
+__all__ = ["NotSaved", "Group", "NamespaceSnapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Absent:
+class NotSaved:
     """A variable that cannot be saved, or that could not be restored. A record: ``codec`` writes it as JSON."""
 
     name: str
@@ -47,7 +47,7 @@ def _nothing() -> None:
 
 
 @dataclass(slots=True)
-class Shot:
+class NamespaceSnapshot:
     """The variables at one moment."""
 
     groups: list[Group] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Shot:
     """Groups of the capture before that were not looked at (``skip``)."""
     modules: dict[str, str] = field(default_factory=dict)
     """Module name by variable. A key with a dot is no variable: a submodule that a cell imported under its package."""
-    absent: list[Absent] = field(default_factory=list)
+    not_saved: list[NotSaved] = field(default_factory=list)
     is_live: bool = False
     """Memory was short: the groups' buffers are the live ones. Write them before the variables may change."""
     free: Callable[[], None] = _nothing

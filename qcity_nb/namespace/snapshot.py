@@ -18,14 +18,14 @@ from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
 from qcity_nb.namespace import gc_pause
 from qcity_nb.namespace.grouping import Known, Part, survey
 from qcity_nb.namespace.modules import cells_imports, import_all, importable
-from qcity_nb.namespace.pickler import Scope
-from qcity_nb.namespace.prefetch import landed
-from qcity_nb.namespace.records import Absent, Group, Shot
-from qcity_nb.namespace.tombstone import bury, lost
+from qcity_nb.namespace.pickler import PickleContext
+from qcity_nb.namespace.prefetch import read_ahead
+from qcity_nb.namespace.records import Group, NamespaceSnapshot, NotSaved
+from qcity_nb.namespace.tombstone import lost, put_tombstone
 from qcity_nb.namespace.unpickler import Restoring, load
-from qcity_nb.namespace.unsaveable import failed_to_load, kind_name
+from qcity_nb.namespace.unsaveable import describe_load_failure, kind_name
 
-__all__ = ["Space", "hidden_by", "is_hidden"]
+__all__ = ["NamespaceSnapshotter", "hidden_by", "is_hidden"]
 
 _NAMES = frozenset({"In", "Out", "get_ipython", "exit", "quit", "_", "_dh", "_oh", "_ih", "_sh", "_exit_code"})
 _NUMBERED = re.compile(r"_(i{1,3}|i?\d+)")
@@ -56,7 +56,7 @@ def hidden_by(shell: Mapping[str, object]) -> Callable[[str, object], bool]:
     return hidden
 
 
-class Space:
+class NamespaceSnapshotter:
     """A kernel's namespace.
 
     Args:
@@ -85,7 +85,7 @@ class Space:
         skip: Collection[str] = (),
         may_stream: bool = False,
         limit_s: float = math.inf,
-    ) -> Shot:
+    ) -> NamespaceSnapshot:
         """Copy the variables: they may change from here on, unless ``Shot.is_live``.
 
         Args:
@@ -99,40 +99,46 @@ class Space:
             StateRefused: there is no memory for a copy.
         Does not: stop other threads, which may change what is being read.
         """
-        shot = Shot()
-        values = self._variables(shot)
-        surveyed = survey(values, Scope.of(self.live, limit_s), self._known, skip)
-        self._freeze(shot, surveyed.parts, values, stored, may_stream=may_stream)
-        shot.kept = [one.names for one in surveyed.kept]
-        shot.absent += surveyed.absent
+        snapshot = NamespaceSnapshot()
+        values = self._variables(snapshot)
+        surveyed = survey(values, PickleContext.of(self.live, limit_s), self._known, skip)
+        self._freeze(snapshot, surveyed.parts, values, stored, may_stream=may_stream)
+        snapshot.kept = [one.names for one in surveyed.kept]
+        snapshot.not_saved += surveyed.not_saved
         self._known = surveyed.kept + [Known.of(part, values) for part in surveyed.parts]
-        return shot
+        return snapshot
 
-    def _variables(self, shot: Shot) -> dict[str, Any]:
+    def _variables(self, snapshot: NamespaceSnapshot) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, value in list(self.live.items()):
             if type(name) is not str:
                 continue
-            absent = lost(value)
-            if absent is not None:
-                shot.absent.append(replace(absent, name=name))
+            not_saved = lost(value)
+            if not_saved is not None:
+                snapshot.not_saved.append(replace(not_saved, name=name))
             elif not self._hidden(name, value):
                 module = importable(value)
                 if module:
-                    shot.modules[name] = module
+                    snapshot.modules[name] = module
                 else:
                     values[name] = value
-        self._submodules.update(cells_imports(self.live, shot.modules))
+        self._submodules.update(cells_imports(self.live, snapshot.modules))
         for name in sorted(self._submodules):
-            if name.partition(".")[0] in shot.modules:
-                shot.modules[name] = name
+            if name.partition(".")[0] in snapshot.modules:
+                snapshot.modules[name] = name
         return values
 
     def _freeze(
-        self, shot: Shot, parts: list[Part], values: Mapping[str, Any], stored: Collection[str], *, may_stream: bool
+        self,
+        snapshot: NamespaceSnapshot,
+        parts: list[Part],
+        values: Mapping[str, Any],
+        stored: Collection[str],
+        *,
+        may_stream: bool,
     ) -> None:
         spans = [span for part in parts for span in part.written.spans]
-        memory: freezing.Shot | None = None
+        memory: freezing.CaptureBuffer | None = None
         buffers: list[Content]
         if self._freezer is None:
             buffers = [held(span) for span in spans]
@@ -143,15 +149,15 @@ class Space:
                 buffers, memory = self._freezer.freeze(dumped, stored=stored, lazily="never", may_stream=may_stream)
             except MemoryError as error:
                 raise StateRefused(f"the variables cannot be saved: {error}") from error
-            shot.is_live, shot.free = memory.is_live, memory.release
+            snapshot.is_live, snapshot.free = memory.is_live, memory.release
         at = 0
         for part in parts:
             count = len(part.written.spans)
             captured = Captured(
-                skeleton=part.written.skeleton, buffers=buffers[at : at + count], shot=memory and _lent(memory)
+                skeleton=part.written.skeleton, buffers=buffers[at : at + count], buffer=memory and _lend(memory)
             )
             at += count
-            shot.groups.append(
+            snapshot.groups.append(
                 Group(
                     names=part.names,
                     captured=captured,
@@ -166,8 +172,8 @@ class Space:
         self,
         groups: Iterable[tuple[tuple[str, ...], Captured]],
         modules: Mapping[str, str],
-        absent: Iterable[Absent],
-    ) -> list[Absent]:
+        not_saved: Iterable[NotSaved],
+    ) -> list[NotSaved]:
         """Put variables into the namespace: modules imported, groups loaded, a tombstone for what is not there.
 
         Loading runs code that the streams name, as every pickle does: the caller answers for where they come from,
@@ -180,7 +186,7 @@ class Space:
             CheckpointCorrupt: a buffer is damaged; the namespace may then be restored in part.
             StoreError: a buffer could not be read; the same.
         """
-        missing = list(absent)
+        missing = list(not_saved)
         missing += import_all(modules, self.live)
         self._submodules.update(name for name in modules if "." in name)
         restoring = Restoring(self.live)
@@ -189,14 +195,14 @@ class Space:
             failed = self._load(groups, restoring)
             failed = self._load([(names, captured) for names, captured, _ in failed], restoring)
         for names, _, error in failed:
-            missing += [failed_to_load(name, error) for name in names]
+            missing += [describe_load_failure(name, error) for name in names]
         for one in missing:
-            self.live[one.name] = bury(one)
+            self.live[one.name] = put_tombstone(one)
         return missing
 
     def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
         failed: list[tuple[*_Group, BaseException]] = []
-        with closing(landed(groups)) as each:
+        with closing(read_ahead(groups)) as each:
             for names, captured, land in each:
                 try:
                     values = load(captured.skeleton, land(), restoring)
@@ -212,6 +218,6 @@ class Space:
 _Group = tuple[tuple[str, ...], Captured]
 
 
-def _lent(memory: freezing.Shot) -> freezing.Shot:
+def _lend(memory: freezing.CaptureBuffer) -> freezing.CaptureBuffer:
     """The memory of a whole capture, as one group has it: it cannot be given back for that group alone."""
-    return freezing.Shot(arena=memory.arena, copied=memory.copied, is_live=memory.is_live)
+    return freezing.CaptureBuffer(arena=memory.arena, copied=memory.copied, is_live=memory.is_live)

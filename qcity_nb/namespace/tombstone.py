@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from qcity_nb.errors import VariableLost
-from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.records import NotSaved
 
-__all__ = ["Tombstone", "bury", "lost"]
+__all__ = ["Tombstone", "put_tombstone", "lost"]
 
 
 class Tombstone:
@@ -25,28 +25,28 @@ class Tombstone:
 _slot: Any = Tombstone.__dict__["_absent"]
 
 
-def bury(absent: Absent) -> Tombstone:
+def put_tombstone(not_saved: NotSaved) -> Tombstone:
     """A tombstone for ``absent``."""
     made = object.__new__(Tombstone)
-    _slot.__set__(made, absent)
+    _slot.__set__(made, not_saved)
     return made
 
 
-def lost(value: object) -> Absent | None:
+def lost(value: object) -> NotSaved | None:
     """What a tombstone stands for; None if ``value`` is none. The one use that does not raise."""
     if type(value) is not Tombstone:
         return None
-    found: Absent = _slot.__get__(value)
+    found: NotSaved = _slot.__get__(value)
     return found
 
 
 def _error(tombstone: Any) -> VariableLost:
-    absent = lost(tombstone)
-    assert absent is not None
-    made = f", made in {absent.where}," if absent.where else ""
-    kind = absent.kind.removeprefix("builtins.")
-    advice = absent.advice or "run the cell that makes it again"
-    return VariableLost(f"{absent.name} (a {kind}){made} is not here since the restart: {absent.why}; {advice}")
+    not_saved = lost(tombstone)
+    assert not_saved is not None
+    made = f", made in {not_saved.where}," if not_saved.where else ""
+    kind = not_saved.kind.removeprefix("builtins.")
+    advice = not_saved.advice or "run the cell that makes it again"
+    return VariableLost(f"{not_saved.name} (a {kind}){made} is not here since the restart: {not_saved.why}; {advice}")
 
 
 def _raises(name: str) -> Any:

@@ -12,10 +12,10 @@ from typing import Any
 from qcity_nb.checkpoint.state.kinds import SCALARS
 from qcity_nb.checkpoint.state.pickling import Refused
 from qcity_nb.namespace.handlers.not_saved import Lost
-from qcity_nb.namespace.records import Absent
+from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.unpickle_functions import is_full
 
-__all__ = ["absent_for", "failed_to_load", "kind_name", "path_to"]
+__all__ = ["describe_not_saved", "describe_load_failure", "kind_name", "path_to"]
 
 _LOOK_AT = 200_000
 """Objects that are looked at for a path: a variable may hold millions."""
@@ -93,7 +93,7 @@ def path_to(name: str, root: object, wanted: object) -> str:
     return name
 
 
-def absent_for(name: str, value: object, error: BaseException, met: object) -> Absent:
+def describe_not_saved(name: str, value: object, error: BaseException, met: object) -> NotSaved:
     """What is said of a variable that pickling failed on.
 
     Args:
@@ -103,7 +103,7 @@ def absent_for(name: str, value: object, error: BaseException, met: object) -> A
     path = path_to(name, value, met)
     if path != name:
         why = f"{path}: {why}"
-    return Absent(name=name, kind=kind_name(value), why=why, advice=advice)
+    return NotSaved(name=name, kind=kind_name(value), why=why, advice=advice)
 
 
 def _reason(error: BaseException, met: object) -> tuple[str, str]:
@@ -130,7 +130,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def failed_to_load(name: str, error: BaseException | None) -> Absent:
+def describe_load_failure(name: str, error: BaseException | None) -> NotSaved:
     """What is said of a variable whose group could not be loaded."""
     if isinstance(error, Lost):
         why, advice = error.why, error.advice
@@ -141,4 +141,4 @@ def failed_to_load(name: str, error: BaseException | None) -> Absent:
         text = _first_line(error) if error is not None else ""
         why = f"it could not be loaded ({text})"
         advice = "run its cell again; the library that made it may have another version here"
-    return Absent(name=name, kind="object", why=why, advice=advice)
+    return NotSaved(name=name, kind="object", why=why, advice=advice)

@@ -21,7 +21,7 @@ from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.codec import DecodeError
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, UsageError
 from qcity_nb.ports import Store
-from qcity_nb.published.read import manifest_of, reader, vouched
+from qcity_nb.published.read import check_signed, manifest_of, reader
 from qcity_nb.records import CheckpointRef
 from qcity_nb.run import lease
 
@@ -71,9 +71,9 @@ class Checkpoint:
         return next((copy.ref for copy in self.copies if copy.ref), None)
 
     @property
-    def epoch(self) -> int:
+    def term(self) -> int:
         """That of the attempt that made it: a successor's copy has the successor's."""
-        return min(copy.manifest.epoch if copy.manifest else copy.ref.epoch if copy.ref else 0 for copy in self.copies)
+        return min(copy.manifest.term if copy.manifest else copy.ref.term if copy.ref else 0 for copy in self.copies)
 
     @property
     def at(self) -> str:
@@ -99,10 +99,10 @@ class Catalog:
         local: this host's local tier (the setting of that name).
     """
 
-    def __init__(self, store: Store, run: str, local: Path) -> None:
+    def __init__(self, store: Store, run: str, local_dir: Path) -> None:
         self._store = store
         self._run = run
-        self._local = local
+        self._local_dir = local_dir
 
     def checkpoints(self) -> list[Checkpoint]:
         """All of them, newest first.
@@ -117,7 +117,7 @@ class Catalog:
             groups.setdefault((copy.seq, time), []).append(copy)
         found = [Checkpoint(copies=tuple(copies)) for copies in groups.values()]
         # Of two with one number, the published one is the run's, else that of the later attempt.
-        found.sort(key=lambda one: (-one.seq, one.ref is None, -max(c.tier.epoch if c.tier else 0 for c in one.copies)))
+        found.sort(key=lambda one: (-one.seq, one.ref is None, -max(c.tier.term if c.tier else 0 for c in one.copies)))
         return [
             Checkpoint(copies=one.copies, new_bytes=_new_bytes(one, found[place + 1 :]))
             for place, one in enumerate(found)
@@ -143,12 +143,12 @@ class Catalog:
         raise AssertionError("the last look returns")
 
     def _in_tiers(self) -> Iterator[Copy]:
-        folder = tier_path(self._local, self._run, 0).parent
+        folder = tier_path(self._local_dir, self._run, 0).parent
         epochs = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
-        for epoch in epochs:
-            tier = LocalTier(tier_path(self._local, self._run, epoch), epoch=epoch)
+        for term in epochs:
+            tier = LocalTier(tier_path(self._local_dir, self._run, term), term=term)
             for seq in reversed(tier.seqs()):
-                where = f"local e{epoch}"
+                where = f"local e{term}"
                 try:
                     yield Copy(where=where, seq=seq, tier=tier, manifest=tier.load(seq))
                 except CheckpointCorrupt as error:
@@ -184,8 +184,8 @@ class Catalog:
             CheckpointError: the disk is full.
         """
         try:
-            self._local.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(prefix="read-", dir=self._local)
+            self._local_dir.mkdir(parents=True, exist_ok=True)
+            made = tempfile.TemporaryDirectory(prefix="read-", dir=self._local_dir)
         except OSError:
             made = tempfile.TemporaryDirectory(prefix="qcity-read-")
         with made as folder:
@@ -197,7 +197,7 @@ class Catalog:
     def _open(self, copy: Copy, incoming: Path, stack: contextlib.ExitStack) -> Read:
         assert copy.manifest is not None
         if copy.tier is not None:
-            return stack.enter_context(copy.tier.opened(copy.manifest))
+            return stack.enter_context(copy.tier.open_reader(copy.manifest))
         return reader(self._store, self._run, copy.manifest, incoming)
 
     def state(self, checkpoint: Checkpoint, loop: str, incoming: Path) -> Any:
@@ -221,7 +221,7 @@ class Catalog:
             if record is None or record.state is None:
                 raise UsageError(f"checkpoint {checkpoint.seq} has no state of a loop {loop!r}")
             if copy.tier is None:
-                vouched(self._store, self._run, copy.manifest)
+                check_signed(self._store, self._run, copy.manifest)
             try:
                 with contextlib.ExitStack() as stack:
                     # Buffers are read while it is loaded, so damage may show only then.

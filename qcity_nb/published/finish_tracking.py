@@ -10,10 +10,10 @@ from qcity_nb.records import Head, Tracked
 from qcity_nb.run.lease import amend, read
 from qcity_nb.tracking import open_tracker
 
-__all__ = ["settle"]
+__all__ = ["finish_tracking"]
 
 
-def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
+def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -> None:
     """Send the rows that the tracker lacks, and give its run the status that the head has.
 
     Any number may do this at once: rows are sent exactly as logged, and statuses agree.
@@ -32,7 +32,7 @@ def settle(store: Store, run: str, *, tracking: str, experiment: str) -> None:
     tracker = open_tracker(uri)
     if tracker is None:
         return
-    tags = {"qcity.attempts": str(head.epoch), "qcity.made": head.created}
+    tags = {"qcity.attempts": str(head.term), "qcity.made": head.created}
     run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=tags)
     drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
     tracker.end(run_id, status)

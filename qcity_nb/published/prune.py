@@ -44,7 +44,7 @@ def plan(store: Store, run: str, *, keep: int) -> Plan:
     """
     snapshot = lease.read(store, run)
     holder = snapshot.head.holder
-    if holder is not None and lease.Observer().judge(snapshot) is None:
+    if holder is not None and lease.Observer().declare_dead(snapshot) is None:
         raise _held(snapshot.head, holder)
     return _plan(store, snapshot.head, keep)
 
@@ -88,8 +88,8 @@ def _packs(manifest: Manifest) -> dict[str, int]:
 def _is_ours(name: str, head: Head) -> bool:
     """A pack or manifest of an epoch that has ended: a later holder's names have a higher one."""
     folder, _, rest = name.partition("/")
-    epoch = rest[1:].partition("-")[0]
-    return folder in ("packs", "checkpoints") and epoch.isdigit() and int(epoch) <= head.epoch
+    term = rest[1:].partition("-")[0]
+    return folder in ("packs", "checkpoints") and term.isdigit() and int(term) <= head.term
 
 
 def prune(store: Store, run: str, *, keep: int, clock: Clock | None = None) -> Plan:
@@ -108,12 +108,12 @@ def prune(store: Store, run: str, *, keep: int, clock: Clock | None = None) -> P
         raise ValueError("the newest checkpoint stays")
     snapshot = lease.read(store, run)
     if snapshot.head.holder is not None:
-        judged = lease.Observer(clock).judge(snapshot)
-        if judged is None:
+        declared_dead = lease.Observer(clock).declare_dead(snapshot)
+        if declared_dead is None:
             raise _held(snapshot.head, snapshot.head.holder)
         _plan(store, snapshot.head, keep)  # it must not cost an epoch to find that nothing can be done
         me = Holder(attempt=f"{run}-prune-{uuid.uuid4().hex[:8]}", host=snapshot.head.holder.host)
-        lease.acquire(store, run, me, judged=judged, clock=clock).release()
+        lease.acquire(store, run, me, declared_dead=declared_dead, clock=clock).release()
     planned: Plan | None = None
 
     def drop(head: Head) -> Head:

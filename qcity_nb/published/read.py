@@ -20,7 +20,7 @@ from qcity_nb.records import CheckpointRef, Event, Head
 from qcity_nb.run import journal, lease
 from qcity_nb.stores import trust
 
-__all__ = ["events", "manifest_of", "published_rows", "reader", "vouched"]
+__all__ = ["events", "manifest_of", "published_rows", "reader", "check_signed"]
 
 
 FETCHES = 4
@@ -39,14 +39,14 @@ def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
     return manifests.loads(data, name=ref.name)
 
 
-def vouched(store: Store, run: str, manifest: Manifest) -> None:
+def check_signed(store: Store, run: str, manifest: Manifest) -> None:
     """Make sure that its content may be unpickled.
 
     Raises:
         CheckpointUntrusted: nobody vouches for it; the message says what to do.
     """
-    objection = trust.objection(store)
-    signing.check(manifest, run, settings.signing_key(), where=store.address, objection=objection)
+    trust_problem = trust.trust_problem(store)
+    signing.check(manifest, run, settings.signing_key(), where=store.address, trust_problem=trust_problem)
 
 
 def reader(

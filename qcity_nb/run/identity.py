@@ -18,7 +18,7 @@ from typing import Any, Literal
 from qcity_nb import codec
 from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
 from qcity_nb.ports import Store
-from qcity_nb.records import Head, Launches, Relaunch, Wanted
+from qcity_nb.records import DesiredState, Head, Launches, Relaunch
 from qcity_nb.run import lease
 
 __all__ = ["find_or_create", "key", "match", "renew_bundle", "renew_source", "reopen", "slug", "source_name"]
@@ -69,7 +69,7 @@ def find_or_create(
     source: bytes = b"",
     bundle: tuple[str, bytes] = ("", b""),
     output: str = "",
-    wanted: Wanted | None = None,
+    desired: DesiredState | None = None,
     relaunch: Relaunch | None = None,
 ) -> tuple[Head, bool]:
     """The newest unfinished run of these, or a new one.
@@ -110,7 +110,7 @@ def find_or_create(
             source=source_name(source) if source else "",
             bundle=bundle[0],
             output=output.replace("{run}", run),
-            wanted=wanted or Wanted(),
+            desired=desired or DesiredState(),
             relaunch=relaunch or Relaunch(),
         )
         files = {name: content for name, content in ((head.source, source), bundle) if name}
@@ -140,14 +140,14 @@ def renew_bundle(store: Store, head: Head, bundle: tuple[str, bytes]) -> Head:
     return lease.amend(store, head.run, lambda now: replace(now, bundle=name), files={name: content})
 
 
-def _unfinished(store: Store, run: str, wanted: str) -> Head | None:
+def _unfinished(store: Store, run: str, desired: str) -> Head | None:
     try:
         head = lease.read(store, run).head
     except UnknownRun:
         return None
     except HeadCorrupt as error:
         raise HeadCorrupt(f"{error}; --fresh begins a new run beside it") from None
-    return head if head.key == wanted and not head.is_over else None
+    return head if head.key == desired and not head.is_over else None
 
 
 def match(store: Store, text: str) -> str:
@@ -191,13 +191,13 @@ def reopen(
             raise UsageError(str(doubt["message"]).replace("RUN", run))
         if once and not doubt:
             raise UsageError(f"--once {once}: no cell of run {run} is in doubt")
-        is_parked = head.state != "running" or head.wanted.state == "stopped" or head.wanted.attended
+        is_parked = head.state != "running" or head.desired.state == "stopped" or head.desired.manual
         return replace(
             head,
             state="running",
-            wanted=Wanted(state="running", hosts=hosts or head.wanted.hosts, attended=False),
+            desired=DesiredState(state="running", hosts=hosts or head.desired.hosts, manual=False),
             failure=None if head.state == "failed" else head.failure,
-            launches=Launches(epoch=head.epoch, since_epoch=head.epoch) if is_parked else head.launches,
+            launches=Launches(term=head.term, since_term=head.term) if is_parked else head.launches,
             output=output or head.output,
             extra={**head.extra, "once": {**doubt, "say": once}} if once else head.extra,
         )

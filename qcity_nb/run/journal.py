@@ -58,7 +58,7 @@ def predecessor(data: bytes) -> str:
     return _split(data)[0]
 
 
-def append(tip: str, lines: bytes, *, folder: str, epoch: int, read: Read) -> Segment:
+def append(tip: str, lines: bytes, *, folder: str, term: int, read: Read) -> Segment:
     """A chain's next newest segment, holding ``lines`` (each ended by a newline) after all that went before.
 
     Args:
@@ -71,7 +71,7 @@ def append(tip: str, lines: bytes, *, folder: str, epoch: int, read: Read) -> Se
         older, rest = _split(read(tip))
         if len(rest) < SEGMENT_BYTES:
             prev, before, replaced = older, rest, tip
-    name = f"{folder}/e{epoch}-{uuid.uuid4().hex[:12]}.jsonl"
+    name = f"{folder}/e{term}-{uuid.uuid4().hex[:12]}.jsonl"
     first = json.dumps({"prev": prev}).encode() + b"\n"
     return Segment(name=name, data=first + before + lines, replaced=replaced)
 
@@ -98,9 +98,9 @@ def walk(tip: str, read: Read, *, until: Callable[[bytes], bool] = lambda lines:
         yield from (line for line in part.split(b"\n") if line)
 
 
-def event(kind: str, *, epoch: int, attempt: str = "", **data: object) -> Event:
+def event(kind: str, *, term: int, attempt: str = "", **data: object) -> Event:
     """An event that happens now."""
-    return Event(kind=kind, at=iso_now(), epoch=epoch, attempt=attempt, data=data)
+    return Event(kind=kind, at=iso_now(), term=term, attempt=attempt, data=data)
 
 
 def encode_event(record: Event) -> bytes:

@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
 from qcity_nb.ports import Launcher, Observation, Store
-from qcity_nb.records import AttemptSpec, Event, Failure, Head, Intent, Launches
+from qcity_nb.records import AttemptSpec, Event, Failure, Head, Launches, PendingLaunch
 from qcity_nb.run import journal, lease, policy
 from qcity_nb.settings import Settings
 
-__all__ = ["Keeper", "Outcome", "is_settled"]
+__all__ = ["Keeper", "Outcome", "is_tracking_finished"]
 
 _STEPS = 8
 """Rounds of one step against rivals that keep changing the run; the next round of ``keep`` goes on."""
-_SETTLE_EVERY_S = 10.0
+_FINISH_TRACKING_EVERY_S = 10.0
 _ENDED_EVERY_S = 5.0
 
 
@@ -60,7 +60,7 @@ class _Watch:
     progress_s: float
 
 
-def is_settled(head: Head, *, tracking: str) -> bool:
+def is_tracking_finished(head: Head, *, tracking: str) -> bool:
     """Is nothing left to do for this run: it ended, and the tracker knows?
 
     Args:
@@ -99,7 +99,7 @@ class Keeper:
         launchers: Callable[[str], Launcher],
         clock: Clock | None = None,
         rng: random.Random | None = None,
-        settle: Callable[[str], None] | None = None,
+        finish_tracking: Callable[[str], None] | None = None,
         pause: Callable[[float], None] | None = None,
         name: str = "",
         grace_s: float = 30.0,
@@ -110,13 +110,13 @@ class Keeper:
         self._launchers: dict[str, Launcher] = {}
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._settle = settle
+        self._finish_tracking = finish_tracking
         self._pause = pause or self._clock.sleep
         self._name = name or f"keeper-{self._rng.getrandbits(32):08x}"
         self._grace_s = grace_s
         self._observer = lease.Observer(self._clock)
         self._watched: dict[str, _Watch] = {}
-        self._settled_s: dict[str, float] = {}
+        self._tracking_tried_s: dict[str, float] = {}
         self._unable: set[tuple[str, str]] = set()
 
     # --- seeing
@@ -140,7 +140,7 @@ class Keeper:
 
     def _look(self, snapshot: lease.Snapshot) -> policy.Evidence:
         head, now_s = snapshot.head, self._clock.now_s()
-        progress = (head.epoch, head.checkpoint.seq if head.checkpoint else 0)
+        progress = (head.term, head.checkpoint.seq if head.checkpoint else 0)
         watch = self._watched.get(head.run)
         if watch is None:
             watch = self._watched[head.run] = _Watch(head, now_s, progress, now_s)
@@ -151,32 +151,34 @@ class Keeper:
         over = head.state != "running"
         return policy.Evidence(
             holder=self._ask(head.holder.host, head.holder.attempt) if head.holder and not over else None,
-            intended=self._ask(head.intent.host, head.intent.attempt) if head.intent and not over else None,
-            silent=self._observer.judge(snapshot),
+            pending=self._ask(head.pending_launch.host, head.pending_launch.attempt)
+            if head.pending_launch and not over
+            else None,
+            silent=self._observer.declare_dead(snapshot),
             unchanged_s=max(now_s - watch.since_s, snapshot.now_s - snapshot.written_s),
             stalled_s=now_s - watch.progress_s,
         )
 
     # --- doing
 
-    def _amend(self, judged: Head, change: Callable[[Head], Head], events: Iterable[Event]) -> Head:
+    def _amend(self, expected: Head, change: Callable[[Head], Head], events: Iterable[Event]) -> Head:
         """Write, if the run is still exactly as it was judged."""
         lines = b"".join(journal.encode_event(each) for each in events)
 
         def guarded(head: Head) -> lease.Edit:
-            if (head.seen, head.holder, head.intent, head.state, head.wanted) != (
-                judged.seen,
-                judged.holder,
-                judged.intent,
-                judged.state,
-                judged.wanted,
+            if (head.seen, head.holder, head.pending_launch, head.state, head.desired) != (
+                expected.seen,
+                expected.holder,
+                expected.pending_launch,
+                expected.state,
+                expected.desired,
             ):
                 raise _MovedOn
             segment = journal.append(
                 head.journal,
                 lines,
                 folder="journal",
-                epoch=head.epoch,
+                term=head.term,
                 read=lambda name: self._store.get(head.run, name),
             )
             return lease.Edit(
@@ -185,10 +187,10 @@ class Keeper:
                 drop=[segment.replaced] if segment.replaced else [],
             )
 
-        return lease.amend(self._store, judged.run, guarded, clock=self._clock)
+        return lease.amend(self._store, expected.run, guarded, clock=self._clock)
 
     def _event(self, head: Head, kind: str, attempt: str, **data: object) -> Event:
-        return journal.event(kind, epoch=head.epoch, attempt=attempt, keeper=self._name, **data)
+        return journal.event(kind, term=head.term, attempt=attempt, keeper=self._name, **data)
 
     def _died(self, head: Head, reason: str) -> list[Event]:
         if head.holder is None or not reason:
@@ -207,11 +209,11 @@ class Keeper:
             self._unable.add((head.run, action.host))
             raise
         attempt = f"{head.run}-{self._rng.getrandbits(40):010x}"
-        intent = Intent(
+        pending_launch = PendingLaunch(
             attempt=attempt,
             host=action.host,
             keeper=self._name,
-            judged=action.judged,
+            declared_dead=action.declared_dead,
             grace_s=self._grace_s,
             since=iso_now(),
         )
@@ -219,8 +221,8 @@ class Keeper:
         costs = {"price": price} if price else {}
         events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
         begun_s = self._clock.now_s()
-        head = self._amend(head, lambda now: replace(now, intent=intent), events)
-        if head.intent != intent or self._clock.now_s() - begun_s > self._grace_s / 2:
+        head = self._amend(head, lambda now: replace(now, pending_launch=pending_launch), events)
+        if head.pending_launch != pending_launch or self._clock.now_s() - begun_s > self._grace_s / 2:
             # The write was so slow that another keeper may be about to take it for abandoned: leave it to that.
             return head, events
         root = self._settings.project.root if head.project == self._settings.project.name else None
@@ -229,7 +231,7 @@ class Keeper:
             attempt=attempt,
             host=action.host,
             store=self._store.address,
-            judged=action.judged,
+            declared_dead=action.declared_dead,
             project=str(root) if root else "",
             output=str(root / head.output) if root and head.output else "",
             needs=head.needs,
@@ -247,19 +249,19 @@ class Keeper:
         return head, events
 
     def _clear(self, head: Head, reason: str, *, is_failure: bool) -> tuple[Head, list[Event]]:
-        assert head.intent is not None
-        attempt = head.intent.attempt
+        assert head.pending_launch is not None
+        attempt = head.pending_launch.attempt
 
         def clear(now: Head) -> Head:
             launches = now.launches
             if is_failure:
                 launches = Launches(
                     failed=policy.failed_launches(now) + 1,
-                    epoch=now.epoch,
+                    term=now.term,
                     reason=reason,
-                    since_epoch=launches.since_epoch,
+                    since_term=launches.since_term,
                 )
-            return replace(now, intent=None, launches=launches)
+            return replace(now, pending_launch=None, launches=launches)
 
         events = [self._event(head, "withdrawn", attempt, reason=reason, failed=is_failure)]
         return self._amend(head, clear, events), events
@@ -267,34 +269,34 @@ class Keeper:
     def _fail(self, head: Head, reason: str, death: str) -> tuple[Head, list[Event]]:
         def give_up(now: Head) -> Head:
             failure = now.failure
-            if failure is None or failure.cause != "notebook" or failure.epoch != now.epoch:
+            if failure is None or failure.cause != "notebook" or failure.term != now.term:
                 failure = Failure(
                     cause="host",
                     signature="gave up",
                     message=reason,
-                    epoch=now.epoch,
+                    term=now.term,
                     seq=now.checkpoint.seq if now.checkpoint else 0,
                 )
-            return replace(now, state="failed", intent=None, failure=failure)
+            return replace(now, state="failed", pending_launch=None, failure=failure)
 
         attempt = head.holder.attempt if head.holder else ""
         events = [*self._died(head, death), self._event(head, "gave up", attempt, reason=reason)]
         return self._amend(head, give_up, events), events
 
     def _act(self, head: Head, action: policy.Action, evidence: policy.Evidence) -> tuple[Head, list[Event]]:
-        dead = policy.judge_dead(head, evidence)
+        dead = policy.declare_dead(head, evidence)
         death = dead[1] if dead else ""
         match action:
             case policy.Launch(delay_s=0.0):
                 return self._launch(head, action)
-            case policy.ClearIntent(reason=reason, is_failure=is_failure):
+            case policy.ClearPendingLaunch(reason=reason, is_failure=is_failure):
                 return self._clear(head, reason, is_failure=is_failure)
             case policy.MarkFailed(reason=reason):
                 return self._fail(head, reason, death)
             case policy.MarkStopped(reason=reason):
                 attempt = head.holder.attempt if head.holder else ""
                 events = [*self._died(head, death), self._event(head, "stopped", attempt, reason=reason)]
-                return self._amend(head, lambda now: replace(now, state="stopped", intent=None), events), events
+                return self._amend(head, lambda now: replace(now, state="stopped", pending_launch=None), events), events
             case policy.Stop(attempt=attempt, host=host, reason=reason):
                 kind = "stalled" if head.holder is not None else "called off"
                 events = [self._event(head, kind, attempt, host=host, reason=reason)]
@@ -310,15 +312,15 @@ class Keeper:
         """The tracker's part of a run that ended, now and then until it is done."""
         is_waiting = head.tracked.status == "WAITING"
         if (
-            self._settle is None
+            self._finish_tracking is None
             or head.state == "running"
-            or (is_settled(head, tracking=self._settings.tracking) and not is_waiting)
+            or (is_tracking_finished(head, tracking=self._settings.tracking) and not is_waiting)
         ):
             return
-        if self._clock.now_s() < self._settled_s.get(head.run, float("-inf")) + _SETTLE_EVERY_S:
+        if self._clock.now_s() < self._tracking_tried_s.get(head.run, float("-inf")) + _FINISH_TRACKING_EVERY_S:
             return
-        self._settled_s[head.run] = self._clock.now_s()
-        self._settle(head.run)
+        self._tracking_tried_s[head.run] = self._clock.now_s()
+        self._finish_tracking(head.run)
 
     def reconcile(self, run: str) -> Outcome:
         """One step: look, decide, do one thing.
@@ -337,7 +339,7 @@ class Keeper:
                 evidence = self._look(snapshot)
                 able = [
                     host
-                    for host in head.wanted.hosts
+                    for host in head.desired.hosts
                     if (run, host) not in self._unable and self._launcher(host) is not None
                 ]
                 action = policy.decide(head, evidence, hosts=able)
@@ -363,7 +365,7 @@ class Keeper:
 
         The end of an attempt that this process started wakes it before (``hosts.local.wait_for_end``).
         """
-        return min(5.0, max(0.1, self._settings.beat_s / 4))
+        return min(5.0, max(0.1, self._settings.heartbeat_s / 4))
 
     def keep(
         self,
@@ -398,7 +400,11 @@ class Keeper:
                 try:
                     last[run] = self.reconcile(run)
                     head = last[run].head
-                    if chosen is None and head is not None and is_settled(head, tracking=self._settings.tracking):
+                    if (
+                        chosen is None
+                        and head is not None
+                        and is_tracking_finished(head, tracking=self._settings.tracking)
+                    ):
                         # It may be resumed, so it is looked at again, but not at every turn.
                         due_s[run] = self._clock.now_s() + _ENDED_EVERY_S
                 except QcityError as error:

@@ -30,7 +30,7 @@ from qcity_nb import codec, crashpoints
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, Missing, RunHeld, RunStopped, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Source, Store, Version
-from qcity_nb.records import Beat, Head, Holder
+from qcity_nb.records import Head, Heartbeat, Holder
 
 __all__ = [
     "MARGIN",
@@ -85,7 +85,7 @@ class Snapshot:
 
 
 @functools.lru_cache(maxsize=8)
-def _decoded(data: bytes) -> Head:
+def _decode(data: bytes) -> Head:
     """A head from its bytes. A keeper finds the same ones most of the time; decoding is most of the cost of a look."""
     return codec.loads(Head, data)
 
@@ -102,7 +102,7 @@ def read(store: Store, run: str) -> Snapshot:
     if stamped is None:
         raise UnknownRun(f"no run {run!r} in {store.address}: `qcity ps` lists what is there")
     try:
-        head = _decoded(stamped.data)
+        head = _decode(stamped.data)
     except codec.DecodeError as error:
         raise HeadCorrupt(f"the head of run {run!r} in {store.address} cannot be read: {error}") from None
     return Snapshot(head=head, version=stamped.version, written_s=stamped.written_s, now_s=stamped.now_s)
@@ -232,7 +232,7 @@ def amend(
     def checked(head: Head) -> Head | Edit:
         edit = change(head)
         new = edit if isinstance(edit, Head) else edit.head
-        if (new.epoch, new.beat, new.holder) != (head.epoch, head.beat, head.holder):
+        if (new.term, new.heartbeat, new.holder) != (head.term, head.heartbeat, head.holder):
             raise AssertionError("only the holder changes epoch, beat and holder")
         return edit
 
@@ -252,7 +252,7 @@ def acquire(
     run: str,
     me: Holder,
     *,
-    judged: Beat | None = None,
+    declared_dead: Heartbeat | None = None,
     clock: Clock | None = None,
 ) -> Lease:
     """Become the holder, at the next epoch.
@@ -272,19 +272,21 @@ def acquire(
     def guard(head: Head) -> None:
         if head.is_over:
             raise RunStopped(f"run {run!r} has {head.state} already")
-        if head.holder is not None and head.holder.attempt != me.attempt and head.seen != judged:
-            raise RunHeld(f"run {run!r} is held by {describe(head.holder)}, epoch {head.epoch}")
+        if head.holder is not None and head.holder.attempt != me.attempt and head.seen != declared_dead:
+            raise RunHeld(f"run {run!r} is held by {describe(head.holder)}, epoch {head.term}")
 
     def take(head: Head) -> Head:
         nonlocal taken
-        taken = head.epoch + 1
-        intent = head.intent if head.intent and head.intent.attempt != me.attempt else None
-        return replace(head, epoch=taken, beat=0, holder=me, intent=intent)
+        taken = head.term + 1
+        pending_launch = (
+            head.pending_launch if head.pending_launch and head.pending_launch.attempt != me.attempt else None
+        )
+        return replace(head, term=taken, heartbeat=0, holder=me, pending_launch=pending_launch)
 
     head, sent_s = _write(store, run, take, files=None, guard=guard, clock=clock)
     # The reply may have been lost, and the head be a later one. A later epoch is another process's, even where
     # it has this attempt's name: two processes with one epoch would both believe that they may publish.
-    if head.holder is None or head.holder.attempt != me.attempt or head.epoch != taken:
+    if head.holder is None or head.holder.attempt != me.attempt or head.term != taken:
         raise LeaseLost(_lost(run, head))
     return Lease(store, head, me, confirmed_s=sent_s, clock=clock)
 
@@ -308,7 +310,7 @@ def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) ->
 
 def _lost(run: str, head: Head) -> str:
     now = f"{describe(head.holder)} holds it" if head.holder else "it was taken over and let go"
-    return f"run {run!r} is no longer this attempt's: {now}, epoch {head.epoch}"
+    return f"run {run!r} is no longer this attempt's: {now}, epoch {head.term}"
 
 
 class Lease:
@@ -317,7 +319,7 @@ class Lease:
     def __init__(self, store: Store, head: Head, me: Holder, *, confirmed_s: float, clock: Clock) -> None:
         self.store = store
         self.me = me
-        self.epoch = head.epoch
+        self.term = head.term
         self._clock = clock
         self._confirmed_s = confirmed_s
         self._head = head
@@ -355,10 +357,10 @@ class Lease:
         return self._lost
 
     def _guard(self, head: Head) -> None:
-        if head.epoch < self.epoch:
+        if head.term < self.term:
             # Epochs only grow: a read that lags says nothing about who holds the run now.
-            raise _Stale(f"run {self.run!r}: the store answers with epoch {head.epoch}, before {self.epoch}")
-        if head.epoch == self.epoch and head.holder is not None and head.holder.attempt == self.me.attempt:
+            raise _Stale(f"run {self.run!r}: the store answers with epoch {head.term}, before {self.term}")
+        if head.term == self.term and head.holder is not None and head.holder.attempt == self.me.attempt:
             return
         self._lost = _lost(self.run, head)
         raise LeaseLost(self._lost)
@@ -372,19 +374,19 @@ class Lease:
             StoreUnavailable: outcome unknown; the next call re-reads first.
         """
 
-        def beat(head: Head) -> Edit:
+        def heartbeat(head: Head) -> Edit:
             edit = change(head)
             if isinstance(edit, Head):
                 edit = Edit(head=edit, files={})
-            return replace(edit, head=replace(edit.head, beat=head.beat + 1))
+            return replace(edit, head=replace(edit.head, heartbeat=head.heartbeat + 1))
 
-        head, sent_s = _write(self.store, self.run, beat, files=files, guard=self._guard, clock=self._clock)
-        if head.epoch != self.epoch:
+        head, sent_s = _write(self.store, self.run, heartbeat, files=files, guard=self._guard, clock=self._clock)
+        if head.term != self.term:
             # Our write landed, and a successor wrote on top before we looked: theirs is the newest word.
             self._guard(head)
         with self._lock:
             self._confirmed_s = max(self._confirmed_s, sent_s)
-            if head.beat >= self._head.beat:
+            if head.heartbeat >= self._head.heartbeat:
                 self._head = head
         return head
 
@@ -399,7 +401,7 @@ class Lease:
             edit = change(head)
             if isinstance(edit, Head):
                 edit = Edit(head=edit, files={})
-            return replace(edit, head=replace(edit.head, holder=None, beat=head.beat + 1))
+            return replace(edit, head=replace(edit.head, holder=None, heartbeat=head.heartbeat + 1))
 
         head, _ = _write(self.store, self.run, let_go, files=None, guard=self._guard, clock=self._clock)
         self._lost = f"run {self.run!r} was let go by this attempt"
@@ -416,9 +418,9 @@ class Observer:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._since: dict[str, tuple[Beat, float]] = {}
+        self._since: dict[str, tuple[Heartbeat, float]] = {}
 
-    def judge(self, snapshot: Snapshot) -> Beat | None:
+    def declare_dead(self, snapshot: Snapshot) -> Heartbeat | None:
         """The ``(epoch, beat)`` that may be superseded; ``None``: alive, unheld, or not silent long enough."""
         head = snapshot.head
         if head.holder is None:

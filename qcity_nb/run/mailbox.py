@@ -28,7 +28,7 @@ from typing import Any, Literal
 from qcity_nb import codec
 from qcity_nb.records import Event
 
-__all__ = ["Answer", "Desk", "Request", "Status"]
+__all__ = ["Answer", "Mailbox", "Request", "Status"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Status:
 
     state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
     run: str = ""
-    epoch: int = 0
+    term: int = 0
     pid: int = 0
     until_s: float = 0.0
     """Until then (lease clock) outside effects are allowed."""
@@ -93,15 +93,15 @@ def _replace(path: Path, data: bytes) -> None:
     draft.replace(path)
 
 
-class Desk:
+class Mailbox:
     """Read and write one attempt's directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.executed = path / "executed.ipynb"
-        self.log = path / "agent.log"
+        self.log = path / "sidecar.log"
 
-    def open(self) -> Desk:
+    def open(self) -> Mailbox:
         """Make the directories."""
         for folder in ("requests", "answers"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class Desk:
 
     def claim(self) -> bool:
         """Be the one agent of this attempt, until this process ends; False if another one is."""
-        handle = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(self.path / "sidecar.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -157,7 +157,7 @@ class Desk:
         _replace(self.path / "answers" / f"{answer.id}.json", codec.dumps(answer))
         file.unlink(missing_ok=True)
 
-    def answered(self, request: str) -> Answer | None:
+    def answer_to(self, request: str) -> Answer | None:
         """The answer to a request, once there is one."""
         try:
             return codec.loads(Answer, (self.path / "answers" / f"{request}.json").read_bytes())

@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qcity_nb.ports import Observation
-from qcity_nb.records import Beat, Head, Intent
+from qcity_nb.records import Head, Heartbeat, PendingLaunch
 
 __all__ = [
     "Action",
-    "ClearIntent",
+    "ClearPendingLaunch",
     "Evidence",
     "Launch",
     "MarkFailed",
@@ -37,7 +37,7 @@ __all__ = [
     "backoff_s",
     "decide",
     "failed_launches",
-    "judge_dead",
+    "declare_dead",
 ]
 
 _USAGE = 2
@@ -52,9 +52,9 @@ class Evidence:
 
     holder: Observation | None = None
     """The launcher's word on the holder's attempt; ``None``: no launcher here has heard of it."""
-    intended: Observation | None = None
+    pending: Observation | None = None
     """The same for the intent's attempt."""
-    silent: Beat | None = None
+    silent: Heartbeat | None = None
     """The ``(epoch, beat)`` that an ``Observer`` found silent for its ttl."""
     unchanged_s: float = 0.0
     """How long the head has been as it is, by the store's clock or the keeper's own."""
@@ -75,7 +75,7 @@ class Nothing:
 class Launch:
     """Write an intent and launch, once ``delay_s`` has passed."""
 
-    judged: Beat
+    declared_dead: Heartbeat
     host: str
     delay_s: float
     reason: str
@@ -84,7 +84,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClearIntent:
+class ClearPendingLaunch:
     """Take the intent back: nothing will come of it."""
 
     reason: str
@@ -115,23 +115,23 @@ class Stop:
     reason: str
 
 
-Action = Nothing | Launch | ClearIntent | MarkFailed | MarkStopped | Stop
+Action = Nothing | Launch | ClearPendingLaunch | MarkFailed | MarkStopped | Stop
 
 
 def failed_launches(head: Head) -> int:
     """Launches since the newest lease that came to nothing."""
-    return head.launches.failed if head.launches.epoch == head.epoch else 0
+    return head.launches.failed if head.launches.term == head.term else 0
 
 
 def attempts_made(head: Head) -> int:
     """Attempts that count against ``relaunch.attempts``."""
-    return head.epoch - head.launches.since_epoch + failed_launches(head)
+    return head.term - head.launches.since_term + failed_launches(head)
 
 
 def attempts_without_progress(head: Head) -> int:
     """Attempts since the newest checkpoint, or since a person last resumed the run."""
-    progress = max(head.checkpoint.epoch if head.checkpoint else 0, head.launches.since_epoch)
-    return max(0, head.epoch - progress) + failed_launches(head)
+    progress = max(head.checkpoint.term if head.checkpoint else 0, head.launches.since_term)
+    return max(0, head.term - progress) + failed_launches(head)
 
 
 def backoff_s(head: Head) -> float:
@@ -145,11 +145,11 @@ def backoff_s(head: Head) -> float:
     if times <= 1:
         return 0.0
     full = min(head.relaunch.backoff_max_s, head.relaunch.backoff_s * 2.0 ** min(times - 2, 60))
-    jitter = random.Random(f"{head.run}/{head.epoch}/{failed_launches(head)}").random()
+    jitter = random.Random(f"{head.run}/{head.term}/{failed_launches(head)}").random()
     return full * (0.5 + 0.5 * jitter)
 
 
-def judge_dead(head: Head, evidence: Evidence) -> tuple[Beat, str] | None:
+def declare_dead(head: Head, evidence: Evidence) -> tuple[Heartbeat, str] | None:
     """The beat judged dead and why; ``None`` without a holder, or while it must be taken for alive."""
     if head.holder is None:
         return None
@@ -160,30 +160,34 @@ def judge_dead(head: Head, evidence: Evidence) -> tuple[Beat, str] | None:
     return None
 
 
-def _intent(head: Head, intent: Intent, evidence: Evidence, hosts: Sequence[str]) -> Action | None:
+def _decide_pending(
+    head: Head, pending_launch: PendingLaunch, evidence: Evidence, hosts: Sequence[str]
+) -> Action | None:
     """What the intent calls for; ``None``: nothing, go on as if there were none."""
-    seen = evidence.intended
-    if seen is not None and seen.state == "pending" and head.wanted.state == "stopped":
+    seen = evidence.pending
+    if seen is not None and seen.state == "pending" and head.desired.state == "stopped":
         # It may wait for its hardware for hours, and would then find that nothing is left to do.
-        return Stop(attempt=intent.attempt, host=intent.host, reason="a stop was asked for before it had begun")
+        return Stop(
+            attempt=pending_launch.attempt, host=pending_launch.host, reason="a stop was asked for before it had begun"
+        )
     if seen is not None and seen.state in ("pending", "running"):
-        return Nothing(reason=f"attempt {intent.attempt} is {seen.state}")
+        return Nothing(reason=f"attempt {pending_launch.attempt} is {seen.state}")
     if seen is not None and seen.state == "unknown":
         # It may be queued or booting; where its host cannot be asked, no other launch would work either.
-        return Nothing(reason=f"attempt {intent.attempt}: {seen.reason or 'its host does not answer'}")
-    took_lease = head.epoch != intent.judged.epoch
+        return Nothing(reason=f"attempt {pending_launch.attempt}: {seen.reason or 'its host does not answer'}")
+    took_lease = head.term != pending_launch.declared_dead.term
     if seen is not None and seen.state == "gone":
         if took_lease:
-            return ClearIntent(reason=f"attempt {intent.attempt} has ended", is_failure=False)
-        reason = f"attempt {intent.attempt} ended before it held the run: {seen.reason or 'no reason given'}"
+            return ClearPendingLaunch(reason=f"attempt {pending_launch.attempt} has ended", is_failure=False)
+        reason = f"attempt {pending_launch.attempt} ended before it held the run: {seen.reason or 'no reason given'}"
         if seen.exit_code == _USAGE and len(set(hosts)) <= 1:
             return MarkFailed(reason=reason)
-        return ClearIntent(reason=reason, is_failure=seen.exit_code not in _SUPERFLUOUS)
-    left_s = intent.grace_s - evidence.unchanged_s
+        return ClearPendingLaunch(reason=reason, is_failure=seen.exit_code not in _SUPERFLUOUS)
+    left_s = pending_launch.grace_s - evidence.unchanged_s
     if left_s > 0:
-        return Nothing(reason=f"{intent.keeper} is launching attempt {intent.attempt}", wait_s=left_s)
-    return ClearIntent(
-        reason=f"attempt {intent.attempt} did not show up within {intent.grace_s:g} s",
+        return Nothing(reason=f"{pending_launch.keeper} is launching attempt {pending_launch.attempt}", wait_s=left_s)
+    return ClearPendingLaunch(
+        reason=f"attempt {pending_launch.attempt} did not show up within {pending_launch.grace_s:g} s",
         is_failure=not took_lease,
     )
 
@@ -199,58 +203,60 @@ def decide(head: Head, evidence: Evidence, *, hosts: Sequence[str]) -> Action:
     if head.state == "stopped":
         return Nothing(reason="stopped")
 
-    death = judge_dead(head, evidence)
+    death = declare_dead(head, evidence)
     if head.holder is not None and death is None:
         return _alive(head, evidence)
-    if head.intent is not None:
-        action = _intent(head, head.intent, evidence, hosts)
+    if head.pending_launch is not None:
+        action = _decide_pending(head, head.pending_launch, evidence, hosts)
         if action is not None:
             return action
-    if head.wanted.state == "stopped":
+    if head.desired.state == "stopped":
         return MarkStopped(reason="a stop was asked for, and nobody holds the run")
-    if head.wanted.attended:
+    if head.desired.manual:
         return Nothing(reason="attended: begun by hand, waits for `qcity resume`")
     return _relaunch(head, evidence, death, hosts)
 
 
 def _alive(head: Head, evidence: Evidence) -> Action:
     assert head.holder is not None
-    intent = head.intent
+    pending_launch = head.pending_launch
     if (
-        intent is not None
-        and intent.attempt != head.holder.attempt
-        and evidence.intended is not None
-        and evidence.intended.state == "gone"
+        pending_launch is not None
+        and pending_launch.attempt != head.holder.attempt
+        and evidence.pending is not None
+        and evidence.pending.state == "gone"
     ):
-        return ClearIntent(reason=f"attempt {intent.attempt} has ended; the run is held", is_failure=False)
+        return ClearPendingLaunch(
+            reason=f"attempt {pending_launch.attempt} has ended; the run is held", is_failure=False
+        )
     limit_s = head.relaunch.stall_timeout_s
-    if limit_s is not None and evidence.stalled_s >= limit_s and head.wanted.state == "running":
+    if limit_s is not None and evidence.stalled_s >= limit_s and head.desired.state == "running":
         return Stop(
             attempt=head.holder.attempt,
             host=head.holder.host,
             reason=f"no new checkpoint for {limit_s:g} s (stall_timeout)",
         )
-    if head.wanted.state == "stopped":
+    if head.desired.state == "stopped":
         return Nothing(reason="asked to stop; the holder does so at its next loop boundary")
     return Nothing(reason=f"attempt {head.holder.attempt} holds the run")
 
 
-def _relaunch(head: Head, evidence: Evidence, death: tuple[Beat, str] | None, hosts: Sequence[str]) -> Action:
+def _relaunch(head: Head, evidence: Evidence, death: tuple[Heartbeat, str] | None, hosts: Sequence[str]) -> Action:
     why = death[1] if death else ""
     failure = head.failure
-    if failure is not None and failure.cause == "notebook" and failure.times >= 2 and failure.epoch == head.epoch:
+    if failure is not None and failure.cause == "notebook" and failure.times >= 2 and failure.term == head.term:
         return MarkFailed(reason=f"the notebook failed {failure.times} times in the same way: {failure.message}")
     last = why or head.launches.reason or (failure.message if failure else "") or "no reason known"
-    if attempts_made(head) >= head.relaunch.attempts:
+    if attempts_made(head) >= head.relaunch.max_attempts:
         return MarkFailed(reason=f"{attempts_made(head)} attempts, the budget is spent; the last: {last}")
     idle = attempts_without_progress(head)
-    if idle >= head.relaunch.without_progress:
+    if idle >= head.relaunch.max_attempts_without_progress:
         return MarkFailed(reason=f"{idle} attempts in a row made no new checkpoint; the last: {last}")
     if not hosts:
-        return Nothing(reason=f"no launcher here for {', '.join(head.wanted.hosts)}")
+        return Nothing(reason=f"no launcher here for {', '.join(head.desired.hosts)}")
     delay_s = max(0.0, backoff_s(head) - evidence.unchanged_s)
     return Launch(
-        judged=death[0] if death else head.seen,
+        declared_dead=death[0] if death else head.seen,
         # The first host while it serves; the next one after each attempt that brought nothing.
         host=hosts[idle % len(hosts)],
         delay_s=delay_s,

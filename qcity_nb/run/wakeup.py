@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["POLL_S", "Bell"]
+__all__ = ["POLL_S", "Wakeup"]
 
 POLL_S = 0.1
 """How often it rings where the system does not tell of news."""
@@ -46,7 +46,7 @@ def _inotify(folders: Iterable[Path]) -> int:
     return handle
 
 
-class Bell:
+class Wakeup:
     """See the module. One thread waits; any may ring.
 
     Args:
@@ -69,7 +69,7 @@ class Bell:
                 self._poll.register(handle, select.POLLIN)
 
     @property
-    def is_told(self) -> bool:
+    def is_notified(self) -> bool:
         """Does the system tell of all the news, so that there is no need to look often?"""
         return self._files >= 0 and self._process >= 0
 
@@ -80,7 +80,7 @@ class Bell:
 
     def wait(self, timeout_s: float) -> None:
         """Until it rings, at most for so long."""
-        timeout_s = timeout_s if self.is_told else min(timeout_s, POLL_S)
+        timeout_s = timeout_s if self.is_notified else min(timeout_s, POLL_S)
         for handle, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
             if handle == self._process:
                 # It stays so for ever, and whoever looks finds the process gone; should it not, this is no busy loop.

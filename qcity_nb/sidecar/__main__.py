@@ -10,8 +10,8 @@ from pathlib import Path
 
 from qcity_nb import codec, crashpoints
 from qcity_nb.errors import QcityError
-from qcity_nb.run.mailbox import Desk, Status
-from qcity_nb.sidecar.sidecar import Agent
+from qcity_nb.run.mailbox import Mailbox, Status
+from qcity_nb.sidecar.sidecar import Sidecar
 from qcity_nb.sidecar.start import Config
 
 __all__ = ["main"]
@@ -27,17 +27,17 @@ def main() -> int:
         os.nice(5)
     crashpoints.arm_plan(config.chaos, attempt=config.attempt, owner=config.owner.pid)
     try:
-        if not Desk(Path(config.desk)).open().claim():
+        if not Mailbox(Path(config.mailbox)).open().claim():
             return 0  # kernel and engine both found the agent dead, and each started another one
-        agent = Agent(config)
-        if agent.status.state in ("lost", "refused", "ended"):
+        sidecar = Sidecar(config)
+        if sidecar.status.state in ("lost", "refused", "ended"):
             return 0  # another one was started for the same death, came first, and brought the attempt to its end
     except QcityError as error:
-        Desk(Path(config.desk)).open().write_status(
+        Mailbox(Path(config.mailbox)).open().write_status(
             Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)
         )
         return error.exit_code
-    return agent.run()
+    return sidecar.run()
 
 
 if __name__ == "__main__":

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from qcity_nb.clock import Clock
 from qcity_nb.errors import LeaseLost, RunHeld, StoreUnavailable
 from qcity_nb.ports import Store
-from qcity_nb.records import Beat, Head, Holder
+from qcity_nb.records import Head, Heartbeat, Holder
 from qcity_nb.run.lease import Lease, Observer, acquire, read, rejoin
 from qcity_nb.run.processes import is_alive
 from qcity_nb.sidecar.start import Config
 
-__all__ = ["LetGo", "Taker"]
+__all__ = ["AlreadyReleased", "LeaseAcquirer"]
 
 LOOK_S = 0.1
 
 
-class LetGo(Exception):
+class AlreadyReleased(Exception):
     """This attempt let go of the run already; the agent that did it died before it could say so."""
 
     def __init__(self, head: Head) -> None:
@@ -25,7 +25,7 @@ class LetGo(Exception):
         self.head = head
 
 
-class Taker:
+class LeaseAcquirer:
     """Takes the lease for ``me``, as the config allows.
 
     Args:
@@ -39,7 +39,7 @@ class Taker:
         self._clock = clock
         self._say = say
 
-    def take(self) -> Lease:
+    def acquire(self) -> Lease:
         """Get the lease.
 
         Raises:
@@ -47,18 +47,18 @@ class Taker:
         """
         config = self._config
         observer = Observer(self._clock)
-        first: Beat | None = None
-        judged = config.judged
+        first: Heartbeat | None = None
+        declared_dead = config.declared_dead
         while True:
             try:
-                return acquire(self._store, config.run, self._me, judged=judged, clock=self._clock)
+                return acquire(self._store, config.run, self._me, declared_dead=declared_dead, clock=self._clock)
             except RunHeld as held:
                 snapshot = read(self._store, config.run)
                 head = snapshot.head
-                judged = observer.judge(snapshot)
+                declared_dead = observer.declare_dead(snapshot)
                 if head.holder is not None and (config.take_over or self.is_gone(head.holder)):
-                    judged = head.seen
-                if judged is None and head.holder is not None:
+                    declared_dead = head.seen
+                if declared_dead is None and head.holder is not None:
                     if first is None or self.is_orphan(head.holder):
                         # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
                         first = head.seen
@@ -84,7 +84,7 @@ class Taker:
         owner = holder.extra.get("owner", 0)
         return isinstance(owner, int) and owner > 0 and not is_alive(owner)
 
-    def take_again(self, *, epoch: int) -> Lease:
+    def rejoin(self, *, term: int) -> Lease:
         """For an agent that died: the attempt holds the lease already.
 
         Args:
@@ -101,9 +101,9 @@ class Taker:
                 if not is_alive(self._config.owner.pid, self._config.owner.started):
                     raise
                 self._say(f"store: {error}")
-                self._clock.sleep(min(self._config.beat_s, 5.0))
+                self._clock.sleep(min(self._config.heartbeat_s, 5.0))
             except LeaseLost:
                 head = read(self._store, self._config.run).head
-                if head.holder is None and head.epoch == epoch:
-                    raise LetGo(head) from None  # nobody but the holder itself empties its place
+                if head.holder is None and head.term == term:
+                    raise AlreadyReleased(head) from None  # nobody but the holder itself empties its place
                 raise

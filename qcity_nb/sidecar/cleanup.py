@@ -10,13 +10,13 @@ from qcity_nb.errors import HeadCorrupt, StoreError, UnknownRun
 from qcity_nb.ports import Store
 from qcity_nb.run.lease import read
 
-__all__ = ["sweep_epochs", "sweep_runs"]
+__all__ = ["cleanup_terms", "cleanup_runs"]
 
 LOOKS = 8
 """How many other runs' heads are read at most: a remote store charges for each."""
 
 
-def sweep_epochs(local: Path, run: str, *, below: int) -> list[int]:
+def cleanup_terms(local_dir: Path, run: str, *, below: int) -> list[int]:
     """Remove the tiers of a run's epochs under ``below``.
 
     Call it once a confirmed head names a checkpoint of a later epoch: nothing older is ever adopted again.
@@ -24,14 +24,14 @@ def sweep_epochs(local: Path, run: str, *, below: int) -> list[int]:
 
     Returns: the epochs removed.
     """
-    folder = tier_path(local, run, 0).parent
+    folder = tier_path(local_dir, run, 0).parent
     old = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and int(path.name) < below]
-    for epoch in old:
-        shutil.rmtree(tier_path(local, run, epoch), ignore_errors=True)
+    for term in old:
+        shutil.rmtree(tier_path(local_dir, run, term), ignore_errors=True)
     return sorted(old)
 
 
-def sweep_runs(store: Store, local: Path, *, but: str) -> list[str]:
+def cleanup_runs(store: Store, local_dir: Path, *, but: str) -> list[str]:
     """Remove the tiers of runs that have succeeded or failed; a few at a time.
 
     Args:
@@ -39,7 +39,7 @@ def sweep_runs(store: Store, local: Path, *, but: str) -> list[str]:
     Returns: the runs whose tiers were removed.
     """
     removed = []
-    folder = tier_path(local, but, 0).parent.parent
+    folder = tier_path(local_dir, but, 0).parent.parent
     others = sorted((path for path in folder.glob("*") if path.name != but), key=lambda path: path.stat().st_mtime)
     for path in others[:LOOKS]:
         try:

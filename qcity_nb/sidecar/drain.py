@@ -155,11 +155,11 @@ class Drain:
                 head.run,
                 experiment=self._experiment,
                 params=head.parameters,
-                tags={**self._tags, "qcity.attempts": str(head.epoch), "qcity.made": head.created},
+                tags={**self._tags, "qcity.attempts": str(head.term), "qcity.made": head.created},
             )
             self._set(run_id=run_id)
             self._started = True
-            self._close_again(run_id)
+            self._reclose(run_id)
         sent = send_covered(
             lease.store,
             head,
@@ -175,7 +175,7 @@ class Drain:
     def _may_send(self) -> bool:
         return self._lease.is_confirmed
 
-    def _close_again(self, run_id: str) -> None:
+    def _reclose(self, run_id: str) -> None:
         """Was this process stopped in the middle of starting? A run that ended meanwhile was reopened by that."""
         if self._lease.is_confirmed:
             return

@@ -12,12 +12,12 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.errors import QcityError
 from qcity_nb.published.read import published_rows
 from qcity_nb.run.lease import Lease
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.tracking.outbox import decode_rows
-from qcity_nb.views.curve import Point, thinned
+from qcity_nb.views.curve import Point, thin_out
 from qcity_nb.views.series import Series
 
-__all__ = ["begin", "tell_earlier"]
+__all__ = ["begin", "send_metric_history"]
 
 POINTS = 500
 """So many points of a metric: as many as its curve in the panel shows."""
@@ -27,17 +27,17 @@ TRIES = 3
 """A publish meanwhile may replace what the head named that was read: then its successor is."""
 
 
-def begin(lease: Lease, tier: LocalTier, desk: Desk) -> None:
+def begin(lease: Lease, tier: LocalTier, mailbox: Mailbox) -> None:
     """``tell_earlier`` in a thread of its own, which ends with the process: nobody waits for a picture."""
-    threading.Thread(target=tell_earlier, args=(lease, tier, desk), name="earlier", daemon=True).start()
+    threading.Thread(target=send_metric_history, args=(lease, tier, mailbox), name="earlier", daemon=True).start()
 
 
-def tell_earlier(lease: Lease, tier: LocalTier, desk: Desk) -> None:
+def send_metric_history(lease: Lease, tier: LocalTier, mailbox: Mailbox) -> None:
     """Put what earlier attempts logged on the desk, thinned. Where that cannot be read, the panel does without it."""
     for _ in range(TRIES):
         with contextlib.suppress(QcityError, codec.DecodeError, ValueError, OSError):
             if metrics := _earlier(lease, tier):
-                desk.write_earlier({key: thinned(points, POINTS) for key, points in islice(metrics.items(), KEYS)})
+                mailbox.write_earlier({key: thin_out(points, POINTS) for key, points in islice(metrics.items(), KEYS)})
             return
 
 

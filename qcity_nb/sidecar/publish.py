@@ -25,8 +25,8 @@ from qcity_nb.ports import Source
 from qcity_nb.records import CheckpointRef, Head
 from qcity_nb.run import journal
 from qcity_nb.run.lease import Edit, Lease
-from qcity_nb.run.mailbox import Desk
-from qcity_nb.sidecar.publish_rate import counted
+from qcity_nb.run.mailbox import Mailbox
+from qcity_nb.sidecar.publish_rate import count_publish
 from qcity_nb.sidecar.store_page import Card
 from qcity_nb.tracking.outbox import decode_rows
 
@@ -45,7 +45,7 @@ GONE_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
+class _PublishDraft:
     """A local checkpoint, made ready for the store."""
 
     manifest: Manifest
@@ -59,10 +59,10 @@ class Publisher:
     """Publishes under one lease. One thread at a time uses it."""
 
     def __init__(
-        self, lease: Lease, desk: Desk, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
+        self, lease: Lease, mailbox: Mailbox, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
     ) -> None:
         self._lease = lease
-        self._desk = desk
+        self._mailbox = mailbox
         self._tier = tier
         self._manifests: dict[str, Manifest] = {}
         """Manifests that the confirmed head names, as far as this attempt knows them."""
@@ -70,8 +70,8 @@ class Publisher:
         self._keep = keep or Keep()
         self._key = settings.signing_key()
         self._links: dict[str, str] = {}
-        self._offset = desk.offset()
-        self._absent: dict[str, int] = {}
+        self._offset = mailbox.offset()
+        self._missing: dict[str, int] = {}
         """How often a chain's newest segment was not there."""
         self._condemned: set[str] = set()
         """Garbage as of the last publish."""
@@ -101,10 +101,10 @@ class Publisher:
     def _read(self) -> Callable[[str], bytes]:
         return lambda name: self._lease.store.get(self._lease.run, name)
 
-    def _draft(self, manifest: Manifest, head: Head) -> _Draft:
+    def _prepare(self, manifest: Manifest, head: Head) -> _PublishDraft:
         """Only what the newest published manifest does not have goes into a new pack."""
         base = self._newest
-        epoch = self._lease.epoch
+        term = self._lease.term
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
         refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
@@ -113,19 +113,19 @@ class Publisher:
         new = [one for one in needed if one not in refs]
         files: dict[str, Source] = {}
         if new:
-            refs.update(self._packed(manifest, new, files))
+            refs.update(self._pack(manifest, new, files))
         size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
-        stored = signing.sign(replace(manifest, objects=refs, epoch=epoch), self._lease.run, self._key)
+        stored = signing.sign(replace(manifest, objects=refs, term=term), self._lease.run, self._key)
         data = manifests.dumps(stored)
-        name = f"checkpoints/e{epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
+        name = f"checkpoints/e{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
         files[name] = data
         ref = CheckpointRef(
             name=name,
             digest=manifests.digest(data),
             seq=manifest.seq,
-            epoch=epoch,
+            term=term,
             step=manifest.step,
-            cells=max((count for count, cell in enumerate(manifest.cells, 1) if cell.space is not None), default=0),
+            cells=max((count for count, cell in enumerate(manifest.cells, 1) if cell.namespace is not None), default=0),
             size_bytes=size + len(data),
             at=iso_now(),
             label=str(manifest.values.get("name", "")),
@@ -133,7 +133,7 @@ class Publisher:
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
-        return _Draft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
+        return _PublishDraft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
 
     def _values(self, seq: int) -> dict[str, float]:
         """Of the metric that decides which checkpoint is the best.
@@ -144,11 +144,11 @@ class Publisher:
         found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
         return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
 
-    def _kept(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
+    def _keep_refs(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
         """The checkpoints that the next head names, newest first."""
         if new.label and not names_left(sum(1 for ref in head.checkpoints if ref.label), self._keep):
             message = f"checkpoint {new.seq} cannot be called {new.label!r}: the run has no room for another name"
-            self._desk.note(journal.event("trouble", epoch=self._lease.epoch, message=message))
+            self._mailbox.note(journal.event("trouble", term=self._lease.term, message=message))
             new = replace(new, label="")
         refs = {ref.seq: ref for ref in (new, *head.checkpoints)}
         candidates = [
@@ -157,20 +157,20 @@ class Publisher:
         ]
         return tuple(refs[one.seq] for one in select(candidates, self._keep))
 
-    def _packed(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
+    def _pack(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
         """Where the objects ``new`` will lie in the store; the packs for it go into ``files``.
 
         A local pack that is new goes as it is, by a hard link: local packs are never written again, so nothing
         has to be copied here. What is left goes into a pack of its own.
         """
-        epoch, refs, rest = self._lease.epoch, {}, []
+        term, refs, rest = self._lease.term, {}, []
         local: dict[str, list[str]] = {}
         for one in new:
             local.setdefault(manifest.objects[one].pack, []).append(one)
-        with self._tier.opened(manifest) as read:
+        with self._tier.open_reader(manifest) as read:
             seals = {one: blake3_of(data) for one, data in read.walk(new)}
             for pack, names in local.items():
-                path = self._named(manifest)
+                path = self._name_objects(manifest)
                 if not self._link(pack, path, sum(manifest.objects[one].size_bytes for one in names)):
                     rest += names
                     continue
@@ -178,11 +178,11 @@ class Publisher:
                 for one in names:
                     refs[one] = replace(manifest.objects[one], pack=f"packs/{path.name}", blake3=seals[one])
             if rest:
-                path = self._named(manifest)
+                path = self._name_objects(manifest)
                 placed = write_pack(
                     path,
                     Lazy({one: manifest.objects[one] for one in rest}, read),
-                    epoch=epoch,
+                    term=term,
                     size=sum(manifest.objects[one].size_bytes for one in rest),
                     seal=lambda one, data: seals[one],
                 )
@@ -194,8 +194,8 @@ class Publisher:
                 self._sizes[name] = source.stat().st_size
         return refs
 
-    def _named(self, manifest: Manifest) -> Path:
-        return self._outgoing / f"e{self._lease.epoch}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+    def _name_objects(self, manifest: Manifest) -> Path:
+        return self._outgoing / f"e{self._lease.term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
 
     def _link(self, pack: str, path: Path, size: int) -> bool:
         source = self._tier.pack_path(pack)
@@ -241,12 +241,12 @@ class Publisher:
             StoreUnavailable: unknown whether it landed; call again.
         """
         head = self._lease.head
-        draft: _Draft | None = None
+        draft: _PublishDraft | None = None
         if manifest is not None and manifest.seq > (head.checkpoint.seq if head.checkpoint else 0):
             for stale in self._outgoing.iterdir():
                 stale.unlink(missing_ok=True)  # of a publish that was never confirmed
-            draft = self._draft(manifest, head)
-        lines, offset = self._desk.events_since(self._offset)
+            draft = self._prepare(manifest, head)
+        lines, offset = self._mailbox.events_since(self._offset)
         notebook = self._notebook() if executed else b""
         has_page = self._lease.store.has_pages
         if has_page and draft is not None:
@@ -261,13 +261,13 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                head = replace(head, checkpoints=self._kept(draft.ref, head), sent=self._counted(head, draft))
+                head = replace(head, checkpoints=self._keep_refs(draft.ref, head), sent=self._count(head, draft))
                 if draft.rows:
                     head = self._chain(head, "outbox", draft.rows, files, dropped)
             if lines:
                 head = self._chain(head, "journal", lines, files, dropped)
             if notebook:
-                name = f"executed/e{self._lease.epoch}-{uuid.uuid4().hex[:8]}.ipynb"
+                name = f"executed/e{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
                 files[name] = notebook
                 if head.executed:
                     dropped.append(head.executed)
@@ -288,7 +288,7 @@ class Publisher:
         if lines:
             self._offset = offset
             with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
-                self._desk.write_offset(offset)
+                self._mailbox.write_offset(offset)
         if notebook:
             self._executed = notebook
         if draft is not None:
@@ -313,11 +313,11 @@ class Publisher:
                 self._lease.store.reclaim(head.run)
         return head
 
-    def _counted(self, head: Head, draft: _Draft) -> Mapping[str, int]:
+    def _count(self, head: Head, draft: _PublishDraft) -> Mapping[str, int]:
         release_s = self._lease.store.release_s
         if release_s <= 0:
             return head.sent
-        return counted(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
+        return count_publish(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
 
     def _published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:
@@ -329,7 +329,7 @@ class Publisher:
 
     def _notebook(self) -> bytes:
         try:
-            data = self._desk.executed.read_bytes()
+            data = self._mailbox.executed.read_bytes()
         except FileNotFoundError:
             return b""
         return b"" if data == self._executed else data
@@ -337,19 +337,19 @@ class Publisher:
     def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
         tip = getattr(head, name)
         try:
-            segment = journal.append(tip, lines, folder=name, epoch=self._lease.epoch, read=self._read)
+            segment = journal.append(tip, lines, folder=name, term=self._lease.term, read=self._read)
         except Missing:
             # A rival replaces a segment once, and the next look at the head names the new one. One that stays away
             # is lost, and to wait for it would be for ever.
-            self._absent[tip] = self._absent.get(tip, 0) + 1
-            if self._absent[tip] < GONE_LOOKS:
+            self._missing[tip] = self._missing.get(tip, 0) + 1
+            if self._missing[tip] < GONE_LOOKS:
                 raise
-            self._desk.note(
+            self._mailbox.note(
                 journal.event(
-                    "trouble", epoch=self._lease.epoch, message=f"{tip} is gone from {self._lease.store.address}"
+                    "trouble", term=self._lease.term, message=f"{tip} is gone from {self._lease.store.address}"
                 )
             )
-            segment = journal.append("", lines, folder=name, epoch=self._lease.epoch, read=self._read)
+            segment = journal.append("", lines, folder=name, term=self._lease.term, read=self._read)
         files[segment.name] = segment.data
         if segment.replaced:
             dropped.append(segment.replaced)
@@ -359,7 +359,7 @@ class Publisher:
         """Find what the next publish may drop: what our own confirmed heads dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
         try:
-            named |= self._chained(head)
+            named |= self._chained_names(head)
             for ref in head.checkpoints:
                 named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
@@ -369,7 +369,7 @@ class Publisher:
         self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
         self._is_untidy = bool(self._condemned)
 
-    def _chained(self, head: Head) -> set[str]:
+    def _chained_names(self, head: Head) -> set[str]:
         """The segments of both chains; each is read once for its link."""
         names: set[str] = set()
         for tip in (head.journal, head.outbox):
@@ -389,8 +389,8 @@ class Publisher:
         folder, _, rest = name.partition("/")
         if folder not in ("packs", "checkpoints", "journal", "outbox", "executed"):
             return False
-        epoch = rest[1:].partition("-")[0]
-        return epoch.isdigit() and int(epoch) < head.epoch
+        term = rest[1:].partition("-")[0]
+        return term.isdigit() and int(term) < head.term
 
     def _manifest(self, ref: CheckpointRef) -> Manifest:
         if ref.name not in self._manifests:

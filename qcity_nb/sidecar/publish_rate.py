@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["counted", "interval_s", "unreleased_bytes"]
+__all__ = ["count_publish", "interval_s", "unreleased_bytes"]
 
 HOUR_MS = 3_600_000
 _CALM = 0.5
 """Below this share of the budget nothing is slowed down: most runs never come so far."""
 
 
-def counted(sent: Mapping[str, int], size_bytes: int, *, wall_ms: int, release_s: float) -> dict[str, int]:
+def count_publish(sent: Mapping[str, int], size_bytes: int, *, wall_ms: int, release_s: float) -> dict[str, int]:
     """The ledger with one more publish in it.
 
     Args:

@@ -19,15 +19,15 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
 from qcity_nb.checkpoint.storage.manifest import Manifest
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, StoreUnavailable
 from qcity_nb.ports import Store
-from qcity_nb.published.read import manifest_of, published_rows, reader, vouched
+from qcity_nb.published.read import check_signed, manifest_of, published_rows, reader
 from qcity_nb.records import Head, Row
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Adopted", "adopt"]
+__all__ = ["Restored", "restore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class Restored:
     """What the attempt goes on from."""
 
     manifest: Manifest | None
@@ -41,16 +41,16 @@ class Adopted:
     """Rows that are published though their checkpoint is damaged: they must not be logged again."""
 
 
-def _local(local: Path, head: Head, epoch: int) -> tuple[LocalTier, Manifest] | None:
+def _local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
     newest = head.checkpoint
-    floor = newest.epoch if newest else 0
-    folder = tier_path(local, head.run, 0).parent
+    floor = newest.term if newest else 0
+    folder = tier_path(local_dir, head.run, 0).parent
     epochs = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
     for past in epochs:
-        if past >= epoch or past < floor:
+        if past >= term or past < floor:
             continue
         try:
-            tier = LocalTier(tier_path(local, head.run, past), epoch=past)
+            tier = LocalTier(tier_path(local_dir, head.run, past), term=past)
             manifest = tier.newest()
         except (CheckpointError, OSError):
             continue
@@ -59,7 +59,7 @@ def _local(local: Path, head: Head, epoch: int) -> tuple[LocalTier, Manifest] | 
     return None
 
 
-def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier) -> Adopted:
+def restore(store: Store, head: Head, local_dir: Path, *, term: int, tier: LocalTier) -> Restored:
     """Put the checkpoint to go on from into ``tier``, as its first.
 
     Raises:
@@ -67,13 +67,13 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
         CheckpointError: this host's disk cannot hold it.
     """
     top = head.checkpoint.seq if head.checkpoint else 0
-    if found := _local(local, head, epoch):
+    if found := _local(local_dir, head, term):
         past, manifest = found
         try:
             rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
-            with past.opened(manifest) as read_local:
+            with past.open_reader(manifest) as read_local:
                 adopted = tier.import_from(manifest, read_local, rows)
-            return Adopted(manifest=adopted, source="local", seq=manifest.seq)
+            return Restored(manifest=adopted, source="local", seq=manifest.seq)
         except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
     trouble: list[str] = []
@@ -81,16 +81,18 @@ def adopt(store: Store, head: Head, local: Path, *, epoch: int, tier: LocalTier)
         for ref in head.checkpoints:
             try:
                 manifest = manifest_of(store, head.run, ref)
-                vouched(store, head.run, manifest)
+                check_signed(store, head.run, manifest)
                 read = reader(store, head.run, manifest, incoming, ahead=True)
                 missing = _rows_since(store, head, ref.seq, trouble)
                 adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})
             except (CheckpointCorrupt, Missing, codec.DecodeError) as error:
                 trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
                 continue
-            return Adopted(manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+            return Restored(
+                manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_join_rows(missing)
+            )
     missing = _rows_since(store, head, 0, trouble)
-    return Adopted(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_joined(missing))
+    return Restored(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_join_rows(missing))
 
 
 @contextlib.contextmanager
@@ -128,7 +130,7 @@ def _rows_since(store: Store, head: Head, seq: int, trouble: list[str]) -> dict[
         return {}
 
 
-def _joined(rows: Mapping[int, bytes]) -> bytes:
+def _join_rows(rows: Mapping[int, bytes]) -> bytes:
     return b"".join(rows[seq] for seq in sorted(rows))
 
 

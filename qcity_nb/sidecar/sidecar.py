@@ -20,20 +20,20 @@ from qcity_nb.published.send_rows import FINAL
 from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.lease import Lease
-from qcity_nb.run.mailbox import Answer, Desk, Request, Status
+from qcity_nb.run.mailbox import Answer, Mailbox, Request, Status
 from qcity_nb.run.processes import is_alive, process_state
-from qcity_nb.run.wakeup import POLL_S, Bell
+from qcity_nb.run.wakeup import POLL_S, Wakeup
 from qcity_nb.sidecar import metric_history
-from qcity_nb.sidecar.acquire import LetGo, Taker
-from qcity_nb.sidecar.cleanup import sweep_epochs, sweep_runs
+from qcity_nb.sidecar.acquire import AlreadyReleased, LeaseAcquirer
+from qcity_nb.sidecar.cleanup import cleanup_runs, cleanup_terms
 from qcity_nb.sidecar.drain import Drain
 from qcity_nb.sidecar.publish import Publisher
 from qcity_nb.sidecar.publish_rate import interval_s
-from qcity_nb.sidecar.restore import adopt
+from qcity_nb.sidecar.restore import restore
 from qcity_nb.sidecar.start import Config
 from qcity_nb.stores import open_store
 
-__all__ = ["Agent"]
+__all__ = ["Sidecar"]
 
 
 T = TypeVar("T")
@@ -59,12 +59,12 @@ DRAIN_TRIES = 3
 """How often in a row the tracker may fail to answer before the end waits no more."""
 
 
-class Agent:
+class Sidecar:
     """One attempt's agent, from the lease to letting go."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.desk = Desk(Path(config.desk)).open()
+        self.mailbox = Mailbox(Path(config.mailbox)).open()
         self.clock = SystemClock()
         self.store = open_store(config.store)
         self.me = Holder(
@@ -76,7 +76,7 @@ class Agent:
             extra={"owner": config.owner.pid},
         )
         self.status = replace(
-            self.desk.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
+            self.mailbox.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
         self._shown: Status | None = None
         self.drain: Drain | None = None
@@ -86,7 +86,7 @@ class Agent:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="publish")
         self._tier_ns = 0
         self._tier_seq = 0
-        self._is_swept = False
+        self._is_clean = False
         self._watched: list[int] = []
         self._watch_mtime = 0.0
 
@@ -99,65 +99,69 @@ class Agent:
         if new != self._shown:
             # A full disk: the lease matters more, and the next turn tries again.
             with contextlib.suppress(OSError):
-                self.desk.write_status(new)
+                self.mailbox.write_status(new)
                 self._shown = new
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Bring the newest checkpoint to this host's own disk."""
-        path = tier_path(Path(self.config.local), lease.run, lease.epoch)
+        path = tier_path(Path(self.config.local_dir), lease.run, lease.term)
         path.mkdir(parents=True, exist_ok=True)
-        tier = LocalTier(path, epoch=lease.epoch)
+        tier = LocalTier(path, term=lease.term)
         if self.status.state != "held":
-            adopted = adopt(self.store, lease.head, Path(self.config.local), epoch=lease.epoch, tier=tier)
-            if adopted.covered:
-                (path / "covered.jsonl").write_bytes(adopted.covered)
-            for line in adopted.trouble:
+            restored = restore(self.store, lease.head, Path(self.config.local_dir), term=lease.term, tier=tier)
+            if restored.covered:
+                (path / "covered.jsonl").write_bytes(restored.covered)
+            for line in restored.trouble:
                 self.note("trouble", message=line)
             self.note(
                 "lease",
                 host=self.config.host,
                 node=self.config.node,
-                seq=adopted.manifest.seq if adopted.manifest else 0,
-                step=adopted.manifest.step if adopted.manifest else 0,
-                source=adopted.source,
+                seq=restored.manifest.seq if restored.manifest else 0,
+                step=restored.manifest.step if restored.manifest else 0,
+                source=restored.source,
             )
             self.show(
-                restored_seq=adopted.manifest.seq if adopted.manifest else 0,
-                restored_from=adopted.source,
-                message=adopted.trouble[-1] if adopted.trouble else "",
+                restored_seq=restored.manifest.seq if restored.manifest else 0,
+                restored_from=restored.source,
+                message=restored.trouble[-1] if restored.trouble else "",
             )
-            (path / "seq").write_text(str(adopted.seq), encoding="ascii")
+            (path / "seq").write_text(str(restored.seq), encoding="ascii")
         base = None
         if lease.head.checkpoint is not None and not self.status.message.startswith("checkpoint"):
             # What the newest published checkpoint has need not be sent again, unless some of it is damaged.
             with contextlib.suppress(CheckpointError, Missing):
                 base = manifest_of(self.store, lease.run, lease.head.checkpoint)
-        return tier, Publisher(lease, self.desk, tier, published=base, keep=self.config.keep)
+        return tier, Publisher(lease, self.mailbox, tier, published=base, keep=self.config.keep)
 
     def note(self, kind: str, **data: object) -> None:
         """A line for the journal."""
-        epoch = self.lease.epoch if hasattr(self, "lease") else 0
-        self.desk.note(journal.event(kind, epoch=epoch, attempt=self.config.attempt, **data))
+        term = self.lease.term if hasattr(self, "lease") else 0
+        self.mailbox.note(journal.event(kind, term=term, attempt=self.config.attempt, **data))
 
     # -- running ------------------------------------------------------------------------------------------
 
     def run(self) -> int:
         """Everything; returns the exit code."""
-        self.desk.write_status(self.status)
+        self.mailbox.write_status(self.status)
         try:
-            taker = Taker(self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text))
+            acquirer = LeaseAcquirer(
+                self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text)
+            )
             is_again = self.status.state == "held"
-            self.lease = taker.take_again(epoch=self.status.epoch) if is_again else taker.take()
+            self.lease = acquirer.rejoin(term=self.status.term) if is_again else acquirer.acquire()
             # A large checkpoint from far away takes longer than the lease lasts.
-            self.tier, self.publisher = self.beating(lambda: self.restore(self.lease))
-        except LetGo as gone:
-            return self.ended(gone.head)
+            self.tier, self.publisher = self.with_heartbeats(lambda: self.restore(self.lease))
+        except AlreadyReleased as gone:
+            return self.finish(gone.head)
         except QcityError as error:
             state = "lost" if self.status.state == "held" and isinstance(error, LeaseLost) else "refused"
             self.show(state=state, reason=str(error), error=type(error).__name__)
             return error.exit_code
         except OSError as error:
-            reason = f"cannot write to {self.config.local}: {error.strerror or error}; set another `local` directory"
+            reason = (
+                f"cannot write to {self.config.local_dir}: {error.strerror or error}; set another `local` directory"
+            )
             self.show(state="refused", reason=reason, error="CheckpointError")
             return CheckpointError.exit_code
         head = self.lease.head
@@ -167,18 +171,18 @@ class Agent:
             experiment=self.config.experiment,
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
-            progress=lambda: self.bell.ring(),
+            progress=lambda: self.wakeup.ring(),
         )
         checkpoints = self.tier.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
-        self.bell = Bell(self.config.owner.pid, [self.desk.path / "requests", checkpoints])
+        self.wakeup = Wakeup(self.config.owner.pid, [self.mailbox.path / "requests", checkpoints])
         # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
         self.show_held()
         if self.status.restored_seq:
-            metric_history.begin(self.lease, self.tier, self.desk)
+            metric_history.begin(self.lease, self.tier, self.mailbox)
         try:
             while (code := self.tick()) is None:
-                self.bell.wait(self.idle_s())
+                self.wakeup.wait(self.idle_s())
             return code
         except LeaseLost as error:
             self.show(state="lost", reason=str(error), error="LeaseLost")
@@ -189,13 +193,13 @@ class Agent:
         """Put the confirmed head on the desk."""
         head, drain = self.lease.head, self.drain
         stop = self.status.stop
-        if not stop and head.wanted.state == "stopped":
+        if not stop and head.desired.state == "stopped":
             stop = "stopped by request"
         self.show(
             state="held",
-            epoch=self.lease.epoch,
+            term=self.lease.term,
             until_s=self.lease.until_s,
-            tier=str(tier_path(Path(self.config.local), head.run, self.lease.epoch)),
+            tier=str(tier_path(Path(self.config.local_dir), head.run, self.lease.term)),
             stop=stop,
             names_left=names_left(sum(1 for ref in head.checkpoints if ref.label), self.config.keep),
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
@@ -206,9 +210,9 @@ class Agent:
             tracking_run=drain.tracked.run_id if drain else "",
         )
 
-    def is_beating(self) -> bool:
+    def may_send_heartbeat(self) -> bool:
         """May this attempt show a sign of life? Only while its processes exist and none of them is stopped."""
-        file = self.desk.path / "watch"
+        file = self.mailbox.path / "watch"
         with contextlib.suppress(FileNotFoundError):
             mtime = file.stat().st_mtime
             if mtime != self._watch_mtime:
@@ -217,14 +221,14 @@ class Agent:
         states = [process_state(pid) for pid in (self.config.owner.pid, *self._watched)]
         return all(state not in ("", "Z", "X", "T", "t") for state in states)
 
-    def is_beat_due(self) -> bool:
+    def is_heartbeat_due(self) -> bool:
         """Has a beat's time passed since the last confirmed one was sent?"""
-        return self.clock.now_s() - self.lease.confirmed_s >= self.config.beat_s
+        return self.clock.now_s() - self.lease.confirmed_s >= self.config.heartbeat_s
 
     def idle_s(self) -> float:
         """Until there is something to do that nobody rings for."""
         published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
-        next_s = self.lease.confirmed_s + self.config.beat_s
+        next_s = self.lease.confirmed_s + self.config.heartbeat_s
         if self._tier_seq > published:
             next_s = min(next_s, self._published_s + self.interval_s())
         left_s = max(next_s, self._next_try_s) - self.clock.now_s()
@@ -256,17 +260,17 @@ class Agent:
 
     def tick(self) -> int | None:
         """One turn: requests, checkpoint, beat. Returns an exit code when it is over."""
-        for file, request in self.desk.requests():
+        for file, request in self.mailbox.requests():
             code = self.serve(file, request)
             if code is not None:
                 return code
         if not is_alive(self.config.owner.pid, self.config.owner.started):
-            return self.orphaned()
+            return self.release_orphan()
         now = self.clock.now_s()
         newest = self.newest_seq()
         published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
         due = newest > published and now - self._published_s >= self.interval_s()
-        if now >= self._next_try_s and (due or self.is_beat_due()) and self.is_beating():
+        if now >= self._next_try_s and (due or self.is_heartbeat_due()) and self.may_send_heartbeat():
             try:
                 if due:
                     self.publish()
@@ -274,7 +278,7 @@ class Agent:
                     self.publish_head()
             except StoreError as error:
                 wait_s = error.retry_after_s if isinstance(error, StoreUnavailable) else 0.0
-                self._next_try_s = now + max(wait_s, min(self.config.beat_s, 5.0))
+                self._next_try_s = now + max(wait_s, min(self.config.heartbeat_s, 5.0))
                 self.show(message=f"store: {error}")
             except (CheckpointError, OSError) as error:
                 # This host's own disk: no reason to let the lease go.
@@ -288,7 +292,7 @@ class Agent:
         """What every write of this holder says along the way."""
         return replace(head, tracked=self.drain.tracked) if self.drain and self.config.tracking else head
 
-    def beating(self, call: Callable[[], T]) -> T:
+    def with_heartbeats(self, call: Callable[[], T]) -> T:
         """What ``call`` returns; beats go on meanwhile, head only: a long transfer must not cost the lease.
 
         Raises:
@@ -297,7 +301,7 @@ class Agent:
         job = self._worker.submit(call)
         while not job.done():
             wait([job], timeout=POLL_S)
-            if not job.done() and self.is_beat_due() and self.is_beating():
+            if not job.done() and self.is_heartbeat_due() and self.may_send_heartbeat():
                 # The transfer says itself what the store answers.
                 with contextlib.suppress(StoreError):
                     self.lease.renew()
@@ -307,25 +311,27 @@ class Agent:
         """The newest local checkpoint, the events, now and then the notebook."""
         now = self.clock.now_s()
         send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
-        head = self.beating(lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send))
+        head = self.with_heartbeats(
+            lambda: self.publisher.publish(self.tier.newest(), change=self.change, executed=send)
+        )
         self._published_s = now
-        if not self._is_swept and head.checkpoint is not None and head.checkpoint.epoch == self.lease.epoch:
+        if not self._is_clean and head.checkpoint is not None and head.checkpoint.term == self.lease.term:
             # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
-            self._is_swept = True
-            sweep_epochs(Path(self.config.local), head.run, below=self.lease.epoch - 1)
+            self._is_clean = True
+            cleanup_terms(Path(self.config.local_dir), head.run, below=self.lease.term - 1)
             with contextlib.suppress(OSError):
-                sweep_runs(self.store, Path(self.config.local), but=head.run)
+                cleanup_runs(self.store, Path(self.config.local_dir), but=head.run)
         if send:
             self._notebook_s = now
-        self.confirmed()
+        self.on_confirmed()
         return head
 
     def publish_head(self) -> None:
         """A sign of life, and whatever events there are."""
         self.publisher.publish(None, change=self.change)
-        self.confirmed()
+        self.on_confirmed()
 
-    def confirmed(self) -> None:
+    def on_confirmed(self) -> None:
         """A head of ours was confirmed."""
         head = self.lease.head
         if head.state != "running":
@@ -337,7 +343,7 @@ class Agent:
         if self.drain is not None:
             self.drain.poke()
 
-    def orphaned(self) -> int:
+    def release_orphan(self) -> int:
         """The engine or the kernel by hand is gone: publish what it left, let go."""
         self.note("orphaned", message="the notebook's process is gone")
         try:
@@ -358,33 +364,33 @@ class Agent:
         try:
             if request.op == "stop":
                 self.show(stop=str(request.data.get("reason") or "asked to stop"))
-                self.desk.answer(file, Answer(id=request.id, ok=True))
+                self.mailbox.answer(file, Answer(id=request.id, ok=True))
                 return None
             if request.op == "flush":
                 head = self.publish(executed=True)
                 seq = head.checkpoint.seq if head.checkpoint else 0
-                self.desk.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
+                self.mailbox.answer(file, Answer(id=request.id, ok=True, data={"seq": seq}))
                 return None
-            return self.ended(self.end(request))
+            return self.finish(self.end(request))
         except LeaseLost as error:
-            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
+            self.mailbox.answer(file, Answer(id=request.id, ok=False, reason=str(error), error="LeaseLost"))
             raise
         except StoreError as error:
             self.show(message=f"store: {error}")
-            self.clock.sleep(min(self.config.beat_s, 5.0))
+            self.clock.sleep(min(self.config.heartbeat_s, 5.0))
             return None  # it stays on the desk: the store may come back, and a full one may be given room
         except (CheckpointError, OSError) as error:
             kind = type(error).__name__ if isinstance(error, QcityError) else "CheckpointError"
-            self.desk.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
+            self.mailbox.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
             return None
 
-    def ended(self, head: Head) -> int:
+    def finish(self, head: Head) -> int:
         """The run was let go: answer whoever asked for it, then say so on the desk.
 
         In this order, so that who finds the attempt ended finds the answer too.
         """
-        for file, request in self.desk.requests():
-            self.desk.answer(file, Answer(id=request.id, ok=True, data={"state": head.state}))
+        for file, request in self.mailbox.requests():
+            self.mailbox.answer(file, Answer(id=request.id, ok=True, data={"state": head.state}))
         self.show(
             state="ended",
             reason=head.state,
@@ -404,34 +410,34 @@ class Agent:
         if failure is not None and failure.cause == "notebook":
             before = head.failure
             same = before is not None and before.signature == failure.signature
-            failure = replace(failure, epoch=self.lease.epoch, times=(before.times + 1 if before and same else 1))
-            if same and not head.wanted.attended:
+            failure = replace(failure, term=self.lease.term, times=(before.times + 1 if before and same else 1))
+            if same and not head.desired.manual:
                 state = "failed"
-        if state == "running" and head.wanted.state == "stopped":
+        if state == "running" and head.desired.state == "stopped":
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
             # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
-            follows = status is None and request.op == "end" and not head.wanted.attended
+            follows = status is None and request.op == "end" and not head.desired.manual
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
             failed = self.drain.failures
-            while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.beat_s)):
+            while not self.drain.finish(status, wait_s=0.0 if follows else min(0.5, self.config.heartbeat_s)):
                 is_down = self.drain.failures - failed >= DRAIN_TRIES
-                if self.clock.now_s() > deadline or is_down or not self.is_beating():
+                if self.clock.now_s() > deadline or is_down or not self.may_send_heartbeat():
                     break
-                if self.is_beat_due():
+                if self.is_heartbeat_due():
                     self.publish_head()
         self.note("end", state=state, failure=failure.message if failure else "")
 
         def finish(head: Head) -> Head:
             head = self.change(head)
-            wanted = head.wanted
+            desired = head.desired
             if request.op == "release" and data.get("hand_over"):
-                wanted = replace(wanted, attended=False)
+                desired = replace(desired, manual=False)
             return replace(
                 head,
                 state=state,
-                wanted=wanted,
+                desired=desired,
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
             )
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from qcity_nb import codec, errors
 from qcity_nb.checkpoint.retention import Keep, keep_of
 from qcity_nb.errors import CheckpointError, QcityError
-from qcity_nb.records import Beat
-from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.records import Heartbeat
+from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive, start_time
 from qcity_nb.settings import Settings
 
-__all__ = ["Config", "Watched", "again", "config_for", "node_name", "spawn", "wait_held"]
+__all__ = ["Config", "Watched", "respawn", "config_for", "node_name", "spawn", "wait_held"]
 
 START_S = 120.0
 """How long the agent may take to get the lease and bring the newest checkpoint here."""
@@ -44,16 +44,16 @@ class Config:
     host: str
     node: str
     store: str
-    local: str
-    desk: str
+    local_dir: str
+    mailbox: str
     tracking: str
     experiment: str
     ttl_s: float
-    beat_s: float
+    heartbeat_s: float
     publish_s: float
     owner: Watched
     """The engine, or the kernel itself by hand: without it the agent ends."""
-    judged: Beat | None = None
+    declared_dead: Heartbeat | None = None
     take_over: bool = False
     wait: bool = False
     """Wait for a silent holder's lease to expire, rather than refuse at once."""
@@ -78,7 +78,7 @@ def config_for(
     attempt: str,
     host: str,
     store: str = "",
-    judged: Beat | None = None,
+    declared_dead: Heartbeat | None = None,
     take_over: bool = False,
     wait: bool = False,
 ) -> Config:
@@ -89,15 +89,15 @@ def config_for(
         host=host,
         node=node_name(),
         store=store or settings.store,
-        local=str(settings.local),
-        desk=str(settings.desk_of(attempt)),
+        local_dir=str(settings.local_dir),
+        mailbox=str(settings.mailbox_of(attempt)),
         tracking=settings.tracking,
         experiment=settings.project.name,
         ttl_s=settings.ttl_s,
-        beat_s=settings.beat_s,
+        heartbeat_s=settings.heartbeat_s,
         publish_s=settings.publish_s,
         owner=Watched(pid=os.getpid(), started=start_time(os.getpid())),
-        judged=judged,
+        declared_dead=declared_dead,
         take_over=take_over,
         wait=wait,
         storage_budget=settings.storage_budget,
@@ -106,25 +106,25 @@ def config_for(
     )
 
 
-def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
+def spawn(config: Config) -> tuple[Mailbox, subprocess.Popen[bytes]]:
     """Start an agent in its own session, so that an interrupt of the notebook does not reach it.
 
     Raises:
         CheckpointError: the local directory cannot be written.
     """
-    file = Path(config.desk) / "agent.json"
+    file = Path(config.mailbox) / "sidecar.json"
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        desk = Desk(Path(config.desk)).open()
+        mailbox = Mailbox(Path(config.mailbox)).open()
         draft.write_bytes(codec.dumps(config))
         draft.replace(file)  # whole: the kernel may be reading the one before
     except OSError as error:
         raise CheckpointError(
-            f"cannot write to {config.local}: {error.strerror or error}; make room there, or set another `local`"
+            f"cannot write to {config.local_dir}: {error.strerror or error}; make room there, or set another `local`"
         ) from None
     # Its log is no place for the bars of the Hub's client.
     environ = {**os.environ, "QCITY_ATTEMPT": config.attempt, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    with desk.log.open("ab") as log:
+    with mailbox.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "qcity_nb.sidecar", str(file)],
             stdin=subprocess.DEVNULL,
@@ -133,15 +133,15 @@ def spawn(config: Config) -> tuple[Desk, subprocess.Popen[bytes]]:
             start_new_session=True,
             env=environ,
         )
-    return desk, process
+    return mailbox, process
 
 
-def again(config: Config) -> Config:
+def respawn(config: Config) -> Config:
     """The config for a second agent of the same attempt, after the first one died."""
-    return replace(config, judged=None, take_over=False, wait=False)
+    return replace(config, declared_dead=None, take_over=False, wait=False)
 
 
-def wait_held(desk: Desk, process: subprocess.Popen[bytes] | None = None) -> Status:
+def wait_held(mailbox: Mailbox, process: subprocess.Popen[bytes] | None = None) -> Status:
     """Wait until the agent holds the lease and has the newest checkpoint here.
 
     Args:
@@ -152,13 +152,13 @@ def wait_held(desk: Desk, process: subprocess.Popen[bytes] | None = None) -> Sta
     """
     until = time.monotonic() + START_S
     pause_s = 0.002
-    while (status := desk.status()).state == "starting" or (status.state == "held" and not status.tier):
+    while (status := mailbox.status()).state == "starting" or (status.state == "held" and not status.tier):
         code = process.poll() if process is not None else None
         gone = code is not None or (status.pid and not is_alive(status.pid))
-        if gone and desk.status() != status:
+        if gone and mailbox.status() != status:
             continue  # its last words
         if gone or time.monotonic() > until:
-            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {desk.log}")
+            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {mailbox.log}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.2, 0.02)
     if status.state != "held":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qcity_nb.ports import Store
 
-__all__ = ["objection", "who_writes"]
+__all__ = ["trust_problem", "who_writes"]
 
 
 def who_writes(store: Store) -> str:
@@ -23,7 +23,7 @@ def who_writes(store: Store) -> str:
     return "you and your group on this machine" if mode & stat.S_IWGRP else "you"
 
 
-def objection(store: Store) -> str:
+def trust_problem(store: Store) -> str:
     """Why its checkpoints are not to be trusted without a signature; empty: they are."""
     scheme, found, _ = store.address.partition("://")
     if (found and scheme != "file") or not _mode(store) & stat.S_IWOTH:

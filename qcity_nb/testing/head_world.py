@@ -17,7 +17,7 @@ from typing import Any
 
 from qcity_nb.errors import Conflict, LeaseLost, RunHeld, StoreUnavailable
 from qcity_nb.ports import Store
-from qcity_nb.records import Beat, CheckpointRef, Head, Holder, Intent
+from qcity_nb.records import CheckpointRef, Head, Heartbeat, Holder, PendingLaunch
 from qcity_nb.run import lease
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.faults import Fault, FaultyStore
@@ -54,13 +54,13 @@ class HeadWorld:
         self.store = FaultyStore(self.oracle, delay=_CAN_BE_LATE)
         self.leases: dict[str, lease.Lease] = {}
         self.observer = lease.Observer(self.clock)
-        self.judged: Beat | None = None
+        self.declared_dead: Heartbeat | None = None
         self.count = 0
         self.confirmed_notes: list[str] = []
         self.sent_notes: list[str] = []
         self.seen: Counter[str] = Counter()
         """How often what was worth provoking did happen: a schedule that provokes nothing proves nothing."""
-        extra: dict[str, Any] = {"by": "foreigner", "judged": None, "notes": []}
+        extra: dict[str, Any] = {"by": "foreigner", "declared_dead": None, "notes": []}
         lease.create(self.store, Head(run=RUN, key="k", project="p", notebook="n", extra=extra))
         self.seed = seed
         if seed is not None:
@@ -95,10 +95,10 @@ class HeadWorld:
             return
         # The second one has never looked before, as `qcity keep --once`: it has the store's clock only.
         for observer in (self.observer, lease.Observer(self.clock)):
-            judged = observer.judge(snapshot)
-            if judged is not None:
-                self.judged = judged
-            if judged == self.oracle.seen:
+            declared_dead = observer.declare_dead(snapshot)
+            if declared_dead is not None:
+                self.declared_dead = declared_dead
+            if declared_dead == self.oracle.seen:
                 silent_s = self.clock.now_s() - self.oracle.moved_s
                 self.seen["judged dead"] += 1
                 assert silent_s > TTL_S - 1e-6, f"judged after {silent_s} s: {self!r}"
@@ -107,22 +107,26 @@ class HeadWorld:
 
     def acquire(self, attempt: str, *, forged: bool = False) -> None:
         """``attempt`` tries to become the holder, on the last judgement (or ``forged``: a wrong one)."""
-        judged = Beat(epoch=self.oracle.seen.epoch, beat=self.oracle.seen.beat + 1) if forged else self.judged
+        declared_dead = (
+            Heartbeat(term=self.oracle.seen.term, heartbeat=self.oracle.seen.heartbeat + 1)
+            if forged
+            else self.declared_dead
+        )
         self.leases.pop(attempt, None)  # one process an attempt: the old one is gone
-        signed = Signed(self.store, attempt, judged)
+        signed = Signed(self.store, attempt, declared_dead)
         me = Holder(attempt=attempt, host="local", ttl_s=TTL_S)
         try:
-            taken = lease.acquire(signed, RUN, me, judged=judged, clock=self.clock)
+            taken = lease.acquire(signed, RUN, me, declared_dead=declared_dead, clock=self.clock)
         except (RunHeld, StoreUnavailable, LeaseLost) as error:
             self.seen[f"acquire: {type(error).__name__}"] += 1
             return
         # A lost reply may hide that a rival was faster still; the epoch itself was this attempt's.
-        owners = [h["holder"]["attempt"] for h in self.oracle.heads if h["epoch"] == taken.epoch and h["holder"]]
-        assert owners[0] == attempt, f"{attempt} holds epoch {taken.epoch} of {owners[0]}: {self!r}"
+        owners = [h["holder"]["attempt"] for h in self.oracle.heads if h["term"] == taken.term and h["holder"]]
+        assert owners[0] == attempt, f"{attempt} holds epoch {taken.term} of {owners[0]}: {self!r}"
         self.leases[attempt] = taken
         self.seen["acquired"] += 1
         self.seen["superseded"] += any(
-            h["epoch"] == taken.epoch - 1 and h["holder"] and h["holder"]["attempt"] != attempt
+            h["term"] == taken.term - 1 and h["holder"] and h["holder"]["attempt"] != attempt
             for h in self.oracle.heads[-2:]
         )
 
@@ -135,7 +139,7 @@ class HeadWorld:
         seq = self.count
 
         def change(head: Head) -> Head:
-            ref = CheckpointRef(name=f"c{seq}", digest="d", seq=seq, epoch=mine.epoch)
+            ref = CheckpointRef(name=f"c{seq}", digest="d", seq=seq, term=mine.term)
             return replace(head, checkpoints=(ref, *head.checkpoints))
 
         self._hold(attempt, lambda: mine.update(change, files={f"c{seq}": b"content"}), seq)
@@ -160,7 +164,7 @@ class HeadWorld:
         except LeaseLost:
             head = self.oracle.head
             self.seen["lease lost"] += 1
-            assert head["epoch"] > mine.epoch or self.oracle.holder is None, f"a healthy holder lost: {self!r}"
+            assert head["term"] > mine.term or self.oracle.holder is None, f"a healthy holder lost: {self!r}"
             return
         except StoreUnavailable:
             self.seen["outcome unknown"] += 1
@@ -171,17 +175,21 @@ class HeadWorld:
     def _published(self) -> list[int]:
         return [ref["seq"] for ref in self.oracle.head["checkpoints"]]
 
-    def wish(self, state: str, *, intend: bool) -> None:
+    def wish(self, state: str, *, launches: bool) -> None:
         """Somebody else writes ``wanted`` and ``intent``, and leaves a note."""
         self.count += 1
         note = f"n{self.count}"
         self.sent_notes.append(note)
 
         def change(head: Head) -> Head:
-            intent = Intent(attempt=note, host="local", keeper="k", judged=head.seen) if intend else head.intent
-            wanted = replace(head.wanted, state="stopped" if state == "stopped" else "running", hosts=(note,))
+            pending_launch = (
+                PendingLaunch(attempt=note, host="local", keeper="k", declared_dead=head.seen)
+                if launches
+                else head.pending_launch
+            )
+            desired = replace(head.desired, state="stopped" if state == "stopped" else "running", hosts=(note,))
             extra = {**head.extra, "notes": [*head.extra["notes"], note]}
-            return replace(head, wanted=wanted, intent=intent, extra=extra)
+            return replace(head, desired=desired, pending_launch=pending_launch, extra=extra)
 
         with contextlib.suppress(StoreUnavailable):
             lease.amend(Signed(self.store, "foreigner"), RUN, change, clock=self.clock)
@@ -236,7 +244,7 @@ def play(
         elif choice == 3:
             world.renew(holder if dice.random() < 0.7 else who)
         elif choice == 4:
-            world.wish(dice.choice(["running", "stopped"]), intend=dice.random() < 0.5)
+            world.wish(dice.choice(["running", "stopped"]), launches=dice.random() < 0.5)
         elif choice == 5:
             world.look()
         elif choice == 6:

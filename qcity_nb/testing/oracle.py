@@ -8,7 +8,7 @@ from typing import Any
 
 from qcity_nb.errors import StoreUnavailable
 from qcity_nb.ports import Store, Version
-from qcity_nb.records import Beat
+from qcity_nb.records import Heartbeat
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.passing import PassingStore
 
@@ -50,16 +50,16 @@ class Oracle(PassingStore):
         return self.heads[-1]
 
     @property
-    def seen(self) -> Beat:
+    def seen(self) -> Heartbeat:
         """What an observer would see."""
-        return Beat(epoch=self.head["epoch"], beat=self.head["beat"])
+        return Heartbeat(term=self.head["term"], heartbeat=self.head["heartbeat"])
 
     @property
     def holder(self) -> str | None:
         """The attempt that holds the run."""
         return self.head["holder"] and str(self.head["holder"]["attempt"])
 
-    def landed(self, new: dict[str, Any]) -> None:
+    def note_write(self, new: dict[str, Any]) -> None:
         """The rules of the head (docs/design.md, "The central idea"); the newest one is judged."""
         if not self.heads:
             self._writes.update(new["writes"])
@@ -71,27 +71,31 @@ class Oracle(PassingStore):
         assert new["writes"][-1] not in self._writes, f"landed twice: {where}"
         self._writes.add(new["writes"][-1])
         assert new["writes"][:-1] == old["writes"][-15:], f"a write id was lost: {where}"
-        if new["epoch"] != old["epoch"]:
-            assert new["epoch"] == old["epoch"] + 1, f"epochs grow by one: {where}"
-            assert (holds, new["beat"]) == (sender, 0), f"the new holder wrote for another: {where}"
-            judged = new["judged"]
-            assert held in (None, sender) or judged == [old["epoch"], old["beat"]], f"taken from the living: {where}"
+        if new["term"] != old["term"]:
+            assert new["term"] == old["term"] + 1, f"epochs grow by one: {where}"
+            assert (holds, new["heartbeat"]) == (sender, 0), f"the new holder wrote for another: {where}"
+            declared_dead = new["declared_dead"]
+            assert held in (None, sender) or declared_dead == [old["term"], old["heartbeat"]], (
+                f"taken from the living: {where}"
+            )
             assert new["checkpoints"] == old["checkpoints"], f"taking over changes no checkpoint: {where}"
-        elif (new["beat"], holds) != (old["beat"], held) or new["checkpoints"] != old["checkpoints"]:
+        elif (new["heartbeat"], holds) != (old["heartbeat"], held) or new["checkpoints"] != old["checkpoints"]:
             assert held == sender, f"{sender} published without holding: {where}"
             assert holds in (held, None), f"the holder changed within an epoch: {where}"
-            assert new["beat"] == old["beat"] + 1, f"a beat counts by one: {where}"
+            assert new["heartbeat"] == old["heartbeat"] + 1, f"a beat counts by one: {where}"
             added = len(new["checkpoints"]) - len(old["checkpoints"])
             assert new["checkpoints"][added:] == old["checkpoints"], f"a checkpoint was lost: {where}"
-            assert all(ref["epoch"] == new["epoch"] for ref in new["checkpoints"][:added]), where
+            assert all(ref["term"] == new["term"] for ref in new["checkpoints"][:added]), where
         if sender != "foreigner":
-            assert new["wanted"] == old["wanted"], f"a foreign wish was lost: {where}"
-            assert new["intent"] == old["intent"] or new["intent"] is None, f"a foreign intent was lost: {where}"
+            assert new["desired"] == old["desired"], f"a foreign wish was lost: {where}"
+            assert new["pending_launch"] == old["pending_launch"] or new["pending_launch"] is None, (
+                f"a foreign intent was lost: {where}"
+            )
             assert new["notes"] == old["notes"], f"a foreign note was lost: {where}"
         else:
-            assert (new["epoch"], new["beat"], holds) == (old["epoch"], old["beat"], held), where
+            assert (new["term"], new["heartbeat"], holds) == (old["term"], old["heartbeat"], held), where
             assert new["notes"][:-1] == old["notes"], f"a foreign note was lost: {where}"
-        if (new["epoch"], new["beat"]) != (old["epoch"], old["beat"]):
+        if (new["term"], new["heartbeat"]) != (old["term"], old["heartbeat"]):
             self.moved_s = self.clock.now_s()
         self.heads.append(new)
 
@@ -104,18 +108,21 @@ class Oracle(PassingStore):
             self.quiet()
             found = self.store.read(run)
             if found is not None and found.data == head:
-                self.landed(json.loads(head))
+                self.note_write(json.loads(head))
             raise
-        self.landed(json.loads(head))
+        self.note_write(json.loads(head))
         return version
 
 
 class Signed(PassingStore):
     """A store handle that signs the heads sent through it (see ``Oracle``)."""
 
-    def __init__(self, store: Store, actor: str, judged: Beat | None = None) -> None:
+    def __init__(self, store: Store, actor: str, declared_dead: Heartbeat | None = None) -> None:
         super().__init__(store)
-        self._signature = {"by": actor, "judged": judged and [judged.epoch, judged.beat]}
+        self._signature = {
+            "by": actor,
+            "declared_dead": declared_dead and [declared_dead.term, declared_dead.heartbeat],
+        }
 
     def publish(self, run: str, head: bytes, *, expect: Version | None, **more: Any) -> Version:
         """See ``ports.Store``."""

@@ -58,8 +58,8 @@ class HeadRules(RuleBasedStateMachine):
         self.world.release(attempt)
 
     @rule(state=_state, intend=st.booleans())
-    def wish(self, state: str, intend: bool) -> None:
-        self.world.wish(state, intend=intend)
+    def wish(self, state: str, launches: bool) -> None:
+        self.world.wish(state, launches=launches)
 
     @rule()
     def look(self) -> None:
@@ -85,7 +85,7 @@ class HeadRules(RuleBasedStateMachine):
         actions: dict[str, Callable[[], None]] = {
             "acquire": lambda: world.acquire(attempt),
             "publish": lambda: world.publish(attempt),
-            "wish": lambda: world.wish("stopped", intend=True),
+            "wish": lambda: world.wish("stopped", launches=True),
             "release": lambda: world.release(attempt),
         }
         world.between(actions[what])

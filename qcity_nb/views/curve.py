@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["Point", "loss_file", "loss_svg", "thinned"]
+__all__ = ["Point", "loss_file", "loss_svg", "thin_out"]
 
 Point = tuple[int, float]
 """(step, value)"""
@@ -16,7 +16,7 @@ DEATH = "#e5484d"
 CURVE = "var(--jp-brand-color1, #3b82f6)"
 
 
-def thinned(series: Sequence[Point], limit: int) -> list[Point]:
+def thin_out(series: Sequence[Point], limit: int) -> list[Point]:
     """At most ``limit`` points of the same shape: of each stretch of steps its lowest and highest one stay.
 
     Points come back ordered by step; the first, the last and every extreme are kept, and one that is not finite
@@ -50,7 +50,7 @@ def loss_svg(
         width, height: of the drawing's own coordinates, and its natural size in pixels.
     Returns: one ``<svg>`` element without scripts or outside references; empty for a series without numbers.
     """
-    points = thinned(series, 2 * width)
+    points = thin_out(series, 2 * width)
     values = [value for _, value in points if math.isfinite(value)]
     if not values:
         return ""

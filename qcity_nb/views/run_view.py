@@ -52,7 +52,7 @@ class PanelView:
     host: str = ""
     evidence: str = ""
     """What made us think that this is the host."""
-    epoch: int = 0
+    term: int = 0
     attempt: str = ""
     holder: str = ""
     """Who may publish; empty: this attempt."""
@@ -108,7 +108,7 @@ def text(view: PanelView) -> str:
 
 
 def _where(view: PanelView) -> str:
-    words = [f"on {view.host}" if view.host else "", f"epoch {view.epoch}" if view.epoch else ""]
+    words = [f"on {view.host}" if view.host else "", f"epoch {view.term}" if view.term else ""]
     if view.lease not in _GOOD_LEASES:
         words.append(f"lease {view.lease}")
     if view.holder:
@@ -122,9 +122,9 @@ def _header(view: PanelView) -> str:
     if view.host:
         title = f' title="{escape(view.evidence, quote=True)}"' if view.evidence else ""
         chips.append(f"<span{title}>{escape(view.host)}</span>")
-    if view.epoch:
+    if view.term:
         title = f' title="attempt {escape(view.attempt, quote=True)}"' if view.attempt else ""
-        chips.append(f"<span{title}>epoch {view.epoch:d}</span>")
+        chips.append(f"<span{title}>epoch {view.term:d}</span>")
     if view.lease not in _GOOD_LEASES:
         warning = f'<b style="color:{_STATES["failed"]}">lease {escape(view.lease)}</b>'
     if view.holder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from qcity_nb.records import Row
-from qcity_nb.views.curve import Point, thinned
+from qcity_nb.views.curve import Point, thin_out
 
 __all__ = ["Series"]
 
@@ -26,7 +26,7 @@ class Series:
             points = self._points.setdefault(row.key, [])
             points.append((row.step, row.value))
             if len(points) > 2 * POINTS:
-                points[:] = thinned(points, POINTS)
+                points[:] = thin_out(points, POINTS)
 
     @property
     def metrics(self) -> Mapping[str, Sequence[Point]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qcity_nb.records import CheckpointRef, Event, Head
 
-__all__ = ["age", "ago", "event_row", "masked", "place_of", "short", "since", "size", "state_of", "table", "when"]
+__all__ = ["age", "ago", "event_row", "mask", "place_of", "short", "since", "size", "state_of", "table", "when"]
 
 
 def short(path: Path) -> str:
@@ -35,11 +35,11 @@ def state_of(head: Head) -> str:
     """The run's state for people: what it is, or is about to be."""
     if head.state != "running":
         return "gave up" if head.state == "failed" and head.failure and head.failure.cause == "host" else head.state
-    if head.wanted.state == "stopped":
+    if head.desired.state == "stopped":
         return "stopping"
     if head.holder is not None:
-        return "attended" if head.wanted.attended else "running"
-    return "launching" if head.intent is not None else "waiting"
+        return "manual" if head.desired.manual else "running"
+    return "launching" if head.pending_launch is not None else "waiting"
 
 
 def place_of(checkpoint: CheckpointRef) -> str:
@@ -91,10 +91,10 @@ def event_row(event: Event) -> tuple[str, str, str, str]:
     """An event's time, epoch, kind and facts, for people."""
     shown = {key: value for key, value in event.data.items() if value not in ("", None)}
     data = ", ".join(f"{key}: {value}" for key, value in shown.items())
-    return when(event.at), f"e{event.epoch}", event.kind, data
+    return when(event.at), f"e{event.term}", event.kind, data
 
 
-def masked(text: str) -> str:
+def mask(text: str) -> str:
     """The text without what may be a secret in an address: a password, or a token in its query."""
     text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
     return re.sub(r"(?i)([?&;][^=&]*(?:token|key|secret|password|sig|signature)[^=&]*=)[^&;\s]+", r"\1***", text)

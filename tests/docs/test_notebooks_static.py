@@ -16,8 +16,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 OWN = sorted(ROOT.glob("notebooks/*.ipynb"))
-LAID = sorted(ROOT.glob("templates/*/notebooks/*.ipynb"))
-EVERY = pytest.mark.parametrize("file", OWN + LAID, ids=lambda file: file.relative_to(ROOT).as_posix())
+EXTRACTED = sorted(ROOT.glob("templates/*/notebooks/*.ipynb"))
+EVERY = pytest.mark.parametrize("file", OWN + EXTRACTED, ids=lambda file: file.relative_to(ROOT).as_posix())
 
 FORBIDDEN = {
     "a home or temporary folder": re.compile(r"/(?:home|Users|root|tmp|content|private|var)/\w"),
@@ -43,7 +43,7 @@ def tags(cell: Any) -> list[str]:
 def test_the_notebooks_are_these() -> None:
     """Their names are in dvc.yaml, the README and the command line's help."""
     assert [file.stem for file in OWN] == ["evaluate", "prepare", "quickstart", "train"]
-    assert [file.relative_to(ROOT / "templates").as_posix() for file in LAID] == [
+    assert [file.relative_to(ROOT / "templates").as_posix() for file in EXTRACTED] == [
         "blank/notebooks/main.ipynb",
         "digits/notebooks/train.ipynb",
     ]
@@ -92,7 +92,7 @@ def test_brings_the_run_up_and_ends_it(file: Path) -> None:
     assert cells(file, "code")[-1].source == "city.finish()"
 
 
-@pytest.mark.parametrize("file", [*OWN, LAID[-1]], ids=lambda file: file.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("file", [*OWN, EXTRACTED[-1]], ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_has_a_plot(file: Path) -> None:
     assert any("plt.subplots" in cell.source for cell in cells(file, "code"))
 
@@ -135,7 +135,7 @@ def test_stored_outputs_are_what_nbval_may_compare(file: Path) -> None:
         assert bool(cell.outputs) == ("print(" in cell.source)
 
 
-@pytest.mark.parametrize("file", LAID, ids=lambda file: file.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("file", EXTRACTED, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_templates_store_no_outputs(file: Path) -> None:
     for cell in cells(file, "code"):
         assert not cell.outputs

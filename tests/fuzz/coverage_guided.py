@@ -31,10 +31,10 @@ def main() -> None:
     corpus.mkdir()
     content = b"content"
     name = pack.digest(content)
-    refs = pack.write_pack(corpus / "pack", {name: content}, epoch=1)
+    refs = pack.write_pack(corpus / "pack", {name: content}, term=1)
     loop = manifest.LoopRecord(key="cell/0", outputs=(name,))
     (corpus / "manifest").write_bytes(
-        manifest.dumps(manifest.Manifest(run="r", epoch=1, seq=1, loops=(loop,), objects=refs))
+        manifest.dumps(manifest.Manifest(run="r", term=1, seq=1, loops=(loop,), objects=refs))
     )
 
     def read_manifest(data: bytes) -> None:

@@ -76,7 +76,7 @@ def fuzz(strategy: st.SearchStrategy[Any], run: Callable[[Any], None]) -> int:
 
 def read_all(path: Path) -> None:
     """Every reader of a tier: right bytes, or an error of ours."""
-    tier = LocalTier(path, epoch=world.EPOCH)
+    tier = LocalTier(path, term=world.TERM)
     for deep in (False, True):
         with contextlib.suppress(CheckpointError):
             tier.newest(deep=deep)
@@ -93,7 +93,7 @@ def read_all(path: Path) -> None:
 
 
 def saved(folder: Path) -> tuple[LocalTier, Manifest]:
-    tier = LocalTier(folder / "1", epoch=world.EPOCH)
+    tier = LocalTier(folder / "1", term=world.TERM)
     world.save(tier, 1)
     return tier, world.save(tier, 2)
 
@@ -117,7 +117,7 @@ def test_forged_manifests_in_a_tier(folder: Path) -> None:
     value = hostile.manifest_value(saved(folder)[1])
 
     def run(body: bytes) -> None:
-        tier = LocalTier(folder / "1", epoch=world.EPOCH)
+        tier = LocalTier(folder / "1", term=world.TERM)
         hostile.forge_manifest(tier, 3, body)
         read_all(tier.path)
         (tier.path / "checkpoints" / "3.json").unlink()
@@ -134,7 +134,7 @@ def test_a_forged_name_of_a_pack(folder: Path, name: str) -> None:
     assert body != manifests.dumps(newest)
     hostile.forge_manifest(tier, 3, body)
     read_all(tier.path)
-    found = LocalTier(tier.path, epoch=world.EPOCH).newest(deep=True)
+    found = LocalTier(tier.path, term=world.TERM).newest(deep=True)
     assert found is not None
     assert found.seq == 2
 
@@ -159,7 +159,7 @@ def test_damaged_files_in_a_tier(folder: Path) -> None:
 
 def test_forged_indexes_of_packs(folder: Path) -> None:
     objects = world.objects(1)
-    refs = pack.write_pack(folder / "true.pack", objects, epoch=world.EPOCH)
+    refs = pack.write_pack(folder / "true.pack", objects, term=world.TERM)
     value = {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}
     path = folder / "e1-1.pack"
 
@@ -176,7 +176,7 @@ def test_forged_indexes_of_packs(folder: Path) -> None:
 def test_wrong_references(folder: Path) -> None:
     objects = world.objects(1)
     path = folder / "e1-1.pack"
-    pack.write_pack(path, objects, epoch=world.EPOCH)
+    pack.write_pack(path, objects, term=world.TERM)
     numbers = st.one_of(st.integers(), st.sampled_from([0, 1, 4096, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 1 << 70, -1]))
 
     def run(example: tuple[int, int, str]) -> None:
@@ -194,9 +194,9 @@ def test_wrong_references(folder: Path) -> None:
 
 def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
     """A pickle that makes a file when it is loaded, in every place of a checkpoint that a skeleton may be read from."""
-    tier = LocalTier(folder / "1", epoch=world.EPOCH)
+    tier = LocalTier(folder / "1", term=world.TERM)
     encoded, objects = encode_state(capture({"weights": bytearray(b"w" * 9000), "text": "x" * 2000}))
-    record = Manifest(run="r", epoch=1, seq=1, loops=(LoopRecord(key="k", state=encoded),))
+    record = Manifest(run="r", term=1, seq=1, loops=(LoopRecord(key="k", state=encoded),))
     true = tier.save(record, objects, b"")
     skeleton = next(record.needs())
     ref = true.objects[skeleton]
@@ -220,12 +220,12 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
             path.write_bytes(planted(at))
         elif where == "another object's name":
             path.unlink()
-            pack.write_pack(path, {**dict.fromkeys(objects, bomb)}, epoch=world.EPOCH)
+            pack.write_pack(path, {**dict.fromkeys(objects, bomb)}, term=world.TERM)
         else:  # the manifest's word is wrong, its own digest is not
             path.write_bytes(planted(at))
             wrong = replace(ref, offset=at, size_bytes=size)
             found = manifests.loads(manifests.dumps(replace(true, objects={**true.objects, skeleton: wrong})))
-        with contextlib.suppress(CheckpointError), tier.opened(found) as read:
+        with contextlib.suppress(CheckpointError), tier.open_reader(found) as read:
             load(decode_state(encoded, read))
         with contextlib.suppress(CheckpointError):
             load(decode_state(encoded, lambda name: tier.read(found, name)))
@@ -242,7 +242,7 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
 
 
 def test_a_reader_that_trusts_runs_the_bomb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalTier, "opened", world.Trusting.opened)
+    monkeypatch.setattr(LocalTier, "open_reader", world.Trusting.open_reader)
     monkeypatch.setattr(LocalTier, "read", world.Trusting.read)
     with pytest.raises(AssertionError, match="code was run"):
         test_nothing_is_unpickled_before_its_digest_held(folder)

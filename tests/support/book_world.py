@@ -29,7 +29,7 @@ from qcity_nb import codec
 from qcity_nb.hosts import labelled_processes
 from qcity_nb.ports import Store
 from qcity_nb.published.read import manifest_of
-from qcity_nb.records import AttemptSpec, Beat, Head
+from qcity_nb.records import AttemptSpec, Head, Heartbeat
 from qcity_nb.run import identity, lease
 from qcity_nb.stores import open_store
 from qcity_nb.testing import chaos
@@ -53,7 +53,7 @@ __all__ = [
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PROJECT = "book"
-BEAT_S, TTL_S, PUBLISH_S = 0.3, 30.0, 0.2
+HEARTBEAT_S, TTL_S, PUBLISH_S = 0.3, 30.0, 0.2
 """The ttl is longer than a test: a successor that had to wait for it would be seen."""
 ALWAYS = "1000"
 """Snapshots may take so many times what cells take: there is one behind each cell."""
@@ -67,7 +67,7 @@ def recorded_cells(store: Store, run: str) -> int:
     """How many cells the store says are finished, the first so many: a fresh host must not run them again."""
     newest = lease.read(store, run).head.checkpoint
     cells = manifest_of(store, run, newest).cells if newest is not None else ()
-    return max((n for n, cell in enumerate(cells, 1) if cell.space is not None), default=0)
+    return max((n for n, cell in enumerate(cells, 1) if cell.namespace is not None), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,9 @@ class World:
         head, _ = identity.find_or_create(store, project=PROJECT, notebook=path.name, source=path.read_bytes())
         return head
 
-    def launch(self, run: str, judged: Beat | None, plan: chaos.Plan | None) -> tuple[subprocess.Popen[bytes], str]:
+    def launch(
+        self, run: str, declared_dead: Heartbeat | None, plan: chaos.Plan | None
+    ) -> tuple[subprocess.Popen[bytes], str]:
         """Start an attempt on a fresh host, as the launcher ``local`` does; returns it and its label."""
         project(self.book, self.here / "project")
         attempt = f"{run}-{uuid.uuid4().hex[:10]}"
@@ -210,17 +212,17 @@ class World:
             attempt=attempt,
             host=f"host-{self.host}",
             store=self.store,
-            judged=judged,
+            declared_dead=declared_dead,
             project=str(self.here / "project"),
         )
         file = self.here / "spec.json"
         file.write_bytes(codec.dumps(spec))
         settings = {
-            "QCITY_LOCAL": str(self.here / "local"),
-            "QCITY_BEAT": str(BEAT_S),
+            "QCITY_LOCAL_DIR": str(self.here / "local"),
+            "QCITY_HEARTBEAT": str(HEARTBEAT_S),
             "QCITY_TTL": str(TTL_S),
             "QCITY_PUBLISH": str(PUBLISH_S),
-            "QCITY_SNAPSHOT_SHARE": ALWAYS,
+            "QCITY_SNAPSHOT_TIME_SHARE": ALWAYS,
             **({"QCITY_CHAOS": plan.dumps()} if plan else {}),
             labelled_processes.LABEL: attempt,
         }
@@ -298,7 +300,7 @@ class World:
     def tail(self) -> str:
         """What people need to see when it went wrong."""
         parts = [f"exit codes {self.codes}, deaths {self.deaths}"]
-        for file in (self.root / f"output-{self.host}", *self.here.glob("local/attempts/*/agent.log")):
+        for file in (self.root / f"output-{self.host}", *self.here.glob("local/attempts/*/sidecar.log")):
             parts.append(f"{file.name}: {file.read_text(errors='replace')[-3000:]}" if file.exists() else "")
         return "\n".join(parts)
 
@@ -338,7 +340,7 @@ def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Ou
 def kill(label: str) -> None:
     """SIGKILL to every process of the attempt, as close together as can be, and until none is left."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.labelled(label) if not each.is_zombie]:
+    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
         for each in found:
             try:
                 os.kill(each.pid, signal.SIGKILL)
@@ -350,7 +352,7 @@ def kill(label: str) -> None:
 def _wait_gone(label: str) -> None:
     """Everything of an attempt that is over ends by itself."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.labelled(label) if not each.is_zombie]:
+    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
         assert time.monotonic() < until_s, f"still there: {found}"
         time.sleep(0.02)
 

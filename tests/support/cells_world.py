@@ -10,9 +10,9 @@ from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import CellRecord, Manifest
 from qcity_nb.clock import iso_now
-from qcity_nb.kernel.finished_cells import Cells
-from qcity_nb.namespace.environment.process import Surround
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.kernel.finished_cells import FinishedCells
+from qcity_nb.namespace.environment.process import ProcessSettings
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 
 
 class Kernel:
@@ -27,9 +27,9 @@ class Kernel:
         self.live: dict[str, Any] = {}
         self.root = folder
         self.run = run
-        self.tier = tier or LocalTier(folder / "tier", epoch=1)
+        self.tier = tier or LocalTier(folder / "tier", term=1)
         self.engine = Engine(self.tier)
-        self.cells = Cells(Space(self.live, self.engine.freezer), Surround(folder))
+        self.cells = FinishedCells(NamespaceSnapshotter(self.live, self.engine.freezer), ProcessSettings(folder))
         self.seq = 0
         self.manifest: Manifest | None = None
 
@@ -37,31 +37,31 @@ class Kernel:
         """A cell has ended; returns the bytes that were written for it."""
         position = len(self.cells.records)
         record = CellRecord(chain=f"c{position}", number=position + 1, wall_s=wall_s)
-        self.cells.finished(position, record, shown or {})
+        self.cells.add_finished(position, record, shown or {})
         if snapshot:
             self.cells.take(stored=self.tier.stored)
         return self.save()
 
     def save(self) -> int:
-        draft = self.cells.draft()
+        snapshot = self.cells.snapshot()
         self.seq += 1
-        base = Manifest(run=self.run, epoch=1, seq=self.seq, at=iso_now())
+        base = Manifest(run=self.run, term=1, seq=self.seq, at=iso_now())
 
         def write() -> Any:
             objects: dict[str, Any] = {}
-            return replace(base, cells=draft.record(objects)), objects, b""
+            return replace(base, cells=snapshot.record(objects)), objects, b""
 
-        saving = self.engine.submit(write, draft.used)
+        saving = self.engine.submit(write, snapshot.used)
         self.manifest = saving.wait()
-        self.cells.saved(self.manifest.cells)
+        self.cells.mark_saved(self.manifest.cells)
         return saving.new_bytes
 
     def again(self, count: int) -> tuple[dict[str, Any], list[str]]:
         """The namespace of another kernel behind ``count`` cells."""
         assert self.manifest is not None
         live: dict[str, Any] = {}
-        other = Cells(Space(live), Surround(self.root), self.manifest.cells)
-        with self.tier.opened(self.manifest) as read:
+        other = FinishedCells(NamespaceSnapshotter(live), ProcessSettings(self.root), self.manifest.cells)
+        with self.tier.open_reader(self.manifest) as read:
             said = other.restore(count, read)
         assert len(other.records) == count
         return {name: value for name, value in live.items() if not name.startswith("__")}, said

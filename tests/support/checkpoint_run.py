@@ -15,9 +15,9 @@ from qcity_nb.ports import Store
 from qcity_nb.records import Head, Holder
 from qcity_nb.run import lease
 from qcity_nb.run.lease import Lease
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar.publish import Publisher
-from qcity_nb.sidecar.restore import Adopted, adopt
+from qcity_nb.sidecar.restore import Restored, restore
 
 RUN = "train-abc123-1"
 
@@ -34,8 +34,8 @@ class CheckpointRun:
         self.local = folder / "local"
         lease.create(store, Head(run=RUN, key="k", project="p", notebook="train.ipynb"))
         self.lease: Lease = lease.acquire(store, RUN, Holder(attempt="a", host="local", ttl_s=10))
-        self.tier = LocalTier(tier_path(self.local, RUN, 1), epoch=1)
-        self._publisher = Publisher(self.lease, Desk(folder / "desk").open(), self.tier, published=None)
+        self.tier = LocalTier(tier_path(self.local, RUN, 1), term=1)
+        self._publisher = Publisher(self.lease, Mailbox(folder / "mailbox").open(), self.tier, published=None)
         self._seq = 0
 
     def save(
@@ -51,7 +51,7 @@ class CheckpointRun:
             loops.append(LoopRecord(key=name, name=name, done=done, count=done, state=encoded))
         manifest = Manifest(
             run=RUN,
-            epoch=1,
+            term=1,
             seq=self._seq,
             step=10 * self._seq,
             at=iso_now(),
@@ -73,9 +73,9 @@ class CheckpointRun:
         return lease.read(self.store, RUN).head
 
 
-def restored(store: Store, head: Head, folder: Path) -> Adopted:
+def restored(store: Store, head: Head, folder: Path) -> Restored:
     """What a fresh host makes of the head: nothing but the store, and a tier of the epoch after it."""
-    epoch = head.epoch + 1
+    term = head.term + 1
     folder.mkdir(exist_ok=True)
-    tier = LocalTier(tier_path(folder, head.run, epoch), epoch=epoch)
-    return adopt(store, head, folder, epoch=epoch, tier=tier)
+    tier = LocalTier(tier_path(folder, head.run, term), term=term)
+    return restore(store, head, folder, term=term, tier=tier)

@@ -55,7 +55,7 @@ class Cell:
 
 
 @dataclass
-class Course:
+class ResumeWorld:
     """A directory with one notebook. Each attempt is a new kernel."""
 
     folder: Path
@@ -87,7 +87,7 @@ class Course:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("QCITY_")}
         path = os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])
         command = [sys.executable, "-m", "papermill", "--engine", "qcity", "in.ipynb", "out.ipynb", "--no-progress-bar"]
-        environ = {"QCITY_SNAPSHOT_SHARE": "1000", **environ}
+        environ = {"QCITY_SNAPSHOT_TIME_SHARE": "1000", **environ}
         done = subprocess.run(
             [*command, *options],
             cwd=self.folder,

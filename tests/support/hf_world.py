@@ -18,7 +18,7 @@ import qcity_nb
 from qcity_nb import settings
 from qcity_nb.hosts.hf_jobs.launcher import HfJobsLauncher
 from qcity_nb.ports import Observation, Store
-from qcity_nb.records import AttemptSpec, Head, Intent
+from qcity_nb.records import AttemptSpec, Head, PendingLaunch
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
@@ -57,8 +57,8 @@ class JobsWorld:
     def begin(self, attempt: str = f"{RUN}-1", files: Mapping[str, bytes] | None = None, **more: Any) -> Head:
         """A run, about to be launched as ``attempt``."""
         head = Head(run=RUN, key="k", project=self.given.project.name, notebook="train.ipynb", **more)
-        intent = Intent(attempt=attempt, host="hf-jobs", keeper="test", judged=head.seen)
-        return lease.create(self.store, replace(head, intent=intent), files=files)
+        pending_launch = PendingLaunch(attempt=attempt, host="hf-jobs", keeper="test", declared_dead=head.seen)
+        return lease.create(self.store, replace(head, pending_launch=pending_launch), files=files)
 
     def job(self, attempt: str = f"{RUN}-1") -> Any:
         [job] = self.api.list_jobs(namespace="user", labels={"qcity-attempt": attempt})
@@ -88,7 +88,7 @@ def jobs_world(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) ->
         root.mkdir(exist_ok=True)
         (root / "pyproject.toml").write_text('[tool.qcity]\nproject = "digits"\n')
         # Asked for as often as anybody likes: an answer is kept for as long as a beat at most.
-        more = {"job_install": "", "job_secrets": ["PYTHONPATH"], "beat": "0.001s", "ttl": "10s"}
+        more = {"job_install": "", "job_secrets": ["PYTHONPATH"], "heartbeat": "0.001s", "ttl": "10s"}
         world = JobsWorld(server, HfApi(endpoint=server.url, token=TOKEN), root, settings.load(root, more), more)
         yield world
         server.faults.clear()

@@ -198,7 +198,7 @@ def forge_manifest(tier: LocalTier, seq: int, body: bytes) -> None:
 def forge_pack(path: Path, objects: Mapping[str, bytes], index: bytes) -> None:
     """Let the pack's own writer seal ``index`` in place of the true one."""
     with mock.patch("json.dumps", return_value=index.decode("latin-1")):
-        pack.write_pack(path, objects, epoch=world.EPOCH)
+        pack.write_pack(path, objects, term=world.TERM)
 
 
 def bomb(path: Path) -> bytes:

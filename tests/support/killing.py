@@ -25,7 +25,7 @@ from qcity_nb.testing import chaos
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-BEAT_S, TTL_S, PUBLISH_S = 0.2, 1.5, 0.3
+HEARTBEAT_S, TTL_S, PUBLISH_S = 0.2, 1.5, 0.3
 """Small, so that a test is short; ttl is the design's five publish intervals."""
 ITERATIONS = 12
 ATTEMPTS = 6
@@ -139,9 +139,9 @@ class World:
             **kept,
             "PYTHONPATH": os.pathsep.join([str(ROOT), kept.get("PYTHONPATH", "")]),
             "QCITY_STORE": str(self.store),
-            "QCITY_LOCAL": str(self.here / "local"),
+            "QCITY_LOCAL_DIR": str(self.here / "local"),
             "QCITY_TRACKING": self.tracking,
-            "QCITY_BEAT": str(BEAT_S),
+            "QCITY_HEARTBEAT": str(HEARTBEAT_S),
             "QCITY_TTL": str(TTL_S),
             "QCITY_PUBLISH": str(PUBLISH_S),
             "QCITY_CHAOS": plan.dumps(),
@@ -221,7 +221,7 @@ class World:
         parts = [f"exit codes {self.codes}, hits {len(chaos.hits(self.hits))}"]
         if (self.root / "output").exists():
             parts.append((self.root / "output").read_text()[-3000:])
-        for log in sorted(self.root.glob("machine-*/local/attempts/*/agent.log")):
+        for log in sorted(self.root.glob("machine-*/local/attempts/*/sidecar.log")):
             parts.append(f"{log.parent.name}: {log.read_text()[-1500:]}")
         for status in sorted(self.root.glob("machine-*/local/attempts/*/status.json")):
             parts.append(f"{status.parent.name}: {status.read_text()}")
@@ -410,8 +410,8 @@ def moments(rng: random.Random, quiet: Result, world: World, action: chaos.Actio
     least so many hits. So the n-th is always reached; which point it is may differ by a beat.
     """
     counts = Counter(name for name, _ in quiet.hits)
-    beats = counts["publish.head.after"] + counts["publish.head.before"] - 2 * counts["publish.files.after"]
-    sure = len(quiet.hits) - beats
+    heartbeats = counts["publish.head.after"] + counts["publish.head.before"] - 2 * counts["publish.files.after"]
+    sure = len(quiet.hits) - heartbeats
     kills: dict[str, chaos.Action] = {}
     if rng.random() < 1 / 3:
         first = rng.randint(1, sure * 2 // 3)

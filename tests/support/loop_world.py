@@ -19,7 +19,7 @@ from qcity_nb.kernel.ipython_hooks import cell_key
 from qcity_nb.kernel.save_policy import Every
 from qcity_nb.kernel.session import Session
 from qcity_nb.records import Row
-from qcity_nb.run.mailbox import Desk, Status
+from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.tracking.outbox import decode_rows
 
 
@@ -44,46 +44,46 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.epoch = 0
+        self.term = 0
         self.session: Session
         self.seq = 0
 
-    def tier(self, epoch: int) -> Path:
-        return self.path / str(epoch)
+    def tier(self, term: int) -> Path:
+        return self.path / str(term)
 
     def start(self, **given: Any) -> Session:
         """The next attempt, as the agent prepares it (sidecar/restore.py); ``given`` goes to its session."""
-        self.epoch += 1
-        folder = self.tier(self.epoch)
+        self.term += 1
+        folder = self.tier(self.term)
         folder.mkdir(parents=True)
-        frozen = self.path / f"{self.epoch - 1}.frozen"
-        past = LocalTier(frozen if frozen.exists() else self.tier(self.epoch - 1), epoch=self.epoch - 1)
+        frozen = self.path / f"{self.term - 1}.frozen"
+        past = LocalTier(frozen if frozen.exists() else self.tier(self.term - 1), term=self.term - 1)
         newest = past.newest(deep=True)
         if newest is not None:
-            tier = LocalTier(folder, epoch=self.epoch)
+            tier = LocalTier(folder, term=self.term)
             rows = {seq: past.rows(seq) for seq in range(1, newest.seq + 1)}
-            with past.opened(newest) as read:
+            with past.open_reader(newest) as read:
                 tier.import_from(newest, read, rows)
             self.seq = newest.seq
         (folder / "seq").write_text(str(self.seq))
-        desk = Desk(self.path / f"desk-{self.epoch}").open()
-        self.show(desk)
-        self.session = Session(desk, desk.status(), **given)
+        mailbox = Mailbox(self.path / f"desk-{self.term}").open()
+        self.show(mailbox)
+        self.session = Session(mailbox, mailbox.status(), **given)
         self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 
-    def show(self, desk: Desk | None = None, **changes: Any) -> None:
+    def show(self, mailbox: Mailbox | None = None, **changes: Any) -> None:
         """What the agent says, from now on and at once."""
-        status: dict[str, Any] = {"state": "held", "run": "r", "epoch": self.epoch, "pid": os.getpid()}
-        (desk or self.session.contact.desk).write_status(
-            Status(**{**status, "tier": str(self.tier(self.epoch)), **changes})
+        status: dict[str, Any] = {"state": "held", "run": "r", "term": self.term, "pid": os.getpid()}
+        (mailbox or self.session.sidecar.mailbox).write_status(
+            Status(**{**status, "tier": str(self.tier(self.term)), **changes})
         )
-        if desk is None:
-            self.session.contact.look(now=True)
+        if mailbox is None:
+            self.session.sidecar.look(now=True)
 
     def freeze(self) -> None:
         """The disk as it is at this moment is what the next attempt finds, whatever this one still does."""
-        shutil.copytree(self.tier(self.epoch), self.path / f"{self.epoch}.frozen")
+        shutil.copytree(self.tier(self.term), self.path / f"{self.term}.frozen")
 
     def cell(self, cell_id: str | None = "c", source: str = "…") -> None:
         """A cell begins."""
@@ -105,7 +105,7 @@ class World:
 
     def rows(self) -> list[Row]:
         """What the agent would have published: the rows of each checkpoint up to the newest, in order."""
-        tier = LocalTier(self.tier(self.epoch), epoch=self.epoch)
+        tier = LocalTier(self.tier(self.term), term=self.term)
         newest = tier.newest()
         upto = newest.seq if newest is not None else 0
         return [row for seq in range(1, upto + 1) for row in decode_rows(tier.rows(seq))]

@@ -31,8 +31,8 @@ from qcity_nb.errors import QcityError
 
 store, tracking, count, pause_s, executed = sys.argv[1:6]
 try:
-    city = qcity.up(run="train", state=store, tracking=tracking)
-    print("up", city.run, city.session.epoch, flush=True)
+    city = qcity.up(run="train", store=store, tracking=tracking)
+    print("up", city.run, city.session.term, flush=True)
     state = {"total": [0.0]}
     for i in city.loop(range(int(count)), state, every=1):
         with Path(executed).open("a") as file:
@@ -65,7 +65,7 @@ def environment(*, ttl_s: float = 2.0, **more: str) -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
         "QCITY_TTL": f"{ttl_s:g}",
-        "QCITY_BEAT": "0.2",
+        "QCITY_HEARTBEAT": "0.2",
         "QCITY_PUBLISH": "0.1",
         **more,
     }
@@ -124,14 +124,16 @@ class Script:
         return [int(line) for line in file.read_text().split()] if file.exists() else []
 
     @property
-    def agents(self) -> list[int]:
+    def sidecars(self) -> list[int]:
         """The agents of its attempts that exist."""
-        return [pid for desk in (self.folder / ".qcity/local/attempts").glob("*") for pid in attempt_pids(desk.name)]
+        return [
+            pid for mailbox in (self.folder / ".qcity/local/attempts").glob("*") for pid in attempt_pids(mailbox.name)
+        ]
 
     @property
     def pids(self) -> list[int]:
         """All processes of the attempt."""
-        return [self.pid, *self.agents]
+        return [self.pid, *self.sidecars]
 
     def send(self, number: int) -> None:
         """A signal to all of them."""
@@ -147,7 +149,7 @@ class Script:
         """Its exit code, once it has ended with all its processes."""
         assert self.process is not None
         code = self.process.wait(timeout=within_s)
-        eventually(lambda: not self.agents, what=f"the end of the agents of {self.folder.name}")
+        eventually(lambda: not self.sidecars, what=f"the end of the agents of {self.folder.name}")
         return code
 
     def kill(self) -> None:

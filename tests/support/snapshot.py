@@ -11,8 +11,8 @@ from typing import Any
 
 from qcity_nb.checkpoint.encode import decode_state, encode_state
 from qcity_nb.checkpoint.state.capture import Captured
-from qcity_nb.namespace.records import Absent, Shot
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.records import NamespaceSnapshot, NotSaved
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 
 Groups = list[tuple[tuple[str, ...], Captured]]
 
@@ -24,22 +24,22 @@ class Keep:
         self.objects: dict[str, bytes] = {}
         self.groups: dict[tuple[str, ...], Any] = {}
         self.modules: dict[str, str] = {}
-        self.absent: list[Absent] = []
+        self.not_saved: list[NotSaved] = []
         self.new: dict[tuple[str, ...], int] = {}
         """Bytes that were not there yet, by group."""
 
-    def take(self, shot: Shot) -> None:
+    def take(self, snapshot: NamespaceSnapshot) -> None:
         """Write a shot; its arena is free again."""
-        groups = {names: self.groups[names] for names in shot.kept}
+        groups = {names: self.groups[names] for names in snapshot.kept}
         self.new = {}
-        for group in shot.groups:
+        for group in snapshot.groups:
             encoded, objects = encode_state(group.captured)
             fresh = {name: bytes(data) for name, data in objects.items() if name not in self.objects}
             self.objects.update(fresh)
             self.new[group.names] = sum(map(len, fresh.values()))
             groups[group.names] = encoded
-        self.groups, self.modules, self.absent = groups, shot.modules, shot.absent
-        shot.release()
+        self.groups, self.modules, self.not_saved = groups, snapshot.modules, snapshot.not_saved
+        snapshot.release()
 
     def read(self) -> Groups:
         """The groups again."""
@@ -59,14 +59,14 @@ absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)
 def kept(live: dict[str, Any]) -> Keep:
     """A namespace, captured and kept."""
     keep = Keep()
-    keep.take(Space(live).capture())
+    keep.take(NamespaceSnapshotter(live).capture())
     return keep
 
 
 def restored(keep: Keep, into: dict[str, Any] | None = None) -> dict[str, Any]:
     """In this process, in a namespace of its own."""
     live: dict[str, Any] = {} if into is None else into
-    Space(live).restore(keep.read(), keep.modules, keep.absent)
+    NamespaceSnapshotter(live).restore(keep.read(), keep.modules, keep.not_saved)
     return live
 
 

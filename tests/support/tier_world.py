@@ -22,7 +22,7 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
 from qcity_nb.errors import CheckpointCorrupt
 
-EPOCH = 1
+TERM = 1
 LARGE = 100
 
 
@@ -65,7 +65,7 @@ def rows(seq: int) -> bytes:
 def record(seq: int) -> Manifest:
     """The manifest as it is handed to ``save``."""
     loop = LoopRecord(key="cell/0", done=seq, count=seq, outputs=tuple(objects(seq)))
-    return Manifest(run="r", epoch=EPOCH, seq=seq, step=seq, loops=(loop,), logged={"x": (seq, 5)})
+    return Manifest(run="r", term=TERM, seq=seq, step=seq, loops=(loop,), logged={"x": (seq, 5)})
 
 
 def save(tier: LocalTier, seq: int) -> Manifest:
@@ -78,7 +78,7 @@ def save(tier: LocalTier, seq: int) -> Manifest:
     return tier.save(record(seq), given, rows(seq))
 
 
-def adopt(tier: LocalTier, seq: int) -> Manifest:
+def restore(tier: LocalTier, seq: int) -> Manifest:
     """Checkpoint ``seq`` and its rows, from a tier of the epoch before that is not on the disk."""
     refs = {
         name: pack.ObjectRef(pack="gone.pack", offset=0, size_bytes=len(data)) for name, data in objects(seq).items()
@@ -105,9 +105,9 @@ Say = Callable[[str], object]
 """Where a workload says "began 3", "saved 3" (acknowledged) and "dropped 1" (rows up to there)."""
 
 
-def go_on(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[LocalTier] = LocalTier) -> None:
+def resume(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[LocalTier] = LocalTier) -> None:
     """So many checkpoints, after the newest that is there."""
-    tier = make(path, epoch=EPOCH)
+    tier = make(path, term=TERM)
     found = tier.newest()
     first = start if found is None else found.seq + 1
     for seq in range(first, first + count):
@@ -119,13 +119,13 @@ def go_on(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[Lo
             tier.drop_rows(seq - 2)
 
 
-def begin_with_adopted(path: Path, say: Say) -> None:
+def begin_with_restored(path: Path, say: Say) -> None:
     """A tier whose first checkpoint comes from the epoch before."""
     say("dropped 5")
     say("began 7")
-    adopt(LocalTier(path, epoch=EPOCH), 7)
+    restore(LocalTier(path, term=TERM), 7)
     say("saved 7")
-    go_on(path, say, count=1)
+    resume(path, say, count=1)
 
 
 def highest(said: Iterable[str], word: str) -> int:
@@ -138,7 +138,7 @@ def check(tier: LocalTier, found: Manifest, seq: int) -> None:
     wanted = record(seq)
     fields = [(one.seq, one.step, one.loops, one.logged) for one in (found, wanted)]
     assert fields[0] == fields[1], f"checkpoint {seq} says {fields[0]}"
-    with tier.opened(found) as read:
+    with tier.open_reader(found) as read:
         for name, data in objects(seq).items():
             assert read(name) == data == tier.read(found, name), f"wrong bytes in checkpoint {seq}"
     assert tier.rows(seq) == rows(seq), f"wrong rows in checkpoint {seq}"
@@ -164,7 +164,7 @@ def files(path: Path) -> list[str]:
 
 def leaked(path: Path) -> list[str]:
     """Files that no checkpoint needs; the rows of checkpoints that are gone are the drain's to drop."""
-    tier = LocalTier(path, epoch=EPOCH)
+    tier = LocalTier(path, term=TERM)
     needed = {f"checkpoints/{seq}.json" for seq in tier.seqs()}
     needed |= {f"packs/{ref.pack}" for seq in tier.seqs() for ref in tier.load(seq).objects.values()}
     return sorted(
@@ -188,7 +188,7 @@ def check_left(
         rows_from: rows of checkpoints before this one may be gone: they were dropped, or never there.
     Returns: which one it is.
     """
-    tier = make(path, epoch=EPOCH)
+    tier = make(path, term=TERM)
     check_readers(tier)
     found = tier.newest(deep=True)
     seq = 0 if found is None else found.seq
@@ -201,7 +201,7 @@ def check_left(
             assert tier.rows(number) == rows(number), f"checkpoint {seq} is there, the rows of {number} before it not"
     if gap:
         check(tier, save(tier, seq + gap), seq + gap)
-        again = make(path, epoch=EPOCH)
+        again = make(path, term=TERM)
         newest = again.newest(deep=True)
         assert newest is not None, f"checkpoint {seq + gap} was saved and is not there: {again.skipped}"
         check(again, newest, seq + gap)
@@ -226,7 +226,7 @@ class Trusting(LocalTier):
     """Hands out what the disk holds, unchecked."""
 
     @contextlib.contextmanager
-    def opened(self, found: Manifest) -> Iterator[Any]:
+    def open_reader(self, found: Manifest) -> Iterator[Any]:
         def read(name: str) -> bytes:
             return self.read(found, name)
 
@@ -328,9 +328,9 @@ PLANTS: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
 def write_large(path: Path, say: Say) -> None:
     """Two checkpoints of megabytes."""
     say(f"dropped {LARGE - 1}")
-    go_on(path, say, count=2, start=LARGE)
+    resume(path, say, count=2, start=LARGE)
 
 
-WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": go_on, "adopted": begin_with_adopted}
+WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": resume, "adopted": begin_with_restored}
 OTHERS: dict[str, Callable[[Path, Say], None]] = {"large": write_large}
-PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(go_on, make=Hasty)}
+PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(resume, make=Hasty)}

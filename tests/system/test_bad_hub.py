@@ -14,7 +14,7 @@ from scripted_run import Script, environment, events, eventually, head_of
 
 from qcity_nb.errors import StoreRefused
 from qcity_nb.published.read import published_rows
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.stores import open_store
 from qcity_nb.testing.emulators.hub.accounts import Users
 from qcity_nb.testing.emulators.hub.server import HubServer
@@ -117,7 +117,7 @@ def test_the_command_line_says_it_in_one_line(server: HubServer, tmp_path: Path)
         ("hf://alice", "alice-writes", 2, "hf://user/repo"),
         ("hf://spaces/alice/app", "alice-writes", 2, "a Space cannot be a store"),
     ):
-        done = qcity("ps", "--state", address, token=token)
+        done = qcity("ps", "--store", address, token=token)
         assert done.returncode == code, done.stderr
         assert done.stderr.startswith("qcity: ")
         assert done.stderr.count("\n") == 1, done.stderr
@@ -154,7 +154,7 @@ def runs(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def message_of(script: Script) -> str:
     desks = list((script.folder / ".qcity/local/attempts").glob("*"))
-    return " ".join(Desk(folder).status().message for folder in desks if folder.is_dir())
+    return " ".join(Mailbox(folder).status().message for folder in desks if folder.is_dir())
 
 
 def ended_well(script: Script, address: str) -> None:

@@ -170,7 +170,7 @@ def test_ctrl_c(times: int, project: Project) -> None:
         os.kill(kernel[0], signal.SIGSTOP)
     command.send_signal(signal.SIGINT)
     if times == 2:
-        eventually(lambda: head_of(project.store).wanted.state == "stopped")
+        eventually(lambda: head_of(project.store).desired.state == "stopped")
         command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=60)
     assert command.returncode == 130, err
@@ -215,7 +215,7 @@ def test_an_engine_stopped_between_cells(point: str, project: Project) -> None:
     _, err = command.communicate(timeout=90)
     assert command.returncode == 0, err
     before = Snapshot.take(project.store)
-    assert head_of(project.store).epoch == 2
+    assert head_of(project.store).term == 2
     for pid in attempt_pids(first):
         os.kill(pid, signal.SIGCONT)
     eventually(lambda: not attempt_pids(first))

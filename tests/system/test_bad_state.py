@@ -51,12 +51,12 @@ def has_done(script: Script, count: int) -> None:
     eventually(lambda: len(script.executed) >= count, what=f"iteration {count}")
 
 
-def ended_well(script: Script, *, epoch: int) -> None:
+def ended_well(script: Script, *, term: int) -> None:
     """It finished, with the result and the rows of an undisturbed run."""
     assert script.wait() == 0, script.output
     assert script.output.splitlines()[-1] == f"finished {TOTAL}"
     head = head_of(script.store)
-    assert (head.epoch, head.state) == (epoch, "succeeded")
+    assert (head.term, head.state) == (term, "succeeded")
     rows = decode_rows(b"".join(published_rows(open_store(str(script.store)), head, 0).values()))
     assert [row.step for row in rows] == list(range(COUNT)), "each row exactly once"
 
@@ -68,7 +68,7 @@ def test_a_store_that_vanishes_for_a_while(scripts: Callable[..., Script], tmp_p
     has_done(script, 15)
     assert not script.store.exists(), "nothing was made in its place"
     (tmp_path / "away").rename(script.store)
-    ended_well(script, epoch=1)
+    ended_well(script, term=1)
     assert script.executed == list(range(COUNT))
 
 
@@ -85,7 +85,7 @@ def test_a_store_that_is_full_for_a_while(scripts: Callable[..., Script], tmp_pa
     status = next((script.folder / ".qcity/local/attempts").glob("*/status.json"))
     eventually(lambda: "the disk is full" in status.read_text())
     full.unlink()
-    ended_well(script, epoch=1)
+    ended_well(script, term=1)
 
 
 @pytest.mark.parametrize("begun", [0, 5])
@@ -108,7 +108,7 @@ def test_a_full_local_disk(begun: int, scripts: Callable[..., Script], tmp_path:
     assert "Traceback" not in script.output
     full.unlink()
     again = scripts(environ=environ)
-    ended_well(again, epoch=2 if begun else 1)
+    ended_well(again, term=2 if begun else 1)
     assert len(again.executed) <= COUNT + 1, "no more than the iteration in flight is run again"
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_published_checkpoint(kind: str, damage: Damage, scripts: Call
         pack = next(pack for pack in manifest["packs"] if f"/e1-{newest.seq}-" in pack)
         damage(files / pack, inside(manifest, pack))
     again = scripts()
-    ended_well(again, epoch=2)
+    ended_well(again, term=2)
     told = [str(event.data) for event in events(script.store) if event.kind == "trouble"]
     assert len(told) == 1
     assert f"checkpoint {newest.seq} in" in told[0]
@@ -172,7 +172,7 @@ def test_a_damaged_local_checkpoint(damage: Damage, scripts: Callable[..., Scrip
     pack = f"e1-{newest}.pack"
     manifest = json.loads((tier / "checkpoints" / f"{newest}.json").read_bytes())["manifest"]
     damage(tier / "packs" / pack, inside(manifest, pack))
-    ended_well(scripts(), epoch=2)
+    ended_well(scripts(), term=2)
 
 
 def heads(script: Script) -> list[Path]:
@@ -182,7 +182,7 @@ def heads(script: Script) -> list[Path]:
 
 def qcity(script: Script, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "qcity_nb.cli", *arguments, "--state", str(script.store)],
+        [sys.executable, "-m", "qcity_nb.cli", *arguments, "--store", str(script.store)],
         cwd=script.folder,
         env=environment(ttl_s=script.ttl_s),
         capture_output=True,
@@ -216,7 +216,7 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
     if which == "newest":
         # The version before is whole: with the damaged file out of the way the run goes on.
         versions[-1].unlink()
-        ended_well(scripts(), epoch=2)
+        ended_well(scripts(), term=2)
 
 
 class _Forward(socketserver.StreamRequestHandler):
@@ -257,7 +257,7 @@ def test_a_tracker_that_is_down(scripts: Callable[..., Script], mlflow_uri: str,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     script = scripts(tracking=f"http://127.0.0.1:{port}")
-    ended_well(script, epoch=1)
+    ended_well(script, term=1)
     head = head_of(script.store)
     assert head.tracked.drained_seq == 0
     database = mlflow_folder / "server.db"

@@ -15,7 +15,7 @@ from queue import Empty
 from typing import Any
 
 import pytest
-from course_world import Cell, Course
+from course_world import Cell, ResumeWorld
 from jupyter_client.manager import start_new_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
@@ -25,7 +25,7 @@ WAIT_S = 60
 
 SETUP = """
 import os, signal, time
-os.environ["QCITY_SNAPSHOT_SHARE"] = "1000"  # a snapshot behind each cell, however short
+os.environ["QCITY_SNAPSHOT_TIME_SHARE"] = "1000"  # a snapshot behind each cell, however short
 from qcity_nb.kernel.snapshot_budget import Allowance
 from pathlib import Path
 import qcity_nb as qcity
@@ -138,7 +138,7 @@ class Kernel:
 
 
 @dataclass
-class Desk:
+class Frontend:
     """One store, and a fresh project directory for each host."""
 
     folder: Path
@@ -183,8 +183,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "p")
+def frontend(tmp_path: Path) -> Iterator[Frontend]:
+    made = Frontend(tmp_path / "p")
     made.folder.mkdir()
     yield made
     for kernel in made.kernels:
@@ -203,11 +203,13 @@ CELLS = (
 )
 
 
-def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(desk: Desk, tmp_path: Path) -> None:
-    first = desk.run_all(*CELLS)
+def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(
+    frontend: Frontend, tmp_path: Path
+) -> None:
+    first = frontend.run_all(*CELLS)
     assert len(first) == 8
-    again = desk.run_all(*CELLS)
-    calm = Desk(tmp_path / "calm")
+    again = frontend.run_all(*CELLS)
+    calm = Frontend(tmp_path / "calm")
     calm.folder.mkdir()
     calm.marks.mkdir()
     (calm.marks / "here").touch()
@@ -218,7 +220,7 @@ def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(d
             kernel.kill()
     assert [one.outputs for one in again] == [one.outputs for one in expected]
     assert [one.number for one in again] == list(range(1, 10))
-    assert desk.ran() == dict.fromkeys("abcdefgh", 1)
+    assert frontend.ran() == dict.fromkeys("abcdefgh", 1)
     assert again[0].notes[0].startswith("run train-")
     assert ": 6 cells have finished in an earlier kernel: run them, and they come back at once" in again[0].notes[0]
     for one in again[1:7]:
@@ -227,57 +229,57 @@ def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(d
     assert [one.notes for one in again[7:]] == [[], []]
 
 
-def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(desk: Desk) -> None:
+def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3); left = 1", "die('here'); ran('d')"]
-    desk.run_all(*cells)
+    frontend.run_all(*cells)
     cells[2] = "ran('C'); x.append(4)"
     cells[3] = "ran('d'); print(x, 'left' in globals())"
-    assert desk.run_all(*cells)[-1].text == "[1, 2, 4] False\n"
-    assert desk.ran() == {"a": 1, "b": 1, "c": 1, "C": 1, "d": 1}
+    assert frontend.run_all(*cells)[-1].text == "[1, 2, 4] False\n"
+    assert frontend.ran() == {"a": 1, "b": 1, "c": 1, "C": 1, "d": 1}
 
 
-def test_a_cell_that_fails_is_mended_and_goes_on_and_those_before_do_not_run(desk: Desk) -> None:
+def test_a_cell_that_fails_is_mended_and_goes_on_and_those_before_do_not_run(frontend: Frontend) -> None:
     cells = [
         "ran('a'); x = [1]",
         "ran('b'); assert Path(os.environ['MARKS'], 'mended').exists()\nx.append(2)",
         "ran('c')\nx",
     ]
-    shown = desk.run_all(*cells)
+    shown = frontend.run_all(*cells)
     assert shown[-1].outputs == [("error", "AssertionError", "")]
-    desk.kernels[-1].end()
-    (desk.marks / "mended").touch()
-    assert desk.run_all(*cells)[-1].text == '{"text/plain": "[1, 2]"}'
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+    frontend.kernels[-1].end()
+    (frontend.marks / "mended").touch()
+    assert frontend.run_all(*cells)[-1].text == '{"text/plain": "[1, 2]"}'
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
-def test_cells_that_look_come_and_go(desk: Desk) -> None:
+def test_cells_that_look_come_and_go(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "x", "ran('b'); x.append(2)", "x, len(x)", "ran('c'); x.append(3)", "die('here')\nx"]
-    desk.run_all(*cells)
-    kernel = desk.host()
-    shown = desk.run_all(cells[0], cells[1], cells[2], "print(x)", cells[4], "x", cells[5], kernel=kernel)
-    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    shown = frontend.run_all(cells[0], cells[1], cells[2], "print(x)", cells[4], "x", cells[5], kernel=kernel)
+    assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
     assert [one.text for one in shown[2:]] == [
         '{"text/plain": "[1]"}', "", "[1, 2]\n", "", '{"text/plain": "[1, 2, 3]"}', '{"text/plain": "[1, 2, 3]"}'
     ]  # fmt: skip
     assert shown[4].notes[0].startswith("variables are back as [4] left them")
 
 
-def test_a_cell_that_fails_in_between_does_not_count(desk: Desk) -> None:
+def test_a_cell_that_fails_in_between_does_not_count(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)", "die('here')"]
-    desk.run_all(*cells)
-    kernel = desk.host()
-    desk.run_all(*cells[:1], kernel=kernel)
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    frontend.run_all(*cells[:1], kernel=kernel)
     assert kernel.run("x.append(9); own = 1; typo", "c8").outputs == [
         ("error", "NameError", "name 'typo' is not defined")
     ]
     assert kernel.run("x", "c9").text == '{"text/plain": "[1, 9]"}'
     assert [kernel.run(source, "c").notes[-1][:8] for source in cells[1:3]] == ["finished"] * 2
     assert kernel.run("x, own", "c9").text == '{"text/plain": "([1, 2, 3], 1)"}'
-    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+    assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
 
 
-def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
-    desk.setup = SETUP.replace("1000", "0")
+def test_ctrl_c_while_cells_run_again(frontend: Frontend) -> None:
+    frontend.setup = SETUP.replace("1000", "0")
     slow = (
         "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
         "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
@@ -285,19 +287,19 @@ def test_ctrl_c_while_cells_run_again(desk: Desk) -> None:
     keep = "import qcity_nb.interactive.extension as e; e._on._follower.course.allowance = Allowance(1e30); x = [1]"
     stop = "e._on._follower.course.allowance = Allowance(0)"
     cells = [keep, stop, slow, "e._on._follower.course.allowance = Allowance(1e30)", "die('here')"]
-    desk.run_all(*cells)
-    (desk.marks / "slow").touch()
-    kernel = desk.host()
-    desk.run_all(*cells[:3], kernel=kernel)
-    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.interrupt))
+    frontend.run_all(*cells)
+    (frontend.marks / "slow").touch()
+    kernel = frontend.host()
+    frontend.run_all(*cells[:3], kernel=kernel)
+    interrupt = threading.Thread(target=when, args=(frontend.marks / "at", kernel.interrupt))
     interrupt.start()
     shown = kernel.run("ran('other'); x.append(5)", "c7")
     interrupt.join()
     assert shown.outputs[0][1] == "KeyboardInterrupt"
     assert shown.outputs[-1][-1] == "[4] has to run again first, and did not end well: run it, then this cell"
-    (desk.marks / "slow").unlink()
+    (frontend.marks / "slow").unlink()
     kernel.run(cells[2], "c3")
-    assert desk.ran() == {"b": 3}
+    assert frontend.ran() == {"b": 3}
     assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted behind its first line"
 
 
@@ -314,17 +316,17 @@ slow.n = 5
 """
 
 
-def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(desk: Desk) -> None:
-    kernel = desk.host()
-    kernel.run(desk.setup.strip(), "c0")
-    interrupt = threading.Thread(target=when, args=(desk.marks / "at", kernel.interrupt))
+def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(frontend: Frontend) -> None:
+    kernel = frontend.host()
+    kernel.run(frontend.setup.strip(), "c0")
+    interrupt = threading.Thread(target=when, args=(frontend.marks / "at", kernel.interrupt))
     interrupt.start()
     shown = kernel.run(SLOW.strip(), "c1")
     interrupt.join()
     assert shown.notes == ["the interrupt came while the snapshot was taken: it is complete"]
     kernel.end()
-    assert desk.run_all(SLOW, "slow.n")[-1].text == '{"text/plain": "5"}'
-    assert desk.ran() == {"a": 1}
+    assert frontend.run_all(SLOW, "slow.n")[-1].text == '{"text/plain": "5"}'
+    assert frontend.ran() == {"a": 1}
 
 
 def when(mark: Path, act: Callable[[], Any]) -> None:
@@ -335,66 +337,66 @@ def when(mark: Path, act: Callable[[], Any]) -> None:
     act()
 
 
-def test_a_finished_cell_that_is_run_once_more_runs_for_real(desk: Desk) -> None:
+def test_a_finished_cell_that_is_run_once_more_runs_for_real(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)"]
-    desk.run_all(*cells)
-    desk.kernels[-1].end()
-    kernel = desk.host()
-    desk.run_all(*cells[:2], kernel=kernel)
+    frontend.run_all(*cells)
+    frontend.kernels[-1].end()
+    kernel = frontend.host()
+    frontend.run_all(*cells[:2], kernel=kernel)
     assert kernel.run(cells[1], "c2").outputs == []
     assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}'
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
     kernel.end()
-    shown = desk.run_all(*cells[:2], cells[1], "x", cells[2])
+    shown = frontend.run_all(*cells[:2], cells[1], "x", cells[2])
     assert shown[-2].text == '{"text/plain": "[1, 2, 2]"}'
-    assert desk.ran() == {"a": 1, "b": 2, "c": 2}, "the chain is that of the newest kernel"
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 2}, "the chain is that of the newest kernel"
 
 
 ELSEWHERE = SETUP.replace("%load", "if 'NODE' in os.environ:\n    import uuid; uuid.getnode = lambda: 7\n%load")
 
 
-def test_packages_are_installed_on_another_machine_and_nothing_else_runs(desk: Desk) -> None:
-    desk.setup = ELSEWHERE
+def test_packages_are_installed_on_another_machine_and_nothing_else_runs(frontend: Frontend) -> None:
+    frontend.setup = ELSEWHERE
     cells = ("ran('a'); x = 1", "!{sys.executable} -m pip install --help > $MARKS/help; echo once >> $MARKS/installed",
              "ran('b'); x += 1", "die('here')\nx")  # fmt: skip
-    desk.run_all("import sys", *cells)
-    desk.run_all("import sys", *cells, NODE="7")
-    desk.kernels[-1].end()
-    shown = desk.run_all("import sys", *cells, NODE="7")
+    frontend.run_all("import sys", *cells)
+    frontend.run_all("import sys", *cells, NODE="7")
+    frontend.kernels[-1].end()
+    shown = frontend.run_all("import sys", *cells, NODE="7")
     assert shown[-1].text == '{"text/plain": "2"}'
-    assert desk.ran() == {"a": 1, "b": 1}
-    assert (desk.marks / "installed").read_text() == "once\nonce\n"
+    assert frontend.ran() == {"a": 1, "b": 1}
+    assert (frontend.marks / "installed").read_text() == "once\nonce\n"
 
 
-def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(desk: Desk) -> None:
+def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(frontend: Frontend) -> None:
     cells = (
         "ran('a'); state = {'n': 0}",
         "for n in city.loop(range(6), state, every=1):\n    ran(f'b{n}')\n    state['n'] += n\n    print(n)\n"
         "    if n == 3: die('here')",
         "ran('c'); print(state)",
     )
-    assert len(desk.run_all(*cells)) == 3
-    shown = desk.run_all(*cells)
+    assert len(frontend.run_all(*cells)) == 3
+    shown = frontend.run_all(*cells)
     assert shown[2].text == "0\n1\n2\n3\n4\n5\n"
     assert shown[3].text == "{'n': 15}\n"
-    assert desk.ran() == {"a": 1, "b0": 1, "b1": 1, "b2": 1, "b3": 2, "b4": 1, "b5": 1, "c": 1}
-    desk.kernels[-1].end()
-    again = desk.run_all(*cells, "city.finish()")
+    assert frontend.ran() == {"a": 1, "b0": 1, "b1": 1, "b2": 1, "b3": 2, "b4": 1, "b5": 1, "c": 1}
+    frontend.kernels[-1].end()
+    again = frontend.run_all(*cells, "city.finish()")
     assert [one.outputs for one in again[1:4]] == [one.outputs for one in shown[1:]], "a resumed cell is recorded whole"
-    assert desk.ran()["c"] == 1
-    desk.kernels[-1].end()
-    new = desk.run_all(*cells)
-    assert desk.ran()["a"] == 2, "the run has ended: another begins"
+    assert frontend.ran()["c"] == 1
+    frontend.kernels[-1].end()
+    new = frontend.run_all(*cells)
+    assert frontend.ran()["a"] == 2, "the run has ended: another begins"
     assert "cells that finish from here on" in new[0].notes[0]
 
 
-def test_cells_without_a_snapshot_run_again_once_they_are_needed(desk: Desk) -> None:
-    desk.setup = SHARED
+def test_cells_without_a_snapshot_run_again_once_they_are_needed(frontend: Frontend) -> None:
+    frontend.setup = SHARED
     cells = ("ran('a'); x = [1]", "share(0); ran('b'); x.append(2); print('b', x)", "ran('c')\nx.append(3)",
              "share(1e30); ran('d')\nx.append(4)", "die('here')")  # fmt: skip
-    desk.run_all(*cells)
-    kernel = desk.host()
-    shown = desk.run_all(*cells[:2], kernel=kernel)
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    shown = frontend.run_all(*cells[:2], kernel=kernel)
     assert shown[2].text == "b [1, 2]\n"
     look = kernel.run("print(x)", "look")
     assert look.text == "b [1, 2]\n[1, 2]\n"
@@ -404,128 +406,128 @@ def test_cells_without_a_snapshot_run_again_once_they_are_needed(desk: Desk) -> 
     assert kernel.run(cells[2], "c3").notes[0].startswith("finished")
     assert kernel.run(cells[3], "c4").notes[0].startswith("variables are back as [6] left them")
     assert kernel.run("x", "c5").text == '{"text/plain": "[1, 2, 3, 4]"}'
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
 
-def test_a_tagged_cell_runs_again_once_the_variables_are_back(desk: Desk) -> None:
+def test_a_tagged_cell_runs_again_once_the_variables_are_back(frontend: Frontend) -> None:
     again = Cell("ran('b'); x.append(2); print('b', x)", ("qcity-rerun", "other"))
     cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "die('here'); ran('d'); print(x)")
-    assert desk.run_all(*cells)[2].text == "b [1, 2]\n"
-    shown = desk.run_all(*cells)
+    assert frontend.run_all(*cells)[2].text == "b [1, 2]\n"
+    shown = frontend.run_all(*cells)
     assert shown[2].notes[0].endswith("; qcity-rerun: it runs again once the variables are back")
     assert shown[3].text == "b [1, 2, 3, 2]\n"
     assert "tagged qcity-rerun: [3]: run again here" in shown[3].notes
     assert shown[4].text == "[1, 2, 3, 2]\n"
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
 
-def test_a_tagged_cell_without_a_snapshot_runs_again_once(desk: Desk) -> None:
-    desk.setup = SHARED
+def test_a_tagged_cell_without_a_snapshot_runs_again_once(frontend: Frontend) -> None:
+    frontend.setup = SHARED
     again = Cell("share(0); ran('b'); x.append(2)", ("qcity-rerun",))
     cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "share(1e30); ran('d'); x.append(4)", "die('here')")
-    desk.run_all(*cells)
-    kernel = desk.host()
-    desk.run_all(*cells[:2], kernel=kernel)
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    frontend.run_all(*cells[:2], kernel=kernel)
     assert kernel.run("print(x)", "look").text == "[1, 2]\n"
     kernel.run(cells[2], "c3")
     look = kernel.run("print(x)", "look", ("hide-input",))
     assert look.text == "[1, 2, 3]\n"
     assert look.notes == ["no snapshot behind [5]: run again here"]
     assert kernel.run(cells[3], "c4").notes[-1].startswith("finished"), "what looks is no cell, whatever its other tags"
-    assert desk.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once in front of its snapshot, once behind it"
+    assert frontend.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once in front of its snapshot, once behind it"
 
 
-def test_behind_a_cell_tagged_so_no_snapshot_is_taken(desk: Desk) -> None:
+def test_behind_a_cell_tagged_so_no_snapshot_is_taken(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-skip-snapshot",)), "die('here'); print(x)")
-    desk.run_all(*cells)
-    shown = desk.run_all(*cells)
+    frontend.run_all(*cells)
+    shown = frontend.run_all(*cells)
     assert shown[1].notes[0].startswith("variables are back as [2] left them")
     assert shown[3].text == "[1, 2]\n"
-    assert desk.ran() == {"a": 1, "b": 2}
+    assert frontend.ran() == {"a": 1, "b": 2}
 
 
-def test_a_cell_that_must_not_run_twice_is_refused(desk: Desk) -> None:
+def test_a_cell_that_must_not_run_twice_is_refused(frontend: Frontend) -> None:
     once = Cell("ran('b'); die('here'); x.append(2)", ("qcity-once",))
     cells = ("ran('a'); x = [1]", once, "die('there'); ran('c'); print(x)")
-    desk.run_all(*cells)
-    kernel = desk.host()
-    (_, kind, refused) = desk.run_all(*cells, kernel=kernel)[2].outputs[0]
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    (_, kind, refused) = frontend.run_all(*cells, kernel=kernel)[2].outputs[0]
     assert kind == "InputRejected"
     assert "must not run twice (qcity-once), and began at 20" in refused
     assert "if not, take the tag away and run it" in refused
     kernel.run(once.source, "c2")  # somebody looked, and took the tag away
     assert kernel.run(cells[2], "c3").number is None, "it dies there"
-    shown = desk.run_all(*cells)
+    shown = frontend.run_all(*cells)
     assert shown[2].notes[-1].startswith("finished in an earlier kernel"), "with the tag or without"
     assert shown[3].text == "[1, 2]\n"
-    assert desk.kernels[-1].run(once.source, "c2", once.tags).outputs[0][1] == "InputRejected"
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+    assert frontend.kernels[-1].run(once.source, "c2", once.tags).outputs[0][1] == "InputRejected"
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
-def test_a_cell_that_must_not_run_twice_and_ended_is_passed_over(desk: Desk) -> None:
+def test_a_cell_that_must_not_run_twice_and_ended_is_passed_over(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-once",)), "die('here'); ran('c'); print(x)")
-    desk.run_all(*cells)
-    assert desk.run_all(*cells)[3].text == "[1, 2]\n"
-    assert desk.ran() == {"a": 1, "b": 1, "c": 1}
+    frontend.run_all(*cells)
+    assert frontend.run_all(*cells)[3].text == "[1, 2]\n"
+    assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
 
 
-def test_a_tag_that_is_not_there_is_said(desk: Desk) -> None:
-    assert desk.run_all(Cell("x = 1", ("qcity-onse",)))[1].notes == [
+def test_a_tag_that_is_not_there_is_said(frontend: Frontend) -> None:
+    assert frontend.run_all(Cell("x = 1", ("qcity-onse",)))[1].notes == [
         "There is no tag qcity-onse: the tags are qcity-rerun, qcity-once, qcity-skip-snapshot."
     ]
 
 
-def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(desk: Desk) -> None:
+def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(frontend: Frontend) -> None:
     cells = ("ran('a'); x = 5", "ran('b'); x += 1; print('b')", "die('here'); x")
-    desk.run_all(*cells)
-    kernel = desk.host()
-    kernel.run(desk.setup.strip(), "c0")
-    for pack in desk.folder.rglob("*.pack"):
+    frontend.run_all(*cells)
+    kernel = frontend.host()
+    kernel.run(frontend.setup.strip(), "c0")
+    for pack in frontend.folder.rglob("*.pack"):
         pack.chmod(0o600)
         pack.write_bytes(bytes(pack.stat().st_size))
     shown = [kernel.run(source, f"c{n + 1}") for n, source in enumerate(cells)]
     assert shown[1].text == "b\n"
     assert any("did not come back" in note for note in shown[1].notes)
     assert shown[2].text == '{"text/plain": "6"}'
-    assert desk.ran() == {"a": 2, "b": 2}
+    assert frontend.ran() == {"a": 2, "b": 2}
 
 
-def test_an_edit_before_the_extension_is_seen(desk: Desk) -> None:
-    desk.run_all("ran('a'); x = 5", "die('here')")
-    desk.setup = "rate = 2\n" + SETUP
-    shown = desk.run_all("ran('a'); x = 5")
+def test_an_edit_before_the_extension_is_seen(frontend: Frontend) -> None:
+    frontend.run_all("ran('a'); x = 5", "die('here')")
+    frontend.setup = "rate = 2\n" + SETUP
+    shown = frontend.run_all("ran('a'); x = 5")
     assert "1 cell has finished, but a cell before %load_ext is new or edited: all run again" in shown[0].notes[0]
-    assert desk.ran() == {"a": 2}
+    assert frontend.ran() == {"a": 2}
 
 
-def test_what_the_setup_makes_and_cannot_be_saved_stays(desk: Desk) -> None:
-    desk.setup = (
+def test_what_the_setup_makes_and_cannot_be_saved_stays(frontend: Frontend) -> None:
+    frontend.setup = (
         "import threading, itertools\nworker = threading.Thread(target=print)\nnumbers = (n for n in range(9))\n"
         + SETUP
     )
-    desk.run_all("ran('a'); first = next(numbers)", "die('here')")
-    shown = desk.run_all("ran('a'); first = next(numbers)", "print(first, worker.is_alive())", "next(numbers)")
+    frontend.run_all("ran('a'); first = next(numbers)", "die('here')")
+    shown = frontend.run_all("ran('a'); first = next(numbers)", "print(first, worker.is_alive())", "next(numbers)")
     assert shown[2].text == "0 False\n"
     assert shown[3].outputs[0][1] == "VariableLost"
-    assert desk.ran() == {"a": 1}
+    assert frontend.ran() == {"a": 1}
 
 
-def test_begin_anew(desk: Desk) -> None:
-    desk.run_all("ran('a')", "die('here')")
-    kernel = desk.host()
-    shown = desk.run_all(
+def test_begin_anew(frontend: Frontend) -> None:
+    frontend.run_all("ran('a')", "die('here')")
+    kernel = frontend.host()
+    shown = frontend.run_all(
         "ran('a')", "city = qcity.up(run='train', fresh=True)", "ran('b')", "x = 1; die('there')", kernel=kernel
     )
     assert shown[2].notes[0].startswith("run train-")
-    assert desk.ran() == {"a": 1, "b": 1}
-    desk.setup = SETUP.replace('"train"', '"train", fresh=True')
-    desk.run_all("ran('a')")
-    assert desk.ran()["a"] == 2
+    assert frontend.ran() == {"a": 1, "b": 1}
+    frontend.setup = SETUP.replace('"train"', '"train", fresh=True')
+    frontend.run_all("ran('a')")
+    assert frontend.ran()["a"] == 2
 
 
-def test_where_the_run_cannot_be_told_one_line_says_what_to_do(desk: Desk) -> None:
-    kernel = desk.host()
-    desk.marks.mkdir(exist_ok=True)
+def test_where_the_run_cannot_be_told_one_line_says_what_to_do(frontend: Frontend) -> None:
+    kernel = frontend.host()
+    frontend.marks.mkdir(exist_ok=True)
     said = kernel.run("%load_ext qcity_nb", "c0")
     assert said.text.startswith("UsageError: ") or said.outputs[-1][0] == "error"
     text = said.text + "".join(one[-1] for one in said.outputs)
@@ -539,46 +541,46 @@ def test_where_the_run_cannot_be_told_one_line_says_what_to_do(desk: Desk) -> No
     kernel.run("x = 2", "c6")
     kernel.end()
     cells = ["import qcity_nb as qcity; city = qcity.up(run='train')", "%load_ext qcity_nb", "x = 1", "x"]
-    other = desk.host()
+    other = frontend.host()
     assert [other.run(source, f"c{n}") for n, source in enumerate(cells, 1)][-1].text == '{"text/plain": "1"}'
 
 
 def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
-    course = Course(tmp_path / "p")
-    course.write("%load_ext qcity_nb", "x = 1\nprint(get_ipython().ast_transformers)", "die('here')\nprint(x)")
-    course.attempt(code=138)
-    course.attempt()
-    assert course.shown()[1:] == [[], ["[]\n"], ["1\n"]]
-    assert course.ran()[2:] == [0, 1, 2][1:]
+    world = ResumeWorld(tmp_path / "p")
+    world.write("%load_ext qcity_nb", "x = 1\nprint(get_ipython().ast_transformers)", "die('here')\nprint(x)")
+    world.attempt(code=138)
+    world.attempt()
+    assert world.shown()[1:] == [[], ["[]\n"], ["1\n"]]
+    assert world.ran()[2:] == [0, 1, 2][1:]
 
 
-def test_widgets_of_passed_cells_show_their_text_and_live_when_run_again(desk: Desk) -> None:
+def test_widgets_of_passed_cells_show_their_text_and_live_when_run_again(frontend: Frontend) -> None:
     cells = (
         "ran('a'); x = [1]",
         "import ipywidgets\nran('b'); slider = ipywidgets.IntSlider(value=3)\nslider",
         "die('here')\nran('c'); print(x)",
     )
     view = "application/vnd.jupyter.widget-view+json"
-    assert view in desk.run_all(*cells)[2].text
-    kernel = desk.host()
-    shown = desk.run_all(*cells, kernel=kernel)
+    assert view in frontend.run_all(*cells)[2].text
+    kernel = frontend.host()
+    shown = frontend.run_all(*cells, kernel=kernel)
     assert shown[2].notes[-1].endswith("; its widgets are not live: run it again for them")
     assert "IntSlider(value=3)" in shown[2].text
     assert view not in shown[2].text
     assert shown[1].notes[0].endswith("; run again, it runs for real")
     assert view in kernel.run(cells[1], "c2").text
     assert kernel.run("slider.value + x[0]", "c4").text == '{"text/plain": "4"}'
-    assert desk.ran() == {"a": 1, "b": 2, "c": 1}
+    assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
-def test_settings_and_magics_of_passed_cells_hold(desk: Desk) -> None:
+def test_settings_and_magics_of_passed_cells_hold(frontend: Frontend) -> None:
     cells = (
         "%precision 2\nran('a')",
         "import sys, warnings; sys.setrecursionlimit(4321); warnings.filterwarnings('ignore', 'dull')",
         "die('here')\nwarnings.warn('dull'); print(sys.getrecursionlimit())\n1 / 3",
     )
-    desk.run_all(*cells)
-    again = desk.run_all(*cells)
-    assert desk.ran() == {"a": 1}
+    frontend.run_all(*cells)
+    again = frontend.run_all(*cells)
+    assert frontend.ran() == {"a": 1}
     assert again[3].text == '4321\n{"text/plain": "0.33"}'
     assert not any(kind == "stderr" for kind, *_ in again[3].outputs)

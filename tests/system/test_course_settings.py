@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from course_world import DIED, Course
+from course_world import DIED, ResumeWorld
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 
@@ -73,39 +73,39 @@ print(shell.magics_manager.registry['AutoreloadMagics']._reloader.enabled, Inlin
 
 
 @pytest.fixture
-def course(tmp_path: Path) -> Course:
-    return Course(tmp_path / "p")
+def world(tmp_path: Path) -> ResumeWorld:
+    return ResumeWorld(tmp_path / "p")
 
 
-def test_settings_and_magics_hold(course: Course) -> None:
+def test_settings_and_magics_hold(world: ResumeWorld) -> None:
     for name in ("numpy", "torch", "matplotlib_inline"):
         pytest.importorskip(name)
     cells = [SETS, MAGICS.strip(), "die('here')", SHOWS, SHELL]
-    course.write(*cells)
-    course.attempt(code=DIED)
-    course.attempt()
-    assert course.ran() == [1, 1, 0, 2, 1, 1]
-    (passed,) = course.events("cells")
+    world.write(*cells)
+    world.attempt(code=DIED)
+    world.attempt()
+    assert world.ran() == [1, 1, 0, 2, 1, 1]
+    (passed,) = world.events("cells")
     assert (passed.data["passed"], passed.data["said"]) == (3, [])
 
-    calm = Course(course.folder.parent / "calm")
+    calm = ResumeWorld(world.folder.parent / "calm")
     calm.write(*cells)
     (calm.folder / "deaths/here").touch()
     calm.attempt()
-    assert course.shown() == calm.shown()
-    assert "mine: error" in course.shown()[4][0]
-    assert "['IPython.extensions.autoreload']\nTrue {'retina'}\n" in course.shown()[5]
-    assert course.shown()[5][-1] == "0.333"
+    assert world.shown() == calm.shown()
+    assert "mine: error" in world.shown()[4][0]
+    assert "['IPython.extensions.autoreload']\nTrue {'retina'}\n" in world.shown()[5]
+    assert world.shown()[5][-1] == "0.333"
 
 
-def test_what_cannot_run_again_is_told(course: Course) -> None:
-    (course.folder / "ext.py").write_text("def load_ipython_extension(shell):\n    print('loaded')")
+def test_what_cannot_run_again_is_told(world: ResumeWorld) -> None:
+    (world.folder / "ext.py").write_text("def load_ipython_extension(shell):\n    print('loaded')")
     rotating = "import logging.handlers\nlogging.getLogger('x').addHandler(logging.handlers.MemoryHandler(9))"
-    course.write("%load_ext ext", rotating, "Path('ext.py').unlink()", "die('here')\nprint('on')")
-    course.attempt(code=DIED)
-    course.attempt()
-    (passed,) = course.events("cells")
+    world.write("%load_ext ext", rotating, "Path('ext.py').unlink()", "die('here')\nprint('on')")
+    world.attempt(code=DIED)
+    world.attempt()
+    (passed,) = world.events("cells")
     (magic, handler) = passed.data["said"]
     assert magic.startswith("`%load_ext ext` could not run again (ModuleNotFoundError")
     assert "MemoryHandler of the logger x" in handler
-    assert course.shown()[4] == ["on\n"]
+    assert world.shown()[4] == ["on\n"]

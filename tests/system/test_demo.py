@@ -45,7 +45,7 @@ def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
         server.faults.set("upload-slow", 1_500_000)
         server.faults.set("commit-slow", 0.05)
         there = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
-        done = demo(tmp_path, "--state", "hf://user/demo", "--on", "hf-jobs", **there)
+        done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **there)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Equal, as if nothing had happened." in done.stdout
         for what in ("an upload", "a commit", "a save"):
@@ -63,7 +63,7 @@ def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
 
 
 def test_jobs_of_the_real_service_are_not_killed(tmp_path: Path) -> None:
-    for arguments in (("--on", "hf-jobs"), ("--state", "hf://user/demo", "--on", "hf-jobs"), ("--on", "moon")):
+    for arguments in (("--on", "hf-jobs"), ("--store", "hf://user/demo", "--on", "hf-jobs"), ("--on", "moon")):
         done = demo(tmp_path, *arguments, HF_ENDPOINT="https://huggingface.co")
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1, done.stderr

@@ -67,13 +67,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from course_world import DIED, ROOT, Course
+from course_world import DIED, ROOT, ResumeWorld
 
 from qcity_nb.run.processes import is_alive
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(180)]
 
-Papermills = dict[str, tuple[Course, subprocess.Popen[str]]]
+Papermills = dict[str, tuple[ResumeWorld, subprocess.Popen[str]]]
 
 TESTS = Path(__file__).parents[1]
 HERE = "system/test_failure_table.py"
@@ -110,8 +110,8 @@ def is_gone(pid: int) -> bool:
     return not is_alive(pid)
 
 
-def statuses(course: Course) -> list[str]:
-    return [cell.metadata.papermill["status"] for cell in course.book.cells]
+def statuses(world: ResumeWorld) -> list[str]:
+    return [cell.metadata.papermill["status"] for cell in world.book.cells]
 
 
 @pytest.fixture
@@ -123,21 +123,21 @@ def papermills() -> Iterator[Papermills]:
         process.communicate()
 
 
-SAVED = {"QCITY_SNAPSHOT_SHARE": "1000"}
+SAVED = {"QCITY_SNAPSHOT_TIME_SHARE": "1000"}
 """A snapshot behind each cell, however busy the machine is."""
 
 
-def start(course: Course, *options: str, **more: str) -> subprocess.Popen[str]:
+def start(world: ResumeWorld, *options: str, **more: str) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("QCITY_")}
     path = os.pathsep.join([str(ROOT), environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "papermill", "--engine", "qcity", "in.ipynb", "out.ipynb", "--no-progress-bar"]
     return subprocess.Popen(
         [*command, *options],
-        cwd=course.folder,
+        cwd=world.folder,
         env={
             **environ,
             "PYTHONPATH": path,
-            "IPYTHONDIR": str(course.folder / "ipython"),
+            "IPYTHONDIR": str(world.folder / "ipython"),
             "MPLBACKEND": "",
             **SAVED,
             **more,
@@ -151,43 +151,43 @@ def start(course: Course, *options: str, **more: str) -> subprocess.Popen[str]:
 def test_what_a_papermill_that_ends_leaves_and_how_it_goes_on(tmp_path: Path, papermills: Papermills) -> None:
     """Three at once, each ended in another way. papermill calls all cells completed when it is interrupted."""
     for name in ("SIGKILL", "SIGTERM", "SIGINT"):
-        course = Course(tmp_path / name, extra='stop_grace = "1s"\n')
-        course.write("x = 1\nprint('kept')", LONG, "print('end', x)", first=CALM)
-        papermills[name] = (course, start(course))
-    for name, (course, process) in papermills.items():
-        course.until((course.folder / "begun").exists)
+        world = ResumeWorld(tmp_path / name, extra='stop_grace = "1s"\n')
+        world.write("x = 1\nprint('kept')", LONG, "print('end', x)", first=CALM)
+        papermills[name] = (world, start(world))
+    for name, (world, process) in papermills.items():
+        world.until((world.folder / "begun").exists)
         process.send_signal(getattr(signal, name))
-    for name, (course, process) in papermills.items():
+    for name, (world, process) in papermills.items():
         _, err = process.communicate(timeout=60)
         assert process.returncode == {"SIGKILL": -signal.SIGKILL}.get(name, 1), (name, err)
         left = "running" if name == "SIGKILL" else "failed"
-        assert statuses(course) == ["completed", "completed", left, "pending"], name
-        assert course.shown()[1] == ["kept\n"], name
-        pid = int((course.folder / "pid").read_text())
-        course.until(partial(is_gone, pid))
+        assert statuses(world) == ["completed", "completed", left, "pending"], name
+        assert world.shown()[1] == ["kept\n"], name
+        pid = int((world.folder / "pid").read_text())
+        world.until(partial(is_gone, pid))
         if name != "SIGKILL":
             assert f"RunStopped: {'terminated' if name == 'SIGTERM' else 'interrupted'}" in err
-        (course.folder / "go").touch()
-    for name, (course, _) in papermills.items():
-        papermills[name] = (course, start(course))
-    for name, (course, process) in papermills.items():
+        (world.folder / "go").touch()
+    for name, (world, _) in papermills.items():
+        papermills[name] = (world, start(world))
+    for name, (world, process) in papermills.items():
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, (name, err)
-        assert course.ran() == [1, 1, 2, 1], name
-        assert course.shown()[1:] == [["kept\n"], [], ["end 1\n"]], name
-        assert course.head.state == "succeeded", name
+        assert world.ran() == [1, 1, 2, 1], name
+        assert world.shown()[1:] == [["kept\n"], [], ["end 1\n"]], name
+        assert world.head.state == "succeeded", name
 
 
 def test_papermill_s_word_for_a_cell_is_not_taken(tmp_path: Path) -> None:
     """Its own engine says that all cells are completed, though the kernel died in the second."""
-    course = Course(tmp_path / "p")
-    course.write("x = 1", "die('here')\nprint(x)")
-    course.attempt("--engine", "nbclient", code=DIED)
-    assert statuses(course) == ["completed"] * 3
-    (course.folder / "out.ipynb").rename(course.folder / "in.ipynb")
-    course.attempt()
-    assert course.ran() == [2, 2, 2]
-    assert course.shown()[2] == ["1\n"]
+    world = ResumeWorld(tmp_path / "p")
+    world.write("x = 1", "die('here')\nprint(x)")
+    world.attempt("--engine", "nbclient", code=DIED)
+    assert statuses(world) == ["completed"] * 3
+    (world.folder / "out.ipynb").rename(world.folder / "in.ipynb")
+    world.attempt()
+    assert world.ran() == [2, 2, 2]
+    assert world.shown()[2] == ["1\n"]
 
 
 # ------------------------------------------------------------------ objects
@@ -247,7 +247,7 @@ if importlib.util.find_spec('ipywidgets'):
     import ipywidgets
     lost_widget = ipywidgets.IntSlider()
 """
-AGAIN = "numbers = (n * n for n in range(5))\nnext(numbers)"
+RETRY_FACTOR = "numbers = (n * n for n in range(5))\nnext(numbers)"
 USE = """
 _ = log.write('two\\n'), log.flush()
 die('here')
@@ -290,24 +290,24 @@ WHY = {
 
 def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Papermills) -> None:
     """Restored, fresh, made again or ``VariableLost``. The second death comes before the second kernel is there."""
-    course = Course(tmp_path / "p")
-    course.write(IMPORTS, KEPT, LOST, AGAIN, USE, "import json\n" + LOSSES)
-    course.attempt(code=DIED)
-    assert course.shown()[2] == ["made\n"]
-    spec = course.folder / "data" / "kernels" / "idle"
+    world = ResumeWorld(tmp_path / "p")
+    world.write(IMPORTS, KEPT, LOST, RETRY_FACTOR, USE, "import json\n" + LOSSES)
+    world.attempt(code=DIED)
+    assert world.shown()[2] == ["made\n"]
+    spec = world.folder / "data" / "kernels" / "idle"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
         json.dumps({"argv": ["sleep", "50"], "display_name": "idle", "language": "python"})
     )
-    second = start(course, "-k", "idle", JUPYTER_PATH=str(course.folder / "data"))
-    papermills["second"] = (course, second)
-    course.until(lambda: course.head.epoch == 2)
+    second = start(world, "-k", "idle", JUPYTER_PATH=str(world.folder / "data"))
+    papermills["second"] = (world, second)
+    world.until(lambda: world.head.term == 2)
     second.kill()
     second.communicate()
-    assert course.shown()[2] == ["made\n"], "papermill by itself would have wiped it when it starts"
-    course.attempt()
-    assert course.ran() == [1, 1, 1, 1, 2, 2, 1]
-    shown = course.shown()
+    assert world.shown()[2] == ["made\n"], "papermill by itself would have wiped it when it starts"
+    world.attempt()
+    assert world.ran() == [1, 1, 1, 1, 2, 2, 1]
+    shown = world.shown()
     assert shown[2] == ["made\n"]
     rng = np.random.default_rng(3)
     rng.random()

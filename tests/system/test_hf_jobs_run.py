@@ -17,7 +17,7 @@ from qcity_nb.cli import templates
 from qcity_nb.errors import UnknownRun
 from qcity_nb.hosts import bundle
 from qcity_nb.published.read import events, published_rows
-from qcity_nb.records import Head, Holder, Wanted
+from qcity_nb.records import DesiredState, Head, Holder
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 from qcity_nb.testing.emulators.hub.fleet import fleet_of
@@ -81,7 +81,7 @@ def deaths(world: JobsWorld, head: Head) -> list[str]:
 @pytest.mark.kill
 def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.root.joinpath("pyproject.toml").unlink()
-    templates.lay("digits", world.root)
+    templates.extract("digits", world.root)
     fleet = fleet_of(world.server.hub)
 
     def job_of(head: Head) -> str:
@@ -91,19 +91,17 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
     ways: list[Callable[[str], None]] = [fleet.evict, lambda job: world.api.cancel_job(job_id=job)]
 
     def kill() -> None:
-        for epoch, way in enumerate(ways, 1):
+        for term, way in enumerate(ways, 1):
 
-            def has_come_far(epoch: int = epoch) -> Head | None:
+            def has_come_far(term: int = term) -> Head | None:
                 try:
                     head = the_run(world)
                 except (UnknownRun, ValueError):
                     return None
-                far = (
-                    head.checkpoint is not None and head.checkpoint.epoch == epoch and head.checkpoint.step > 3 * epoch
-                )
-                return head if head.epoch == epoch and far else None
+                far = head.checkpoint is not None and head.checkpoint.term == term and head.checkpoint.step > 3 * term
+                return head if head.term == term and far else None
 
-            found = wait_for(has_come_far, what=f"epoch {epoch} to get going")
+            found = wait_for(has_come_far, what=f"epoch {term} to get going")
             assert found is not None
             way(job_of(found))
 
@@ -113,7 +111,7 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
     assert cli.main([*argv, *["-p", "epochs", "40", "-p", "hidden", "256", "-p", "batch_size", "8"]]) == 0
     killer.join(timeout=10)
     head = the_run(world)
-    assert (head.state, head.epoch) == ("succeeded", 3)
+    assert (head.state, head.term) == ("succeeded", 3)
     assert [reason.partition(":")[0] for reason in deaths(world, head)] == ["evicted", "cancelled"]
     told = capsys.readouterr()
     assert "first attempt on hf-jobs:t4-small, $0.40/h" in told.err
@@ -136,18 +134,18 @@ def test_a_dead_kernel_s_work_is_published_before_the_job_ends(
     write(world, dies_at=5)
     assert cli.main(["run", "train.ipynb", "--on", "hf-jobs"]) == 0
     head = the_run(world)
-    assert (head.state, head.epoch) == ("succeeded", 2)
+    assert (head.state, head.term) == ("succeeded", 2)
     assert deaths(world, head) in ([], ["exit code 138"])
     store = open_store(str(world.root / ".qcity" / "store"))
-    second = next(event for event in events(store, head.run, head) if event.kind == "lease" and event.epoch == 2)
+    second = next(event for event in events(store, head.run, head) if event.kind == "lease" and event.term == 2)
     assert (second.data["step"], second.data["source"]) == (5, "store")
     executed = world.root / ".qcity" / "executed" / f"{head.run}.ipynb"
     assert "this is hf-job" in executed.read_text(), "brought home"
 
 
-def test_a_job_that_is_no_longer_wanted_does_nothing(world: JobsWorld) -> None:
+def test_a_job_that_is_no_longer_desired_does_nothing(world: JobsWorld) -> None:
     launcher = world.launcher()
-    world.begin(wanted=Wanted(state="stopped"))
+    world.begin(desired=DesiredState(state="stopped"))
     launcher.launch(world.spec())
     assert world.ended(launcher).exit_code == 0
     assert "nothing to do: run train-abc123-1 is to be stopped" in world.log()
@@ -155,7 +153,7 @@ def test_a_job_that_is_no_longer_wanted_does_nothing(world: JobsWorld) -> None:
 
 def test_a_job_whose_run_another_holds_does_nothing(world: JobsWorld) -> None:
     launcher = world.launcher()
-    world.begin(f"{RUN}-2", holder=Holder(attempt=f"{RUN}-2", host="local"), epoch=1)
+    world.begin(f"{RUN}-2", holder=Holder(attempt=f"{RUN}-2", host="local"), term=1)
     launcher.launch(world.spec())
     assert world.ended(launcher).exit_code == 0
     assert f"is held by attempt {RUN}-2" in world.log()

@@ -17,13 +17,13 @@ import zmq.asyncio
 from jupyter_client.manager import AsyncKernelManager
 
 from qcity_nb.engine import kernel_process
-from qcity_nb.engine.kernel_process import Channels, ended, told_at_once
+from qcity_nb.engine.kernel_process import Channels, end_kernel, use_channels
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 
 async def _with_kernel(use: Callable[[Any, Any], Awaitable[None]]) -> None:
-    manager = told_at_once(AsyncKernelManager(kernel_name="python3"))
+    manager = use_channels(AsyncKernelManager(kernel_name="python3"))
     await manager.start_kernel(extra_arguments=["--HistoryManager.hist_file=:memory:"])
     client = manager.client()
     client.start_channels()
@@ -69,7 +69,7 @@ def test_a_kernel_that_ends_is_waited_for(tmp_path: Path) -> None:
         await _shown(
             client, f"import atexit, time; atexit.register(lambda: (time.sleep(0.5), open({str(last)!r}, 'w')))"
         )
-        await ended(manager)
+        await end_kernel(manager)
         assert last.exists()
         assert not await manager.is_alive()
 
@@ -81,7 +81,7 @@ def test_a_kernel_that_does_not_end_is_killed() -> None:
         manager.shutdown_wait_time = 1.0
         pid = int(await _shown(client, "import os, atexit, time; atexit.register(time.sleep, 600); print(os.getpid())"))
         await _shown(client, "import signal; _ = signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-        await ended(manager)
+        await end_kernel(manager)
         assert not Path("/proc", str(pid)).exists()
 
     asyncio.run(_with_kernel(use))
@@ -93,7 +93,7 @@ def test_without_a_pidfd_jupyter_client_ends_it(monkeypatch: pytest.MonkeyPatch)
 
     async def use(manager: Any, client: Any) -> None:
         monkeypatch.setattr(os, "pidfd_open", refuses, raising=False)
-        await ended(manager)
+        await end_kernel(manager)
         assert await manager.is_alive()
         await manager.shutdown_kernel()
         assert not manager.has_kernel
@@ -105,10 +105,10 @@ def test_other_clients_and_managers_stay_what_they_are() -> None:
     class Own(AsyncKernelManager):
         pass
 
-    assert told_at_once(Own()).client_factory is not Channels
+    assert use_channels(Own()).client_factory is not Channels
     chosen = AsyncKernelManager()
     chosen.client_factory = kind = type("Mine", (chosen.client_factory,), {})
-    assert told_at_once(chosen).client_factory is kind
+    assert use_channels(chosen).client_factory is kind
 
 
 def test_a_kernel_that_dies_at_once_is_said_to_be_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_a_kernel_that_dies_at_once_is_said_to_be_dead(tmp_path: Path, monkeypat
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
 
     async def run() -> None:
-        manager = told_at_once(AsyncKernelManager(kernel_name="gone"))
+        manager = use_channels(AsyncKernelManager(kernel_name="gone"))
         await manager.start_kernel()
         client = manager.client()
         client.start_channels()

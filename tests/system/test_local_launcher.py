@@ -118,11 +118,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_killed_attempt_is_gone_and_leaves_nothing(bench: Bench) -> None:
     launcher, pid = bench.up()
     assert launcher.find(bench.id) == Observation(state="running")
-    assert len(labelled_processes.labelled(bench.id)) == 3
+    assert len(labelled_processes.find_labelled(bench.id)) == 3
     os.kill(pid, signal.SIGKILL)
     seen = bench.seen(launcher)
     assert (seen.state, seen.reason, seen.exit_code) == ("gone", "killed by signal 9", -9)
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
     # Whoever asks later hears the same, in another process too.
     assert LocalLauncher(bench.settings).find(bench.id) == seen
 
@@ -150,7 +150,7 @@ def test_a_keeper_that_dies_between_start_and_record_loses_nothing(
     assert pid is not None, "what was found is written down for the next one"
     os.kill(int(pid["pid"]), signal.SIGKILL)
     assert bench.seen(other).state == "gone"
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
 
 
 def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch:
     seen = LocalLauncher(bench.settings).find(bench.id)
     assert seen is not None
     assert seen.state == "gone"
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
     left = [each for each in others if labelled_processes.is_alive(each.pid, each.started)]
     assert left == []
 
@@ -179,24 +179,24 @@ def test_a_spec_without_a_process_was_never_seen(bench: Bench) -> None:
     assert LocalLauncher(bench.settings).find(bench.id) is None
 
 
-def test_the_agent_may_finish_its_last_publish(bench: Bench) -> None:
+def test_the_sidecar_may_finish_its_last_publish(bench: Bench) -> None:
     launcher, pid = bench.up("agent0.5")
     os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     assert bench.seen(launcher).state == "gone"
     assert (bench.attempts / "published").exists()
     assert time.monotonic() - begun < 2
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
 
 
-def test_an_agent_that_does_not_finish_is_ended(bench: Bench) -> None:
+def test_a_sidecar_that_does_not_finish_is_ended(bench: Bench) -> None:
     launcher, pid = bench.up("agent30")
     os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     assert bench.seen(launcher).state == "gone"
     assert 1.5 < time.monotonic() - begun < 8
     assert not (bench.attempts / "published").exists()
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
 
 
 def test_a_stopped_attempt_lives(bench: Bench) -> None:
@@ -210,7 +210,7 @@ def test_stop_asks_first(bench: Bench) -> None:
     launcher.stop(bench.id, grace_s=10)
     seen = launcher.find(bench.id)
     assert seen == Observation(state="gone", reason="killed by signal 15", exit_code=-15)
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
 
 
 def test_stop_ends_what_does_not_listen(bench: Bench) -> None:
@@ -218,7 +218,7 @@ def test_stop_ends_what_does_not_listen(bench: Bench) -> None:
     launcher.stop(bench.id, grace_s=0.2)
     seen = launcher.find(bench.id)
     assert seen == Observation(state="gone", reason="killed by signal 9", exit_code=-9)
-    assert labelled_processes.labelled(bench.id) == []
+    assert labelled_processes.find_labelled(bench.id) == []
 
 
 def test_a_recycled_process_id_is_not_the_attempt(bench: Bench) -> None:

@@ -30,7 +30,7 @@ for n in city.loop(range(40), state=state, every=1):
         city.session.settle()
         os.kill(os.getpid(), signal.SIGKILL)
 until = time.monotonic() + 20
-while not city.session.contact.earlier() and time.monotonic() < until:
+while not city.session.sidecar.earlier() and time.monotonic() < until:
     time.sleep(0.05)
 print(json.dumps({key: list(points) for key, points in view_of(city.session, detect()).metrics.items()}))
 """

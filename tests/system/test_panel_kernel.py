@@ -19,7 +19,7 @@ from qcity_nb.kernel.panel import Panel
 from qcity_nb.views.run_view import PanelView
 panel = Panel("r", actions={"Stop": lambda: None}, interval_s=0)
 for n in range(1, 6):
-    panel.update(PanelView(run="r", epoch=n))
+    panel.update(PanelView(run="r", term=n))
 """
 
 
@@ -30,7 +30,7 @@ def code(number: int, source: str) -> dict[str, Any]:
 
 @pytest.mark.kernel
 def test_a_headless_run_saves_one_display_of_plain_html_with_the_last_view() -> None:
-    cells = [SHOW, 'panel.update(PanelView(run="r", epoch=77)); panel.close()']
+    cells = [SHOW, 'panel.update(PanelView(run="r", term=77)); panel.close()']
     notebook: Any = nbformat.from_dict(
         {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [code(n, s) for n, s in enumerate(cells)]}
     )

@@ -49,14 +49,14 @@ def killed_and_resumed(root: Path, at: int) -> tuple[Trace, int] | None:
             raise Killed
 
     with Recorder(root, is_syncing=False) as disk:
-        world.go_on(root / TIER, disk.mark, count=2)
+        world.resume(root / TIER, disk.mark, count=2)
         limit = disk.count + at
         disk.before = before
         with contextlib.suppress(Killed):
-            world.go_on(root / TIER, disk.mark, count=1)
+            world.resume(root / TIER, disk.mark, count=1)
             return None
         disk.before, length = None, len(disk.trace.operations)
-        world.go_on(root / TIER, disk.mark, count=2)
+        world.resume(root / TIER, disk.mark, count=2)
     return disk.trace, length
 
 
@@ -138,19 +138,19 @@ def test_large_files_survive_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plant", world.PLANTS)
 def test_a_forgotten_sync_is_found(tmp_path: Path, plant: str) -> None:
-    trace = recorded(tmp_path / "disk", partial(world.go_on, count=2), plant)
+    trace = recorded(tmp_path / "disk", partial(world.resume, count=2), plant)
     _, wrong = replay(trace, "ordered", limit=16)
     assert wrong, f"{plant}: nothing was found"
 
 
 def test_dropping_the_old_before_the_new_is_there_is_found(tmp_path: Path) -> None:
-    trace = recorded(tmp_path / "disk", partial(world.go_on, count=3, make=world.Hasty))
+    trace = recorded(tmp_path / "disk", partial(world.resume, count=3, make=world.Hasty))
     _, wrong = replay(trace, "ordered", limit=16)
     assert "was acknowledged" in wrong
 
 
 def test_a_leak_is_found(tmp_path: Path) -> None:
-    trace = recorded(tmp_path / "disk", partial(world.go_on, count=2))
+    trace = recorded(tmp_path / "disk", partial(world.resume, count=2))
 
     def leaking(root: Path, state: CrashState) -> None:
         with world.nothing_removed():

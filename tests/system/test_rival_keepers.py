@@ -40,10 +40,10 @@ from qcity_nb.records import AttemptSpec
 
 spec = codec.loads(AttemptSpec, Path(sys.argv[-1]).read_bytes())
 given = settings.load(Path(spec.project), {"store": spec.store, "tracking": ""})
-config = sidecar.config_for(given, run=spec.run, attempt=spec.attempt, host=spec.host, judged=spec.judged)
+config = sidecar.config_for(given, run=spec.run, attempt=spec.attempt, host=spec.host, declared_dead=spec.declared_dead)
 desk, _ = sidecar.spawn(config)
 sidecar.wait_held(desk)
-os.environ["QCITY_DESK"] = str(desk.path)
+os.environ["QCITY_MAILBOX"] = str(desk.path)
 import qcity_nb as qcity
 city = qcity.up()
 state = {"total": [0.0]}
@@ -53,7 +53,7 @@ for i in city.loop(range(int(os.environ["COUNT"])), state, every=1):
     state["total"][0] += 0.1 * i
     city.log(total=state["total"][0])
     time.sleep(float(os.environ["PAUSE_S"]))
-city.session.contact.ask("end", wait_s=60, state="succeeded")
+city.session.sidecar.ask("end", wait_s=60, state="succeeded")
 """
 
 KEEPER = """
@@ -87,7 +87,7 @@ class World:
             self.store,
             project="rivals",
             notebook="train.ipynb",
-            relaunch=Relaunch(without_progress=20, backoff_s=0.1),
+            relaunch=Relaunch(max_attempts_without_progress=20, backoff_s=0.1),
         )
         self.run = head.run
         self.started: list[subprocess.Popen[bytes]] = []
@@ -99,7 +99,9 @@ class World:
     @property
     def attempts(self) -> list[str]:
         """The attempts that were ever launched here."""
-        return sorted(p.name.removesuffix(".spec.json") for p in (self.settings.local / "attempts").glob("*.spec.json"))
+        return sorted(
+            p.name.removesuffix(".spec.json") for p in (self.settings.local_dir / "attempts").glob("*.spec.json")
+        )
 
     @property
     def executed(self) -> list[int]:
@@ -157,7 +159,7 @@ def test_three_keepers_launch_one_attempt_for_each_death(world: World, tmp_path:
     head = world.head
     assert head.state == "succeeded"
     # Each death was answered by one launch, and each launch took the lease: the three countings agree.
-    assert head.epoch == len(DEATHS) + 1
+    assert head.term == len(DEATHS) + 1
     assert sorted(world.launched()) == world.attempts
     assert len(world.attempts) == len(DEATHS) + 1
     assert most == 1, "two attempts lived at once"
@@ -195,7 +197,7 @@ def test_a_slow_holder_is_never_replaced(world: World) -> None:
             refused.append(rival.output)
     assert len(refused) >= 3
     assert all(text.startswith("RunHeld: ") and holder.attempt in text for text in refused), refused
-    assert world.head.epoch == 1
+    assert world.head.term == 1
     assert world.head.state == "succeeded"
     assert world.executed == [0]
     assert len(world.attempts) == 1
@@ -222,7 +224,7 @@ finally:
 
 
 @pytest.mark.parametrize("world", [{"pause_s": 0.1, "count": 60, "ttl_s": 2.0}], indirect=True)
-def test_a_stopped_kernel_stops_the_beat_and_is_replaced(world: World) -> None:
+def test_a_stopped_kernel_stops_the_heartbeat_and_is_replaced(world: World) -> None:
     world.keep()
     eventually(lambda: len(world.executed) >= 3)
     first = world.attempts[0]
@@ -231,19 +233,19 @@ def test_a_stopped_kernel_stops_the_beat_and_is_replaced(world: World) -> None:
     main = next(pid for pid in attempt_pids(first) if pid != holder.pid)
     os.kill(main, signal.SIGSTOP)
     assert process_state(holder.pid) not in ("T", ""), "its agent lives"
-    eventually(lambda: world.head.epoch == 2 and world.head.holder, what="the second attempt")
+    eventually(lambda: world.head.term == 2 and world.head.holder, what="the second attempt")
     died = [event for event in events(Path(world.settings.store)) if event.kind == "died"]
     assert [event.attempt for event in died] == [first]
     assert "silent" in str(died[0].data["reason"])
     os.kill(main, signal.SIGCONT)
     eventually(lambda: not attempt_pids(first), what="the end of the superseded attempt")
-    assert "LeaseLost" in (world.settings.local / "attempts" / f"{first}.log").read_text()
-    assert world.head.epoch == 2
+    assert "LeaseLost" in (world.settings.local_dir / "attempts" / f"{first}.log").read_text()
+    assert world.head.term == 2
     assert len(world.attempts) == 2
 
 
 @pytest.mark.parametrize("world", [{"pause_s": 0.05, "count": 60, "ttl_s": 3.0}], indirect=True)
-def test_a_dead_agent_is_replaced_by_its_own_attempt(world: World) -> None:
+def test_a_dead_sidecar_is_replaced_by_its_own_attempt(world: World) -> None:
     world.keep()
     killed: list[int] = []
     for _ in range(2):
@@ -254,7 +256,7 @@ def test_a_dead_agent_is_replaced_by_its_own_attempt(world: World) -> None:
         killed.append(holder.pid)
         os.kill(holder.pid, signal.SIGKILL)
     eventually(lambda: world.head.state == "succeeded")
-    assert world.head.epoch == 1
+    assert world.head.term == 1
     assert len(world.attempts) == 1
     assert world.executed == list(range(60))
     rows = decode_rows(b"".join(published_rows(world.store, world.head, 0).values()))

@@ -15,7 +15,7 @@ from scripted_run import Script, Snapshot, eventually, head_of
 
 from qcity_nb import crashpoints
 from qcity_nb.published.read import published_rows
-from qcity_nb.records import Head, Intent
+from qcity_nb.records import Head, PendingLaunch
 from qcity_nb.run import lease
 from qcity_nb.run.processes import process_state
 from qcity_nb.stores import open_store
@@ -36,7 +36,7 @@ COUNT = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class History:
     """A holder was stopped, a successor took over and finished, the holder was woken."""
 
     head: Head
@@ -56,7 +56,7 @@ def _newest(store: Path) -> int:
     return max(int(path.name) for path in (store / "runs" / run / "heads").iterdir())
 
 
-def tell(folder: Path, point: str, tracking: str, database: Path | None) -> Story:
+def tell(folder: Path, point: str, tracking: str, database: Path | None) -> History:
     """Play it, in real processes."""
     store = folder / "store"
     log = folder / "hits"
@@ -79,7 +79,7 @@ def tell(folder: Path, point: str, tracking: str, database: Path | None) -> Stor
         before = Snapshot.take(store, database)
         zombie.send(signal.SIGCONT)
         code = zombie.wait()
-        return Story(
+        return History(
             head=head,
             versions=_newest(store) - version,
             before=before,
@@ -97,7 +97,7 @@ def tell(folder: Path, point: str, tracking: str, database: Path | None) -> Stor
 @pytest.fixture(scope="module")
 def stories(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Story]]:
+) -> Iterator[Callable[[str], History]]:
     """The stories that were asked for, told four at a time: each is mostly waiting for a lease to expire."""
     wanted = [str(item.callspec.params["point"]) for item in request.session.items if _tells(item)]
     uri, database = "", None
@@ -105,7 +105,7 @@ def stories(
         uri = request.getfixturevalue("mlflow_uri")
         database = request.getfixturevalue("mlflow_folder") / "server.db"
     with ThreadPoolExecutor(4) as pool:
-        told: dict[str, Future[Story]] = {}
+        told: dict[str, Future[History]] = {}
         for point in wanted:
             tracked = point in TRACKED
             told[point] = pool.submit(
@@ -123,7 +123,7 @@ def _tells(item: pytest.Item) -> TypeGuard[pytest.Function]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], Story]) -> None:
+def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], History]) -> None:
     story = stories(point)
     assert story.after.heads == story.before.heads, "a head of the zombie's"
     gone = {name: digest for name, digest in story.before.files.items() if story.after.files.get(name) != digest}
@@ -142,7 +142,7 @@ def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], Sto
     assert story.code == 5, story.zombie
     last = story.zombie.splitlines()[-1]
     assert last.startswith("LeaseLost: "), story.zombie
-    assert story.head.epoch == 2
+    assert story.head.term == 2
     assert "epoch 2" in last
     if point == "publish.files.after":
         assert story.versions > KEEP_HEADS, "the gap was to be pruned"
@@ -163,7 +163,7 @@ def test_the_lost_lease_names_the_new_holder(where: str, tmp_path: Path) -> None
         eventually(lambda: len(successor.executed) >= 3, what="the successor's third iteration")
         holder = head_of(store).holder
         assert holder is not None
-        assert holder.pid in successor.agents
+        assert holder.pid in successor.sidecars
         zombie.send(signal.SIGCONT)
         assert zombie.wait() == 5, zombie.output
         last = zombie.output.splitlines()[-1]
@@ -172,7 +172,7 @@ def test_the_lost_lease_names_the_new_holder(where: str, tmp_path: Path) -> None
         assert holder.node in last
         assert len(zombie.executed) <= begun + 1, "its loop went on"
         assert successor.wait() == 0, successor.output
-        assert head_of(store).epoch == 2
+        assert head_of(store).term == 2
         assert logged_once(store, COUNT)
     finally:
         zombie.kill()
@@ -200,21 +200,23 @@ def test_foreign_writes_cost_a_healthy_holder_nothing(tmp_path: Path) -> None:
             head = lease.amend(opened, run, partial(_meddled, n=writes))
             writes += 1
             if head.holder is not None:
-                assert head.epoch == 1
+                assert head.term == 1
         assert script.wait() == 0, script.output
     finally:
         script.kill()
     assert writes > 20
     head = head_of(store)
-    assert (head.epoch, head.state) == (1, "succeeded")
-    assert head.wanted.hosts[0].startswith("rival-"), "the foreign changes were kept"
+    assert (head.term, head.state) == (1, "succeeded")
+    assert head.desired.hosts[0].startswith("rival-"), "the foreign changes were kept"
     assert script.executed == list(range(40))
     assert logged_once(store, 40)
 
 
 def _meddled(head: Head, *, n: int) -> Head:
-    intent = Intent(attempt=f"rival-{n}", host="local", keeper="rival", judged=head.seen) if n % 2 else None
-    return replace(head, intent=intent, wanted=replace(head.wanted, hosts=(f"rival-{n}",)))
+    pending_launch = (
+        PendingLaunch(attempt=f"rival-{n}", host="local", keeper="rival", declared_dead=head.seen) if n % 2 else None
+    )
+    return replace(head, pending_launch=pending_launch, desired=replace(head.desired, hosts=(f"rival-{n}",)))
 
 
 def test_a_foreign_stop_is_a_stop_and_no_lost_lease(tmp_path: Path) -> None:
@@ -225,12 +227,12 @@ def test_a_foreign_stop_is_a_stop_and_no_lost_lease(tmp_path: Path) -> None:
         eventually(lambda: len(script.executed) > 3)
         opened = open_store(str(store))
         run = opened.runs()[0]
-        lease.amend(opened, run, lambda head: replace(head, wanted=replace(head.wanted, state="stopped")))
+        lease.amend(opened, run, lambda head: replace(head, desired=replace(head.desired, state="stopped")))
         assert script.wait() == 4, script.output
     finally:
         script.kill()
     head = head_of(store)
     assert "RunStopped: " in script.output
-    assert (head.epoch, head.holder) == (1, None)
+    assert (head.term, head.holder) == (1, None)
     assert head.checkpoint is not None
     assert head.checkpoint.step == len(script.executed), "the final checkpoint has all that was finished"

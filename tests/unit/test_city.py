@@ -29,10 +29,10 @@ def world(tmp_path: Path) -> World:
 
 def city_of(world: World, **overrides: object) -> City:
     """A city over the world's newest attempt."""
-    desk = world.session.contact.desk
+    mailbox = world.session.sidecar.mailbox
     given = settings.load(world.path, overrides, environ={})
-    config = sidecar.config_for(given, run="r", attempt=desk.path.name, host="here")
-    city = City(given, detect(environ={}), config, desk, desk.status())
+    config = sidecar.config_for(given, run="r", attempt=mailbox.path.name, host="here")
+    city = City(given, detect(environ={}), config, mailbox, mailbox.status())
     world.session = city.session
     world.cell()
     return city
@@ -43,13 +43,13 @@ def answering(world: World) -> Iterator[list[str]]:
     """An agent that answers each request with the newest checkpoint's number."""
     end = threading.Event()
     asked: list[str] = []
-    desk = world.session.contact.desk
+    mailbox = world.session.sidecar.mailbox
 
     def work() -> None:
         while not end.wait(0.005):
-            for file, request in desk.requests():
+            for file, request in mailbox.requests():
                 asked.append(request.op)
-                desk.answer(file, Answer(id=request.id, ok=True, data={"seq": world.session.seq}))
+                mailbox.answer(file, Answer(id=request.id, ok=True, data={"seq": world.session.seq}))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -95,7 +95,7 @@ def test_checkpoint_in_a_loop_happens_at_its_next_boundary_and_is_sent_on(world:
         if n == 1:
             city.checkpoint()
     assert seqs == [1, 1, 2, 2]
-    assert [request.op for _, request in world.session.contact.desk.requests()] == ["flush"]
+    assert [request.op for _, request in world.session.sidecar.mailbox.requests()] == ["flush"]
 
 
 def test_checkpoint_after_break_finishes_the_loop(world: World) -> None:
@@ -169,7 +169,7 @@ def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> N
             if n == 1:
                 assert world.session.manifest.values["name"] == "in the loop"
     assert set(asked) == {"flush"}
-    world.session.settle()
+    world.session.finish_save()
     assert "name" not in world.session.manifest.values
 
 
@@ -191,7 +191,7 @@ def test_the_session_ends_by_the_setting_or_by_what_is_known_of_the_host(world: 
     assert 0 < left_s <= 1000 * 86400
 
 
-def test_what_is_to_stay_reaches_the_agent_and_is_checked_first(world: World) -> None:
+def test_what_is_to_stay_reaches_the_sidecar_and_is_checked_first(world: World) -> None:
     given = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
     config = sidecar.config_for(given, run="r", attempt="a", host="here")
     assert config.keep == Keep(last=5, every=10, best="fid", best_mode="min")

@@ -43,7 +43,7 @@ def test_nan_comes_back_as_nan() -> None:
         (b"[]", "object"),
         (b"{}", "format"),
         (b'{"format":999}', "upgrade"),
-        (codec.dumps(HEAD).replace(b'"epoch":0', b'"epoch":"x"'), "epoch"),
+        (codec.dumps(HEAD).replace(b'"epoch":0', b'"epoch":"x"'), "term"),
         (codec.dumps(HEAD).replace(b'"run":"train-1",', b""), "run"),
         (codec.dumps(HEAD).replace(b'"state":"running"', b'"state":"bogus"', 1), "state"),
         (b"[" * 100_000, "not JSON"),

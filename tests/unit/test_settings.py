@@ -20,7 +20,7 @@ def write(root: Path, text: str) -> Path:
 def test_defaults_lie_below_the_project(tmp_path: Path) -> None:
     settings = load(tmp_path, environ={})
     assert settings.store == str(tmp_path / ".qcity" / "store")
-    assert settings.local == tmp_path / ".qcity" / "local"
+    assert settings.local_dir == tmp_path / ".qcity" / "local"
     assert settings.tracking == f"sqlite:///{tmp_path / '.qcity' / 'mlflow.db'}"
     assert settings.hosts == ("local",)
     assert settings.stall_timeout_s is None
@@ -33,12 +33,12 @@ def test_every_setting_has_an_origin(tmp_path: Path) -> None:
 
 
 def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
-    write(tmp_path, "[tool.qcity]\nttl = 40\nbeat = 4\npublish = 5\n")
-    environ = {"QCITY_TTL": "50", "QCITY_BEAT": "6s"}
+    write(tmp_path, "[tool.qcity]\nttl = 40\nheartbeat = 4\npublish = 5\n")
+    environ = {"QCITY_TTL": "50", "QCITY_HEARTBEAT": "6s"}
     settings = load(tmp_path, {"ttl_s": 60}, environ)
-    assert (settings.ttl_s, settings.beat_s, settings.publish_s) == (60, 6, 5)
+    assert (settings.ttl_s, settings.heartbeat_s, settings.publish_s) == (60, 6, 5)
     assert settings.origin["ttl_s"] == "argument"
-    assert settings.origin["beat_s"] == "environment QCITY_BEAT"
+    assert settings.origin["heartbeat_s"] == "environment QCITY_HEARTBEAT"
     assert settings.origin["publish_s"] == "pyproject.toml"
     assert settings.origin["attempts"] == "default"
 
@@ -72,21 +72,21 @@ def test_mlflows_own_variable_is_weaker_than_ours(tmp_path: Path) -> None:
 def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV + "ATTEMPTS", "7")
     monkeypatch.chdir(tmp_path)
-    assert load().attempts == 7
+    assert load().max_attempts == 7
 
 
 def test_relative_places_are_the_projects(tmp_path: Path) -> None:
-    write(tmp_path, '[tool.qcity]\nstore = "runs"\nlocal = "disk"\n')
+    write(tmp_path, '[tool.qcity]\nstore = "runs"\nlocal_dir = "disk"\n')
     inside = tmp_path / "notebooks"
     inside.mkdir()
     settings = load(inside, environ={})
     assert settings.store == str(tmp_path / "runs")
-    assert settings.local == tmp_path / "disk"
+    assert settings.local_dir == tmp_path / "disk"
 
 
 def test_addresses_and_absolute_places_stay(tmp_path: Path) -> None:
     settings = load(tmp_path, {"store": "file:///elsewhere", "local": "/disk"}, {})
-    assert (settings.store, settings.local) == ("file:///elsewhere", Path("/disk"))
+    assert (settings.store, settings.local_dir) == ("file:///elsewhere", Path("/disk"))
 
 
 def test_hosts_from_a_list_and_from_a_text(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
         ("job_secrets = ['']", "job_secrets = ['']: a list of variables"),
         ("tll = 10", "unknown key 'tll'"),
         ('chaos = "local.after:1"', "unknown key 'chaos'"),
-        ("ttl = 5\nbeat = 2", "ttl = 5 s is under three beats of 2 s"),
+        ("ttl = 5\nheartbeat = 2", "ttl = 5 s is under three beats of 2 s"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
@@ -148,9 +148,9 @@ def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, said: str) 
 
 def test_a_wrong_variable_and_a_wrong_argument_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="attempts = 'many'"):
-        load(tmp_path, environ={"QCITY_ATTEMPTS": "many"})
+        load(tmp_path, environ={"QCITY_MAX_ATTEMPTS": "many"})
     with pytest.raises(UsageError, match="beat_s = 'x'"):
-        load(tmp_path, {"beat": "x"}, {})
+        load(tmp_path, {"heartbeat": "x"}, {})
     with pytest.raises(UsageError, match="no setting is named 'tlt'"):
         load(tmp_path, {"tlt": 3}, {})
     with pytest.raises(UsageError, match="no setting is named 'origin'"):
@@ -217,16 +217,16 @@ def test_what_is_no_duration(value: object) -> None:
 
 def test_a_store_on_the_hub_has_a_slower_pace(tmp_path: Path) -> None:
     given = load(tmp_path, {"store": "hf://user/runs"}, {})
-    assert (given.ttl_s, given.beat_s, given.publish_s) == (300.0, 60.0, 60.0)
+    assert (given.ttl_s, given.heartbeat_s, given.publish_s) == (300.0, 60.0, 60.0)
     assert given.origin["ttl_s"] == "default for hf:// stores"
     slower = load(tmp_path, {"store": "hf://user/runs", "publish": "10m"}, {})
     assert slower.publish_s == 600.0
 
 
 def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
-    hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "beat": 1, "ttl": "10m"}
+    hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "heartbeat": 1, "ttl": "10m"}
     given = load(tmp_path, hasty, {})
-    assert (given.publish_s, given.beat_s) == (60.0, 60.0)
+    assert (given.publish_s, given.heartbeat_s) == (60.0, 60.0)
     assert "huggingface.co" in given.origin["publish_s"]
     with pytest.raises(UsageError, match="three beats"):
         load(tmp_path, {**hasty, "ttl": 10}, {})
@@ -236,7 +236,7 @@ def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
         ({}, "hf://user/runs?endpoint=https%3A%2F%2Fnothuggingface.co"),
     ):
         given = load(tmp_path, {**hasty, "store": store}, environ)
-        assert (given.publish_s, given.beat_s) == (1.0, 1.0)
+        assert (given.publish_s, given.heartbeat_s) == (1.0, 1.0)
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from qcity_nb.checkpoint.state.pickling import StateDict, has_state_dict
 from qcity_nb.checkpoint.state.unsaveable import children
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["Flat", "build", "fill", "flatten", "is_numpy", "is_torch", "replaced"]
+__all__ = ["Flat", "build", "fill", "flatten", "is_numpy", "is_torch", "replace_tensors"]
 
 _SCALARS = (bool, int, float, str, type(None))
 _ALONE = "state"
@@ -298,6 +298,6 @@ def _overwritten(live: Any, saved: Any) -> Any:
     return live
 
 
-def replaced(flat: Flat, tensors: Mapping[str, Any]) -> Flat:
+def replace_tensors(flat: Flat, tensors: Mapping[str, Any]) -> Flat:
     """``flat`` with other tensors of the same names."""
     return Flat(tree=flat.tree, tensors=dict(tensors), tied=flat.tied, values=flat.values, left_out=flat.left_out)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qcity_nb.checkpoint.formats.flat import Flat, build, fill, flatten, is_numpy, is_torch, replaced
+from qcity_nb.checkpoint.formats.flat import Flat, build, fill, flatten, is_numpy, is_torch, replace_tensors
 from qcity_nb.checkpoint.formats.portable import alike, as_torch, dense, little_endian, refuse, refuse_dcp
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, UsageError
 
@@ -182,7 +182,7 @@ def _foreign(state: object, tensors: Mapping[str, Any], path: Path) -> Flat:
             raise CheckpointError(
                 f"{path} does not fit: {name} is {tuple(tensors[name].shape)} there and {tuple(live.shape)} here"
             )
-    return replaced(flat, {name: alike(tensors[name], live) for name, live in flat.tensors.items()})
+    return replace_tensors(flat, {name: alike(tensors[name], live) for name, live in flat.tensors.items()})
 
 
 def _torch() -> Any:
@@ -218,7 +218,7 @@ def to_dcp(state: object, directory: str | os.PathLike[str]) -> dict[str, str]:
     flat = flatten(state, refuse=refuse_dcp)
     part = _own_part(flat)
     tensors = {name: as_torch(torch, tensor) for name, tensor in flat.tensors.items()}
-    whole = replaced(flat, tensors)
+    whole = replace_tensors(flat, tensors)
     nested = _lists(build(whole, keys=str)) if flat.are_paths else None
     if not isinstance(nested, dict):
         nested = {**tensors, **{name: tensors[first] for name, first in flat.tied.items()}, **flat.values}

@@ -18,20 +18,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qcity_nb.checkpoint.memory import unfilled, view_at
+from qcity_nb.checkpoint.memory import allocate, view_at
 from qcity_nb.checkpoint.state import pickling, unpickle_functions
 from qcity_nb.checkpoint.state.frozen_buffer import Content, fill
 from qcity_nb.checkpoint.state.kinds import SCALARS
 from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["Landed", "land"]
+__all__ = ["TargetMemory", "land"]
 
 _MISSING = object()
 
 
 @dataclass(slots=True, eq=False)
-class Landed:
+class TargetMemory:
     """Memory with the content of each buffer, as ``StateUnpickler`` takes it."""
 
     memory: list[Any] = field(default_factory=list)
@@ -153,14 +153,14 @@ class _Plan(pickle.Unpickler):
         return _Array(token.number, dtype, tuple(shape), order)
 
 
-def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> Landed:
+def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> TargetMemory:
     """Read every buffer, into the live arrays of ``into`` where one fits.
 
     Raises:
         CheckpointCorrupt: a buffer is damaged. Live arrays may then hold a part of the checkpoint.
         CheckpointError: the stream is not one of ours.
     """
-    landed = Landed()
+    landed = TargetMemory()
     if not buffers:
         return landed
     places = _Places([buffer.size for buffer in buffers])
@@ -195,7 +195,7 @@ def _own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
         # Torch's own allocation: BLAS may give other last bits for another alignment.
         storage = importlib.import_module("torch").UntypedStorage(size)
         return view_at(storage.data_ptr(), size) if size else memoryview(b""), storage
-    memory = unfilled(size)
+    memory = allocate(size)
     return memoryview(memory), memory
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.memory import Span, view_at
 from qcity_nb.checkpoint.state import buffer_targets, kinds, pickling, restore_in_place, unsaveable
-from qcity_nb.checkpoint.state.freezer import Freezer, Lazily, Shot
+from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.state.frozen_buffer import Content, Held
 from qcity_nb.errors import CheckpointError, StateRefused
 
@@ -32,7 +32,7 @@ class Captured:
     """The pickle-5 stream, without its bulk."""
     buffers: Sequence[Content] = ()
     """The bulk, in the stream's order."""
-    shot: Shot | None = None
+    buffer: CaptureBuffer | None = None
     """The memory that it lies in, where a freezer made it: usable until ``release``."""
 
     @property
@@ -42,8 +42,8 @@ class Captured:
 
     def release(self) -> None:
         """Its content is not needed any more: the next capture may have the memory."""
-        if self.shot is not None:
-            self.shot.release()
+        if self.buffer is not None:
+            self.buffer.release()
 
 
 def check_state(state: object) -> None:
@@ -85,10 +85,10 @@ def capture(
     if freezer is None:
         return Captured(skeleton=dumped.skeleton, buffers=[held(span) for span in dumped.spans])
     try:
-        buffers, shot = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
+        buffers, capture_buffer = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
     except MemoryError as error:
         raise StateRefused(f"state cannot be saved: {error}") from error
-    return Captured(skeleton=dumped.skeleton, buffers=buffers, shot=shot)
+    return Captured(skeleton=dumped.skeleton, buffers=buffers, buffer=capture_buffer)
 
 
 def held(span: Span) -> Held:

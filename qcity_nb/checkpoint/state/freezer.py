@@ -25,7 +25,7 @@ from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, Held, slice
 from qcity_nb.checkpoint.state.optimizer_gate import Gate
 from qcity_nb.checkpoint.state.pickling import Dumped
 
-__all__ = ["SMALL_BYTES", "Freezer", "Lazily", "Shot"]
+__all__ = ["SMALL_BYTES", "Freezer", "Lazily", "CaptureBuffer"]
 
 SMALL_BYTES = 64 * 1024
 """Smaller buffers are copied at once, each for itself."""
@@ -51,7 +51,7 @@ class _Known:
 
 
 @dataclass(slots=True, eq=False)
-class Shot:
+class CaptureBuffer:
     """One capture's memory: in use until ``release``."""
 
     arena: Arena | None = None
@@ -135,7 +135,7 @@ class Freezer:
 
     def freeze(
         self, dumped: Dumped, *, stored: Collection[str], lazily: Lazily, may_stream: bool
-    ) -> tuple[list[Content], Shot]:
+    ) -> tuple[list[Content], CaptureBuffer]:
         """Freeze the buffers of a state.
 
         Args:
@@ -147,50 +147,50 @@ class Freezer:
         """
         self._turn += 1
         large = [span for span in dumped.spans if span.size >= SMALL_BYTES]
-        shot = Shot(keep=dumped.keep)
+        capture_buffer = CaptureBuffer(keep=dumped.keep)
         buffers: list[Content] = []
         jobs: list[tuple[Span, Frozen]] = []
         if large:
             room = sum(-(-span.size // PAGE) * PAGE for span in large)
-            shot.arena = self._arena(room, may_stream=may_stream)
-            shot.is_live = shot.arena is None
+            capture_buffer.arena = self._arena(room, may_stream=may_stream)
+            capture_buffer.is_live = capture_buffer.arena is None
         for span in dumped.spans:
             if span.size < SMALL_BYTES:
                 buffers.append(Held(_bytes(span)))
                 continue
             frozen = Frozen(span.size)
             buffers.append(frozen)
-            if shot.arena is not None:
-                frozen.base = shot.arena.take(span.size)
-                frozen.keep = shot.arena
+            if capture_buffer.arena is not None:
+                frozen.base = capture_buffer.arena.take(span.size)
+                frozen.keep = capture_buffer.arena
                 jobs.append((span, frozen))
             else:
                 _leave_live(span, frozen)
-        arena = shot.arena
+        arena = capture_buffer.arena
         if arena is not None:
             if any(span.device is not None for span in large):
                 from qcity_nb.checkpoint.state import gpu
 
                 arena.pin(gpu.pin)
-            shot.release = lambda: self._give_back(arena)
+            capture_buffer.release = lambda: self._give_back(arena)
         try:
-            gated = self.gate.gated(dumped.optimizers, lazily, jobs)
+            gated = self.gate.select_gated(dumped.optimizers, lazily, jobs)
             later = [job for job in jobs if id(job[0]) in gated]
             now = [job for job in jobs if id(job[0]) not in gated]
             plans = self._plan(jobs)
             self._work(now, plans, stored)
         except BaseException:  # a device may fail, Ctrl-C may come: whoever captures next needs the memory
-            shot.release()
+            capture_buffer.release()
             raise
         if later:
-            shot.watch = [(span.watch, span.hint) for span, _ in later if span.hint >= 0]
-            self.gate.close_for(shot)
-            self._workers().submit(self._later, shot, later, plans, stored)
+            capture_buffer.watch = [(span.watch, span.hint) for span, _ in later if span.hint >= 0]
+            self.gate.close_for(capture_buffer)
+            self._workers().submit(self._later, capture_buffer, later, plans, stored)
         else:
-            shot.copied.set()
+            capture_buffer.copied.set()
         for key in [key for key, known in self._known.items() if self._turn - known.seen > _FORGET_AFTER]:
             del self._known[key]
-        return buffers, shot
+        return buffers, capture_buffer
 
     def _plan(self, jobs: list[tuple[Span, Frozen]]) -> dict[int, _Known | None]:
         """What is known of each buffer; and each buffer told where to report its names."""
@@ -224,21 +224,23 @@ class Freezer:
 
     def _later(
         self,
-        shot: Shot,
+        capture_buffer: CaptureBuffer,
         jobs: list[tuple[Span, Frozen]],
         plans: dict[int, _Known | None],
         stored: Collection[str],
     ) -> None:
         try:
             _freeze_all(jobs, plans, stored)
-            shot.is_spoiled = any(sum(one._version for one in over) != hint for over, hint in shot.watch)
+            capture_buffer.is_spoiled = any(
+                sum(one._version for one in over) != hint for over, hint in capture_buffer.watch
+            )
         except BaseException as error:  # noqa: BLE001 - told where the capture is used
-            shot.trouble = error
+            capture_buffer.trouble = error
         finally:
-            shot.watch.clear()
-            shot.keep = None
-            shot.copied.set()
-            self.gate.open_for(shot)
+            capture_buffer.watch.clear()
+            capture_buffer.keep = None
+            capture_buffer.copied.set()
+            self.gate.open_for(capture_buffer)
 
 
 def _nothing(names: list[str]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Gate"]
 
 
-class _Shot(Protocol):
+class _Copying(Protocol):
     copied: threading.Event
 
 
@@ -43,11 +43,11 @@ class Gate:
 
     def __init__(self) -> None:
         self._hooks: weakref.WeakKeyDictionary[Any, _Hook] = weakref.WeakKeyDictionary()
-        self._pending: set[_Shot] = set()
+        self._pending: set[_Copying] = set()
         self.is_trusted = True
         """False once a lazy copy was spoiled: then everything is copied at once."""
 
-    def gated(self, optimizers: list[Any], lazily: str, jobs: list[tuple[Span, Frozen]]) -> set[int]:
+    def select_gated(self, optimizers: list[Any], lazily: str, jobs: list[tuple[Span, Frozen]]) -> set[int]:
         """The ids of the spans that may be copied later."""
         if lazily == "all":
             return {id(span) for span, _ in jobs}
@@ -76,13 +76,13 @@ class Gate:
         hook.fired_before = hook.fired
         return is_firing
 
-    def close_for(self, shot: _Shot) -> None:
+    def close_for(self, copying: _Copying) -> None:
         """Steps wait for ``shot`` from now on."""
-        self._pending.add(shot)
+        self._pending.add(copying)
 
-    def open_for(self, shot: _Shot) -> None:
+    def open_for(self, copying: _Copying) -> None:
         """They need not any more."""
-        self._pending.discard(shot)
+        self._pending.discard(copying)
 
     def close(self) -> None:
         """Take all hooks off."""

@@ -41,7 +41,7 @@ def load_anyway(captured: Captured) -> Any:
     Raises:
         CheckpointError: a module is missing, or an object cannot do with attributes alone.
     """
-    with _borrowed() as names:
+    with _borrow() as names:
         for _ in range(_CLASSES):
             try:
                 return load(captured)
@@ -57,7 +57,7 @@ def load_anyway(captured: Captured) -> Any:
 
 
 @contextmanager
-def _borrowed() -> Iterator[list[str]]:
+def _borrow() -> Iterator[list[str]]:
     """Names that are put into ``__main__`` meanwhile."""
     names: list[str] = []
     try:

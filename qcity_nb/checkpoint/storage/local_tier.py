@@ -40,12 +40,12 @@ _DIGEST_SIZE = len(pack.digest(b""))
 class LocalTier:
     """Checkpoints of one epoch under ``path``."""
 
-    def __init__(self, path: Path, *, epoch: int, keep: int = KEEP) -> None:
+    def __init__(self, path: Path, *, term: int, keep: int = KEEP) -> None:
         """Look at ``path``; ``keep`` of the newest checkpoints stay when another is saved."""
         if keep < 1:
             raise ValueError(f"keep={keep}: at least the newest stays")
         self.path = path
-        self.epoch = epoch
+        self.term = term
         self.keep = keep
         self.skipped: list[str] = []
         """Why checkpoints were passed over by the last ``newest``: tell the user."""
@@ -116,12 +116,12 @@ class LocalTier:
         if found.rows_bytes and not (self._rows / f"{found.seq}.jsonl").exists():
             raise CheckpointCorrupt(f"its rows ({self._rows / f'{found.seq}.jsonl'}) are gone")
         if deep:
-            with self.opened(found) as read:
+            with self.open_reader(found) as read:
                 read.verify()
             self.rows(found.seq)
 
     @contextlib.contextmanager
-    def opened(self, found: Manifest) -> Iterator[PackReader]:
+    def open_reader(self, found: Manifest) -> Iterator[PackReader]:
         """A verified ``read(name)`` that goes on working if the owner drops the checkpoint meanwhile.
 
         Raises:
@@ -157,7 +157,7 @@ class LocalTier:
         Raises:
             CheckpointCorrupt: a pack is gone or damaged.
         """
-        with self.opened(found) as read:
+        with self.open_reader(found) as read:
             return {name: read(name) for name in names}
 
     def rows(self, seq: int) -> bytes:
@@ -222,12 +222,12 @@ class LocalTier:
             ref = refs.pop(name)
             known = objects.get(name)
             new[name] = pack.read_object(self._packs / ref.pack, ref, name) if known is None else known
-        path = self._packs / f"e{self.epoch}-{manifest.seq}.pack"
+        path = self._packs / f"e{self.term}-{manifest.seq}.pack"
         try:
             if new:
-                refs |= pack.write_pack(path, new, epoch=self.epoch)
+                refs |= pack.write_pack(path, new, term=self.term)
                 crashpoints.hit("local.pack")
-            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_upto=manifest.seq, rows_bytes=len(rows))
+            saved = replace(manifest, objects=refs, term=self.term, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing half made stays
             if new:
@@ -342,17 +342,17 @@ class LocalTier:
                 written.append(seq)
                 self._write_rows(seq, data)
             refs = pack.write_pack(
-                self._packs / f"e{self.epoch}-{manifest.seq}.pack",
+                self._packs / f"e{self.term}-{manifest.seq}.pack",
                 Lazy(manifest.objects, read),
-                epoch=self.epoch,
+                term=self.term,
                 size=manifest.size_bytes,
             )
             crashpoints.hit("local.pack")
-            saved = replace(manifest, objects=refs, epoch=self.epoch, rows_bytes=len(rows.get(manifest.seq, b"")))
+            saved = replace(manifest, objects=refs, term=self.term, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing half made stays
             with contextlib.suppress(OSError):
-                (self._packs / f"e{self.epoch}-{manifest.seq}.pack").unlink(missing_ok=True)
+                (self._packs / f"e{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
                 for seq in written:
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
             raise
@@ -395,6 +395,6 @@ def _numbers(folder: Path, suffix: str) -> list[int]:
     return [int(stem) for name in names if name.endswith(suffix) and (stem := name[: -len(suffix)]).isdecimal()]
 
 
-def tier_path(local: Path, run: str, epoch: int) -> Path:
+def tier_path(local_dir: Path, run: str, term: int) -> Path:
     """The directory of one epoch's local tier."""
-    return local / "runs" / run / str(epoch)
+    return local_dir / "runs" / run / str(term)

@@ -24,7 +24,7 @@ __all__ = [
     "LoopRecord",
     "Manifest",
     "ObjectRef",
-    "SpaceRecord",
+    "NamespaceRecord",
     "digest",
     "dumps",
     "loads",
@@ -86,7 +86,7 @@ class GroupRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpaceRecord:
+class NamespaceRecord:
     """What a cell made of the notebook's variables; the records of the cells before it say the rest."""
 
     groups: tuple[GroupRecord, ...] = ()
@@ -95,7 +95,7 @@ class SpaceRecord:
     """All variables that are in a group when it ends: what is missing here has been deleted, or cannot be saved."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Variables that are modules, by the module's name."""
-    absent: tuple[Mapping[str, Any], ...] = ()
+    not_saved: tuple[Mapping[str, Any], ...] = ()
     """Variables that cannot be saved, and why: ``namespace.shot.Absent``."""
     generators: Encoded | None = None
     surroundings: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class CellRecord:
     number: int | None = None
     """Its execution count."""
     wall_s: float = 0.0
-    space: SpaceRecord | None = None
+    namespace: NamespaceRecord | None = None
     """None: no snapshot was made after it, or it is kept no longer: a kernel cannot go on right behind it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,7 +135,7 @@ class Manifest:
     """A checkpoint."""
 
     run: str
-    epoch: int
+    term: int
     seq: int
     at: str = ""
     reason: str = ""
@@ -181,9 +181,9 @@ class Manifest:
         for cell in self.cells:
             if cell.outputs:
                 yield cell.outputs
-            if cell.space is not None:
-                yield from _parts(cell.space.generators)
-                for group in cell.space.groups:
+            if cell.namespace is not None:
+                yield from _parts(cell.namespace.generators)
+                for group in cell.namespace.groups:
                     yield from _parts(group.state)
 
 

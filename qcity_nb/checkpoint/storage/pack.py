@@ -120,7 +120,7 @@ def write_pack(
     path: Path,
     objects: Mapping[str, Buffer],
     *,
-    epoch: int,
+    term: int,
     size: int | None = None,
     seal: Callable[[str, Buffer], str] = lambda name, data: "",
 ) -> dict[str, ObjectRef]:
@@ -136,7 +136,7 @@ def write_pack(
     if size is None:
         size = sum(len(data) for data in objects.values())
     refs: dict[str, ObjectRef] = {}
-    header = _HEADER.pack(_MAGIC, _VERSION, epoch)
+    header = _HEADER.pack(_MAGIC, _VERSION, term)
     with _replacing(path) as descriptor:
         sink = Sink(descriptor, size=size)
         try:
@@ -200,7 +200,7 @@ def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - _FOOTER.size))
             offset, size, check, magic = _FOOTER.unpack(file.read(_FOOTER.size))
-            start, version, epoch = _HEADER.unpack(header)
+            start, version, term = _HEADER.unpack(header)
             if (start, magic) != (_MAGIC, _MAGIC) or offset + size + _FOOTER.size != end or size > _INDEX_LIMIT:
                 raise ValueError("not a complete pack")
             file.seek(offset)
@@ -214,7 +214,7 @@ def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
             if type(at) is not int or type(length) is not int:
                 raise ValueError(f"the place of {name} is not a number")
             refs[name] = ObjectRef(pack=path.name, offset=at, size_bytes=length)
-        return epoch, refs
+        return term, refs
     except (OSError, ValueError, struct.error, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorrupt(f"pack {path} cannot be read: {error}") from error
 

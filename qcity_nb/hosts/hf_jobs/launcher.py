@@ -39,7 +39,7 @@ __all__ = [
     "command",
     "environment",
     "label",
-    "observed",
+    "observe_job",
 ]
 
 DEFAULT_FLAVOR = "cpu-basic"
@@ -52,14 +52,14 @@ _STOP_LOOK_S = 1.0
 
 _CARRIED = (
     "ttl_s",
-    "beat_s",
+    "heartbeat_s",
     "publish_s",
     "stop_grace_s",
     "keep_last",
     "keep_every",
     "keep_best",
     "storage_budget",
-    "snapshot_share",
+    "snapshot_time_share",
     "chaos",
 )
 """Settings of the one who launches that must hold in the attempt too."""
@@ -88,7 +88,7 @@ def command(settings: Settings, words: list[str]) -> list[str]:
     return ["bash", "-c", " && ".join(steps)]
 
 
-def _spelled(value: object) -> str:
+def _spell(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
@@ -97,7 +97,7 @@ def _spelled(value: object) -> str:
 def as_variables(settings: Settings, names: tuple[str, ...]) -> dict[str, str]:
     """Settings as the environment spells them; those that are empty are left out."""
     values = {name: getattr(settings, name) for name in names}
-    return {f"{ENV}{name.upper()}": _spelled(value) for name, value in values.items() if value not in (None, "", ())}
+    return {f"{ENV}{name.upper()}": _spell(value) for name, value in values.items() if value not in (None, "", ())}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _check_store(client: JobsClient, store: str) -> bool:
     """
     can_see = is_here(client.endpoint)
     if ("://" not in store or store.startswith(("file:", "memory:"))) and not can_see:
-        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --state hf://USER/REPO")
+        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --store hf://USER/REPO")
     return can_see
 
 
@@ -155,7 +155,7 @@ _REASONS = (
 """The first that the message has decides; in this order, as "evicted: low on memory" is no program's fault."""
 
 
-def observed(job: Job) -> Observation:
+def observe_job(job: Job) -> Observation:
     """What a job's stage and message mean."""
     said = f": {job.message}" if job.message else ""
     match job.stage:
@@ -252,7 +252,7 @@ class HfJobsLauncher:
                 # Without this machine's paths: they mean nothing there.
                 SPEC: codec.dumps(replace(spec, project="", output="")).decode(),
                 # So that every boundary is saved before the service ends the job.
-                f"{ENV}SESSION_LIMIT_S": _spelled(timeout_s),
+                f"{ENV}SESSION_LIMIT_S": _spell(timeout_s),
             },
             secrets=around.secrets,
         )
@@ -276,7 +276,7 @@ class HfJobsLauncher:
     def _look(self, attempt: str) -> Job | None:
         """The attempt's job: the living one, where a person ran a dead one again by hand, else the newest."""
         found = self._client.jobs(ATTEMPT, label(attempt))
-        living = [job for job in found if observed(job).state != "gone"]
+        living = [job for job in found if observe_job(job).state != "gone"]
         job = next(iter(living or found), None)
         if job is not None:
             self._ids[attempt] = job.id
@@ -287,17 +287,17 @@ class HfJobsLauncher:
         now_s = self._clock.now_s()
         if attempt in self._seen and (known := self._seen[attempt])[1].state == "gone":
             return known[1]
-        if attempt in self._seen and now_s - self._seen[attempt][0] < min(_LOOK_EVERY_S, self._settings.beat_s):
+        if attempt in self._seen and now_s - self._seen[attempt][0] < min(_LOOK_EVERY_S, self._settings.heartbeat_s):
             return self._seen[attempt][1]
         try:
             if attempt in self._ids:
                 job = self._client.inspect(self._ids[attempt])
-                seen = observed(job) if job else Observation(state="gone", reason="deleted")
+                seen = observe_job(job) if job else Observation(state="gone", reason="deleted")
             else:
                 job = self._look(attempt)
                 if job is None:
                     return None
-                seen = observed(job)
+                seen = observe_job(job)
         except QcityError as error:
             return Observation(state="unknown", reason=str(error))
         self._seen[attempt] = (now_s, seen)

@@ -15,7 +15,7 @@ from qcity_nb.hosts.hf_jobs.launcher import DEFAULT_FLAVOR, as_variables, comman
 from qcity_nb.hosts.hf_jobs.records import Order, Schedule
 from qcity_nb.settings import Settings
 
-__all__ = ["WATCH", "Watch", "cron", "forget", "listed", "watch"]
+__all__ = ["WATCH", "Watch", "cron", "forget", "list_schedules", "watch"]
 
 WATCH = "qcity-watch"
 """The label's key; its value stands for the store."""
@@ -67,7 +67,7 @@ def _watch(found: Schedule) -> Watch:
 
 def _order(settings: Settings, client: JobsClient, flavor: str) -> Order:
     around = environment(settings, client, settings.store)
-    words = ["python", "-m", "qcity_nb.cli", "keep", "--once", "--on", "hf-jobs", "--state", settings.store]
+    words = ["python", "-m", "qcity_nb.cli", "keep", "--once", "--on", "hf-jobs", "--store", settings.store]
     return Order(
         image=settings.job_image,
         command=command(settings, words),
@@ -93,7 +93,7 @@ def _is_as(found: Schedule, order: Order, schedule: str) -> bool:
     )
 
 
-def listed(client: JobsClient) -> list[Watch]:
+def list_schedules(client: JobsClient) -> list[Watch]:
     """All stores that are watched in this namespace."""
     return [_watch(found) for found in client.schedules(WATCH)]
 

@@ -36,7 +36,7 @@ from qcity_nb.settings import Settings
 
 __all__ = ["LocalLauncher", "wait_for_end"]
 
-AGENT_GRACE_S = 2.0
+SIDECAR_GRACE_S = 2.0
 """How long an agent outlives its attempt: it publishes the newest local checkpoint and lets go."""
 
 LOOK_S = 0.5
@@ -75,7 +75,7 @@ def _command(spec: Path) -> Sequence[str]:
     return [sys.executable, "-m", "qcity_nb.engine.attempt", str(spec)]
 
 
-def _is_agent(found: Process) -> bool:
+def _is_sidecar(found: Process) -> bool:
     return " qcity_nb.sidecar " in f" {found.command} "
 
 
@@ -116,7 +116,7 @@ class LocalLauncher:
     ) -> None:
         if flavor:
             raise UsageError(f"the host 'local' is this machine as it is: write 'local' without {flavor!r}")
-        self._folder = settings.local / "attempts"
+        self._folder = settings.local_dir / "attempts"
         self._command = command or _command
 
     @property
@@ -192,8 +192,8 @@ class LocalLauncher:
     def _unrecorded(self, attempt: str) -> tuple[Process | None, list[Process]]:
         """The attempt's main process where there is no record of it, and all that have its label."""
         spec = str(self._path(attempt, "spec.json"))
-        found = labelled_processes.labelled(attempt)
-        return next((each for each in found if spec in each.command and not _is_agent(each)), None), found
+        found = labelled_processes.find_labelled(attempt)
+        return next((each for each in found if spec in each.command and not _is_sidecar(each)), None), found
 
     def _main(self, attempt: str) -> Process | None:
         facts = self._recorded(attempt)
@@ -241,7 +241,7 @@ class LocalLauncher:
         return self._gone(attempt, facts, code)
 
     def _gone(self, attempt: str, facts: dict[str, Any], code: int | None, *, reason: str = "") -> Observation:
-        left = labelled_processes.end(attempt, spare=_is_agent, spare_s=AGENT_GRACE_S)
+        left = labelled_processes.end(attempt, spare=_is_sidecar, spare_s=SIDECAR_GRACE_S)
         if left:
             pids = ", ".join(str(each.pid) for each in left)
             return Observation(state="unknown", reason=f"its processes cannot be ended: {pids}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.namespace.environment.library import Library, is_safe
-from qcity_nb.namespace.environment.portable_paths import told, untold
+from qcity_nb.namespace.environment.portable_paths import resolve, to_portable
 
 __all__ = ["libraries"]
 
@@ -59,7 +59,10 @@ def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
         return odd
     if type(handler) is logging.FileHandler:
         options = {"encoding": handler.encoding, "errors": getattr(handler, "errors", None)}
-        where = {"file": told(Path(handler.baseFilename), root), **{key: each for key, each in options.items() if each}}
+        where = {
+            "file": to_portable(Path(handler.baseFilename), root),
+            **{key: each for key, each in options.items() if each},
+        }
     elif type(handler) is logging.StreamHandler and (stream := _stream(handler)) is not None:
         where = {"stream": stream}
     else:
@@ -77,7 +80,7 @@ def _by_its_package(logger: str, handler: logging.Handler) -> bool:
     return any(type(part).__module__.partition(".")[0] == package for part in parts)
 
 
-def _told(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
+def _logger_settings(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if logger.level or name == "root":
         found["level"] = logger.level
@@ -100,7 +103,7 @@ def _told(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
 def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
     handler: logging.Handler
     if "file" in one:
-        path = untold(one["file"], root)
+        path = resolve(one["file"], root)
         # What the earlier kernel wrote stays, and there is no file before there is a line.
         handler = logging.FileHandler(
             path, mode="a", encoding=one.get("encoding"), delay=True, errors=one.get("errors")
@@ -123,12 +126,12 @@ class _Loggers:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._before = {name: _told(name, logger, root) for name, logger in _loggers()}
+        self._before = {name: _logger_settings(name, logger, root) for name, logger in _loggers()}
         self._own = {id(each) for _, logger in _loggers() for each in logger.handlers}
 
     def look(self) -> Iterator[tuple[str, Any]]:
         for name, logger in _loggers():
-            found = _told(name, logger, self._root)
+            found = _logger_settings(name, logger, self._root)
             if found != self._before.get(name, {}) and is_safe("logger", name):
                 yield name, found
 
@@ -151,7 +154,7 @@ class _Loggers:
                 kept.append((same or named)[0])
             elif "kind" in one:
                 yield self._sentence(f"{one['kind'].rpartition('.')[2]} of the logger {name}")
-            elif "file" in one and not untold(one["file"], self._root).parent.is_dir():
+            elif "file" in one and not resolve(one["file"], self._root).parent.is_dir():
                 yield f"The logger {name} wrote to {one['file']}, whose directory is not here."
             else:
                 kept.append(_made(one, self._root))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-__all__ = ["told", "untold"]
+__all__ = ["to_portable", "resolve"]
 
 
-def told(path: Path, root: Path) -> str:
+def to_portable(path: Path, root: Path) -> str:
     """Below ``root`` relative to it, with forward slashes; else absolute."""
     whole = Path(os.path.abspath(path))  # noqa: PTH100 - links below the root stay what they are
     if whole.is_relative_to(root):
@@ -18,6 +18,6 @@ def told(path: Path, root: Path) -> str:
     return str(whole)
 
 
-def untold(text: str, root: Path) -> Path:
+def resolve(text: str, root: Path) -> Path:
     """The path that ``told`` told, here."""
     return Path(text) if Path(text).is_absolute() else root / PurePosixPath(text)

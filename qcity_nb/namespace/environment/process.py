@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.namespace.environment.library_settings import Options
-from qcity_nb.namespace.environment.portable_paths import told, untold
+from qcity_nb.namespace.environment.portable_paths import resolve, to_portable
 from qcity_nb.secrets import looks_secret
 
-__all__ = ["Surround", "Surroundings", "is_allowed", "looks_secret"]
+__all__ = ["ProcessSettings", "Surroundings", "is_allowed", "looks_secret"]
 
 _ALLOWED = (
     *("OMP_*", "MKL_*", "OPENBLAS_*", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_*", "KMP_*", "GOMP_*"),
@@ -59,7 +59,7 @@ class Surroundings:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Surround:
+class ProcessSettings:
     """Remembers how things were when the kernel began, so that changes can be told.
 
     Args:
@@ -74,7 +74,7 @@ class Surround:
         self._before = self._telling()
         self._path = list(sys.path)
         self._options = Options(self._root)
-        self._found = Surroundings()
+        self._saved = Surroundings()
 
     def _telling(self) -> dict[str, str]:
         return {
@@ -84,7 +84,7 @@ class Surround:
     def look(self) -> Surroundings:
         """How things are now."""
         try:
-            cwd = told(Path.cwd(), self._root)
+            cwd = to_portable(Path.cwd(), self._root)
         except OSError:  # the directory was removed under the process
             cwd = ""
         entries = [each for each in sys.path if isinstance(each, str)]
@@ -99,7 +99,7 @@ class Surround:
         options = self._options.look()
         return Surroundings(
             cwd=cwd,
-            path=tuple(told(Path(each), self._root) if each else "" for each in (*first, *last)),
+            path=tuple(to_portable(Path(each), self._root) if each else "" for each in (*first, *last)),
             path_first=len(first),
             environ=changed,
             matplotlib=options.pop("matplotlib", {}),
@@ -115,27 +115,27 @@ class Surround:
         Does not: undo what this kernel changed itself; take back imports that were done under another path;
             touch libraries, but for Python's own limit: ``settle`` does.
         """
-        self._found = found
+        self._saved = found
         limit = found.options.get("python", {}).get("recursion_limit")
         if isinstance(limit, int) and limit > sys.getrecursionlimit():
             sys.setrecursionlimit(limit)  # what is nested deeper than usual may be among the variables
         return [*self._put_cwd(found.cwd), *self._put_path(found), *self._put_environ(found.environ)]
 
-    def settle(self) -> list[str]:
+    def finish_restore(self) -> list[str]:
         """Set the libraries as ``put`` found them, once the variables and their imports are there.
 
         An import may set or warn, and under the notebook's own filters a warning may be an error.
 
         Returns: a sentence for each thing that could not be, for the user to read.
         """
-        found = self._found
+        found = self._saved
         three = {"matplotlib": found.matplotlib, "numpy": found.numpy, "pandas": found.pandas}
         return self._options.put({**found.options, **three})
 
     def _put_cwd(self, text: str) -> Iterator[str]:
         if not text:
             return
-        where = untold(text, self._root)
+        where = resolve(text, self._root)
         try:
             if where.resolve().is_relative_to(self._root):
                 where.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ class Surround:
             yield f"The working directory was {where}, which cannot be entered here ({error.strerror})."
 
     def _put_path(self, found: Surroundings) -> Iterator[str]:
-        entries = [str(untold(each, self._root)) if each else "" for each in found.path]
+        entries = [str(resolve(each, self._root)) if each else "" for each in found.path]
         missing = [each for each in entries if each and not Path(each).exists()]
         front = [each for each in entries[: found.path_first] if each not in sys.path]
         sys.path[:0] = front

@@ -43,7 +43,7 @@ def _found(category: str) -> Any:
         return None
 
 
-def _told(item: Any) -> dict[str, Any] | None:
+def _filter_record(item: Any) -> dict[str, Any] | None:
     try:
         action, message, category, module, line = item
         told = {"action": action, "category": _category(category)}
@@ -54,18 +54,18 @@ def _told(item: Any) -> dict[str, Any] | None:
     return told if is_safe("filter", told) else None
 
 
-def _made(told: Mapping[str, Any]) -> Any:
+def _made(record: Mapping[str, Any]) -> Any:
     message, module = (
         re.compile(*value) if isinstance(value, list | tuple) else value
-        for value in (told.get("message"), told.get("module"))
+        for value in (record.get("message"), record.get("module"))
     )
-    category = _found(told["category"])
+    category = _found(record["category"])
     if category is None:
-        importlib.import_module(told["category"].partition(":")[0])
-        category = _found(told["category"])
+        importlib.import_module(record["category"].partition(":")[0])
+        category = _found(record["category"])
     if not (isinstance(category, type) and issubclass(category, Warning)):
-        raise TypeError(f"{told['category']} is no warning")
-    return told["action"], message, category, module, told.get("line", 0)
+        raise TypeError(f"{record['category']} is no warning")
+    return record["action"], message, category, module, record.get("line", 0)
 
 
 def _each(value: Any, made: list[tuple[Any, bool]]) -> Iterator[str]:
@@ -85,7 +85,7 @@ def library() -> Library:
         now, tail = list(warnings.filters), list(own)
         if now == own:
             return
-        told = [(item, _told(item)) for item in now]
+        told = [(item, _filter_record(item)) for item in now]
         if odd := [str(getattr(item[2], "__qualname__", item[2])) for item, one in told if one is None]:
             yield "odd", odd
         if not any(item in own for item in now):  # `warnings.resetwarnings()`
@@ -94,7 +94,7 @@ def library() -> Library:
         while told and tail and told[-1][0] == tail[-1]:
             del told[-1], tail[-1]
         yield "filters", [one | ({"own": True} if item in own else {}) for item, one in told if one is not None]
-        if gone := [one for item in own if item not in now and (one := _told(item)) is not None]:
+        if gone := [one for item in own if item not in now and (one := _filter_record(item)) is not None]:
             yield "gone", gone
 
     def put(name: str, value: Any) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.buffer import Buffer
 
-__all__ = ["packed", "text_array"]
+__all__ = ["pack_strings", "text_array"]
 
 _FEW = 64
 """Smaller arrays are left to pickle."""
@@ -20,7 +20,7 @@ _END = "\0"
 _MANY, _EVERY, _DISTINCT = 1 << 14, 64, 0.8
 
 
-def packed(array: Any) -> Any:
+def pack_strings(array: Any) -> Any:
     """How an array of objects is written, if it is one of texts; else None."""
     if array.size < _FEW:
         return None

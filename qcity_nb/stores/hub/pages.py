@@ -35,10 +35,10 @@ def front(old: str, *, address: str, endpoint: str, path: str, runs: list[str]) 
         rows.append(
             f"### [{run}]({endpoint}/{path}/tree/{branch})\n\n"
             f"![loss]({endpoint}/{path}/resolve/{branch}/loss.svg)\n\n"
-            f"    qcity show {run} --state {address}\n    qcity resume {run} --state {address}\n"
+            f"    qcity show {run} --store {address}\n    qcity resume {run} --store {address}\n"
         )
     if len(runs) > _SHOWN:
-        rows.append(f"… and {len(runs) - _SHOWN} more: `qcity ps --state {address}`\n")
+        rows.append(f"… and {len(runs) - _SHOWN} more: `qcity ps --store {address}`\n")
     block = f"{_BEGIN}\n\n" + "\n".join(rows) + f"\n{_END}"
     if _BEGIN in old and _END in old:
         before, _, rest = old.partition(_BEGIN)
@@ -50,7 +50,7 @@ def front(old: str, *, address: str, endpoint: str, path: str, runs: list[str]) 
         f"---\ntags:\n- qcity-nb\n---\n\n# {title}\n\n"
         "Runs of notebooks that outlive their hosts, kept by qcity_nb. Each run is a branch of this repository: its\n"
         "checkpoints, journal, metrics and executed notebook. Do not edit those branches by hand.\n\n"
-        f"    pip install qcity-nb\n    qcity ps --state {address}\n\n## Runs\n\n{block}\n"
+        f"    pip install qcity-nb\n    qcity ps --store {address}\n\n## Runs\n\n{block}\n"
     )
 
 

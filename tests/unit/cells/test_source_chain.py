@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qcity_nb.cells.source_chain import chain, finished
+from qcity_nb.cells.source_chain import chain, count_finished
 
 CELLS = ["import x", "a = 1", "", "b = a + 1\nprint(b)", "   \n"]
 
@@ -11,7 +11,7 @@ def test_an_edit_changes_its_cell_and_all_after_it() -> None:
     before = chain(CELLS)
     after = chain([*CELLS[:1], "a = 2", *CELLS[2:]])
     assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False, False, False]
-    assert finished(after, before) == 1
+    assert count_finished(after, before) == 1
 
 
 @pytest.mark.parametrize(
@@ -58,24 +58,24 @@ def test_parameters_and_python_begin_the_chain() -> None:
 
 def test_cells_without_code_are_finished_with_the_one_before() -> None:
     links = chain(CELLS)
-    assert finished(links, []) == 0
-    assert finished(links, links[:2]) == 3
-    assert finished(links, links[:4]) == 5
-    assert finished(chain(["", "a"]), []) == 1
-    assert finished(chain([*CELLS[:2], *CELLS[3:]]), links[:2]) == 2
+    assert count_finished(links, []) == 0
+    assert count_finished(links, links[:2]) == 3
+    assert count_finished(links, links[:4]) == 5
+    assert count_finished(chain(["", "a"]), []) == 1
+    assert count_finished(chain([*CELLS[:2], *CELLS[3:]]), links[:2]) == 2
 
 
 def test_a_cell_put_in_or_taken_out() -> None:
     links = chain(CELLS)
-    assert finished(chain(["new", *CELLS]), links) == 0
-    assert finished(chain([CELLS[0], "new", *CELLS[1:]]), links) == 1
-    assert finished(chain(CELLS[:2]), links) == 2
+    assert count_finished(chain(["new", *CELLS]), links) == 0
+    assert count_finished(chain([CELLS[0], "new", *CELLS[1:]]), links) == 1
+    assert count_finished(chain(CELLS[:2]), links) == 2
 
 
 def test_records_of_other_versions_do_no_harm() -> None:
     edited = ["import x", "a = 2"]
-    assert finished(chain(edited), [*chain(["import x", "a = 1", "c"]), *chain(edited)]) == 2
-    assert finished(chain(edited), chain(edited)[1:]) == 0, "run by hand, without the cell before it"
+    assert count_finished(chain(edited), [*chain(["import x", "a = 1", "c"]), *chain(edited)]) == 2
+    assert count_finished(chain(edited), chain(edited)[1:]) == 0, "run by hand, without the cell before it"
 
 
 def test_the_hash_stays_what_it_is() -> None:

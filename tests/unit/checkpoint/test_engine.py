@@ -260,8 +260,8 @@ def test_a_lazy_save_is_the_state_at_the_call_though_a_whole_iteration_follows(
             saving = saver.save(state, mode="lazy", step=turn)
             captured = saver._engine._copying
             assert captured is not None
-            assert captured.shot is not None
-            lazy += not captured.shot.copied.is_set()
+            assert captured.buffer is not None
+            lazy += not captured.buffer.copied.is_set()
             state["ema"] += 1  # nobody's parameter: copied at once
             train(state["net"], state["optimizer"])  # the batch norm's buffers change before the step
             saving.wait()
@@ -292,8 +292,8 @@ def test_weights_changed_before_the_step_discard_the_save_and_end_the_trust(
         assert saver.steps() == [1, 2]
         saver.save(state, mode="lazy", step=3)
         assert saver._engine._copying is not None
-        assert saver._engine._copying.shot is not None
-        assert saver._engine._copying.shot.copied.is_set()
+        assert saver._engine._copying.buffer is not None
+        assert saver._engine._copying.buffer.copied.is_set()
 
 
 def test_an_optimizer_whose_hook_never_fires_is_not_trusted(tmp_path: Path) -> None:
@@ -302,8 +302,8 @@ def test_an_optimizer_whose_hook_never_fires_is_not_trusted(tmp_path: Path) -> N
         for _ in range(3):
             saver.save(state, mode="lazy")
             assert saver._engine._copying is not None
-            assert saver._engine._copying.shot is not None
-            assert saver._engine._copying.shot.copied.is_set()
+            assert saver._engine._copying.buffer is not None
+            assert saver._engine._copying.buffer.copied.is_set()
             with torch.no_grad():
                 for parameter in state["net"].parameters():
                     parameter.add_(1)
@@ -332,8 +332,8 @@ def test_after_wait_any_change_is_free(tmp_path: Path, late: threading.Event) ->
     with Checkpointer(tmp_path) as saver:
         expected = bits(copy.deepcopy(state))
         captured = saver._engine.capture(state, lazily="all")
-        assert captured.shot is not None
-        assert not captured.shot.copied.is_set()
+        assert captured.buffer is not None
+        assert not captured.buffer.copied.is_set()
         late.set()
         saver.wait()
         state["a"] += 1

@@ -73,7 +73,7 @@ def test_a_golden_checkpoint_restores(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_its_record_has_the_fields_that_later_versions_fill(version: str) -> None:
-    tier = LocalTier(GOLDEN / version, epoch=1)
+    tier = LocalTier(GOLDEN / version, term=1)
     found = tier.newest(deep=True)
     assert found is not None
     assert (found.seq, found.step, found.reason) == (1, 17, "asked for")
@@ -106,4 +106,4 @@ def test_a_changed_byte_of_a_golden_checkpoint_is_found(tmp_path: Path) -> None:
     data = bytearray(pack.read_bytes())
     data[len(data) // 2] ^= 4
     pack.write_bytes(data)
-    assert LocalTier(tmp_path / "copy", epoch=1).newest(deep=True) is None
+    assert LocalTier(tmp_path / "copy", term=1).newest(deep=True) is None

@@ -19,7 +19,7 @@ from qcity_nb.stores import open_store, trust
 KEY, OTHER = b"k" * 32, b"o" * 32
 MADE = Manifest(
     run="r",
-    epoch=2,
+    term=2,
     seq=7,
     loops=(LoopRecord(key="l", state=Encoded(skeleton=("a",), buffers=(("b",),), sizes=(3,))),),
     cells=(CellRecord(chain="c", outputs="a", number=1),),
@@ -28,9 +28,9 @@ MADE = Manifest(
 )
 
 
-def check(manifest: Manifest, key: bytes | None, *, run: str = "r", objection: str = "") -> None:
+def check(manifest: Manifest, key: bytes | None, *, run: str = "r", trust_problem: str = "") -> None:
     # As it comes back from a store.
-    signing.check(manifests.loads(manifests.dumps(manifest)), run, key, where="there", objection=objection)
+    signing.check(manifests.loads(manifests.dumps(manifest)), run, key, where="there", trust_problem=trust_problem)
 
 
 def test_a_signed_checkpoint_is_taken_with_its_key_alone() -> None:
@@ -48,7 +48,7 @@ def test_a_signed_checkpoint_is_taken_with_its_key_alone() -> None:
 def test_an_unsigned_one_is_taken_as_far_as_the_store_is_trusted() -> None:
     check(MADE, None)
     with pytest.raises(CheckpointUntrusted, match="is not signed, and anybody can"):
-        check(MADE, None, objection="anybody can")
+        check(MADE, None, trust_problem="anybody can")
     with pytest.raises(CheckpointUntrusted, match="is not signed, and QCITY_KEY is set"):
         check(MADE, KEY)
     assert signing.sign(signing.sign(MADE, "r", KEY), "r", None) == MADE
@@ -86,7 +86,7 @@ def test_no_flipped_bit_passes(at: int, bit: int) -> None:
     if replace(found, signature={}) == MADE and found.signature.get("value") == signed.signature["value"]:
         return  # the bit was in what the signature calls its key: nothing depends on it
     with pytest.raises(CheckpointUntrusted):
-        signing.check(found, "r", KEY, where="there", objection="")
+        signing.check(found, "r", KEY, where="there", trust_problem="")
 
 
 def test_a_directory_that_everybody_can_write_to_is_not_trusted(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_a_directory_that_everybody_can_write_to_is_not_trusted(tmp_path: Path) 
     store.publish("r", b"1", expect=None)
     folder = tmp_path / "store"
     folder.chmod(0o700)
-    assert (trust.who_writes(store), trust.objection(store)) == ("you", "")
+    assert (trust.who_writes(store), trust.trust_problem(store)) == ("you", "")
     folder.chmod(0o775)
     assert trust.who_writes(store) == "you and your group on this machine"
-    assert trust.objection(store) == ""
+    assert trust.trust_problem(store) == ""
     folder.chmod(0o777)
     assert trust.who_writes(store) == "everybody on this machine"
-    assert "chmod o-w" in trust.objection(store)
+    assert "chmod o-w" in trust.trust_problem(store)
 
 
 def test_a_key_that_is_none() -> None:

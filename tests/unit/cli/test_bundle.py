@@ -9,7 +9,7 @@ import pytest
 
 from qcity_nb import settings
 from qcity_nb.cli import bundle
-from qcity_nb.records import Head, Wanted
+from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings
 from qcity_nb.stores.memory import MemoryStore
@@ -22,7 +22,7 @@ HEAD = Head(
     output="out/r.ipynb",
     executed="executed/e1-x.ipynb",
     state="succeeded",
-    wanted=Wanted(hosts=("local", "hf-jobs:l4x1")),
+    desired=DesiredState(hosts=("local", "hf-jobs:l4x1")),
 )
 
 
@@ -41,15 +41,15 @@ def store() -> MemoryStore:
 
 def test_only_hosts_without_the_files_get_a_bundle(given: Settings) -> None:
     said: list[str] = []
-    assert bundle.packed(given, ["local"], said.append) == ("", b"")
+    assert bundle.pack_for_hosts(given, ["local"], said.append) == ("", b"")
     assert said == []
-    name, data = bundle.packed(given, ["local", "hf-jobs:l4x1"], said.append)
+    name, data = bundle.pack_for_hosts(given, ["local", "hf-jobs:l4x1"], said.append)
     assert name.startswith("project-")
     assert data
     assert "1 files of project p go along" in said[-1]
     assert "`bundle = [...]` in [tool.qcity]" in said[-1]
     (given.project.root / ".env").write_text("X=1")
-    bundle.packed(replace(given, bundle=(".env",)), ["hf-jobs"], said.append)
+    bundle.pack_for_hosts(replace(given, bundle=(".env",)), ["hf-jobs"], said.append)
     assert "stays here: .env (its name says that it is secret)" in said
 
 
@@ -63,7 +63,7 @@ def test_the_notebook_comes_home(given: Settings, store: MemoryStore) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        replace(HEAD, wanted=Wanted(hosts=("local",))),
+        replace(HEAD, desired=DesiredState(hosts=("local",))),
         replace(HEAD, state="running"),
         replace(HEAD, executed=""),
         replace(HEAD, output=""),

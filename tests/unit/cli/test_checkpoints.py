@@ -79,7 +79,7 @@ def test_without_a_run_it_is_a_wrong_command(capsys: pytest.CaptureFixture[str])
 # --- list
 
 
-@pytest.mark.parametrize("words", [["list", "train"], ["train"], ["--state", ".qcity/store", "train"]])
+@pytest.mark.parametrize("words", [["list", "train"], ["train"], ["--store", ".qcity/store", "train"]])
 def test_list_is_a_table_newest_first(
     words: list[str], made: CheckpointRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +92,7 @@ def test_list_is_a_table_newest_first(
 
 def test_list_as_json(made: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(said(capsys, "train", "--json"))
-    assert [(one["seq"], one["step"], one["epoch"], one["reason"]) for one in facts] == [
+    assert [(one["seq"], one["step"], one["term"], one["reason"]) for one in facts] == [
         (4, 40, 1, "asked for"),
         (3, 30, 1, "every"),
         (2, 20, 1, "every"),
@@ -113,10 +113,10 @@ def test_a_run_without_checkpoints(
     tmp_path: Path, made: CheckpointRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     CheckpointRun(open_store(str(tmp_path / "other")), tmp_path / "else")
-    monkeypatch.setenv("QCITY_LOCAL", str(tmp_path / "else" / "local"))
+    monkeypatch.setenv("QCITY_LOCAL_DIR", str(tmp_path / "else" / "local"))
     for words in (["list"], ["verify"]):
-        assert "no checkpoint yet" in said(capsys, *words, "train", "--state", "other")
-    assert "no checkpoint yet" in said(capsys, "export", "train", "1", "x", "--state", "other", code=2)
+        assert "no checkpoint yet" in said(capsys, *words, "train", "--store", "other")
+    assert "no checkpoint yet" in said(capsys, "export", "train", "1", "x", "--store", "other", code=2)
 
 
 # --- diff

@@ -17,10 +17,10 @@ from qcity_nb.cli import foreground, parser
 from qcity_nb.cli.progress import Progress
 from qcity_nb.engine import parameters
 from qcity_nb.hosts.local import launcher
-from qcity_nb.records import CheckpointRef, Failure, Head, Holder, RunState, Wanted
+from qcity_nb.records import CheckpointRef, DesiredState, Failure, Head, Holder, RunState
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
-from qcity_nb.views.words import masked, place_of
+from qcity_nb.views.words import mask, place_of
 
 COMMANDS = (
     *("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "hosts", "watch-on", "page"),
@@ -47,7 +47,7 @@ def notebook(*cells: str, tagged: str | None = None, **changes: Any) -> str:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("STORE", "LOCAL", "HOSTS", "TRACEBACK", "STATE"):
         monkeypatch.delenv(f"QCITY_{name}", raising=False)
-    (tmp_path / "pyproject.toml").write_text('[tool.qcity]\nproject = "p"\nttl = 3\nbeat = 0.8\n')
+    (tmp_path / "pyproject.toml").write_text('[tool.qcity]\nproject = "p"\nttl = 3\nheartbeat = 0.8\n')
     (tmp_path / "train.ipynb").write_text(notebook("print(epochs)", tagged="epochs = 3\nlr = 0.1\nname = 'x'"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -75,16 +75,19 @@ def attempt(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 ENDS: dict[str, str] = {
     "succeeded": (
-        "held = lease.acquire(store, spec.run, Holder(attempt=spec.attempt, host='local'), judged=spec.judged)\n"
+        "me = Holder(attempt=spec.attempt, host='local')\n"
+        "held = lease.acquire(store, spec.run, me, declared_dead=spec.declared_dead)\n"
         "held.release(lambda head: replace(head, state='succeeded'))\n"
     ),
     "failed": (
-        "held = lease.acquire(store, spec.run, Holder(attempt=spec.attempt, host='local'), judged=spec.judged)\n"
+        "me = Holder(attempt=spec.attempt, host='local')\n"
+        "held = lease.acquire(store, spec.run, me, declared_dead=spec.declared_dead)\n"
         "why = Failure(cause='notebook', signature='s', message='ValueError: no', traceback='Traceback: no')\n"
         "held.release(lambda head: replace(head, state='failed', failure=why))\nsys.exit(3)\n"
     ),
     "stopped": (
-        "held = lease.acquire(store, spec.run, Holder(attempt=spec.attempt, host='local'), judged=spec.judged)\n"
+        "me = Holder(attempt=spec.attempt, host='local')\n"
+        "held = lease.acquire(store, spec.run, me, declared_dead=spec.declared_dead)\n"
         "held.release(lambda head: replace(head, state='stopped'))\nsys.exit(4)\n"
     ),
     "dies": "sys.exit(2)\n",
@@ -161,14 +164,14 @@ def broken(project: Path) -> None:
         ("run train.ipynb -p epochs 1 -p epochs 2", 2, "given twice"),
         ("run train.ipynb --on moon", 2, "no host named 'moon'"),
         ("run train.ipynb -o missing/out.ipynb", 2, "no directory missing"),
-        ("run train.ipynb --state ftp://x", 2, "ftp"),
-        ("run train.ipynb --state train.ipynb", 6, "train.ipynb"),
-        ("run train.ipynb --state /proc/qcity", 6, "/proc/qcity"),
+        ("run train.ipynb --store ftp://x", 2, "ftp"),
+        ("run train.ipynb --store train.ipynb", 6, "train.ipynb"),
+        ("run train.ipynb --store /proc/qcity", 6, "/proc/qcity"),
         ("run train.ipynb -o train.ipynb/out.ipynb", 2, "no directory train.ipynb"),
         ("show nothing", 2, "no run 'nothing'"),
         ("show d", 2, "may be any of done-abc123-1, dull-abc123-1"),
-        ("show bad-1 --state corrupt", 6, "cannot be read"),
-        ("keep --run bad-1 --state corrupt", 6, "cannot be read"),
+        ("show bad-1 --store corrupt", 6, "cannot be read"),
+        ("keep --run bad-1 --store corrupt", 6, "cannot be read"),
         ("logs done", 2, "no attempt of done-abc123-1"),
         ("stop nothing", 2, "no run 'nothing'"),
         ("resume nothing", 2, "no run 'nothing'"),
@@ -195,7 +198,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(
     [
         ("[tool.qcity", "pyproject.toml is not valid TOML"),
         ("[tool.qcity]\ncolour = 1", "unknown key 'colour'"),
-        ("[tool.qcity]\nttl = 5\nbeat = 2", "under three beats"),
+        ("[tool.qcity]\nttl = 5\nheartbeat = 2", "under three beats"),
         ("[tool.qcity]\nttl = 'soon'", "ttl"),
     ],
 )
@@ -245,12 +248,12 @@ def test_values_follow_the_notebooks_defaults(tmp_path: Path) -> None:
         ("free", "x"),
         ("none", "7"),
     ]
-    values = parameters.typed(asked, given, notebook="n")
+    values = parameters.type_parameters(asked, given, notebook="n")
     assert values == {"n": 5, "lr": 1.0, "name": "5", "flag": True, "items": [1, 2], "free": "x", "none": 7}
     assert isinstance(values["lr"], float)
     for name, text in (("flag", "5"), ("n", "true"), ("lr", "fast")):
         with pytest.raises(errors.UsageError, match=name):
-            parameters.typed(asked, [(name, text)], notebook="n")
+            parameters.type_parameters(asked, [(name, text)], notebook="n")
 
 
 def test_a_parameters_cell_that_is_no_python_still_names_its_parameters(tmp_path: Path) -> None:
@@ -316,7 +319,8 @@ def test_an_unfinished_run_is_resumed_and_its_new_notebook_noticed(
 
 WAITS = (
     "import time\nfrom qcity_nb.run.lease import acquire\n"
-    "held = acquire(store, spec.run, Holder(attempt=spec.attempt, host='local', ttl_s=3), judged=spec.judged)\n"
+    "me = Holder(attempt=spec.attempt, host='local', ttl_s=3)\n"
+    "held = acquire(store, spec.run, me, declared_dead=spec.declared_dead)\n"
     "for _ in range(600):\n"
     "    if LISTENS and held.renew().wanted.state == 'stopped':\n"
     "        held.release(lambda head: replace(head, state='stopped'))\n        sys.exit(4)\n"
@@ -382,14 +386,14 @@ def test_stop_is_immediate_with_nobody_there_and_a_wish_otherwise(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(project)
-    put(project, "held-abc123-1", epoch=1, holder=Holder(attempt="a", host="local"))
+    put(project, "held-abc123-1", term=1, holder=Holder(attempt="a", host="local"))
     assert cli.main(["stop", "train"]) == 0
     assert "stopped; `qcity resume" in capsys.readouterr().out
     assert head(project).state == "stopped"
     assert cli.main(["stop", "held"]) == 0
     assert "next loop boundary" in capsys.readouterr().out
     now = head(project, "held-abc123-1")
-    assert (now.state, now.wanted) == ("running", Wanted(state="stopped"))
+    assert (now.state, now.desired) == ("running", DesiredState(state="stopped"))
     assert cli.main(["stop", "train"]) == 0
     assert "already" in capsys.readouterr().out
 
@@ -397,8 +401,8 @@ def test_stop_is_immediate_with_nobody_there_and_a_wish_otherwise(
 def test_ps_lists_what_can_be_read_and_what_cannot(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ps"]) == 0
     assert "no runs" in capsys.readouterr().out
-    newest = CheckpointRef(name="c", digest="d", seq=4, epoch=2, step=17, at="2026-01-01T00:00:00.000+00:00")
-    put(project, epoch=2, checkpoints=(replace(newest, label="warm"),))
+    newest = CheckpointRef(name="c", digest="d", seq=4, term=2, step=17, at="2026-01-01T00:00:00.000+00:00")
+    put(project, term=2, checkpoints=(replace(newest, label="warm"),))
     assert cli.main(["show", "train"]) == 0
     assert "warm (step 17)" in capsys.readouterr().out
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
@@ -438,7 +442,7 @@ def test_doctor_says_every_setting_and_what_is_wrong(project: Path, capsys: pyte
     assert "no limit is known" in said
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     (project / "pyproject.toml").write_text(
-        '[tool.qcity]\nhosts = ["local", "moon"]\nlocal = "train.ipynb"\nkeep_last = 101\n'
+        '[tool.qcity]\nhosts = ["local", "moon"]\nlocal_dir = "train.ipynb"\nkeep_last = 101\n'
     )
     assert cli.main(["doctor", "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
@@ -471,7 +475,7 @@ def test_doctor_shows_no_secrets(
         said = capsys.readouterr()
         assert "MLFLOW_TRACKING_PASSWORD" in said.err
         assert "hunter" not in said.out + said.err
-    assert masked("s3://k:p@h/b?a=1&access_token=abc&z=2") == "s3://***@h/b?a=1&access_token=***&z=2"
+    assert mask("s3://k:p@h/b?a=1&access_token=abc&z=2") == "s3://***@h/b?a=1&access_token=***&z=2"
 
 
 @pytest.mark.parametrize(
@@ -496,4 +500,4 @@ def test_a_run_that_ended_elsewhere_is_reported_alike(
     [(0, 0, "step 0"), (3, 0, "step 3"), (0, 1, "1 cell"), (0, 7, "7 cells"), (3, 2, "step 3 and 2 cells")],
 )
 def test_how_far_a_checkpoint_is_said_to_be(step: int, cells: int, said: str) -> None:
-    assert place_of(CheckpointRef(name="c", digest="d", seq=1, epoch=1, step=step, cells=cells)) == said
+    assert place_of(CheckpointRef(name="c", digest="d", seq=1, term=1, step=step, cells=cells)) == said

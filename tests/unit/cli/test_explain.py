@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cells_world import Kernel
 from checkpoint_run import RUN, CheckpointRun
-from course_world import DIED, Course
+from course_world import DIED, ResumeWorld
 
 from qcity_nb import cli
 from qcity_nb.cli import explain
@@ -119,12 +119,12 @@ def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(said(capsys, "train", "--json"))
     assert (facts["run"], facts["checkpoint"], facts["where"]) == (RUN, 3, ["local e1"])
     assert (facts["cell"], facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (3, 3, [1, 2, 3], 4)
-    told: dict[str, Any] = {one["name"]: one for one in facts["variables"]}
-    assert [*told] == ["numbers", "a", "b", "lock", "np"]
-    assert told["numbers"]["again"] == 2
-    assert (told["b"]["shares"], told["b"]["changed"], told["b"]["kind"]) == (["a"], [3, 3], "list")
-    assert told["a"]["kind"] == "numpy.ndarray"
-    assert told["lock"]["fresh"] == ["lock"]
+    report: dict[str, Any] = {one["name"]: one for one in facts["variables"]}
+    assert [*report] == ["numbers", "a", "b", "lock", "np"]
+    assert report["numbers"]["again"] == 2
+    assert (report["b"]["shares"], report["b"]["changed"], report["b"]["kind"]) == (["a"], [3, 3], "list")
+    assert report["a"]["kind"] == "numpy.ndarray"
+    assert report["lock"]["fresh"] == ["lock"]
     assert facts["size_bytes"] > 240_000
     assert facts["others_bytes"] > 320_000
 
@@ -202,24 +202,24 @@ def test_cells_are_named_in_spans(numbers: list[int], text: str) -> None:
 def test_a_run_whose_kernel_died_and_went_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    course = Course(tmp_path / "p")
-    course.write(
+    world = ResumeWorld(tmp_path / "p")
+    world.write(
         "import numpy as np\nrows = np.random.default_rng(1).random(50_000)",
         "numbers = (n for n in range(3))",
         "half = rows[:25_000]",
         "die('here')\nprint(next(numbers))",
     )
-    course.attempt(code=DIED)
-    monkeypatch.chdir(course.folder)
+    world.attempt(code=DIED)
+    monkeypatch.chdir(world.folder)
     facts = json.loads(said(capsys, "in.ipynb", "--json"))
-    told = {one["name"]: one for one in facts["variables"]}
+    report = {one["name"]: one for one in facts["variables"]}
     assert (facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (4, [1, 2, 3, 4], 5)
-    assert (told["rows"]["shares"], told["rows"]["changed"]) == (["half"], [4, 4])
-    assert told["np"]["module"] == "numpy"
-    assert told["die"]["kind"] == "function"
-    assert "_" not in told
-    promised = told["numbers"]["again"]
-    course.attempt()
-    assert course.ran() == [1, 1, 2, 2, 2]
-    assert course.ran().index(2) == promised - 1, "it ran again from where explain had said"
+    assert (report["rows"]["shares"], report["rows"]["changed"]) == (["half"], [4, 4])
+    assert report["np"]["module"] == "numpy"
+    assert report["die"]["kind"] == "function"
+    assert "_" not in report
+    promised = report["numbers"]["again"]
+    world.attempt()
+    assert world.ran() == [1, 1, 2, 2, 2]
+    assert world.ran().index(2) == promised - 1, "it ran again from where explain had said"
     assert "the run has succeeded" in said(capsys, "in.ipynb")

@@ -87,7 +87,9 @@ def test_without_credit_nothing_is_tried_again_and_again(world: JobsWorld, capsy
     assert world.server.faults.struck == ["credit"]
     [run] = world.store.runs()
     head = lease.read(world.store, run).head
-    assert (head.state, head.intent, head.launches.failed) == ("running", None, 0), "`qcity resume` goes on later"
+    assert (head.state, head.pending_launch, head.launches.failed) == ("running", None, 0), (
+        "`qcity resume` goes on later"
+    )
 
 
 def test_doctor_asks_the_hosts(
@@ -118,7 +120,7 @@ def test_logs_of_a_job_are_followed_until_it_ends(
             labels={"qcity-attempt": attempt},
         )
     )
-    world.begin(attempt, holder=Holder(attempt=attempt, host="hf-jobs"), epoch=1)
+    world.begin(attempt, holder=Holder(attempt=attempt, host="hf-jobs"), term=1)
 
     def end() -> None:
         go.touch()
@@ -141,8 +143,8 @@ def test_a_host_that_does_not_answer_hides_no_other_logs(
     world: JobsWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attempt = f"{RUN}-1"
-    world.begin(attempt, holder=Holder(attempt=f"{RUN}-0", host="local"), epoch=1)
-    log = world.given.local / "attempts" / f"{RUN}-0.log"
+    world.begin(attempt, holder=Holder(attempt=f"{RUN}-0", host="local"), term=1)
+    log = world.given.local_dir / "attempts" / f"{RUN}-0.log"
     log.parent.mkdir(parents=True)
     log.write_text("said here\n")
     world.server.faults.set("jobs-down", float("inf"))

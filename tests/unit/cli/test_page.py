@@ -18,7 +18,7 @@ from qcity_nb.cli.page_html import listing, single
 from qcity_nb.cli.page_reader import ENDED_EVERY_S, Reader
 from qcity_nb.errors import StoreUnavailable, UsageError
 from qcity_nb.ports import Source
-from qcity_nb.records import CheckpointRef, Event, Failure, Head, Holder, Row, Tracked, Wanted
+from qcity_nb.records import CheckpointRef, DesiredState, Event, Failure, Head, Holder, Row, Tracked
 from qcity_nb.run import journal, lease
 from qcity_nb.stores import open_store
 from qcity_nb.stores.memory import MemoryStore
@@ -36,12 +36,12 @@ def rows(seq: int, values: Mapping[str, float], step: int) -> bytes:
     return b'{"seq":%d}\n' % seq + encode_rows(found)
 
 
-def event(kind: str, epoch: int, **data: object) -> bytes:
-    return journal.encode_event(Event(kind=kind, at="2026-11-24T10:00:00+00:00", epoch=epoch, attempt="a", data=data))
+def event(kind: str, term: int, **data: object) -> bytes:
+    return journal.encode_event(Event(kind=kind, at="2026-11-24T10:00:00+00:00", term=term, attempt="a", data=data))
 
 
 def segment(lines: bytes, folder: str) -> tuple[str, bytes]:
-    made = journal.append("", lines, folder=folder, epoch=1, read=lambda name: b"")
+    made = journal.append("", lines, folder=folder, term=1, read=lambda name: b"")
     return made.name, made.data
 
 
@@ -59,9 +59,9 @@ def begin(store: MemoryStore, run: str = "train-1", **facts: object) -> Head:
         "key": run,
         "project": "p",
         "notebook": "n.ipynb",
-        "epoch": 2,
+        "term": 2,
         "created": "2026-11-24T10:00:00+00:00",
-        "checkpoints": (CheckpointRef(name="c", digest="d", seq=5, epoch=2, step=5, at="2026-11-24T10:00:00+00:00"),),
+        "checkpoints": (CheckpointRef(name="c", digest="d", seq=5, term=2, step=5, at="2026-11-24T10:00:00+00:00"),),
         "tracked": Tracked(uri="https://mlflow.example", run_id="1", drained_seq=4),
         "outbox": outbox[0],
         "journal": story[0],
@@ -230,7 +230,7 @@ def test_new_rows_are_added_to_the_old(store: Counting, clock: ManualClock) -> N
     reader = Reader(store, every_s=0, clock=clock)
     reader.read()
     more = journal.append(
-        head.outbox, rows(6, {"loss": 0.1}, 6), folder="outbox", epoch=2, read=lambda name: store.get("train-1", name)
+        head.outbox, rows(6, {"loss": 0.1}, 6), folder="outbox", term=2, read=lambda name: store.get("train-1", name)
     )
     lease.amend(store, "train-1", lambda now: replace(now, outbox=more.name), files={more.name: more.data})
     clock.advance(1)
@@ -325,7 +325,7 @@ def test_for_everybody_any_name_will_do(store: Counting) -> None:
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with PageServer(("127.0.0.1", 0), Reader(open_store(str(tmp_path / "s")))) as server:
         for port in (str(server.server_port), "70000"):
-            assert cli.main(["page", "--port", port, "--state", str(tmp_path / "s")]) == 2
+            assert cli.main(["page", "--port", port, "--store", str(tmp_path / "s")]) == 2
             said = capsys.readouterr().err
             assert "choose another --port" in said
             assert said.count("\n") == 1
@@ -336,9 +336,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.qcity]\n")
-    given = settings.load(tmp_path, {"beat": "0.1s", "ttl": "1s"}, {})
+    given = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
     store = open_store(given.store)
-    lease.create(store, Head(run="r-1", key="k", project="p", notebook="n", wanted=Wanted(hosts=("local",))))
+    lease.create(store, Head(run="r-1", key="k", project="p", notebook="n", desired=DesiredState(hosts=("local",))))
     keeper = KeeperThread(store, given, ("hf-jobs",))
     looked = threading.Event()
     see = keeper._note.see
@@ -353,12 +353,12 @@ def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.Capt
     keeper.ending.set()
     keeper.join(30)
     assert not keeper.is_alive()
-    assert lease.read(store, "r-1").head.intent is None, "this machine is not what the run wants"
+    assert lease.read(store, "r-1").head.pending_launch is None, "this machine is not what the run wants"
     assert keeper.trouble == ""
 
 
 def test_its_keeper_outlives_a_store_that_is_silent(store: Counting, tmp_path: Path) -> None:
-    given = settings.load(tmp_path, {"beat": "0.1s", "ttl": "1s"}, {})
+    given = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
     keeper = KeeperThread(store, given)
     asked = threading.Event()
 

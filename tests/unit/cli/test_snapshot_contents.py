@@ -133,18 +133,18 @@ def test_absent_ones_come_first_with_the_cells_that_make_them(kernel: Kernel, se
     found = account(records, kernel.manifest.objects, 3)
     assert [one.name for one in found.variables] == ["g", "t", "x"]
     told = by_name(found)
-    assert (told["g"].back, told["g"].kind, told["g"].again, told["g"].again_s) == (
+    assert (told["g"].back, told["g"].kind, told["g"].rerun, told["g"].rerun_s) == (
         "absent",
         "generator",
         2,
         2 * seconds,
     )
-    assert (told["t"].again, told["t"].again_s) == (3, seconds)
+    assert (told["t"].rerun, told["t"].rerun_s) == (3, seconds)
     assert told["t"].why == "t['inside']: a thread runs only in this process"
     assert told["t"].advice == "start it again"
-    assert told["g"].is_made_again == (seconds < 30)
-    assert told["t"].is_made_again
-    assert not told["x"].is_made_again
+    assert told["g"].is_rerun == (seconds < 30)
+    assert told["t"].is_rerun
+    assert not told["x"].is_rerun
 
 
 def test_what_comes_back_new_is_named_and_what_only_looks_so_is_not(kernel: Kernel) -> None:
@@ -165,8 +165,8 @@ def test_records_of_an_earlier_version_have_no_kinds(kernel: Kernel) -> None:
     kernel.cell()
     assert kernel.manifest is not None
     (record,) = kernel.manifest.cells
-    assert record.space is not None
-    groups = tuple(replace(one, kinds={}) for one in record.space.groups)
-    old: list[CellRecord] = [replace(record, space=replace(record.space, groups=groups))]
+    assert record.namespace is not None
+    groups = tuple(replace(one, kinds={}) for one in record.namespace.groups)
+    old: list[CellRecord] = [replace(record, namespace=replace(record.namespace, groups=groups))]
     (told,) = account(old, kernel.manifest.objects, 1).variables
     assert told.kind == ""

@@ -24,7 +24,7 @@ def test_names() -> None:
 @pytest.mark.parametrize("name", ["blank", "digits"])
 def test_a_laid_template_is_a_project(name: str, tmp_path: Path) -> None:
     target = tmp_path / "new" / "project"
-    written = templates.lay(name, target)
+    written = templates.extract(name, target)
     assert written == sorted(file for file in target.rglob("*") if file.is_file())
     tomllib.loads((target / "pyproject.toml").read_text())
     loaded = settings.load(target, environ={})
@@ -34,7 +34,7 @@ def test_a_laid_template_is_a_project(name: str, tmp_path: Path) -> None:
 
 
 def test_the_digits_need_no_network_and_no_git(tmp_path: Path) -> None:
-    templates.lay("digits", tmp_path / "p")
+    templates.extract("digits", tmp_path / "p")
     data = Data(tmp_path / "p")
     assert data.names() == ["data/digits.csv"]
     assert not (tmp_path / "p/data/digits.csv").exists()
@@ -49,32 +49,32 @@ def test_files_that_are_there_stop_it(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("mine")
     with pytest.raises(UsageError, match=r"README\.md is there already: nothing was written"):
-        templates.lay("digits", tmp_path)
+        templates.extract("digits", tmp_path)
     assert readme.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [readme]
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    templates.lay("blank", tmp_path)
+    templates.extract("blank", tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_laying_twice_is_refused(tmp_path: Path) -> None:
-    written = templates.lay("blank", tmp_path)
+    written = templates.extract("blank", tmp_path)
     with pytest.raises(UsageError, match=f"there already \\(and {len(written) - 1} more\\)"):
-        templates.lay("blank", tmp_path)
+        templates.extract("blank", tmp_path)
 
 
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(UsageError, match="no template 'digit'; there are: blank, digits, space"):
-        templates.lay("digit", Path("unused"))
+        templates.extract("digit", Path("unused"))
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "notebooks").write_text("a file in the way of a folder")
     with pytest.raises(UsageError, match="cannot be written there"):
-        templates.lay("digits", tmp_path)
+        templates.extract("digits", tmp_path)
     assert [item.name for item in tmp_path.rglob("*") if item.is_file()] == ["notebooks"]
 
 
@@ -86,7 +86,7 @@ def test_what_a_run_left_in_the_template_is_not_laid(tmp_path: Path, monkeypatch
         to = home / "digits" / file.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(file.read_bytes())
-    clean = templates.lay("digits", tmp_path / "clean")
+    clean = templates.extract("digits", tmp_path / "clean")
     for leftover in (
         "data/digits.csv",
         ".dvc/cache/files/md5/ab/cd",
@@ -99,7 +99,7 @@ def test_what_a_run_left_in_the_template_is_not_laid(tmp_path: Path, monkeypatch
         file = home / "digits" / leftover
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("left")
-    again = templates.lay("digits", tmp_path / "again")
+    again = templates.extract("digits", tmp_path / "again")
     assert [file.relative_to(tmp_path / "again") for file in again] == [
         file.relative_to(tmp_path / "clean") for file in clean
     ]
@@ -116,7 +116,7 @@ def test_ignore_lines_have_the_two_forms_that_lay_understands() -> None:
 
 def test_the_space_is_one(tmp_path: Path) -> None:
     """Its card says what Hugging Face needs, its command is one of ours, and a run's address is all that is missing."""
-    templates.lay("space", tmp_path)
+    templates.extract("space", tmp_path)
     card = yaml.safe_load((tmp_path / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert (card["sdk"], card["app_port"]) == ("docker", 7860)
     assert len(card["short_description"]) <= 60

@@ -18,10 +18,10 @@ from qcity_nb.engine.paths import local_path
 
 
 def keeper(folder: Path, output: str) -> Bookkeeper:
-    desk = SimpleNamespace(executed=folder / "desk/executed.ipynb", path=folder / "desk")
-    seat: Any = SimpleNamespace(desk=desk, output=None, process=None)
+    mailbox = SimpleNamespace(executed=folder / "desk/executed.ipynb", path=folder / "mailbox")
+    context: Any = SimpleNamespace(desk=mailbox, output=None, process=None)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
-    return Bookkeeper(book, seat, output_path=output, progress_bar=False)
+    return Bookkeeper(book, context, output_path=output, progress_bar=False)
 
 
 def test_paths_start_where_papermill_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

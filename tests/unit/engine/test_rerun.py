@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from qcity_nb.engine.rerun import before, whole
+from qcity_nb.engine.rerun import last_with_names, last_with_snapshot
 
 
 def test_the_last_snapshot() -> None:
     absent: list[set[str] | None] = [None, {"g"}, None, None]
-    assert [whole(absent, count) for count in range(5)] == [0, 0, 2, 2, 2]
+    assert [last_with_snapshot(absent, count) for count in range(5)] == [0, 0, 2, 2, 2]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -19,10 +19,10 @@ def test_before_is_the_last_snapshot_that_lacks_none_of_them(seed: int) -> None:
     dice = random.Random(seed)
     absent = [None if dice.random() < 0.3 else {name for name in "abc" if dice.random() < 0.4} for _ in range(12)]
     names = {name for name in "abc" if dice.random() < 0.6}
-    count = whole(absent, len(absent))
+    count = last_with_snapshot(absent, len(absent))
     good = [n for n, one in enumerate(absent[:count], 1) if one is not None and not one & names]
-    assert before(absent, count, names) == max(good, default=0)
+    assert last_with_names(absent, count, names) == max(good, default=0)
 
 
 def test_what_nobody_needs_is_no_hindrance() -> None:
-    assert before([set(), {"g"}], 2, ()) == 2
+    assert last_with_names([set(), {"g"}], 2, ()) == 2

@@ -14,8 +14,8 @@ from job_world import wait_for
 from qcity_nb import codec
 from qcity_nb.errors import StoreUnavailable
 from qcity_nb.hosts import container
-from qcity_nb.hosts.container import unwanted
-from qcity_nb.records import AttemptSpec, Beat, Head, Holder, Intent, RunState, Wanted
+from qcity_nb.hosts.container import reason_to_skip
+from qcity_nb.records import AttemptSpec, DesiredState, Head, Heartbeat, Holder, PendingLaunch, RunState
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 
@@ -24,15 +24,15 @@ MINE = f"{RUN}-mine"
 SPEC = AttemptSpec(run=RUN, attempt=MINE, host="hf-jobs", store="memory:x")
 
 
-def intent(attempt: str) -> Intent:
-    return Intent(attempt=attempt, host="hf-jobs", keeper="k", judged=Beat(epoch=0, beat=0))
+def pending_launch_of(attempt: str) -> PendingLaunch:
+    return PendingLaunch(attempt=attempt, host="hf-jobs", keeper="k", declared_dead=Heartbeat(term=0, heartbeat=0))
 
 
 def head(
     *,
     state: RunState = "running",
-    wanted: Wanted | None = None,
-    intended: str = "",
+    desired: DesiredState | None = None,
+    pending: str = "",
     holder: str = "",
 ) -> Head:
     return Head(
@@ -41,8 +41,8 @@ def head(
         project="p",
         notebook="n.ipynb",
         state=state,
-        wanted=wanted or Wanted(),
-        intent=intent(intended) if intended else None,
+        desired=desired or DesiredState(),
+        pending_launch=pending_launch_of(pending) if pending else None,
         holder=Holder(attempt=holder, host="local") if holder else None,
     )
 
@@ -50,21 +50,21 @@ def head(
 @pytest.mark.parametrize(
     ("now", "why"),
     [
-        (head(intended=MINE), ""),
-        (head(intended=MINE, holder="the-dead-one"), ""),
+        (head(pending=MINE), ""),
+        (head(pending=MINE, holder="the-dead-one"), ""),
         (head(), ""),
-        (head(intended="another"), ""),
+        (head(pending="another"), ""),
         (head(holder=MINE), ""),
         (head(holder="another"), "is held by attempt another"),
-        (head(holder="another", intended="a-third"), "is held by attempt another"),
+        (head(holder="another", pending="a-third"), "is held by attempt another"),
         (head(state="succeeded"), "has succeeded"),
-        (head(state="failed", intended=MINE), "has failed"),
+        (head(state="failed", pending=MINE), "has failed"),
         (head(state="stopped"), "is stopped"),
-        (head(wanted=Wanted(state="stopped"), intended=MINE), "is to be stopped"),
+        (head(desired=DesiredState(state="stopped"), pending=MINE), "is to be stopped"),
     ],
 )
-def test_whether_it_is_still_wanted(now: Head, why: str) -> None:
-    said = unwanted(now, SPEC)
+def test_whether_it_is_still_desired(now: Head, why: str) -> None:
+    said = reason_to_skip(now, SPEC)
     assert bool(said) is bool(why)
     assert why in said
     assert "\n" not in said
@@ -83,12 +83,12 @@ def test_the_store_is_asked_again_for_a_while(
             return answer
         raise answer
 
-    assert container._asked(ask) == "there"
+    assert container._ask(ask) == "there"
     assert slept == [1.0, 2.0]
     assert capsys.readouterr().err.count("asking again") == 2
     answers[:] = [StoreUnavailable("down")] * 9
     with pytest.raises(StoreUnavailable):
-        container._asked(ask)
+        container._ask(ask)
     assert slept[2:] == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
@@ -108,7 +108,7 @@ import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[0]).parent
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(21))
-Path({up!r}).write_text("\\n".join([os.getcwd(), os.environ["QCITY_ATTEMPT"], os.environ["QCITY_LOCAL"],
+Path({up!r}).write_text("\\n".join([os.getcwd(), os.environ["QCITY_ATTEMPT"], os.environ["QCITY_LOCAL_DIR"],
     str("QCITY_SPEC" in os.environ), open(sys.argv[1]).read()]))
 time.sleep(60)
 """
@@ -117,7 +117,7 @@ time.sleep(60)
 def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
     """As process 1 of a container it would be ignored."""
     store = open_store(str(tmp_path / "store"))
-    lease.create(store, head(intended=MINE))
+    lease.create(store, head(pending=MINE))
     up = tmp_path / "up"
     stub = tmp_path / "attempt.py"
     stub.write_text(STUB.format(up=str(up)))

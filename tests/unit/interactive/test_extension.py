@@ -17,19 +17,19 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import qcity_nb
-from qcity_nb.cells.read_only import asks_for_results, looks
-from qcity_nb.checkpoint.storage.manifest import CellRecord, SpaceRecord
+from qcity_nb.cells.read_only import asks_for_results, is_read_only
+from qcity_nb.checkpoint.storage.manifest import CellRecord, NamespaceRecord
 from qcity_nb.errors import CheckpointCorrupt, RunHeld, UsageError
 from qcity_nb.interactive import extension
 from qcity_nb.interactive.follower import _awaits
 from qcity_nb.interactive.history import BEFORE, LOOKS, Past, before
 from qcity_nb.interactive.restore import RESULTS, Bringer, results_by
 from qcity_nb.kernel import ipython_hooks
-from qcity_nb.kernel.finished_cells import Cells
+from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.ipython_history import user_owns
 from qcity_nb.kernel.output_recorder import MANY, Recorder
-from qcity_nb.namespace.environment.process import Surround
-from qcity_nb.namespace.snapshot import Space, is_hidden
+from qcity_nb.namespace.environment.process import ProcessSettings
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter, is_hidden
 from qcity_nb.namespace.tombstone import lost
 
 # -- cells that only look
@@ -53,7 +53,7 @@ from qcity_nb.namespace.tombstone import lost
     ],
 )
 def test_what_only_looks(source: str) -> None:
-    assert looks(source)
+    assert is_read_only(source)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_what_only_looks(source: str) -> None:
     ],
 )
 def test_what_may_do_more(source: str) -> None:
-    assert not looks(source)
+    assert not is_read_only(source)
 
 
 def test_a_function_of_the_notebook_may_do_anything() -> None:
-    assert not looks("print(x)", {"print"})
+    assert not is_read_only("print(x)", {"print"})
 
 
 def test_results_are_asked_for() -> None:
@@ -118,11 +118,11 @@ def records(*sources: str, whole: str = "") -> list[CellRecord]:
     """What a kernel records of these cells; those in ``whole``, by place, have a snapshot; all have if empty."""
     past, found = Past([], []), []
     for place, source in enumerate(sources):
-        is_look = looks(source)
-        space = SpaceRecord() if not is_look and (not whole or str(place) in whole) else None
+        is_look = is_read_only(source)
+        namespace = NamespaceRecord() if not is_look and (not whole or str(place) in whole) else None
         extra = {LOOKS: True} if is_look else {BEFORE: ["s", "t"]} if place == 0 else {}
-        found.append(CellRecord(chain=past.chain(source), space=space, extra=extra))
-        past.ran(source, is_look=is_look)
+        found.append(CellRecord(chain=past.chain(source), namespace=namespace, extra=extra))
+        past.ran(source, is_read_only=is_look)
     return found
 
 
@@ -132,9 +132,9 @@ def follow(past: Past, *sources: str) -> list[int | None]:
         place = past.find(source)
         found.append(place)
         if place is not None:
-            past.passed(place, source)
-        elif looks(source):
-            past.ran(source, is_look=True)
+            past.skip(place, source)
+        elif is_read_only(source):
+            past.ran(source, is_read_only=True)
     return found
 
 
@@ -179,7 +179,10 @@ def test_what_ran_before_counts() -> None:
     assert other.is_other
     assert other.records == ()
     assert not Past([], ["new"]).is_other
-    assert len(Past([known[0], CellRecord(chain="x", space=SpaceRecord(), extra={BEFORE: ["t"]})], ["s"]).records) == 1
+    assert (
+        len(Past([known[0], CellRecord(chain="x", namespace=NamespaceRecord(), extra={BEFORE: ["t"]})], ["s"]).records)
+        == 1
+    )
 
 
 def test_of_the_cells_before_installs_magics_and_looks_do_not_count() -> None:
@@ -201,10 +204,10 @@ def shell() -> Iterator[InteractiveShell]:
 def bring(kernel: Kernel, shell: InteractiveShell, sources: list[str], numbers: list[int]) -> list[str]:
     assert kernel.manifest is not None
     known = kernel.manifest.cells
-    course = Cells(Space(shell.user_ns), Surround(kernel.root), known)
-    with kernel.tier.opened(kernel.manifest) as read:
-        said = Bringer(shell, course).bring(known, read, numbers, sources)
-    assert len(course.records) == len(known)
+    finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(kernel.root), known)
+    with kernel.tier.open_reader(kernel.manifest) as read:
+        said = Bringer(shell, finished_cells).bring(known, read, numbers, sources)
+    assert len(finished_cells.records) == len(known)
     return said
 
 
@@ -232,7 +235,7 @@ def test_what_cannot_be_saved_stays_unless_it_was_used_up(tmp_path: Path, shell:
 
 def test_results_get_the_numbers_that_the_cells_have_now(tmp_path: Path, shell: InteractiveShell) -> None:
     old = Kernel(tmp_path)
-    old.cells.space = Space(old.live, old.engine.freezer, hidden=user_owns(is_hidden))
+    old.cells.snapshotter = NamespaceSnapshotter(old.live, old.engine.freezer, hidden=user_owns(is_hidden))
     old.live.update(x=[1], _1="setup", _7="seven")
     old.live["_9"] = old.live["x"]
     old.cell()
@@ -241,9 +244,9 @@ def test_results_get_the_numbers_that_the_cells_have_now(tmp_path: Path, shell: 
     assert results_by(old.live, {7: 0, 9: 1}) == {"7": 0, "9": 1}
     extra = {RESULTS: {"7": 0, "9": 1}}
     shell.user_ns["_1"] = "mine"
-    course = Cells(Space(shell.user_ns), Surround(tmp_path), [record])
-    with old.tier.opened(old.manifest) as read:
-        Bringer(shell, course).bring([replace(record, extra=extra)], read, [3, 4], ["", ""])
+    finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), [record])
+    with old.tier.open_reader(old.manifest) as read:
+        Bringer(shell, finished_cells).bring([replace(record, extra=extra)], read, [3, 4], ["", ""])
     live: dict[str, Any] = shell.user_ns
     assert (live["_1"], live["_3"], live["Out"]) == ("mine", "seven", {1: "mine", 3: "seven", 4: [1]})
     assert live["_4"] is live["x"] is live["_"]
@@ -258,8 +261,8 @@ def test_a_second_restore_takes_away_what_was_deleted_meanwhile(tmp_path: Path, 
     old.cell()
     assert old.manifest is not None
     known = old.manifest.cells
-    bringer = Bringer(shell, Cells(Space(shell.user_ns), Surround(tmp_path), known))
-    with old.tier.opened(old.manifest) as read:
+    bringer = Bringer(shell, FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), known))
+    with old.tier.open_reader(old.manifest) as read:
         bringer.bring(known[:1], read, [1], [""])
         assert shell.user_ns["x"] == 1
         bringer.bring(known, read, [1, 2], ["", ""])
@@ -281,12 +284,12 @@ def test_a_restore_that_fails_leaves_all_as_it_was(tmp_path: Path, shell: Intera
         count += 1
         if count > 1:
             raise CheckpointCorrupt("no")
-        with old.tier.opened(old.manifest) as read:  # type: ignore[arg-type]
+        with old.tier.open_reader(old.manifest) as read:  # type: ignore[arg-type]
             return read(name)
 
-    course = Cells(Space(shell.user_ns), Surround(tmp_path), old.manifest.cells)
+    finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), old.manifest.cells)
     with pytest.raises(CheckpointCorrupt):
-        Bringer(shell, course).bring(old.manifest.cells, damaged, [1], [""])
+        Bringer(shell, finished_cells).bring(old.manifest.cells, damaged, [1], [""])
     assert shell.user_ns == names
     assert (random.getstate(), Path.cwd()) == (state, place)
 
@@ -334,7 +337,7 @@ def test_a_shell_without_a_kernel_and_a_run_that_cannot_be_told(
     shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("QCITY_DESK", raising=False)
+    monkeypatch.delenv("QCITY_MAILBOX", raising=False)
     error = sys.modules["IPython.core.error"].UsageError
     with pytest.raises(error, match="needs a notebook's kernel"):
         qcity_nb.load_ipython_extension(shell)
@@ -351,7 +354,7 @@ def test_a_shell_without_a_kernel_and_a_run_that_cannot_be_told(
 
 
 def test_under_the_engine_nothing_is_loaded(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QCITY_DESK", "somewhere")
+    monkeypatch.setenv("QCITY_MAILBOX", "somewhere")
     extension.load(shell, lambda: pytest.fail("it asks for a session"))
     assert shell.ast_transformers == []
 

@@ -12,7 +12,7 @@ from cells_world import Kernel
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.errors import CheckpointError
 from qcity_nb.kernel import finished_cells
-from qcity_nb.kernel.finished_cells import fold, trimmed
+from qcity_nb.kernel.finished_cells import fold, trim
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_did_not_change_is_not_written_again(kernel: Kernel) -> None:
     assert first > 100_000
     kernel.live["n"] = 1
     assert kernel.cell() < 10_000
-    assert len(kernel.cells.records[1].space.groups) == 1  # type: ignore[union-attr]
+    assert len(kernel.cells.records[1].namespace.groups) == 1  # type: ignore[union-attr]
 
 
 class Last:
@@ -68,32 +68,32 @@ def test_a_snapshot_that_takes_too_long_is_given_up_in_the_middle(kernel: Kernel
     kernel.live["small"] = [1]
     kernel.cell()
     kernel.live["large"] = [*(f"{n:x}" for n in range(2_000_000)), Last()]
-    kernel.cells.finished(1, CellRecord(chain="c1", number=2), {})
-    assert kernel.cells.take(stored=kernel.tier.stored, limit_s=0.01) == finished_cells.AGAIN * 0.01
+    kernel.cells.add_finished(1, CellRecord(chain="c1", number=2), {})
+    assert kernel.cells.take(stored=kernel.tier.stored, limit_s=0.01) == finished_cells.RETRY_FACTOR * 0.01
     assert Last.met == 0
-    assert kernel.cells.draft().shot is None
+    assert kernel.cells.snapshot().snapshot is None
     assert kernel.cells.take(stored=kernel.tier.stored) == 0.0
     assert Last.met > 0
-    shot = kernel.cells.draft().shot
-    assert shot is not None
-    assert ("large",) in [group.names for group in shot.groups]
+    snapshot = kernel.cells.snapshot().snapshot
+    assert snapshot is not None
+    assert ("large",) in [group.names for group in snapshot.groups]
 
 
 def test_a_snapshot_that_is_known_to_take_too_long_is_not_tried(kernel: Kernel) -> None:
     kernel.live["large"] = [f"{n:x}" for n in range(200_000)]
     kernel.cell()
-    kernel.cells.finished(1, CellRecord(chain="c1", number=2), {})
+    kernel.cells.add_finished(1, CellRecord(chain="c1", number=2), {})
     (group,) = fold(kernel.cells.records).values()
     needs_s = kernel.cells.take(stored=kernel.tier.stored, limit_s=group.cost_s / 2)
     assert needs_s >= group.cost_s
-    assert kernel.cells.draft().shot is None
+    assert kernel.cells.snapshot().snapshot is None
 
 
 def test_what_pickling_took_is_kept_and_is_no_change(kernel: Kernel) -> None:
     kernel.live["big"] = list(range(50_000))
     kernel.cell()
     kernel.cell()
-    first, second = (one.space for one in kernel.cells.records)
+    first, second = (one.namespace for one in kernel.cells.records)
     assert first is not None
     assert second is not None
     assert first.groups[0].cost_s > 0
@@ -123,10 +123,10 @@ def test_outputs_of_earlier_cells_can_change(kernel: Kernel) -> None:
 
 
 def test_what_was_shown_while_a_checkpoint_was_written_is_not_lost(kernel: Kernel) -> None:
-    kernel.cells.finished(0, CellRecord(chain="c0"), {0: b"one"})
-    draft = kernel.cells.draft()
-    kernel.cells.finished(1, CellRecord(chain="c1"), {0: b"two", 1: b"more"})
-    kernel.cells.saved(draft.record({}))
+    kernel.cells.add_finished(0, CellRecord(chain="c0"), {0: b"one"})
+    snapshot = kernel.cells.snapshot()
+    kernel.cells.add_finished(1, CellRecord(chain="c1"), {0: b"two", 1: b"more"})
+    kernel.cells.mark_saved(snapshot.record({}))
     kernel.save()
     assert kernel.manifest is not None
     assert [kernel.tier.read(kernel.manifest, one.outputs) for one in kernel.manifest.cells] == [b"two", b"more"]
@@ -136,12 +136,12 @@ def test_a_snapshot_that_was_not_written_is_made_up_for_by_the_next(kernel: Kern
     kernel.live["x"] = [1]
     kernel.cell()
     kernel.live["x"] = [2]
-    kernel.cells.finished(1, CellRecord(chain="c1"), {})
+    kernel.cells.add_finished(1, CellRecord(chain="c1"), {})
     kernel.cells.take(stored=kernel.tier.stored)
-    draft = kernel.cells.draft()
-    for used in draft.used:
+    snapshot = kernel.cells.snapshot()
+    for used in snapshot.used:
         used.release()
-    kernel.cells.lost()
+    kernel.cells.mark_lost()
     kernel.live["y"] = 3
     kernel.cell()
     assert kernel.again(3)[0] == {"x": [2], "y": 3}
@@ -153,10 +153,10 @@ def test_a_cell_that_runs_again_forgets_those_behind_it(kernel: Kernel) -> None:
     for n in range(3):
         kernel.live["x"] = n
         kernel.cell()
-    kernel.cells.finished(1, CellRecord(chain="other"), {})
+    kernel.cells.add_finished(1, CellRecord(chain="other"), {})
     assert [one.chain for one in kernel.cells.records] == ["c0", "other"]
     with pytest.raises(CheckpointError, match="cell 5 has finished, and only 2"):
-        kernel.cells.finished(5, CellRecord(chain="c5"), {})
+        kernel.cells.add_finished(5, CellRecord(chain="c5"), {})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -176,7 +176,7 @@ def test_old_snapshots_go_when_they_need_too_much_room(
             kernel.live[name] = dice.randbytes(dice.choice([10, 8_000, 16_000]))
         kernel.cell(snapshot=dice.random() < 0.8 or len(expected) == 19)
         expected.append(dict(kernel.live))
-    whole = [place for place, one in enumerate(kernel.cells.records) if one.space is not None]
+    whole = [place for place, one in enumerate(kernel.cells.records) if one.namespace is not None]
     assert whole[-1] == 19
     assert whole[0] > 0, "nothing was forgotten"
     for place in whole:
@@ -266,11 +266,11 @@ def test_after_a_snapshot_that_was_lost_all_is_looked_at(kernel: Kernel, monkeyp
     kernel.cell()
     kernel.live["slow"].items.append(2)
     monkeypatch.setattr(kernel.cells, "reach", Told(OTHER | {"slow"}))  # it is not asked again
-    kernel.cells.finished(1, CellRecord(chain="c1"), {})
+    kernel.cells.add_finished(1, CellRecord(chain="c1"), {})
     kernel.cells.take(stored=kernel.tier.stored)
-    for used in kernel.cells.draft().used:
+    for used in kernel.cells.snapshot().used:
         used.release()
-    kernel.cells.lost()
+    kernel.cells.mark_lost()
     kernel.live["other"] = 2
     kernel.cell()
     assert kernel.again(3)[0]["slow"].items == [1, 2]
@@ -281,4 +281,4 @@ def test_trimming_keeps_the_newest_whatever_it_costs(kernel: Kernel, monkeypatch
     kernel.cell()
     monkeypatch.setattr(finished_cells, "HISTORY_BYTES", 0)
     monkeypatch.setattr(finished_cells, "HISTORY_SHARE", 0.0)
-    assert trimmed(kernel.cells.records, kernel.tier.stored) == kernel.cells.records
+    assert trim(kernel.cells.records, kernel.tier.stored) == kernel.cells.records

@@ -543,7 +543,7 @@ def saved_after(world: World, values: list[float], every: Every, *, first: int =
 
 def values_of(world: World) -> Mapping[str, Any]:
     """What the newest checkpoint's ``values`` hold."""
-    world.session.settle()
+    world.session.finish_save()
     assert world.session.manifest is not None
     return world.session.manifest.values
 
@@ -670,7 +670,7 @@ def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not
             raise errors.StoreUnavailable("away")
         return {}
 
-    monkeypatch.setattr(world.session.contact, "ask", ask)
+    monkeypatch.setattr(world.session.sidecar, "ask", ask)
     world.cell()
     with pytest.warns(UserWarning, match="'good' is on this host alone"):  # noqa: PT031 - the loop is what warns
         for n in world.loop(range(6), {}, "1h"):
@@ -746,5 +746,5 @@ def test_an_inner_loop_left_by_break_logs_in_each_outer_iteration(world: World, 
                 pass  # a save in the middle of the iteration that is left
             break
     world.end()
-    world.session.settle()
+    world.session.finish_save()
     assert [row.value for row in world.rows()] == [0.0, 1.0, 2.0]

@@ -13,7 +13,7 @@ import torch
 from loop_world import World
 
 from qcity_nb.errors import UsageError
-from qcity_nb.kernel.metric_log import SHOWN_KEYS, SHOWN_POINTS, Ledger
+from qcity_nb.kernel.metric_log import SHOWN_KEYS, SHOWN_POINTS, MetricLog
 from qcity_nb.records import Row
 
 
@@ -196,26 +196,26 @@ def test_a_thread_that_logs_while_checkpoints_are_made_loses_nothing(world: Worl
 
 def test_rows_of_a_damaged_checkpoint_that_were_published_are_not_logged_again() -> None:
     published = Row(key="a", value=1.0, timestamp_ms=5, step=0, loop="cell:c", iteration=0, ordinal=1)
-    ledger = Ledger(lambda: 9, [published])
-    ledger.start_cell("cell:c")
+    metric_log = MetricLog(lambda: 9, [published])
+    metric_log.start_cell("cell:c")
     for value in (0.0, 1.0, 2.0):
-        ledger.log({"a": value}, None)
-    assert [row.value for row in ledger.batch().rows] == [0.0, 2.0]
+        metric_log.log({"a": value}, None)
+    assert [row.value for row in metric_log.batch().rows] == [0.0, 2.0]
 
 
 def test_what_the_panel_shows_is_bounded_and_rewound() -> None:
-    ledger = Ledger(lambda: 9)
+    metric_log = MetricLog(lambda: 9)
     for n in range(3 * SHOWN_POINTS):
-        ledger.log({"a": n}, n)
-    ledger.cover(ledger.batch())
-    ledger.log({"a": 1}, 10**6)
-    points = ledger.series()["a"]
+        metric_log.log({"a": n}, n)
+    metric_log.cover(metric_log.batch())
+    metric_log.log({"a": 1}, 10**6)
+    points = metric_log.series()["a"]
     assert points[-1] == (10**6, 1.0)
     assert points[0][0] < 10
     assert SHOWN_POINTS / 2 <= len(points) <= SHOWN_POINTS
     for n in range(3 * SHOWN_KEYS):
-        ledger.log({f"key {n}": n}, n)
-    assert len(ledger.series()) == SHOWN_KEYS
-    ledger.rewind(None)
-    assert list(ledger.series()) == ["a"]
-    assert ledger.series()["a"][-1][0] < 10**6
+        metric_log.log({f"key {n}": n}, n)
+    assert len(metric_log.series()) == SHOWN_KEYS
+    metric_log.rewind(None)
+    assert list(metric_log.series()) == ["a"]
+    assert metric_log.series()["a"][-1][0] < 10**6

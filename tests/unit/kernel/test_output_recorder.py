@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qcity_nb.kernel.output_recorder import Recorder, joined, merge
+from qcity_nb.kernel.output_recorder import Recorder, join_parts, merge
 
 
 def text(value: str, name: str = "stdout") -> dict[str, Any]:
@@ -33,7 +33,7 @@ def test_what_was_cleared_away_is_gone_but_updates_of_other_displays_stay() -> N
 def test_a_clear_that_nothing_follows_yet_takes_nothing_away() -> None:
     given = [text("a"), clear(wait=True)]
     assert merge(given) == (given, False)
-    part = joined(json.dumps(given).encode(), json.dumps([text("b")]).encode())
+    part = join_parts(json.dumps(given).encode(), json.dumps([text("b")]).encode())
     assert json.loads(part.content) == [clear(wait=True), text("b")]
     assert part.is_clean
 

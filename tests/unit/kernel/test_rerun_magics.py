@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qcity_nb.kernel.rerun_magics import run_again
+from qcity_nb.kernel.rerun_magics import rerun
 
 PROGRAM = """
 from pathlib import Path
@@ -40,4 +40,4 @@ def test_in_order_quietly_and_what_fails_is_told(tmp_path: Path) -> None:
         "%.5f True",
     ]
     assert done.stderr == ""
-    assert run_again(None, ["x = 1"]) == [], "a cell without any asks nothing of the shell"
+    assert rerun(None, ["x = 1"]) == [], "a cell without any asks nothing of the shell"

@@ -104,7 +104,7 @@ def test_joined_paces_are_logic(tree: Any, iterations: int, heard: set[str]) -> 
             return node in heard
         return any(map(holds, node[1:])) if node[0] == "|" else all(map(holds, node[1:]))
 
-    moment = NOW._replace(iterations=iterations, heard={goal(name): 1.0 for name in heard})
+    moment = NOW._replace(iterations=iterations, value={goal(name): 1.0 for name in heard})
     assert build(tree).is_due(moment) == holds(tree)
 
 

@@ -10,7 +10,7 @@ import pytest
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.errors import CheckpointCorrupt
 from qcity_nb.namespace import prefetch
-from qcity_nb.namespace.prefetch import landed
+from qcity_nb.namespace.prefetch import read_ahead
 
 WAIT_S = 30.0
 
@@ -50,7 +50,7 @@ def test_small_groups_come_while_a_large_one_is_read() -> None:
     may = threading.Event()
     large = Slow(LARGE, may)
     order = []
-    for name, _, land in landed([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
+    for name, _, land in read_ahead([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
         order.append(name)
         if name == "small":
             assert large.begun.wait(WAIT_S)
@@ -62,7 +62,7 @@ def test_small_groups_come_while_a_large_one_is_read() -> None:
 
 def test_what_reading_raises_is_told_where_the_group_is_loaded() -> None:
     bad = Slow(LARGE, error=CheckpointCorrupt("damaged"))
-    found = {name: land for name, _, land in landed([("bad", group(bad)), ("good", group(Slow(3)))])}
+    found = {name: land for name, _, land in read_ahead([("bad", group(bad)), ("good", group(Slow(3)))])}
     assert found["good"]() == [b"xxx"]
     with pytest.raises(CheckpointCorrupt, match="damaged"):
         found["bad"]()
@@ -71,7 +71,7 @@ def test_what_reading_raises_is_told_where_the_group_is_loaded() -> None:
 def test_nothing_is_read_after_it_is_closed() -> None:
     may = threading.Event()
     first, second = Slow(LARGE, may), Slow(LARGE + 1)
-    each = landed([("first", group(first)), ("second", group(second))])
+    each = read_ahead([("first", group(first)), ("second", group(second))])
     next(each)
     assert first.begun.wait(WAIT_S)
     closing = threading.Thread(target=each.close)
@@ -86,7 +86,7 @@ def test_nothing_is_read_after_it_is_closed() -> None:
 def test_only_so_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "_AHEAD_BYTES", 2 * LARGE + 10)
     buffers = [Slow(LARGE + place) for place in range(4)]
-    each = landed([(str(place), group(one)) for place, one in enumerate(buffers)])
+    each = read_ahead([(str(place), group(one)) for place, one in enumerate(buffers)])
     for place in range(4):
         _, _, land = next(each)
         land()

@@ -251,7 +251,7 @@ def misses(live: dict[str, Any], seed: int, kinds: Sequence[str] = (), cells: in
         texts, parts = contents(live)
         run(live, source)
         watch.ran(source)
-        reached = watch.reached()
+        reached = watch.changed_names()
         new_texts, new_parts = contents(live)
         if reached is None:
             everything += 1
@@ -284,7 +284,7 @@ def test_what_changed_was_within_reach(live: Callable[[], dict[str, Any]]) -> No
 def _census(**change: Any) -> Callable[[pytest.MonkeyPatch], None]:
     def break_it(patch: pytest.MonkeyPatch) -> None:
         take = reference_audit.take
-        patch.setattr(reference_audit, "take", lambda live: dataclasses.replace(take(live), **change))
+        patch.setattr(reference_audit, "acquire", lambda live: dataclasses.replace(take(live), **change))
 
     return break_it
 
@@ -356,7 +356,7 @@ def test_each_rule_is_needed(live: Callable[[], dict[str, Any]], monkeypatch: py
 
 def looking(made: dict[str, Any]) -> Reach:
     watch = Reach(made)
-    assert watch.reached() is None, "nobody has looked yet"
+    assert watch.changed_names() is None, "nobody has looked yet"
     watch.clear()
     return watch
 
@@ -405,7 +405,7 @@ def test_everything(source: str, live: Callable[[], dict[str, Any]]) -> None:
     made["space"] = made
     watch = looking(made)
     watch.ran(source)
-    assert watch.reached() is None
+    assert watch.changed_names() is None
     assert watch.why
 
 
@@ -439,7 +439,7 @@ def test_names(source: str, names: set[str], live: Callable[[], dict[str, Any]])
     watch = looking(made)
     watch.ran(source)
     made["_"] = 2
-    reached = watch.reached()
+    reached = watch.changed_names()
     assert reached is not None, watch.why
     more = {"Model", "f"} if "model" in source else set[str]()
     assert reached - {"_"} == (names | more) - {"_"}
@@ -449,7 +449,7 @@ def test_later_code_means_everything_for_good(live: Callable[[], dict[str, Any]]
     watch = looking(namespace("x = [1]", live))
     watch.ran("loop.call_later(1, x.append, 1)")
     watch.clear()
-    assert watch.reached() is None
+    assert watch.changed_names() is None
 
 
 def test_what_was_bound_out_of_sight_counts(live: Callable[[], dict[str, Any]]) -> None:
@@ -458,9 +458,9 @@ def test_what_was_bound_out_of_sight_counts(live: Callable[[], dict[str, Any]]) 
     made["x"], made["new"] = [1], 1
     del made["y"]
     watch.ran("y")
-    assert watch.reached() == frozenset({"x", "y", "new"})
+    assert watch.changed_names() == frozenset({"x", "y", "new"})
     watch.clear()
-    assert watch.reached() == frozenset()
+    assert watch.changed_names() == frozenset()
 
 
 def test_a_thread_means_everything_until_after_its_end(live: Callable[[], dict[str, Any]]) -> None:
@@ -469,30 +469,30 @@ def test_a_thread_means_everything_until_after_its_end(live: Callable[[], dict[s
     thread = threading.Thread(target=end.wait)
     thread.start()
     try:
-        assert watch.reached() is None
+        assert watch.changed_names() is None
         assert "thread" in watch.why
         watch.clear()
     finally:
         end.set()
         thread.join()
-    assert watch.reached() is None, "it ran when the last snapshot was taken"
+    assert watch.changed_names() is None, "it ran when the last snapshot was taken"
     watch.clear()
-    assert watch.reached() == frozenset()
+    assert watch.changed_names() == frozenset()
 
 
 def test_a_large_variable_is_not_walked_to_its_end(live: Callable[[], dict[str, Any]]) -> None:
     made = namespace("records = [{'a': [n]} for n in range(30_000)]\ndef f(): return 1\ny = 1", live)
     watch = looking(made)
     watch.ran("z = f() + y")
-    assert watch.reached() == frozenset({"f", "y"})
+    assert watch.changed_names() == frozenset({"f", "y"})
     run(made, "records[-1]['a'] = f")
     watch.clear()
     watch.ran("y = 2")
-    assert watch.reached() is None, "who holds the function was not seen"
+    assert watch.changed_names() is None, "who holds the function was not seen"
     run(made, "records[-1]['a'] = 0")
     watch.clear()
     watch.ran("y = 2")
-    assert watch.reached() == frozenset({"y"})
+    assert watch.changed_names() == frozenset({"y"})
 
 
 def test_records_of_a_dataclass_may_be_many(live: Callable[[], dict[str, Any]]) -> None:
@@ -514,7 +514,7 @@ def test_records_of_a_dataclass_may_be_many(live: Callable[[], dict[str, Any]]) 
     finally:
         del sys.modules[module.__name__]
     watch.ran("y = 2")
-    assert watch.reached() == frozenset({"y"}), watch.why
+    assert watch.changed_names() == frozenset({"y"}), watch.why
 
 
 SHELL = """

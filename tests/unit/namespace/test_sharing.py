@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcity_nb.namespace import pickler
-from qcity_nb.namespace.pickler import Scope, write
+from qcity_nb.namespace.pickler import PickleContext, write
 from qcity_nb.namespace.sharing import Families, Marks, Owners
 
 
@@ -28,7 +28,7 @@ def test_marks_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, 
     array = np.arange(9000.0)
     live: dict[str, Any] = {"deep": {"inner": inner, "array": array}, "f": made(3)}
     live["f"].__module__ = "__main__"
-    written = write(live, Scope.of({}))
+    written = write(live, PickleContext.of({}))
     found = [id(one) for one in Marks(()).of(written)]
     assert len(found) == len(set(found))
     assert {id(rows), id(inner), id(array), id(live["deep"])} <= set(found)
@@ -39,9 +39,9 @@ def test_marks_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, 
 
 
 def test_two_picklers_of_a_capture_have_nothing_in_common() -> None:
-    scope = Scope.of({})
-    one, other = write({"a": [1]}, scope), write({"b": [2]}, scope)
-    marks = Marks(scope.own)
+    context = PickleContext.of({})
+    one, other = write({"a": [1]}, context), write({"b": [2]}, context)
+    marks = Marks(context.own)
     assert not {id(each) for each in marks.of(one)} & {id(each) for each in marks.of(other)}
 
 

@@ -19,14 +19,14 @@ from torch import nn
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.errors import CheckpointCorrupt, VariableLost
-from qcity_nb.namespace.snapshot import Space, hidden_by
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter, hidden_by
 from qcity_nb.namespace.tombstone import lost
 
 BIG = 200_000
 
 
 def groups_of(live: dict[str, Any]) -> set[tuple[str, ...]]:
-    return names(Space(live).capture().groups)
+    return names(NamespaceSnapshotter(live).capture().groups)
 
 
 # ------------------------------------------------------------------ groups
@@ -71,14 +71,14 @@ def test_numpy_and_torch_over_one_memory_still_are() -> None:
 def test_a_group_that_has_nothing_in_common_any_more_is_split() -> None:
     live: dict[str, Any] = {"a": [1], "n": 3}
     live["b"] = live["a"]
-    space = Space(live)
-    assert names(space.capture().groups) == {("a", "b"), ("n",)}
+    snapshotter = NamespaceSnapshotter(live)
+    assert names(snapshotter.capture().groups) == {("a", "b"), ("n",)}
     live["b"] = [1]
-    assert names(space.capture().groups) == {("a",), ("b",), ("n",)}
+    assert names(snapshotter.capture().groups) == {("a",), ("b",), ("n",)}
     live["b"].append(live["a"])
-    assert names(space.capture().groups) == {("a", "b"), ("n",)}
+    assert names(snapshotter.capture().groups) == {("a", "b"), ("n",)}
     live["b"].pop()
-    assert names(space.capture().groups) == {("a",), ("b",), ("n",)}
+    assert names(snapshotter.capture().groups) == {("a",), ("b",), ("n",)}
 
 
 def test_models_come_back_whole_with_their_optimizer() -> None:
@@ -135,17 +135,17 @@ def test_what_ipython_puts_there_is_left_out() -> None:
     live["open"] = open
     assert groups_of(live) == {("_mine",), ("i7",), ("_x1",)}
     shown = {"display": print, "_mine": live["_mine"]}
-    space = Space({**live, **shown, "own": 1}, hidden=hidden_by(shown))
-    assert names(space.capture().groups) == {("own",), ("i7",), ("_x1",)}
-    space.live["display"] = "mine now"
-    assert ("display",) in names(space.capture().groups)
+    snapshotter = NamespaceSnapshotter({**live, **shown, "own": 1}, hidden=hidden_by(shown))
+    assert names(snapshotter.capture().groups) == {("own",), ("i7",), ("_x1",)}
+    snapshotter.live["display"] = "mine now"
+    assert ("display",) in names(snapshotter.capture().groups)
 
 
 def test_modules_are_imported_again(tmp_path: Path) -> None:
     live = cell("import json as j\nimport xml.dom.minidom, os.path\nfrom os import path\nbox = [j]")
     live["In"] = ["", "import json as j\nimport xml.dom.minidom, os.path", "%magic import nothing.here"]
-    shot = Space(live).capture()
-    assert shot.modules == {
+    snapshot = NamespaceSnapshotter(live).capture()
+    assert snapshot.modules == {
         "j": "json", "xml": "xml", "os": "os", "path": path_name(), "xml.dom.minidom": "xml.dom.minidom",
         "os.path": "os.path",
     }  # fmt: skip
@@ -153,9 +153,9 @@ def test_modules_are_imported_again(tmp_path: Path) -> None:
     check = "assert j.loads('1') == 1 and box == [j] and path is os.path\nxml.dom.minidom.parseString('<a/>')"
     in_new_process(keep, check + "\nassert not absent and 'xml.dom.minidom' not in globals()", tmp_path)
     again: dict[str, Any] = {}
-    space = Space(again)
-    space.restore(keep.read(), keep.modules, [])
-    assert space.capture().modules == shot.modules, "a later capture knows them too"
+    snapshotter = NamespaceSnapshotter(again)
+    snapshotter.restore(keep.read(), keep.modules, [])
+    assert snapshotter.capture().modules == snapshot.modules, "a later capture knows them too"
 
 
 def path_name() -> str:
@@ -177,23 +177,23 @@ def test_skipped_groups_are_kept() -> None:
     live: dict[str, Any] = {"a": [1], "b": 2, "big": np.zeros(BIG)}
     live["alias"] = live["a"]
     live["view"] = live["big"][:10]
-    space = Space(live)
+    snapshotter = NamespaceSnapshotter(live)
     keep = Keep()
-    keep.take(space.capture())
-    shot = space.capture(skip={"a", "b", "big", "view"})
-    assert set(shot.kept) == {("b",), ("big", "view")}
-    assert names(shot.groups) == {("a", "alias")}, "alias may have changed, and with it a"
+    keep.take(snapshotter.capture())
+    snapshot = snapshotter.capture(skip={"a", "b", "big", "view"})
+    assert set(snapshot.kept) == {("b",), ("big", "view")}
+    assert names(snapshot.groups) == {("a", "alias")}, "alias may have changed, and with it a"
     live["big"] = live["big"].copy()
-    shot = space.capture(skip=set(live))
-    assert set(shot.kept) == {("b",), ("a", "alias")}, "big is another object"
+    snapshot = snapshotter.capture(skip=set(live))
+    assert set(snapshot.kept) == {("b",), ("a", "alias")}, "big is another object"
     live["c"] = {"inside": live["a"]}
     live["window"] = live["big"][5:]
-    shot = space.capture(skip={"a", "alias", "b", "big", "view"})
-    assert names(shot.groups) == {("a", "alias", "c"), ("big", "window")}
-    assert set(shot.kept) == {("b",), ("view",)}
+    snapshot = snapshotter.capture(skip={"a", "alias", "b", "big", "view"})
+    assert names(snapshot.groups) == {("a", "alias", "c"), ("big", "window")}
+    assert set(snapshot.kept) == {("b",), ("view",)}
     del live["view"]
-    assert set(space.capture(skip=set(live) | {"view"}).kept) == {("b",), ("a", "alias", "c"), ("big", "window")}
-    keep.take(space.capture(skip={"b"}))
+    assert set(snapshotter.capture(skip=set(live) | {"view"}).kept) == {("b",), ("a", "alias", "c"), ("big", "window")}
+    keep.take(snapshotter.capture(skip={"b"}))
     assert restored(keep)["b"] == 2
 
 
@@ -209,10 +209,10 @@ class Costly:
 
 def test_what_is_kept_is_not_pickled() -> None:
     live: dict[str, Any] = {"a": Costly()}
-    space = Space(live)
-    space.capture()
+    snapshotter = NamespaceSnapshotter(live)
+    snapshotter.capture()
     count = Costly.count
-    assert space.capture(skip={"a"}).kept == [("a",)]
+    assert snapshotter.capture(skip={"a"}).kept == [("a",)]
     assert Costly.count == count
 
 
@@ -235,17 +235,17 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
     live["alias"] = live["dict"]
     freezer = Freezer()
     try:
-        space, keep = Space(live, freezer), Keep()
-        keep.take(space.capture())
+        snapshotter, keep = NamespaceSnapshotter(live, freezer), Keep()
+        keep.take(snapshotter.capture())
         before = dict(keep.objects)
         for turn in range(3):
             live[f"more{turn}"] = [turn]
-            shot = space.capture(stored=set(keep.objects))
-            keep.take(shot)
+            snapshot = snapshotter.capture(stored=set(keep.objects))
+            keep.take(snapshot)
             new = {one: size for one, size in keep.new.items() if size}
             assert set(new) == {(f"more{turn}",)}
         live["array"].view(np.uint8)[7] = 1  # through another array over the same memory
-        keep.take(space.capture(stored=set(keep.objects)))
+        keep.take(snapshotter.capture(stored=set(keep.objects)))
         assert {one for one, size in keep.new.items() if size} == {("array",)}
         assert keep.new[("array",)] <= 1 << 20
         assert set(before) < set(keep.objects)
@@ -260,17 +260,17 @@ def test_one_arena_serves_a_shot() -> None:
     live: dict[str, Any] = {f"a{n}": np.full(BIG, float(n)) for n in range(4)}
     freezer = Freezer()
     try:
-        space = Space(live, freezer)
+        snapshotter = NamespaceSnapshotter(live, freezer)
         for _ in range(3):
-            shot = space.capture()
-            for group in shot.groups:
+            snapshot = snapshotter.capture()
+            for group in snapshot.groups:
                 group.captured.release()  # one group's word frees nothing
             size = freezer.arena_bytes
             assert size < 5 * live["a0"].nbytes
             for array in live.values():
                 array += 1
             keep = Keep()
-            keep.take(shot)
+            keep.take(snapshot)
             assert restored(keep)["a2"][0] == live["a2"][0] - 1
         assert freezer.arena_bytes == size
     finally:
@@ -304,9 +304,9 @@ def test_one_bad_variable_hinders_no_other(error: BaseException) -> None:
     live["bad"] = Angry(error, live)
     live["holder"] = {"deep": [0, (live["bad"],)]}
     live["last"] = 2
-    shot = Space(live).capture()
-    assert names(shot.groups) == {("fine",), ("last",)}
-    bad, holder = shot.absent
+    snapshot = NamespaceSnapshotter(live).capture()
+    assert names(snapshot.groups) == {("fine",), ("last",)}
+    bad, holder = snapshot.not_saved
     assert bad.name == "bad"
     assert bad.kind.endswith("Angry")
     assert holder.why.startswith("holder['deep'][1][0]: ")
@@ -317,7 +317,7 @@ def test_interrupts_are_not_swallowed() -> None:
     live: dict[str, Any] = {}
     live["bad"] = Angry(KeyboardInterrupt(), live)
     with pytest.raises(KeyboardInterrupt):
-        Space(live).capture()
+        NamespaceSnapshotter(live).capture()
 
 
 def test_what_is_too_deep_is_absent() -> None:
@@ -325,10 +325,10 @@ def test_what_is_too_deep_is_absent() -> None:
     for _ in range(sys.getrecursionlimit() * 20):
         deep = [deep]
     deep = {"nothing": None, "deep": deep}
-    shot = Space({"deep": deep, "n": 1}).capture()
-    assert [(one.name, one.why) for one in shot.absent] == [("deep", "it is nested too deeply")]
+    snapshot = NamespaceSnapshotter({"deep": deep, "n": 1}).capture()
+    assert [(one.name, one.why) for one in snapshot.not_saved] == [("deep", "it is nested too deeply")]
     deep = deep["deep"]
-    assert names(shot.groups) == {("n",)}
+    assert names(snapshot.groups) == {("n",)}
     while deep:
         deep = deep.pop()
 
@@ -341,7 +341,7 @@ def test_a_group_that_does_not_load_is_absent_and_the_others_come_back() -> None
         for one, captured in keep.read()
     ]
     back: dict[str, Any] = {}
-    found = Space(back).restore(groups, {}, [])
+    found = NamespaceSnapshotter(back).restore(groups, {}, [])
     assert [one.name for one in found] == ["point"]
     assert "Count3r" in found[0].why
     assert (back["n"], back["rows"]) == (1, [1])
@@ -361,7 +361,7 @@ def test_damage_is_not_taken_for_absence() -> None:
 def test_what_is_absent_is_told_again() -> None:
     live: dict[str, Any] = {"g": (n for n in range(3))}
     back = restored(kept(live))
-    assert lost(back["g"]) == Space(back).capture().absent[0]
+    assert lost(back["g"]) == NamespaceSnapshotter(back).capture().not_saved[0]
 
 
 # ------------------------------------------------------------------ any graph
@@ -449,11 +449,11 @@ def pattern(live: dict[str, Any]) -> tuple[Any, Any, Any]:
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.data())
 def test_the_sharing_is_the_same_after_a_restore(live: dict[str, Any], data: st.DataObject) -> None:
-    space, keep = Space(live), Keep()
+    snapshotter, keep = NamespaceSnapshotter(live), Keep()
     for _ in range(3):
         skip = data.draw(st.sets(st.sampled_from(sorted(live))))
-        keep.take(space.capture(skip=skip))
-        assert not keep.absent
+        keep.take(snapshotter.capture(skip=skip))
+        assert not keep.not_saved
         assert pattern(restored(keep)) == pattern(live)
         # Only what was not said to be unchanged may change: new names for what is there, and names that go.
         live[data.draw(st.sampled_from(["v0", "w0", "w1"]))] = data.draw(st.sampled_from(list(live.values())))

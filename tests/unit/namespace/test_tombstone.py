@@ -13,11 +13,11 @@ from snapshot import kept, restored
 
 from qcity_nb.codec import dumps, loads
 from qcity_nb.errors import VariableLost
-from qcity_nb.namespace.records import Absent
-from qcity_nb.namespace.snapshot import Space
-from qcity_nb.namespace.tombstone import Tombstone, bury, lost
+from qcity_nb.namespace.records import NotSaved
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
+from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
 
-ABSENT = Absent(name="reader", kind="generator", why="its frame is gone", advice="make it anew", where="cell 3")
+ABSENT = NotSaved(name="reader", kind="generator", why="its frame is gone", advice="make it anew", where="cell 3")
 
 USES: list[Callable[[Any], Any]] = [
     lambda it: it.attribute,
@@ -63,44 +63,48 @@ USES: list[Callable[[Any], Any]] = [
 @pytest.mark.parametrize("use", USES)
 def test_every_use_raises(use: Callable[[Any], Any]) -> None:
     with pytest.raises(VariableLost, match=r"^reader \(a generator\), made in cell 3, .*frame is gone; make it anew$"):
-        use(bury(ABSENT))
+        use(put_tombstone(ABSENT))
 
 
 def test_with_and_augmented_assignment_raise() -> None:
-    with pytest.raises(VariableLost), bury(ABSENT):  # type: ignore[attr-defined]  # that it is none is the point
+    with pytest.raises(VariableLost), put_tombstone(ABSENT):  # type: ignore[attr-defined]  # that it is none is the point
         pass
-    value: Any = bury(ABSENT)
+    value: Any = put_tombstone(ABSENT)
     with pytest.raises(VariableLost):
         value += 1
 
 
 def test_a_name_is_freed_by_del_and_by_assignment() -> None:
-    live: dict[str, Any] = {"reader": bury(ABSENT)}
+    live: dict[str, Any] = {"reader": put_tombstone(ABSENT)}
     exec("other = reader\nreader = 1\ndel other", live)
     assert live["reader"] == 1
 
 
 def test_it_is_its_absent_again() -> None:
-    live: dict[str, Any] = {"reader": bury(ABSENT), "alias": bury(ABSENT), "box": [bury(ABSENT)]}
+    live: dict[str, Any] = {
+        "reader": put_tombstone(ABSENT),
+        "alias": put_tombstone(ABSENT),
+        "box": [put_tombstone(ABSENT)],
+    }
     keep = kept(live)
-    assert keep.absent == [ABSENT, ABSENT.__class__(**{**_fields(ABSENT), "name": "alias"})]
+    assert keep.not_saved == [ABSENT, ABSENT.__class__(**{**_fields(ABSENT), "name": "alias"})]
     back = restored(keep)
     assert type(back["reader"]) is Tombstone
     assert lost(back["box"][0]) == ABSENT
     assert lost(3) is None
 
 
-def _fields(absent: Absent) -> dict[str, str]:
-    return {name: getattr(absent, name) for name in ("name", "kind", "why", "advice", "where")}
+def _fields(not_saved: NotSaved) -> dict[str, str]:
+    return {name: getattr(not_saved, name) for name in ("name", "kind", "why", "advice", "where")}
 
 
 def test_an_absent_is_a_record() -> None:
-    assert loads(Absent, dumps(ABSENT)) == ABSENT
+    assert loads(NotSaved, dumps(ABSENT)) == ABSENT
 
 
 def test_restore_tells_all_that_is_absent() -> None:
     live: dict[str, Any] = {}
-    found = Space(live).restore([], {"np": "no_such_module_here", "os": "os"}, [ABSENT])
+    found = NamespaceSnapshotter(live).restore([], {"np": "no_such_module_here", "os": "os"}, [ABSENT])
     assert [one.name for one in found] == ["reader", "np"]
     assert "pip install no_such_module_here" in found[1].advice
     with pytest.raises(VariableLost, match="no_such_module_here is not installed"):

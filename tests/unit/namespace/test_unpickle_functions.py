@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from snapshot import cell, in_new_process, kept, names, restored
 
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 
 FUNCTIONS = """
 import functools
@@ -162,31 +162,31 @@ assert type(error) is Error and error.args == ("x", 2)
 @pytest.mark.parametrize(("source", "check"), [(FUNCTIONS, FUNCTIONS_CHECK), (CLASSES, CLASSES_CHECK)])
 def test_what_a_notebook_defines_comes_back_in_a_new_process(source: str, check: str, tmp_path: Path) -> None:
     keep = kept(cell(source))
-    assert not keep.absent
+    assert not keep.not_saved
     in_new_process(keep, check, tmp_path)
 
 
 def test_what_came_back_is_captured_again(tmp_path: Path) -> None:
     for source, check in ((FUNCTIONS, FUNCTIONS_CHECK), (CLASSES, CLASSES_CHECK)):
         again = kept(restored(kept(cell(source))))
-        assert not again.absent
+        assert not again.not_saved
         in_new_process(again, check, tmp_path)
 
 
 @pytest.mark.parametrize("source", [FUNCTIONS, CLASSES])
 def test_the_same_definitions_give_the_same_bytes(source: str) -> None:
     live = cell(source)
-    space = Space(live)
-    streams = [{group.names: group.captured.skeleton for group in space.capture().groups} for _ in range(3)]
+    snapshotter = NamespaceSnapshotter(live)
+    streams = [{group.names: group.captured.skeleton for group in snapshotter.capture().groups} for _ in range(3)]
     live["more"] = [1]
-    streams.append({group.names: group.captured.skeleton for group in space.capture().groups})
+    streams.append({group.names: group.captured.skeleton for group in snapshotter.capture().groups})
     del streams[3][("more",)]
     assert streams[0] == streams[1] == streams[2] == streams[3]
 
 
 def test_instances_of_a_class_are_groups_of_their_own() -> None:
     live = cell("class C:\n def f(self): return super().__repr__()\na, b = C(), C()\nclass D(C): pass\nd = D()")
-    assert names(Space(live).capture().groups) == {("C",), ("D",), ("a",), ("b",), ("d",)}
+    assert names(NamespaceSnapshotter(live).capture().groups) == {("C",), ("D",), ("a",), ("b",), ("d",)}
 
 
 def test_a_variable_that_a_class_holds_too_stays_the_same_object(tmp_path: Path) -> None:
@@ -197,17 +197,17 @@ def test_a_variable_that_a_class_holds_too_stays_the_same_object(tmp_path: Path)
 
 def test_a_changed_class_is_noticed_though_its_instance_is_skipped() -> None:
     live = cell("class C:\n    n = 1\nc = C()")
-    space = Space(live)
-    space.capture()
-    assert space.capture(skip={"c"}).kept == [("c",)]
+    snapshotter = NamespaceSnapshotter(live)
+    snapshotter.capture()
+    assert snapshotter.capture(skip={"c"}).kept == [("c",)]
     live["C"].n = 2
-    assert space.capture(skip={"c"}).kept == []
-    assert space.capture(skip={"c"}).kept == [("c",)]
+    assert snapshotter.capture(skip={"c"}).kept == []
+    assert snapshotter.capture(skip={"c"}).kept == [("c",)]
 
 
 def test_functions_of_libraries_stay_by_name() -> None:
     live = cell("import json\nfrom textwrap import dedent\nfrom json import JSONDecoder\nf = [dedent]")
-    shot = Space(live).capture()
-    assert names(shot.groups) == {("dedent",), ("JSONDecoder",), ("f",)}
-    assert all(b"textwrap" in g.captured.skeleton or b"json" in g.captured.skeleton for g in shot.groups)
-    assert all(g.size_bytes < 300 for g in shot.groups)
+    snapshot = NamespaceSnapshotter(live).capture()
+    assert names(snapshot.groups) == {("dedent",), ("JSONDecoder",), ("f",)}
+    assert all(b"textwrap" in g.captured.skeleton or b"json" in g.captured.skeleton for g in snapshot.groups)
+    assert all(g.size_bytes < 300 for g in snapshot.groups)

@@ -56,7 +56,7 @@ def packs(made: CheckpointRun, seq: int) -> list[Path]:
 def test_checkpoints_of_both_places_are_listed_newest_first(catalog: Catalog) -> None:
     found = catalog.checkpoints()
     assert named(found) == [(5, ["store", "local e1"]), (4, ["local e1"]), (3, ["store"]), (1, ["store"])]
-    assert [one.epoch for one in found] == [1, 1, 1, 1]
+    assert [one.term for one in found] == [1, 1, 1, 1]
     manifest = found[0].manifest
     assert manifest is not None
     assert manifest.step == 50

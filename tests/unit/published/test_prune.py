@@ -63,8 +63,8 @@ def test_the_newest_stay_and_are_whole(state: Any, run: CheckpointRun, tmp_path:
     assert done.freed_bytes > 2 * 2000 * 8
     is_whole(run, tmp_path, 1)
     after = run.head()
-    assert (after.epoch, after.state, after.journal, after.outbox) == (
-        before.epoch,
+    assert (after.term, after.state, after.journal, after.outbox) == (
+        before.term,
         before.state,
         before.journal,
         before.outbox,
@@ -117,14 +117,14 @@ def test_a_dead_holder_is_superseded_first(run: CheckpointRun, monkeypatch: pyte
 
     def later(store: Store, name: str) -> lease.Snapshot:
         snapshot = read(store, name)
-        return replace(snapshot, now_s=snapshot.written_s + 11) if snapshot.head.epoch == 1 else snapshot
+        return replace(snapshot, now_s=snapshot.written_s + 11) if snapshot.head.term == 1 else snapshot
 
     monkeypatch.setattr(lease, "read", later)
     done = prune(run.store, RUN, keep=1)
     monkeypatch.undo()
     assert [ref.seq for ref in done.kept] == [5]
     head = run.head()
-    assert (head.epoch, head.holder) == (2, None)
+    assert (head.term, head.holder) == (2, None)
     # The one that was thought dead wakes up, and can no longer name what is gone.
     with pytest.raises(Exception, match="no longer this attempt's"):
         run.save({"epochs": state(6)})
@@ -199,12 +199,12 @@ def test_keeping_none_is_refused(run: CheckpointRun) -> None:
         prune(run.store, RUN, keep=0)
 
 
-def test_objects_of_a_later_epoch_are_not_ours(run: CheckpointRun) -> None:
+def test_objects_of_a_later_term_are_not_ours(run: CheckpointRun) -> None:
     run.release()
     stamped = run.store.read(RUN)
     assert stamped is not None
     head: Head = run.head()
     run.store.publish(RUN, stamped.data, expect=stamped.version, files={"packs/e2-6-abc.pack": b"on its way"})
     prune(run.store, RUN, keep=1)
-    assert head.epoch == 1
+    assert head.term == 1
     assert "packs/e2-6-abc.pack" in run.store.names(RUN)

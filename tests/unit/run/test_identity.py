@@ -12,7 +12,7 @@ import pytest
 
 from qcity_nb.errors import HeadCorrupt, UnknownRun, UsageError
 from qcity_nb.ports import Source, Version
-from qcity_nb.records import Failure, Head, Launches, RunState, Wanted
+from qcity_nb.records import DesiredState, Failure, Head, Launches, RunState
 from qcity_nb.run import lease
 from qcity_nb.run.identity import find_or_create, key, match, reopen, slug
 from qcity_nb.stores.memory import MemoryStore
@@ -179,13 +179,13 @@ def test_a_stopped_or_spent_run_can_be_reopened_with_a_new_budget() -> None:
     store = MemoryStore()
     spent = Failure(cause="host", signature="gave up", message="50 attempts")
     for n, changes in enumerate(
-        [{"state": "stopped", "wanted": Wanted(state="stopped")}, {"state": "failed", "failure": spent}]
+        [{"state": "stopped", "desired": DesiredState(state="stopped")}, {"state": "failed", "failure": spent}]
     ):
         run = f"r-{n}"
-        lease.create(store, replace(head(), run=run, epoch=50, **changes))  # type: ignore[arg-type]  # a table
+        lease.create(store, replace(head(), run=run, term=50, **changes))  # type: ignore[arg-type]  # a table
         now = reopen(store, run, hosts=("kaggle",))
-        assert (now.state, now.wanted, now.failure) == ("running", Wanted(hosts=("kaggle",)), None)
-        assert now.launches == Launches(epoch=50, since_epoch=50)
+        assert (now.state, now.desired, now.failure) == ("running", DesiredState(hosts=("kaggle",)), None)
+        assert now.launches == Launches(term=50, since_term=50)
 
 
 def test_what_is_final_is_not_reopened() -> None:

@@ -18,9 +18,9 @@ import pytest
 from qcity_nb import settings
 from qcity_nb.errors import RunHeld, StoreUnavailable, UnknownHost, UnknownRun, UsageError
 from qcity_nb.ports import Launcher, Observation, Source, Stamped, Version
-from qcity_nb.records import AttemptSpec, CheckpointRef, Event, Head, Holder, Relaunch, Tracked, Wanted
+from qcity_nb.records import AttemptSpec, CheckpointRef, DesiredState, Event, Head, Holder, Relaunch, Tracked
 from qcity_nb.run import journal, lease, policy
-from qcity_nb.run.keeper import Keeper, is_settled
+from qcity_nb.run.keeper import Keeper, is_tracking_finished
 from qcity_nb.stores.memory import MemoryStore
 
 RUN = "r-1"
@@ -114,7 +114,7 @@ class World:
         self.keeper = self.new_keeper(1)
 
     def new_keeper(
-        self, seed: int, store: MemoryStore | None = None, settle: Callable[[str], None] | None = None
+        self, seed: int, store: MemoryStore | None = None, finish_tracking: Callable[[str], None] | None = None
     ) -> Keeper:
         return Keeper(
             store or self.store,
@@ -122,7 +122,7 @@ class World:
             launchers=self.launcher,
             clock=self.clock,
             rng=random.Random(seed),
-            settle=settle,
+            finish_tracking=finish_tracking,
         )
 
     def launcher(self, name: str) -> Launcher:
@@ -135,9 +135,9 @@ class World:
         return lease.read(self.store, RUN).head
 
     @property
-    def intended(self) -> str:
+    def pending(self) -> str:
         """The attempt of the intent."""
-        return self.head.intent.attempt if self.head.intent else ""
+        return self.head.pending_launch.attempt if self.head.pending_launch else ""
 
     def step(self) -> policy.Action:
         return self.keeper.reconcile(RUN).action
@@ -146,7 +146,7 @@ class World:
         """The newest attempt boots and takes the lease."""
         attempt = list(self.host.attempts.values())[-1]
         me = Holder(attempt=attempt.spec.attempt, host="local", ttl_s=10)
-        attempt.held = lease.acquire(self.store, RUN, me, judged=attempt.spec.judged, clock=self.clock)
+        attempt.held = lease.acquire(self.store, RUN, me, declared_dead=attempt.spec.declared_dead, clock=self.clock)
         attempt.state = "running"
         return attempt
 
@@ -164,9 +164,9 @@ def test_a_new_run_gets_one_attempt() -> None:
     (attempt,) = world.host.attempts.values()
     assert attempt.spec.run == RUN
     assert attempt.spec.store == world.store.address
-    assert world.intended == attempt.spec.attempt
+    assert world.pending == attempt.spec.attempt
     world.take()
-    assert world.intended == ""
+    assert world.pending == ""
     assert isinstance(world.step(), policy.Nothing)
     assert world.kinds() == ["launched"]
 
@@ -178,7 +178,7 @@ def test_a_known_death_is_answered_at_once() -> None:
     assert isinstance(world.step(), policy.Launch)
     assert len(world.host.alive()) == 1
     assert world.take().held is not None
-    assert world.head.epoch == 2
+    assert world.head.term == 2
     assert world.kinds() == ["launched", "died", "launched"]
     assert world.events()[1].data["reason"] == "exit -9"
 
@@ -199,7 +199,7 @@ def test_a_host_that_does_not_answer_is_no_death_until_the_ttl_is_over() -> None
     assert isinstance(world.step(), policy.Launch)
 
 
-def test_a_slow_holder_that_beats_is_never_replaced() -> None:
+def test_a_slow_holder_with_heartbeats_is_never_replaced() -> None:
     world = World()
     world.step()
     attempt = world.take()
@@ -210,7 +210,7 @@ def test_a_slow_holder_that_beats_is_never_replaced() -> None:
         assert isinstance(world.step(), policy.Nothing)
 
 
-def test_a_keeper_that_dies_after_its_intent_is_replaced_after_the_grace() -> None:
+def test_a_keeper_that_dies_after_its_pending_launch_is_replaced_after_the_grace() -> None:
     world = World()
 
     def die(spec: AttemptSpec) -> None:
@@ -226,13 +226,13 @@ def test_a_keeper_that_dies_after_its_intent_is_replaced_after_the_grace() -> No
     assert isinstance(waiting, policy.Nothing)
     assert waiting.wait_s == pytest.approx(30)
     world.clock.advance(30)
-    assert isinstance(world.step(), policy.ClearIntent)
+    assert isinstance(world.step(), policy.ClearPendingLaunch)
     assert isinstance(world.step(), policy.Launch)
     assert len(world.host.attempts) == 1
     assert world.kinds() == ["launched", "withdrawn", "launched"]
 
 
-def test_a_keeper_that_slept_through_its_own_intent_launches_nothing() -> None:
+def test_a_keeper_that_slept_through_its_own_pending_launch_launches_nothing() -> None:
     world = World()
 
     class Slow(MemoryStore):
@@ -253,7 +253,7 @@ def test_a_keeper_that_slept_through_its_own_intent_launches_nothing() -> None:
             return world.store.read(run)
 
     world.new_keeper(2, Slow()).reconcile(RUN)
-    assert world.head.intent is not None
+    assert world.head.pending_launch is not None
     assert world.host.attempts == {}
 
 
@@ -278,7 +278,7 @@ def test_a_host_that_refuses_here_may_work_elsewhere() -> None:
     world.host.refuses = "no disk"
     outcome = world.keeper.reconcile(RUN)
     assert isinstance(outcome.error, UsageError)
-    assert world.head.intent is None
+    assert world.head.pending_launch is None
     assert world.head.launches.failed == 0
     assert isinstance(world.step(), policy.Nothing)
     world.host.refuses = ""
@@ -287,7 +287,7 @@ def test_a_host_that_refuses_here_may_work_elsewhere() -> None:
 
 
 def test_a_stop_without_a_holder_is_written_down() -> None:
-    world = World(replace(NEW, wanted=Wanted(state="stopped")))
+    world = World(replace(NEW, desired=DesiredState(state="stopped")))
     world.step()
     assert world.head.state == "stopped"
     assert world.host.attempts == {}
@@ -302,7 +302,7 @@ def test_a_stalled_attempt_is_stopped_and_replaced() -> None:
         assert isinstance(world.step(), policy.Nothing)
         world.clock.advance(9)
         attempt.held.renew()
-    checkpoint = CheckpointRef(name="c", digest="d", seq=1, epoch=1)
+    checkpoint = CheckpointRef(name="c", digest="d", seq=1, term=1)
     attempt.held.update(lambda head: replace(head, checkpoints=(checkpoint,)))
     for _ in range(6):
         assert isinstance(world.step(), policy.Nothing)
@@ -318,7 +318,7 @@ def test_the_tracker_is_settled_until_it_says_so() -> None:
     head = replace(NEW, state="succeeded", tracked=Tracked(uri="u", run_id="1"))
     world = World(head)
     asked: list[str] = []
-    keeper = world.new_keeper(2, settle=asked.append)
+    keeper = world.new_keeper(2, finish_tracking=asked.append)
     for _ in range(3):
         keeper.reconcile(RUN)
     assert asked == [RUN], "not at every turn"
@@ -329,14 +329,14 @@ def test_the_tracker_is_settled_until_it_says_so() -> None:
     world.clock.advance(10)
     keeper.reconcile(RUN)
     assert asked == [RUN, RUN]
-    assert is_settled(world.head, tracking="")
+    assert is_tracking_finished(world.head, tracking="")
 
 
 def test_without_a_tracker_there_is_nothing_to_wait_for() -> None:
     ended = replace(NEW, state="succeeded", outbox="outbox/e1-a.jsonl")
-    assert is_settled(ended, tracking="")
-    assert not is_settled(ended, tracking="http://tracker")
-    assert not is_settled(replace(ended, tracked=Tracked(uri="http://tracker")), tracking="")
+    assert is_tracking_finished(ended, tracking="")
+    assert not is_tracking_finished(ended, tracking="http://tracker")
+    assert not is_tracking_finished(replace(ended, tracked=Tracked(uri="http://tracker")), tracking="")
 
 
 def test_an_unknown_run_is_said_and_one_bad_run_does_not_keep_others_waiting() -> None:
@@ -451,7 +451,7 @@ class Schedule:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.turns = Turns()
-        self.world = World(replace(NEW, relaunch=Relaunch(backoff_s=0.2, attempts=12)))
+        self.world = World(replace(NEW, relaunch=Relaunch(backoff_s=0.2, max_attempts=12)))
         self.world.clock.on_sleep = self._sleep
         self.serial = 0
         self.overlaps: list[str] = []
@@ -483,14 +483,14 @@ class Schedule:
                     me = Holder(attempt=attempt.spec.attempt, host="local", ttl_s=10)
                     try:
                         attempt.held = lease.acquire(
-                            world.store, RUN, me, judged=attempt.spec.judged, clock=world.clock
+                            world.store, RUN, me, declared_dead=attempt.spec.declared_dead, clock=world.clock
                         )
                         attempt.state = "running"
                     except RunHeld:
                         attempt.end(5)
                 continue
             head = attempt.held.renew()
-            if head.wanted.state == "stopped":
+            if head.desired.state == "stopped":
                 attempt.held.release(lambda now: replace(now, state="stopped"))
                 attempt.end(4)
             elif (fate := rng.random()) < 0.08:
@@ -503,7 +503,7 @@ class Schedule:
                 attempt.end(0)
             elif fate < 0.4:
                 self.seq += 1
-                checkpoint = CheckpointRef(name="c", digest="d", seq=self.seq, epoch=head.epoch)
+                checkpoint = CheckpointRef(name="c", digest="d", seq=self.seq, term=head.term)
                 attempt.held.update(lambda now, new=checkpoint: replace(now, checkpoints=(new,)))  # type: ignore[misc]  # the new value is bound now
 
     def run(self, *, turns: int = 6000) -> None:
@@ -517,7 +517,7 @@ class Schedule:
                     world.clock.advance(rng.choice([0.1, 0.3, 1.0]))
                     self._attempts_go_on()
                 if turn == stop_at:
-                    lease.amend(world.store, RUN, lambda now: replace(now, wanted=Wanted(state="stopped")))
+                    lease.amend(world.store, RUN, lambda now: replace(now, desired=DesiredState(state="stopped")))
                 if rng.random() < 0.004:
                     # Everybody waits long enough for an abandoned intent to be void.
                     for _ in range(40):
@@ -562,12 +562,12 @@ def test_an_attempt_that_waits_for_its_host_is_called_off_when_the_run_is_stoppe
     world.keeper.reconcile(RUN)
     [attempt] = world.host.alive()
     assert attempt.state == "pending"
-    lease.amend(world.store, RUN, lambda head: replace(head, wanted=replace(head.wanted, state="stopped")))
+    lease.amend(world.store, RUN, lambda head: replace(head, desired=replace(head.desired, state="stopped")))
     kinds = []
     for _ in range(4):
         kinds += [event.kind for event in world.keeper.reconcile(RUN).events]
     assert kinds == ["called off", "withdrawn", "stopped"]
-    assert (world.head.state, world.head.intent) == ("stopped", None)
+    assert (world.head.state, world.head.pending_launch) == ("stopped", None)
     assert not world.host.alive()
 
 
@@ -606,5 +606,5 @@ def test_a_host_that_says_never_is_not_asked_again() -> None:
     first = world.keeper.reconcile(RUN)
     assert str(first.error) == "no such flavor"
     second = world.keeper.reconcile(RUN)
-    assert (second.error, asked, world.head.intent) == (None, 1, None)
+    assert (second.error, asked, world.head.pending_launch) == (None, 1, None)
     assert isinstance(second.action, policy.Nothing)

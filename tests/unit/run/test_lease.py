@@ -10,7 +10,7 @@ import pytest
 from qcity_nb import codec
 from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, RunStopped, StoreUnavailable, UnknownRun
 from qcity_nb.ports import Store
-from qcity_nb.records import Beat, CheckpointRef, Head, Holder, Intent, Wanted
+from qcity_nb.records import CheckpointRef, DesiredState, Head, Heartbeat, Holder, PendingLaunch
 from qcity_nb.run import lease
 from qcity_nb.run.lease import Observer, Snapshot
 from qcity_nb.stores.memory import MemoryStore
@@ -27,7 +27,7 @@ def holder(attempt: str) -> Holder:
 
 def mark(seq: int) -> Callable[[Head], Head]:
     def change(head: Head) -> Head:
-        ref = CheckpointRef(name=f"c{seq}", digest="d", seq=seq, epoch=head.epoch)
+        ref = CheckpointRef(name=f"c{seq}", digest="d", seq=seq, term=head.term)
         return replace(head, checkpoints=(ref, *head.checkpoints))
 
     return change
@@ -45,8 +45,8 @@ def store(clock: ManualClock) -> FaultyStore:
     return store
 
 
-def take(store: Store, attempt: str, clock: ManualClock, judged: Beat | None = None) -> lease.Lease:
-    return lease.acquire(store, "r", holder(attempt), judged=judged, clock=clock)
+def take(store: Store, attempt: str, clock: ManualClock, declared_dead: Heartbeat | None = None) -> lease.Lease:
+    return lease.acquire(store, "r", holder(attempt), declared_dead=declared_dead, clock=clock)
 
 
 def now(store: FaultyStore) -> Head:
@@ -81,34 +81,34 @@ def test_an_unknown_run_and_a_corrupt_head_are_told_apart(store: FaultyStore) ->
 # --- taking the lease
 
 
-def test_each_holder_has_a_higher_epoch(store: FaultyStore, clock: ManualClock) -> None:
+def test_each_holder_has_a_higher_term(store: FaultyStore, clock: ManualClock) -> None:
     first = take(store, "a", clock)
-    assert (first.epoch, first.head.holder) == (1, replace(holder("a"), since=first.me.since))
+    assert (first.term, first.head.holder) == (1, replace(holder("a"), since=first.me.since))
     first.release()
-    assert take(store, "b", clock).epoch == 2
+    assert take(store, "b", clock).term == 2
 
 
 def test_a_held_run_is_not_taken(store: FaultyStore, clock: ManualClock) -> None:
     take(store, "a", clock)
     with pytest.raises(RunHeld, match=r"attempt a \(local on node-a since .*epoch 1"):
         take(store, "b", clock)
-    assert now(store).epoch == 1
+    assert now(store).term == 1
 
 
-def test_exactly_the_holder_judged_dead_is_superseded(store: FaultyStore, clock: ManualClock) -> None:
+def test_exactly_the_holder_declared_dead_is_superseded(store: FaultyStore, clock: ManualClock) -> None:
     first = take(store, "a", clock)
-    judged = first.renew().seen
+    declared_dead = first.renew().seen
     with pytest.raises(RunHeld):
-        take(store, "b", clock, replace(judged, beat=judged.beat - 1))
-    assert take(store, "b", clock, judged).epoch == 2
+        take(store, "b", clock, replace(declared_dead, heartbeat=declared_dead.heartbeat - 1))
+    assert take(store, "b", clock, declared_dead).term == 2
 
 
-def test_a_beat_after_the_judgement_saves_the_holder(store: FaultyStore, clock: ManualClock) -> None:
+def test_a_heartbeat_after_the_declaration_saves_the_holder(store: FaultyStore, clock: ManualClock) -> None:
     first = take(store, "a", clock)
-    judged = first.head.seen
+    declared_dead = first.head.seen
     store.before_publish = _calls(first.renew)
     with pytest.raises(RunHeld):  # its read saw the judged beat; its publish did not land on it
-        take(store, "b", clock, judged)
+        take(store, "b", clock, declared_dead)
     first.update(mark(1))
     assert now(store).holder == first.me
 
@@ -121,25 +121,29 @@ def _calls(action: Callable[[], object]) -> Callable[[], None]:
 
 
 def test_one_of_two_rivals_takes_over(store: FaultyStore, clock: ManualClock) -> None:
-    judged = take(store, "a", clock).head.seen
+    declared_dead = take(store, "a", clock).head.seen
     won: list[lease.Lease] = []
-    store.before_publish = lambda: won.append(take(store, "b", clock, judged))
+    store.before_publish = lambda: won.append(take(store, "b", clock, declared_dead))
     with pytest.raises(RunHeld, match="attempt b"):
-        take(store, "c", clock, judged)
-    assert won[0].renew().epoch == 2
+        take(store, "c", clock, declared_dead)
+    assert won[0].renew().term == 2
 
 
-def test_taking_over_ends_the_own_intent_and_keeps_a_foreign_one(store: FaultyStore, clock: ManualClock) -> None:
-    def intend(attempt: str) -> None:
-        intent = Intent(attempt=attempt, host="local", keeper="k", judged=Beat(epoch=0, beat=0))
-        lease.amend(store, "r", lambda head: replace(head, intent=intent), clock=clock)
+def test_taking_over_ends_the_own_pending_launch_and_keeps_a_foreign_one(
+    store: FaultyStore, clock: ManualClock
+) -> None:
+    def launches(attempt: str) -> None:
+        pending_launch = PendingLaunch(
+            attempt=attempt, host="local", keeper="k", declared_dead=Heartbeat(term=0, heartbeat=0)
+        )
+        lease.amend(store, "r", lambda head: replace(head, pending_launch=pending_launch), clock=clock)
 
-    intend("other")
-    kept = take(store, "a", clock).head.intent
+    launches("other")
+    kept = take(store, "a", clock).head.pending_launch
     assert kept is not None
     assert kept.attempt == "other"
-    intend("b")
-    assert take(store, "b", clock, now(store).seen).head.intent is None
+    launches("b")
+    assert take(store, "b", clock, now(store).seen).head.pending_launch is None
 
 
 @pytest.mark.parametrize("fault", ["lost", "refused", "delayed"])
@@ -147,8 +151,8 @@ def test_taking_the_lease_whatever_becomes_of_the_reply(store: FaultyStore, cloc
     store.inject(fault)
     mine = take(store, "a", clock)
     store.settle()
-    assert (mine.epoch, now(store).epoch) == (1, 1)
-    assert mine.renew().beat == 1
+    assert (mine.term, now(store).term) == (1, 1)
+    assert mine.renew().heartbeat == 1
 
 
 def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStore, clock: ManualClock) -> None:
@@ -165,15 +169,15 @@ def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStor
     between = Between(store.store, schedule=["lost"])
     with pytest.raises(LeaseLost):
         take(between, "a", clock)
-    assert (other[0].epoch, now(store).epoch) == (2, 2)
+    assert (other[0].term, now(store).term) == (2, 2)
 
 
 # --- publishing
 
 
-def test_a_renewal_is_a_beat(store: FaultyStore, clock: ManualClock) -> None:
+def test_a_renewal_is_a_heartbeat(store: FaultyStore, clock: ManualClock) -> None:
     mine = take(store, "a", clock)
-    assert [mine.renew().beat for _ in range(3)] == [1, 2, 3]
+    assert [mine.renew().heartbeat for _ in range(3)] == [1, 2, 3]
     assert mine.head == now(store)
 
 
@@ -186,7 +190,7 @@ def test_an_update_lands_once_whatever_becomes_of_the_reply(
     mine.update(mark(1), files={"c1": b"x"})
     store.settle()
     assert [ref.seq for ref in now(store).checkpoints] == [1]
-    assert now(store).beat == 1
+    assert now(store).heartbeat == 1
     mine.update(mark(2))
     assert [ref.seq for ref in now(store).checkpoints] == [2, 1]
 
@@ -209,7 +213,7 @@ def test_a_store_that_stays_away_ends_the_call_in_bounded_time(store: FaultyStor
         mine.renew()
     store.clear()
     mine.renew()
-    assert now(store).beat == 1
+    assert now(store).heartbeat == 1
 
 
 def test_a_lost_reply_confirms_from_the_first_sending(store: FaultyStore, clock: ManualClock) -> None:
@@ -225,25 +229,25 @@ def test_a_lost_reply_confirms_from_the_first_sending(store: FaultyStore, clock:
 
 def test_a_foreign_write_costs_no_lease_and_is_kept(store: FaultyStore, clock: ManualClock) -> None:
     mine = take(store, "a", clock)
-    stop = Wanted(state="stopped", hosts=("hf-jobs",))
-    store.before_publish = _calls(lambda: lease.amend(store, "r", lambda head: replace(head, wanted=stop)))
+    stop = DesiredState(state="stopped", hosts=("hf-jobs",))
+    store.before_publish = _calls(lambda: lease.amend(store, "r", lambda head: replace(head, desired=stop)))
     head = mine.update(mark(1))
     assert head == now(store)
-    assert (head.wanted, head.beat, [ref.seq for ref in head.checkpoints]) == (stop, 1, [1])
+    assert (head.desired, head.heartbeat, [ref.seq for ref in head.checkpoints]) == (stop, 1, [1])
     assert mine.is_confirmed
 
 
 def test_a_foreign_write_keeps_what_the_holder_wrote_meanwhile(store: FaultyStore, clock: ManualClock) -> None:
     mine = take(store, "a", clock)
     store.before_publish = _calls(lambda: mine.update(mark(1)))
-    head = lease.amend(store, "r", lambda head: replace(head, wanted=Wanted(attended=True)), clock=clock)
-    assert ([ref.seq for ref in head.checkpoints], head.beat, head.wanted.attended) == ([1], 1, True)
+    head = lease.amend(store, "r", lambda head: replace(head, desired=DesiredState(manual=True)), clock=clock)
+    assert ([ref.seq for ref in head.checkpoints], head.heartbeat, head.desired.manual) == ([1], 1, True)
 
 
 def test_a_foreign_writer_may_not_touch_the_lease(store: FaultyStore, clock: ManualClock) -> None:
     before = now(store)
     with pytest.raises(AssertionError):
-        lease.amend(store, "r", lambda head: replace(head, beat=5), clock=clock)
+        lease.amend(store, "r", lambda head: replace(head, heartbeat=5), clock=clock)
     assert now(store) == before
 
 
@@ -263,8 +267,8 @@ def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(store: Faul
 
 def test_a_takeover_in_the_middle_of_an_update(store: FaultyStore, clock: ManualClock) -> None:
     old = take(store, "a", clock)
-    judged = old.head.seen
-    store.before_publish = _calls(lambda: take(store, "b", clock, judged))
+    declared_dead = old.head.seen
+    store.before_publish = _calls(lambda: take(store, "b", clock, declared_dead))
     with pytest.raises(LeaseLost, match="attempt b"):
         old.update(mark(1))
     assert now(store).checkpoints == ()
@@ -292,7 +296,7 @@ def test_a_stale_read_is_no_lost_lease(store: FaultyStore, clock: ManualClock) -
     store.inject("stale")
     mine.update(mark(1))
     assert mine.lost is None
-    assert now(store).checkpoints[0].epoch == 2
+    assert now(store).checkpoints[0].term == 2
     assert "read: stale" in store.log
 
 
@@ -304,7 +308,7 @@ def test_a_store_that_went_back_in_time_is_unavailable(clock: ManualClock) -> No
     lease.create(store, HEAD)
     with pytest.raises(StoreUnavailable, match="epoch 0, before 1"):
         mine.renew()
-    assert lease.read(store, "r").head.epoch == 0
+    assert lease.read(store, "r").head.term == 0
 
 
 def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
@@ -317,12 +321,12 @@ def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
         mine.renew()
     with pytest.raises(RunStopped, match="succeeded already"):
         take(store, "b", clock)
-    assert now(store).epoch == 1, "a run that is over is nobody's"
+    assert now(store).term == 1, "a run that is over is nobody's"
 
 
 def test_a_run_that_was_let_go_unfinished_is_taken_at_once(store: FaultyStore, clock: ManualClock) -> None:
     take(store, "a", clock).release()
-    assert take(store, "b", clock).epoch == 2
+    assert take(store, "b", clock).term == 2
 
 
 def test_a_second_process_of_the_holder_puts_its_own_name_down(store: FaultyStore, clock: ManualClock) -> None:
@@ -330,12 +334,12 @@ def test_a_second_process_of_the_holder_puts_its_own_name_down(store: FaultyStor
     before = now(store)
     again = lease.rejoin(store, "r", replace(holder("a"), pid=4321), clock=clock)
     after = now(store)
-    assert (after.epoch, again.epoch) == (1, 1)
+    assert (after.term, again.term) == (1, 1)
     assert after.holder is not None
     assert after.holder.pid == 4321
     assert before.holder is not None
     assert after.holder.since == before.holder.since
-    assert after.beat > first.head.beat
+    assert after.heartbeat > first.head.heartbeat
 
 
 def test_only_the_last_write_ids_are_kept(store: FaultyStore, clock: ManualClock) -> None:
@@ -355,39 +359,39 @@ def test_a_holder_that_cannot_renew_suspends_before_others_may_take_over(
 ) -> None:
     mine = take(store, "a", clock)
     observer = Observer(clock)
-    assert observer.judge(lease.read(store, "r")) is None
+    assert observer.declare_dead(lease.read(store, "r")) is None
     confirmed = []
-    while (judged := observer.judge(lease.read(store, "r"))) is None:
+    while (declared_dead := observer.declare_dead(lease.read(store, "r"))) is None:
         confirmed.append(mine.is_confirmed)
         clock.advance(0.5)
     assert not mine.is_confirmed
     assert confirmed.index(False) * 0.5 == pytest.approx(TTL_S * (1 - lease.MARGIN), abs=0.5)
-    assert judged == mine.head.seen
+    assert declared_dead == mine.head.seen
 
 
-def test_a_slow_holder_that_beats_is_never_judged(store: FaultyStore, clock: ManualClock) -> None:
+def test_a_slow_holder_with_heartbeats_is_never_declared_dead(store: FaultyStore, clock: ManualClock) -> None:
     mine = take(store, "a", clock)
     observer = Observer(clock)
     for _ in range(100):  # an iteration of many ttl
         mine.renew()
         clock.advance(TTL_S * 0.9)
-        assert observer.judge(lease.read(store, "r")) is None
-        assert Observer(clock).judge(lease.read(store, "r")) is None
+        assert observer.declare_dead(lease.read(store, "r")) is None
+        assert Observer(clock).declare_dead(lease.read(store, "r")) is None
 
 
-def test_a_stopped_holder_is_judged_though_others_write(store: FaultyStore, clock: ManualClock) -> None:
+def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStore, clock: ManualClock) -> None:
     """As under SIGSTOP: no beats, but a panel and a keeper go on writing, which makes new versions."""
     mine = take(store, "a", clock)
     observer = Observer(clock)
-    judged = None
+    declared_dead = None
     for _ in range(12):
-        lease.amend(store, "r", lambda head: replace(head, wanted=Wanted(hosts=("x",))), clock=clock)
-        judged = observer.judge(lease.read(store, "r"))
-        if judged is not None:
+        lease.amend(store, "r", lambda head: replace(head, desired=DesiredState(hosts=("x",))), clock=clock)
+        declared_dead = observer.declare_dead(lease.read(store, "r"))
+        if declared_dead is not None:
             break
         clock.advance(1)
-    assert judged == mine.head.seen
-    assert take(store, "b", clock, judged).epoch == 2
+    assert declared_dead == mine.head.seen
+    assert take(store, "b", clock, declared_dead).term == 2
     with pytest.raises(LeaseLost, match="attempt b"):
         mine.renew()  # SIGCONT
 
@@ -397,29 +401,29 @@ def snapshot(head: Head, written_s: float, now_s: float) -> Snapshot:
 
 
 def test_one_look_is_enough_by_the_stores_own_clock() -> None:
-    held = replace(HEAD, epoch=3, beat=7, holder=holder("a"))
+    held = replace(HEAD, term=3, heartbeat=7, holder=holder("a"))
     # Two of the store's times, decades away from the observer's own.
-    assert Observer(ManualClock(5)).judge(snapshot(held, 9e8, 9e8 + TTL_S)) == Beat(epoch=3, beat=7)
-    assert Observer(ManualClock(5)).judge(snapshot(held, 9e8, 9e8 + TTL_S - 0.1)) is None
+    assert Observer(ManualClock(5)).declare_dead(snapshot(held, 9e8, 9e8 + TTL_S)) == Heartbeat(term=3, heartbeat=7)
+    assert Observer(ManualClock(5)).declare_dead(snapshot(held, 9e8, 9e8 + TTL_S - 0.1)) is None
 
 
 def test_an_observer_waits_by_its_own_clock_where_the_stores_says_nothing() -> None:
     clock = ManualClock()
     observer = Observer(clock)
-    held = replace(HEAD, epoch=3, beat=7, holder=holder("a"))
-    assert observer.judge(snapshot(held, 50, 50)) is None
+    held = replace(HEAD, term=3, heartbeat=7, holder=holder("a"))
+    assert observer.declare_dead(snapshot(held, 50, 50)) is None
     clock.advance(TTL_S - 0.1)
-    assert observer.judge(snapshot(held, 60, 60)) is None
+    assert observer.declare_dead(snapshot(held, 60, 60)) is None
     clock.advance(0.2)
-    assert observer.judge(snapshot(held, 70, 70)) == held.seen
-    assert observer.judge(snapshot(replace(held, beat=8), 70, 70)) is None
-    assert observer.judge(snapshot(replace(held, holder=None), 0, 1e9)) is None
+    assert observer.declare_dead(snapshot(held, 70, 70)) == held.seen
+    assert observer.declare_dead(snapshot(replace(held, heartbeat=8), 70, 70)) is None
+    assert observer.declare_dead(snapshot(replace(held, holder=None), 0, 1e9)) is None
 
 
-def test_an_observer_that_slept_judges_nobody_who_beat_meanwhile() -> None:
+def test_an_observer_that_slept_declares_nobody_dead_who_sent_a_heartbeat_meanwhile() -> None:
     clock = ManualClock()
     observer = Observer(clock)
-    held = replace(HEAD, epoch=1, beat=1, holder=holder("a"))
-    observer.judge(snapshot(held, 0, 0))
+    held = replace(HEAD, term=1, heartbeat=1, holder=holder("a"))
+    observer.declare_dead(snapshot(held, 0, 0))
     clock.advance(1000)
-    assert observer.judge(snapshot(replace(held, beat=400), 0, 0)) is None
+    assert observer.declare_dead(snapshot(replace(held, heartbeat=400), 0, 0)) is None

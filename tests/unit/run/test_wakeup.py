@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qcity_nb.run import wakeup
-from qcity_nb.run.wakeup import POLL_S, Bell
+from qcity_nb.run.wakeup import POLL_S, Wakeup
 
 LONG_S = 30.0
 """Far beyond any wake-up, and below the test's timeout: a bell that does not ring is seen."""
@@ -29,7 +29,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.stdin.close()
 
 
-def waited_s(one: Bell, timeout_s: float) -> float:
+def waited_s(one: Wakeup, timeout_s: float) -> float:
     """How long a wait took."""
     began_s = time.monotonic()
     one.wait(timeout_s)
@@ -38,8 +38,8 @@ def waited_s(one: Bell, timeout_s: float) -> float:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="declared: only Linux tells of news")
 def test_it_rings_for_a_file_an_end_and_when_asked(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    one = Bell(sleeper.pid, [tmp_path])
-    assert one.is_told
+    one = Wakeup(sleeper.pid, [tmp_path])
+    assert one.is_notified
     (tmp_path / "draft").write_bytes(b"")
     assert waited_s(one, 0.05) >= 0.04, "a draft is no news"
     (tmp_path / "draft").replace(tmp_path / "file")
@@ -55,7 +55,7 @@ def test_it_rings_for_a_file_an_end_and_when_asked(tmp_path: Path, sleeper: subp
 
 
 def test_ringing_never_blocks(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    one = Bell(sleeper.pid, [tmp_path])
+    one = Wakeup(sleeper.pid, [tmp_path])
     for _ in range(100_000):  # more than a pipe holds
         one.ring()
     one.wait(LONG_S)
@@ -70,8 +70,8 @@ def test_where_the_system_does_not_tell_it_rings_often(
         raise OSError("no more watches")
 
     monkeypatch.setattr(wakeup, "_inotify", refuse)
-    one = Bell(sleeper.pid, [tmp_path])
-    assert not one.is_told
+    one = Wakeup(sleeper.pid, [tmp_path])
+    assert not one.is_notified
     assert waited_s(one, LONG_S) < 100 * POLL_S
     one.ring()
     assert waited_s(one, LONG_S) < 100 * POLL_S
@@ -79,6 +79,6 @@ def test_where_the_system_does_not_tell_it_rings_often(
 
 
 def test_a_directory_that_is_not_there_is_no_reason_to_fail(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    one = Bell(sleeper.pid, [tmp_path / "gone"])
-    assert not one.is_told
+    one = Wakeup(sleeper.pid, [tmp_path / "gone"])
+    assert not one.is_notified
     one.close()

@@ -8,21 +8,21 @@ from pathlib import Path
 from qcity_nb.checkpoint.storage.local_tier import tier_path
 from qcity_nb.records import Head, RunState
 from qcity_nb.run.lease import amend, create
-from qcity_nb.sidecar.cleanup import sweep_epochs, sweep_runs
+from qcity_nb.sidecar.cleanup import cleanup_runs, cleanup_terms
 from qcity_nb.stores.memory import MemoryStore
 
 
-def tier(local: Path, run: str, epoch: int) -> Path:
-    path = tier_path(local, run, epoch)
+def tier(local: Path, run: str, term: int) -> Path:
+    path = tier_path(local, run, term)
     path.mkdir(parents=True)
     (path / "pack").write_bytes(b"x")
     return path
 
 
-def test_epochs_below_go(tmp_path: Path) -> None:
-    paths = {epoch: tier(tmp_path, "run-1", epoch) for epoch in (1, 2, 9, 10)}
-    assert sweep_epochs(tmp_path, "run-1", below=9) == [1, 2]
-    assert [epoch for epoch, path in paths.items() if path.exists()] == [9, 10]
+def test_terms_below_go(tmp_path: Path) -> None:
+    paths = {term: tier(tmp_path, "run-1", term) for term in (1, 2, 9, 10)}
+    assert cleanup_terms(tmp_path, "run-1", below=9) == [1, 2]
+    assert [term for term, path in paths.items() if path.exists()] == [9, 10]
 
 
 def test_only_runs_that_are_over_go(tmp_path: Path) -> None:
@@ -33,6 +33,6 @@ def test_only_runs_that_are_over_go(tmp_path: Path) -> None:
         amend(store, run, lambda head, state=state: replace(head, state=state))  # type: ignore[misc]  # a loop's lambda
         tier(tmp_path, run, 1)
     tier(tmp_path, "elsewhere", 1)
-    assert sorted(sweep_runs(store, tmp_path, but="goes")) == ["lost", "won"]
+    assert sorted(cleanup_runs(store, tmp_path, but="goes")) == ["lost", "won"]
     left = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert left == ["elsewhere", "goes", "held"]

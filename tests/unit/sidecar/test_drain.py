@@ -63,8 +63,8 @@ def world(name: str) -> tuple[MemoryStore, Head, list[Row]]:
         block = [row(len(rows) + n) for n in range(size)]
         rows += block
         lines += b'{"seq":%d}\n' % seq + encode_rows(block)
-    segment = journal.append("", lines, folder="outbox", epoch=1, read=lambda name: b"")
-    ref = CheckpointRef(name="c", digest="d", seq=len(SIZES), epoch=1, step=1, size_bytes=1, at="")
+    segment = journal.append("", lines, folder="outbox", term=1, read=lambda name: b"")
+    ref = CheckpointRef(name="c", digest="d", seq=len(SIZES), term=1, step=1, size_bytes=1, at="")
     head = Head(run=RUN, key="k", project="p", notebook="n.ipynb", outbox=segment.name, checkpoints=(ref,))
     lease.create(store, head, files={segment.name: segment.data})
     return store, head, rows

@@ -19,7 +19,7 @@ from qcity_nb.errors import StoreUnavailable
 from qcity_nb.published.read import manifest_of, published_rows, reader
 from qcity_nb.records import Head, Holder, Row
 from qcity_nb.run import lease
-from qcity_nb.run.mailbox import Desk
+from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar import publish
 from qcity_nb.sidecar.publish import Publisher
 from qcity_nb.stores.memory import MemoryStore
@@ -50,12 +50,12 @@ def named(store: MemoryStore) -> set[str]:
     return names
 
 
-def test_beats_tidy_after_a_checkpoint_and_then_list_nothing(tmp_path: Path) -> None:
+def test_heartbeats_tidy_after_a_checkpoint_and_then_list_nothing(tmp_path: Path) -> None:
     store = Counted("tidy")
     lease.create(store, Head(run=RUN, key="k", project="p", notebook="n.ipynb"))
     held = lease.acquire(store, RUN, Holder(attempt="a", host="local"), clock=ManualClock())
-    tier = LocalTier(tmp_path / "tier", epoch=1)
-    publisher = Publisher(held, Desk(tmp_path / "desk").open(), tier, published=None)
+    tier = LocalTier(tmp_path / "tier", term=1)
+    publisher = Publisher(held, Mailbox(tmp_path / "mailbox").open(), tier, published=None)
     for seq in range(1, 8):
         publisher.publish(save(tier, seq))
     assert set(store.names(RUN)) - named(store), "what the newest publish dropped stays for one more"
@@ -86,7 +86,7 @@ def save(tier: LocalTier, seq: int, *, loss: float | None = None, name: str = ""
         ordinal=0,
     )
     values = {"name": name} if name else {}
-    manifest = Manifest(run=RUN, epoch=1, seq=seq, step=seq, loops=loops, values=values)
+    manifest = Manifest(run=RUN, term=1, seq=seq, step=seq, loops=loops, values=values)
     return tier.save(manifest, {**content, **more}, encode_rows([row]))
 
 
@@ -95,8 +95,8 @@ def test_a_checkpoint_after_a_lost_reply_stands_on_the_one_that_landed(tmp_path:
     clock = ManualClock()
     lease.create(store, Head(run=RUN, key="k", project="p", notebook="n.ipynb"))
     held = lease.acquire(store, RUN, Holder(attempt="a", host="local"), clock=clock)
-    tier = LocalTier(tmp_path / "tier", epoch=1)
-    publisher = Publisher(held, Desk(tmp_path / "desk").open(), tier, published=None)
+    tier = LocalTier(tmp_path / "tier", term=1)
+    publisher = Publisher(held, Mailbox(tmp_path / "mailbox").open(), tier, published=None)
     publisher.publish(save(tier, 1))
     second = save(tier, 2)
     store.inject("lost")
@@ -121,8 +121,8 @@ def publishing(tmp_path: Path, keep: Keep) -> tuple[MemoryStore, LocalTier, Publ
     store = MemoryStore("retention")
     lease.create(store, Head(run=RUN, key="k", project="p", notebook="n.ipynb"))
     held = lease.acquire(store, RUN, Holder(attempt="a", host="local"), clock=ManualClock())
-    tier = LocalTier(tmp_path / "tier", epoch=1)
-    return store, tier, Publisher(held, Desk(tmp_path / "desk").open(), tier, published=None, keep=keep)
+    tier = LocalTier(tmp_path / "tier", term=1)
+    return store, tier, Publisher(held, Mailbox(tmp_path / "mailbox").open(), tier, published=None, keep=keep)
 
 
 def test_what_retention_keeps_can_be_read_and_the_rest_is_deleted(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_name_for_which_there_is_no_room_is_told_and_the_checkpoint_published_
     for seq in range(1, 5):
         publisher.publish(save(tier, seq, name=f"n{seq}"))
     assert [(ref.seq, ref.label) for ref in lease.read(store, RUN).head.checkpoints] == [(4, ""), (2, "n2"), (1, "n1")]
-    lines, _ = Desk(tmp_path / "desk").events_since(0)
+    lines, _ = Mailbox(tmp_path / "mailbox").events_since(0)
     assert b"cannot be called 'n3'" in lines
 
 

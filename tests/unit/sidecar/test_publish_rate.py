@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from qcity_nb.sidecar.publish_rate import HOUR_MS, counted, interval_s, unreleased_bytes
+from qcity_nb.sidecar.publish_rate import HOUR_MS, count_publish, interval_s, unreleased_bytes
 
 GB = 10**9
 DAY_AND_A_HALF_S = 36 * 3600.0
@@ -50,7 +50,7 @@ def test_the_budget_is_approached_and_never_passed(seed: int) -> None:
     while now_ms < 120 * HOUR_MS:
         size = int(dice.uniform(0.2, 2.0) * GB)
         now_ms += int(interval(sent, size=size, at_ms=now_ms) * 1000)
-        sent = counted(sent, size, wall_ms=now_ms, release_s=DAY_AND_A_HALF_S)
+        sent = count_publish(sent, size, wall_ms=now_ms, release_s=DAY_AND_A_HALF_S)
         used = unreleased_bytes(sent, wall_ms=now_ms, release_s=DAY_AND_A_HALF_S)
         highest = max(highest, used)
         count += 1

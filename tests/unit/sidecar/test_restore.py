@@ -13,7 +13,7 @@ from checkpoint_run import RUN, CheckpointRun, restored
 
 from qcity_nb.errors import StoreUnavailable
 from qcity_nb.records import Head
-from qcity_nb.sidecar.restore import Adopted
+from qcity_nb.sidecar.restore import Restored
 from qcity_nb.stores.memory import MemoryStore
 
 
@@ -53,7 +53,7 @@ def head(store: Watched, tmp_path: Path) -> Head:
     return run.release()
 
 
-def is_whole(found: Adopted, store: Watched) -> None:
+def is_whole(found: Restored, store: Watched) -> None:
     assert found.manifest is not None
     assert (found.manifest.seq, found.source, found.trouble) == (3, "store", ())
 
@@ -77,7 +77,7 @@ def test_two_attempts_of_one_host_do_not_take_each_others_packs(store: Watched, 
     """One was superseded while it fetched, and does not know it; the other one is done first, and tidies up."""
     store.hold = 2
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(restored, store, replace(head, epoch=head.epoch + 1), tmp_path / "fresh")
+        slow = pool.submit(restored, store, replace(head, term=head.term + 1), tmp_path / "fresh")
         assert store.is_held.wait(20)
         is_whole(restored(store, head, tmp_path / "fresh"), store)
         store.go_on.set()

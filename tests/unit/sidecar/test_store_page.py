@@ -15,8 +15,8 @@ HEAD = Head(
     key="k",
     project="p",
     notebook="train.ipynb",
-    epoch=3,
-    checkpoints=(CheckpointRef(name="c", digest="d", seq=9, epoch=3, step=8, at="2026-11-24T12:00:00.000+00:00"),),
+    term=3,
+    checkpoints=(CheckpointRef(name="c", digest="d", seq=9, term=3, step=8, at="2026-11-24T12:00:00.000+00:00"),),
 )
 
 
@@ -30,7 +30,7 @@ def test_the_page_says_what_it_is_and_how_to_go_on() -> None:
     files = page(HEAD, store="hf://user/runs", series=series, deaths=[3, 5])
     text = files["README.md"].decode()
     assert "# train-1a2b3c-1" in text
-    assert "qcity resume train-1a2b3c-1 --state hf://user/runs" in text
+    assert "qcity resume train-1a2b3c-1 --store hf://user/runs" in text
     assert "![loss over steps](loss.svg)" in text
     picture = ElementTree.fromstring(files["loss.svg"])
     assert picture.tag == "{http://www.w3.org/2000/svg}svg", "a browser shows no svg without its name space"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qcity_nb.kernel.output_recorder import PANEL_MIME
 from qcity_nb.kernel.panel import Panel, is_panel
-from qcity_nb.views.curve import loss_svg, thinned
+from qcity_nb.views.curve import loss_svg, thin_out
 from qcity_nb.views.run_view import LoopView, PanelView, Saved, panel_html, text
 
 EVIL = "<script>alert('x')</script>\"&'><img src=x onerror=1>"
@@ -26,7 +26,7 @@ LOSS = [(n, 1 / (n + 1)) for n in range(50)]
 def full(word: str) -> PanelView:
     """A view with ``word`` wherever a text can stand."""
     return PanelView(
-        run=word, state=word, host=word, evidence=word, epoch=3, attempt=word, holder=word, lease=word,
+        run=word, state=word, host=word, evidence=word, term=3, attempt=word, holder=word, lease=word,
         loops=(LoopView(name=word, done=3, total=10, rate=2.0, eta_s=3.5),),
         local=Saved(seq=5, step=3, age_s=1.0), published=Saved(seq=4, step=2, age_s=200.0),
         rows_waiting=2, rows_drained=1234, metrics={word: LOSS}, deaths=(7, 20),
@@ -159,7 +159,7 @@ def test_a_value_that_is_no_number_breaks_the_line() -> None:
 def test_thinning_keeps_ends_and_extremes() -> None:
     series = [(n, math.sin(n / 50)) for n in range(10_000)]
     series[4321] = (4321, 9.0)
-    kept = thinned(series, 200)
+    kept = thin_out(series, 200)
     assert len(kept) <= 200
     assert (4321, 9.0) in kept
     assert kept[0] == series[0]
@@ -181,13 +181,13 @@ class FrontEnd:
 def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     front = FrontEnd()
     panel = Panel("r", publish=front, now_s=lambda: front.now_s)
-    assert panel.update(PanelView(run="r", epoch=1))
+    assert panel.update(PanelView(run="r", term=1))
     for n in range(2, 12):
         front.now_s += 0.09
-        assert not panel.update(PanelView(run="r", epoch=n))
+        assert not panel.update(PanelView(run="r", term=n))
     front.now_s += 0.2
-    assert panel.update(PanelView(run="r", epoch=12))
-    assert not panel.update(PanelView(run="r", epoch=13))
+    assert panel.update(PanelView(run="r", term=12))
+    assert not panel.update(PanelView(run="r", term=13))
     assert panel.flush()
     assert not panel.flush()
     panel.close()

@@ -89,12 +89,12 @@ def trained() -> dict[str, Any]:
         optimizer.zero_grad()
         net(torch.randn(5, 4)).sum().backward()
         optimizer.step()
-    return {"model": net, "optimizer": optimizer, "best": float("inf"), "history": [0.5, 0.25], "epoch": 2}
+    return {"model": net, "optimizer": optimizer, "best": float("inf"), "history": [0.5, 0.25], "term": 2}
 
 
 def untrained() -> dict[str, Any]:
     net = model()
-    return {"model": net, "optimizer": torch.optim.Adam(net.parameters()), "best": 0.0, "history": [], "epoch": 0}
+    return {"model": net, "optimizer": torch.optim.Adam(net.parameters()), "best": 0.0, "history": [], "term": 0}
 
 
 def state_dicts(state: dict[str, Any]) -> dict[str, Any]:

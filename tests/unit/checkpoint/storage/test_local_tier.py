@@ -34,7 +34,7 @@ def save(tier: LocalTier, seq: int, *contents: bytes) -> Manifest:
     record = LoopRecord(key="cell/0", done=seq, count=seq, state=encoded, outputs=tuple(outputs))
     manifest = Manifest(
         run="r",
-        epoch=0,
+        term=0,
         seq=seq,
         loops=(record,),
         contexts=(Context(key="c", rows=seq),),
@@ -48,7 +48,7 @@ def check(tier: LocalTier, found: Manifest | None, seq: int) -> None:
     assert found.seq == seq
     encoded = found.loops[0].state
     assert encoded is not None
-    with tier.opened(found) as read:
+    with tier.open_reader(found) as read:
         assert load(decode_state(encoded, read)) == state(seq)
     assert tier.rows(seq) == b'{"seq":%d}\n' % seq
 
@@ -58,19 +58,19 @@ def files(tier: LocalTier) -> set[str]:
 
 
 def test_a_checkpoint_comes_back_in_another_tier(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path / "1", epoch=1)
+    tier = LocalTier(tmp_path / "1", term=1)
     assert tier.newest() is None
     assert not tier.path.exists()
     saved = save(tier, 1)
-    again = LocalTier(tmp_path / "1", epoch=1)
+    again = LocalTier(tmp_path / "1", term=1)
     assert again.newest(deep=True) == saved == again.load(1)
-    assert (saved.epoch, saved.rows_upto) == (1, 1)
+    assert (saved.term, saved.rows_upto) == (1, 1)
     check(again, again.newest(), 1)
     assert manifests.loads(manifests.dumps(saved)) == saved
 
 
 def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=3)
+    tier = LocalTier(tmp_path, term=3)
     same = os.urandom(200_000)
     first = save(tier, 1, same)
     for seq in range(2, 6):
@@ -85,7 +85,7 @@ def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Pa
 
 
 def test_an_object_the_checkpoint_before_holds_need_not_be_given(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     first = save(tier, 1)
     second = tier.save(replace(first, seq=2, objects={}), {}, b"")
     assert second.objects == first.objects
@@ -98,7 +98,7 @@ def test_an_object_the_checkpoint_before_holds_need_not_be_given(tmp_path: Path)
 
 
 def test_a_mostly_dead_pack_is_rewritten(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     small, large = os.urandom(1000), os.urandom(300_000)
     first = save(tier, 1, small, large)
     second = save(tier, 2, small)
@@ -111,9 +111,9 @@ def test_a_mostly_dead_pack_is_rewritten(tmp_path: Path) -> None:
 
 
 def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     first = save(tier, 1, b"old" * 9000)
-    with LocalTier(tmp_path, epoch=1).opened(first) as read:
+    with LocalTier(tmp_path, term=1).open_reader(first) as read:
         for seq in range(2, 6):
             save(tier, seq)
         assert read(name_of(b"old" * 9000)) == b"old" * 9000
@@ -122,7 +122,7 @@ def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
 
 
 def test_rows_are_dropped_only_by_request(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     for seq in range(1, 6):
         save(tier, seq)
     tier.drop_rows(4)
@@ -144,13 +144,13 @@ def damage(path: Path, how: str, at: int) -> None:
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
 @pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/e1-2.pack", "rows/2.jsonl"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str, how: str) -> None:
-    tier = LocalTier(tmp_path / "0", epoch=1)
+    tier = LocalTier(tmp_path / "0", term=1)
     save(tier, 1)
     save(tier, 2)
     size = (tier.path / what).stat().st_size
     content = {name: (tier.path / name).read_bytes() for name in files(tier)}
     for n, at in enumerate(range(0, size, max(1, size // 40))):
-        again = LocalTier(tmp_path / f"{n + 1}", epoch=1)
+        again = LocalTier(tmp_path / f"{n + 1}", term=1)
         for name, data in content.items():
             (again.path / name).parent.mkdir(parents=True, exist_ok=True)
             (again.path / name).write_bytes(data)
@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str
 
 @pytest.mark.parametrize("step", range(1, 6))
 def test_a_disk_that_refuses_costs_nothing_saved(tmp_path: Path, step: int) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     save(tier, 1)
     before = files(tier)
     limit = {1: 0, 2: 50, 3: 200, 4: 1000, 5: 60_000}[step]
@@ -197,33 +197,33 @@ def test_a_disk_that_refuses_costs_nothing_saved(tmp_path: Path, step: int) -> N
 def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=str(tmp_path / "file")):
-        save(LocalTier(tmp_path / "file" / "1", epoch=1), 1)
+        save(LocalTier(tmp_path / "file" / "1", term=1), 1)
 
 
-def test_a_checkpoint_of_the_epoch_before_is_taken_over(tmp_path: Path) -> None:
-    old = LocalTier(tmp_path / "1", epoch=1)
+def test_a_checkpoint_of_the_term_before_is_taken_over(tmp_path: Path) -> None:
+    old = LocalTier(tmp_path / "1", term=1)
     save(old, 8)
     found = save(old, 9)
-    new = LocalTier(tmp_path / "2", epoch=2)
-    with old.opened(found) as read:
+    new = LocalTier(tmp_path / "2", term=2)
+    with old.open_reader(found) as read:
         taken = new.import_from(found, read, {8: old.rows(8), 9: old.rows(9)})
-    assert (taken.seq, taken.epoch) == (9, 2)
+    assert (taken.seq, taken.term) == (9, 2)
     assert {ref.pack for ref in taken.objects.values()} == {"e2-9.pack"}
     assert new.rows(8) == old.rows(8)
-    check(new, LocalTier(tmp_path / "2", epoch=2).newest(deep=True), 9)
+    check(new, LocalTier(tmp_path / "2", term=2).newest(deep=True), 9)
     check(new, save(new, 10), 10)
     with pytest.raises(ValueError, match="of its own"):
         new.import_from(found, dict[str, bytes]().__getitem__, {})
 
 
 def test_a_failed_take_over_leaves_nothing(tmp_path: Path) -> None:
-    old = LocalTier(tmp_path / "1", epoch=1)
+    old = LocalTier(tmp_path / "1", term=1)
     found = save(old, 1)
 
     def read(name: str) -> bytes:
         raise CheckpointCorrupt(name)
 
-    new = LocalTier(tmp_path / "2", epoch=2)
+    new = LocalTier(tmp_path / "2", term=2)
     with pytest.raises(CheckpointCorrupt):
         new.import_from(found, read, {1: old.rows(1)})
     assert files(new) == set()
@@ -254,12 +254,12 @@ if name.startswith("os."):
     setattr(os, name[3:], call)
 else:
     crashpoints.arm(kill)
-tier = LocalTier(path, epoch=1)
+tier = LocalTier(path, term=1)
 for seq in range(1, 5):
     content = {"seq": seq, "bulk": bytearray(big), "changing": bytes([seq % 256]) * 10_000}
     encoded, objects = encode_state(capture(content))
     record = LoopRecord(key="k", state=encoded)
-    tier.save(Manifest(run="r", epoch=1, seq=seq, loops=(record,)), objects, b'{"seq":%d}\\n' % seq)
+    tier.save(Manifest(run="r", term=1, seq=seq, loops=(record,)), objects, b'{"seq":%d}\\n' % seq)
     print(seq, flush=True)
 """
 
@@ -284,7 +284,7 @@ def test_a_kill_leaves_the_newest_or_the_one_before(tmp_path: Path, name: str, n
     )
     assert child.returncode == -signal.SIGKILL
     done = len(child.stdout.split())
-    tier = LocalTier(path, epoch=1)
+    tier = LocalTier(path, term=1)
     found = tier.newest(deep=True)
     assert found is not None
     assert tier.skipped == []
@@ -302,11 +302,11 @@ def test_a_manifest_that_is_none_is_corruption() -> None:
             manifests.loads(data, name="here")
     nowhere = LoopRecord(key="k", outputs=(name_of(b"x"),))
     with pytest.raises(CheckpointCorrupt, match="does not say where"):
-        manifests.loads(manifests.dumps(Manifest(run="r", epoch=1, seq=1, loops=(nowhere,))))
+        manifests.loads(manifests.dumps(Manifest(run="r", term=1, seq=1, loops=(nowhere,))))
 
 
 def test_reads_are_verified(tmp_path: Path) -> None:
-    tier = LocalTier(tmp_path, epoch=1)
+    tier = LocalTier(tmp_path, term=1)
     saved = save(tier, 1, b"x" * 5000)
     name = name_of(b"x" * 5000)
     damage(tmp_path / "packs" / "e1-1.pack", "flip", saved.objects[name].offset + 17)

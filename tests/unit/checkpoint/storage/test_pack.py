@@ -25,7 +25,7 @@ CONTENTS: list[bytes | bytearray] = [b"", b"a", b"abc" * 1000, os.urandom(5000),
 
 
 def make(path: Path) -> dict[str, ObjectRef]:
-    return pack.write_pack(path, {name_of(data): data for data in CONTENTS}, epoch=7)
+    return pack.write_pack(path, {name_of(data): data for data in CONTENTS}, term=7)
 
 
 def test_objects_come_back(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_objects_come_back(tmp_path: Path) -> None:
 def test_large_objects_and_many_small_ones_come_back(tmp_path: Path) -> None:
     path = tmp_path / "p.pack"
     contents = [os.urandom(3 << 20), *(n.to_bytes(4, "big") * 5000 for n in range(400)), os.urandom(1 << 20)]
-    refs = pack.write_pack(path, {name_of(data): memoryview(data) for data in contents}, epoch=1)
+    refs = pack.write_pack(path, {name_of(data): memoryview(data) for data in contents}, term=1)
     for data in contents:
         assert pack.read_object(path, refs[name_of(data)], name_of(data)) == data
 
@@ -135,6 +135,6 @@ def test_an_object_that_nobody_else_holds_is_written_before_it_goes(tmp_path: Pa
     """A lazy mapping's content lives as long as the writer holds it; one of 256 happens to begin at a page."""
     contents = [os.urandom(1 << 18) for _ in range(8)]
     objects = {name_of(content): content for content in contents}
-    refs = pack.write_pack(tmp_path / "a.pack", Lent(objects), epoch=1)
+    refs = pack.write_pack(tmp_path / "a.pack", Lent(objects), term=1)
     for name, content in objects.items():
         assert pack.read_object(tmp_path / "a.pack", refs[name], name) == content

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qcity_nb.checkpoint.digest import SLICE, name_of
-from qcity_nb.checkpoint.memory import PAGE, unfilled
+from qcity_nb.checkpoint.memory import PAGE, allocate
 from qcity_nb.checkpoint.state.frozen_buffer import slices_of
 from qcity_nb.checkpoint.storage import pack
 from qcity_nb.checkpoint.storage.pack import ObjectRef
@@ -29,13 +29,13 @@ class Packed:
         self.names: list[list[str]] = []
         objects: dict[str, memoryview] = {}
         for size in SIZES:
-            memory = unfilled(size)
+            memory = allocate(size)
             memory[:] = os.urandom(size)
             self.content.append(memory)
             parts = [memoryview(memory)[at : at + length] for at, length in slices_of(size)]
             self.names.append([name_of(part) for part in parts])
             objects |= {name_of(part): part for part in parts}
-        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "e1-1.pack", objects, epoch=1)
+        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "e1-1.pack", objects, term=1)
 
     def places(self, memory: list[bytearray]) -> Iterator[tuple[str, memoryview]]:
         for names, one in zip(self.names, memory, strict=True):
@@ -54,7 +54,7 @@ def packed(tmp_path: Path) -> Packed:
 @pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("shift", [0, 1, PAGE // 2])
 def test_buffers_come_back_wherever_their_memory_begins(packed: Packed, shift: int, *, is_own: bool) -> None:
-    memory = [unfilled(size + shift) for size in SIZES]
+    memory = [allocate(size + shift) for size in SIZES]
     for one in memory:
         del one[:shift]
     with packed.reader() as read:
@@ -64,7 +64,7 @@ def test_buffers_come_back_wherever_their_memory_begins(packed: Packed, shift: i
 
 def test_without_direct_reads_too(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcity_nb.checkpoint.storage.direct_io._O_DIRECT", 0)
-    memory = [unfilled(size) for size in SIZES]
+    memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=True)
     assert memory == packed.content
@@ -79,7 +79,7 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
         read_straight(self, run)
 
     monkeypatch.setattr(PackReader, "_read_straight", told)
-    memory = [unfilled(size) for size in SIZES]
+    memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=True)
         assert sum(straight) > sum(SIZES) - 80_000  # all but the buffers of less than a slice
@@ -113,7 +113,7 @@ def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: boo
 
 def test_a_short_pack_is_found(packed: Packed) -> None:
     path = packed.folder / "e1-1.pack"
-    memory = [unfilled(size) for size in SIZES]
+    memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):

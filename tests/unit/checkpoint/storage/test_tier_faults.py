@@ -65,7 +65,7 @@ def test_a_disk_that_refuses_any_operation(folder: Path, fault: str, seq: int, i
     for at in range(1, MOST):
         root = folder / f"{at}"
         root.mkdir()
-        tier = LocalTier(root / "1", epoch=world.EPOCH)
+        tier = LocalTier(root / "1", term=world.TERM)
         with Recorder(root, is_syncing=False) as disk:
             for earlier in range(1, seq):
                 world.save(tier, earlier)
@@ -81,7 +81,7 @@ def test_a_disk_that_refuses_any_operation(folder: Path, fault: str, seq: int, i
             world.check_readers(tier)
             after = shutil.copytree(root, folder / f"{at}-copy")
             world.check_left(after / "1", saved, seq, gap=1 + at % 2)
-            newest = LocalTier(root / "1", epoch=world.EPOCH).newest(deep=True)
+            newest = LocalTier(root / "1", term=world.TERM).newest(deep=True)
             assert (newest.seq if newest else 0) in (saved, seq)
             world.check(tier, world.save(tier, seq + 1), seq + 1)
             world.check_left(root / "1", seq + 1, seq + 1, rows_from=seq + 1)
@@ -94,7 +94,7 @@ def test_a_disk_that_refuses_any_operation(folder: Path, fault: str, seq: int, i
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_writes_that_are_all_short(folder: Path, share: float) -> None:
-    tier = LocalTier(folder / "1", epoch=world.EPOCH)
+    tier = LocalTier(folder / "1", term=world.TERM)
     writes = 0
 
     def before(call: Call) -> int | None:
@@ -127,7 +127,7 @@ def test_a_short_write_before_a_full_disk(folder: Path) -> None:
     for at in range(1, MOST):
         root = folder / f"{at}"
         root.mkdir()
-        tier = LocalTier(root / "1", epoch=world.EPOCH)
+        tier = LocalTier(root / "1", term=world.TERM)
         with Recorder(root, is_syncing=False) as disk:
             world.save(tier, 1)
             disk.before = filling(at)
@@ -147,7 +147,7 @@ def test_short_writes_of_large_files(tmp_path: Path) -> None:
     def before(call: Call) -> int | None:
         return max(sizes.randrange(call.size_bytes + 1), 1 << 18)
 
-    tier = LocalTier(tmp_path / "1", epoch=world.EPOCH)
+    tier = LocalTier(tmp_path / "1", term=world.TERM)
     with Recorder(tmp_path, before=before, is_syncing=False):
         for seq in (world.LARGE, world.LARGE + 1):
             world.check(tier, world.save(tier, seq), seq)
@@ -155,7 +155,7 @@ def test_short_writes_of_large_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_disk_that_fills_up_under_a_large_file(tmp_path: Path, at: int) -> None:
-    tier = LocalTier(tmp_path / "1", epoch=world.EPOCH)
+    tier = LocalTier(tmp_path / "1", term=world.TERM)
     with Recorder(tmp_path, is_syncing=False) as disk:
         world.save(tier, 1)
         writes = 0
@@ -180,7 +180,7 @@ def test_a_file_system_without_direct_writes_or_preallocation(tmp_path: Path) ->
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     with Recorder(tmp_path, before=before, is_syncing=False):
-        tier = LocalTier(tmp_path / "1", epoch=world.EPOCH)
+        tier = LocalTier(tmp_path / "1", term=world.TERM)
         for seq in (1, world.LARGE):
             world.check(tier, world.save(tier, seq), seq)
     world.check_left(tmp_path / "1", world.LARGE, world.LARGE, rows_from=world.LARGE)
@@ -188,11 +188,11 @@ def test_a_file_system_without_direct_writes_or_preallocation(tmp_path: Path) ->
 
 def test_rows_of_a_dead_writer_are_not_another_checkpoints(folder: Path) -> None:
     """A writer dies between its rows and its manifest; the next checkpoint of that number adds no rows."""
-    tier = LocalTier(folder / "1", epoch=world.EPOCH)
+    tier = LocalTier(folder / "1", term=world.TERM)
     world.save(tier, 3)
     (tier.path / "rows" / "4.jsonl").write_bytes((tier.path / "rows" / "3.jsonl").read_bytes())
     assert not world.rows(4)
-    again = LocalTier(folder / "1", epoch=world.EPOCH)
+    again = LocalTier(folder / "1", term=world.TERM)
     world.save(again, 4)
     assert again.rows(4) == b""
 
@@ -202,7 +202,7 @@ def test_rows_of_a_dead_writer_are_not_another_checkpoints(folder: Path) -> None
 
 def two(folder: Path) -> tuple[LocalTier, dict[str, bytes]]:
     """A tier with two checkpoints, and its files."""
-    tier = LocalTier(folder / "1", epoch=world.EPOCH)
+    tier = LocalTier(folder / "1", term=world.TERM)
     for seq in (1, 2):
         world.save(tier, seq)
     return tier, {name: (tier.path / name).read_bytes() for name in world.files(tier.path)}
@@ -241,8 +241,8 @@ def check_damaged(tier: LocalTier, name: str, lowest: int, make: type[LocalTier]
     world.check_left(tier.path, lowest, 2, gap=0, rows_from=3, make=make)
     if name.endswith(".pack"):
         with contextlib.suppress(CheckpointCorrupt):
-            epoch, refs = pack.read_index(tier.path / name)
-            assert epoch == world.EPOCH
+            term, refs = pack.read_index(tier.path / name)
+            assert term == world.TERM
             for wanted in refs:
                 with contextlib.suppress(CheckpointCorrupt):
                     data = pack.read_object(tier.path / name, refs[wanted], wanted)

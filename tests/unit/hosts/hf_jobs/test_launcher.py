@@ -21,7 +21,7 @@ from qcity_nb import __version__, hosts
 from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UsageError
 from qcity_nb.hosts.hf_jobs import client
 from qcity_nb.hosts.hf_jobs.client import JobsClient, is_here
-from qcity_nb.hosts.hf_jobs.launcher import HfJobsLauncher, command, environment, label, observed
+from qcity_nb.hosts.hf_jobs.launcher import HfJobsLauncher, command, environment, label, observe_job
 from qcity_nb.hosts.hf_jobs.records import Flavor, Job, Order
 from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
@@ -70,11 +70,11 @@ def test_what_a_job_is_asked_for(world: JobsWorld) -> None:
         "QCITY_TRACKING": "none",
         "QCITY_SESSION_LIMIT_S": "5400",
         "QCITY_TTL_S": "10",
-        "QCITY_BEAT_S": "0.001",
+        "QCITY_HEARTBEAT_S": "0.001",
         "QCITY_PUBLISH_S": "2",
         "QCITY_STOP_GRACE_S": "30",
         "QCITY_KEEP_LAST": "3",
-        "QCITY_SNAPSHOT_SHARE": "0.1",
+        "QCITY_SNAPSHOT_TIME_SHARE": "0.1",
         **({"QCITY_STORAGE_BUDGET": environ["QCITY_STORAGE_BUDGET"]} if "QCITY_STORAGE_BUDGET" in environ else {}),
     }
     assert sorted(job.secrets) == ["HF_TOKEN", "PYTHONPATH"]
@@ -240,7 +240,7 @@ def test_it_runs_until_it_ends(world: JobsWorld, tmp_path: Path) -> None:
 
 def test_answers_are_kept_for_a_while(world: JobsWorld) -> None:
     clock = ManualClock()
-    launcher = HfJobsLauncher(world.settings(beat="60s", ttl="300s"), clock=clock)
+    launcher = HfJobsLauncher(world.settings(heartbeat="60s", ttl="300s"), clock=clock)
     job = sleeper(world)
     wait_for(lambda: world.api.inspect_job(job_id=job).status.stage == "RUNNING", what="the job to run")
     first = launcher.find(ATTEMPT)
@@ -310,7 +310,7 @@ def test_deaths_are_told_apart_as_the_service_tells_them(world: JobsWorld) -> No
     ],
 )
 def test_what_a_stage_and_a_message_mean(stage: str, message: str, state: str, reason: str, code: int | None) -> None:
-    seen = observed(Job(id="1", stage=stage, message=message, created="", labels={}))
+    seen = observe_job(Job(id="1", stage=stage, message=message, created="", labels={}))
     assert (seen.state, seen.exit_code) == (state, code)
     assert seen.reason.startswith(reason)
 
@@ -422,7 +422,7 @@ def test_a_tracker_of_this_machine_stays_here(world: JobsWorld, monkeypatch: pyt
     assert around.secrets["MLFLOW_TRACKING_PASSWORD"] == "p4ss"
     assert "p4ss" not in repr(dict(around.env))
     for store in ("/home/me/store", "file:///home/me/store", "memory:x"):
-        with pytest.raises(UsageError, match=r"a job cannot reach the store .*--state hf://"):
+        with pytest.raises(UsageError, match=r"a job cannot reach the store .*--store hf://"):
             environment(world.given, there, store)
     with pytest.raises(UsageError, match="a job cannot reach the store"):
         world.launcher(client=there).price()  # asked before a run is begun

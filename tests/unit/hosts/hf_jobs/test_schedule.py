@@ -14,7 +14,7 @@ from qcity_nb.errors import StoreUnavailable, UsageError
 from qcity_nb.hosts.hf_jobs import client as hf_client
 from qcity_nb.hosts.hf_jobs import schedule
 from qcity_nb.hosts.hf_jobs.client import JobsClient
-from qcity_nb.records import Head, Wanted
+from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import lease
 
 
@@ -60,9 +60,9 @@ def test_one_watch_for_each_store_however_often_it_is_asked_for(world: JobsWorld
     assert changed.id != watch.id
     assert is_new
     other, _ = schedule.watch(world.settings(store=str(world.root / "other")), client, 600)
-    assert {each.id for each in schedule.listed(client)} == {changed.id, other.id}
+    assert {each.id for each in schedule.list_schedules(client)} == {changed.id, other.id}
     assert [each.id for each in schedule.forget(client, world.given.store)] == [changed.id]
-    assert [each.id for each in schedule.listed(client)] == [other.id]
+    assert [each.id for each in schedule.list_schedules(client)] == [other.id]
     assert schedule.forget(client, world.given.store) == []
 
 
@@ -70,10 +70,10 @@ def test_a_suspended_watch_is_made_anew(world: JobsWorld) -> None:
     client = JobsClient()
     watch, _ = schedule.watch(world.given, client, 600)
     world.api.suspend_scheduled_job(scheduled_job_id=watch.id)
-    assert [each.is_suspended for each in schedule.listed(client)] == [True]
+    assert [each.is_suspended for each in schedule.list_schedules(client)] == [True]
     again, is_new = schedule.watch(world.given, client, 600)
     assert is_new
-    assert [each.id for each in schedule.listed(client)] == [again.id]
+    assert [each.id for each in schedule.list_schedules(client)] == [again.id]
 
 
 def test_other_people_s_scheduled_jobs_are_left_alone(world: JobsWorld) -> None:
@@ -95,12 +95,13 @@ def test_what_a_look_does(world: JobsWorld) -> None:
     """The scheduled job is a keeper: it launches what wants to run on jobs, and leaves the rest alone."""
     for run, host in (("here-1", "local"), (RUN, "hf-jobs")):
         lease.create(
-            world.store, Head(run=run, key=run, project="digits", notebook="x.ipynb", wanted=Wanted(hosts=(host,)))
+            world.store,
+            Head(run=run, key=run, project="digits", notebook="x.ipynb", desired=DesiredState(hosts=(host,))),
         )
     assert cli.main(["watch-on", "hf-jobs", "--every", "10m"]) == 0
     [scheduled] = world.api.list_scheduled_jobs(namespace="user")
     command = " ".join(scheduled.job_spec.command or [])
-    assert "qcity_nb.cli keep --once --on hf-jobs --state" in command
+    assert "qcity_nb.cli keep --once --on hf-jobs --store" in command
     assert TOKEN not in repr(scheduled)
     look = world.api.trigger_scheduled_job(scheduled_job_id=scheduled.id)
     done = over(world.api, look)
@@ -110,7 +111,7 @@ def test_what_a_look_does(world: JobsWorld) -> None:
     [job] = world.api.list_jobs(namespace="user", labels={"qcity-run": RUN})
     assert "PYTHONPATH" in (job.secrets or {}), "what the watch was told holds for what it launches"
     over(world.api, job)
-    assert lease.read(world.store, "here-1").head.intent is None, "that container is not the user's machine"
+    assert lease.read(world.store, "here-1").head.pending_launch is None, "that container is not the user's machine"
 
 
 def test_the_command_line(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:

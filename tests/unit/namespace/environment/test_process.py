@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qcity_nb import codec
-from qcity_nb.namespace.environment.process import Surround, Surroundings, is_allowed, looks_secret
+from qcity_nb.namespace.environment.process import ProcessSettings, Surroundings, is_allowed, looks_secret
 
 
 @pytest.fixture
@@ -26,22 +26,22 @@ def carried(found: Surroundings) -> Surroundings:
 
 
 def test_nothing_changed(root: Path) -> None:
-    surround = Surround(root, {"HOME": "/root", "TZ": "UTC"})
-    found = carried(surround.look())
+    process_settings = ProcessSettings(root, {"HOME": "/root", "TZ": "UTC"})
+    found = carried(process_settings.look())
     assert found.cwd == "."
     assert (found.path, found.environ) == ((), {})
-    assert surround.put(found) == []
+    assert process_settings.put(found) == []
 
 
 def test_a_directory_below_the_root_is_made_elsewhere(root: Path, tmp_path: Path) -> None:
-    surround = Surround(root, {})
+    process_settings = ProcessSettings(root, {})
     (root / "data" / "deep").mkdir(parents=True)
     os.chdir(root / "data" / "deep")
-    found = carried(surround.look())
+    found = carried(process_settings.look())
     assert found.cwd == "data/deep"
     other = tmp_path / "other"
     other.mkdir()
-    assert Surround(other, {}).put(found) == []
+    assert ProcessSettings(other, {}).put(found) == []
     assert Path.cwd() == (other / "data" / "deep").resolve()
 
 
@@ -49,11 +49,11 @@ def test_a_directory_elsewhere_is_never_made(root: Path, tmp_path: Path) -> None
     gone = tmp_path / "scratch"
     gone.mkdir()
     os.chdir(gone)
-    surround = Surround(root, {})
-    found = carried(surround.look())
+    process_settings = ProcessSettings(root, {})
+    found = carried(process_settings.look())
     os.chdir(root)
     gone.rmdir()
-    (said,) = surround.put(found)
+    (said,) = process_settings.put(found)
     assert str(gone) in said
     assert not gone.exists()
     assert Path.cwd() == root
@@ -61,47 +61,47 @@ def test_a_directory_elsewhere_is_never_made(root: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("told", ["../outside", "data/../../outside"])
 def test_no_directory_is_made_above_the_root(root: Path, told: str) -> None:
-    (said,) = Surround(root, {}).put(Surroundings(cwd=told))
+    (said,) = ProcessSettings(root, {}).put(Surroundings(cwd=told))
     assert "outside" in said
     assert not (root.parent / "outside").exists()
 
 
 def test_a_removed_directory_is_not_known(root: Path) -> None:
-    surround = Surround(root, {})
+    process_settings = ProcessSettings(root, {})
     (root / "gone").mkdir()
     os.chdir(root / "gone")
     (root / "gone").rmdir()
-    assert surround.look().cwd == ""
-    assert surround.put(Surroundings()) == []
+    assert process_settings.look().cwd == ""
+    assert process_settings.put(Surroundings()) == []
 
 
 def test_the_import_path_keeps_its_order(root: Path, tmp_path: Path) -> None:
-    surround = Surround(root, {})
+    process_settings = ProcessSettings(root, {})
     start = list(sys.path)
     (root / "lib").mkdir()
     (root / "more").mkdir()
     sys.path.insert(0, str(root / "lib"))
     sys.path.append("more")
     sys.path.append(str(tmp_path / "far"))
-    found = carried(surround.look())
+    found = carried(process_settings.look())
     assert (found.path, found.path_first) == (("lib", "more", str(tmp_path / "far")), 1)
     sys.path[:] = start
-    (said,) = surround.put(found)
+    (said,) = process_settings.put(found)
     assert str(tmp_path / "far") in said
     assert sys.path == [str(root / "lib"), *start, str(root / "more"), str(tmp_path / "far")]
-    surround.put(found)
+    process_settings.put(found)
     assert len(sys.path) == len(start) + 3
 
 
 def test_only_allowed_changes_of_the_environment_come_along(root: Path) -> None:
     environ = {"OMP_NUM_THREADS": "8", "TZ": "UTC", "LANG": "C", "EDITOR": "vi"}
-    surround = Surround(root, environ)
+    process_settings = ProcessSettings(root, environ)
     environ.update({"OMP_NUM_THREADS": "2", "EDITOR": "ed", "MY_FLAG": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
     del environ["LANG"]
-    found = carried(surround.look())
+    found = carried(process_settings.look())
     assert found.environ == {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "LANG": None}
     there = {"LANG": "de", "TZ": "CET"}
-    assert Surround(root, there).put(found) == []
+    assert ProcessSettings(root, there).put(found) == []
     assert there == {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "TZ": "CET"}
 
 
@@ -142,21 +142,21 @@ SECRET_NAMES = [
 @pytest.mark.parametrize("value", SECRETS)
 def test_a_secret_value_never_comes_along(root: Path, value: str) -> None:
     environ = {"TZ": "UTC"}
-    surround = Surround(root, environ)
+    process_settings = ProcessSettings(root, environ)
     environ.update({"XLA_FLAGS": value, "TZ": value, "TF_X": f"a {value}"})
-    assert value not in codec.dumps(surround.look()).decode()
-    assert surround.look().environ == {}
-    (said,) = surround.put(Surroundings(environ={"XLA_FLAGS": value}))
+    assert value not in codec.dumps(process_settings.look()).decode()
+    assert process_settings.look().environ == {}
+    (said,) = process_settings.put(Surroundings(environ={"XLA_FLAGS": value}))
     assert value not in said
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_a_secret_name_never_comes_along(root: Path, name: str) -> None:
     environ: dict[str, str] = {}
-    surround = Surround(root, environ)
+    process_settings = ProcessSettings(root, environ)
     environ[name] = "1"
-    assert surround.look().environ == {}
-    assert surround.put(Surroundings(environ={name: "1"}))
+    assert process_settings.look().environ == {}
+    assert process_settings.put(Surroundings(environ={name: "1"}))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_secret_name_never_comes_along(root: Path, name: str) -> None:
 def test_what_is_not_on_the_list_is_not_put_either(root: Path, name: str) -> None:
     environ: dict[str, str] = {}
     assert not is_allowed(name)
-    (said,) = Surround(root, environ).put(Surroundings(environ={name: "x"}))
+    (said,) = ProcessSettings(root, environ).put(Surroundings(environ={name: "x"}))
     assert name in said
     assert not environ
 
@@ -192,24 +192,24 @@ def test_what_is_not_on_the_list_is_not_put_either(root: Path, name: str) -> Non
 def test_harmless_variables_come_along(root: Path, name: str, value: str) -> None:
     assert not looks_secret(name, value)
     environ: dict[str, str] = {}
-    surround = Surround(root, environ)
+    process_settings = ProcessSettings(root, environ)
     environ[name] = value
-    assert surround.look().environ == {name: value}
+    assert process_settings.look().environ == {name: value}
 
 
 def test_libraries_are_set_once_the_variables_are_there(root: Path) -> None:
     numpy = pytest.importorskip("numpy")
     pytest.importorskip("pandas")
-    surround = Surround(root, {})
+    process_settings = ProcessSettings(root, {})
     with numpy.printoptions(precision=3, threshold=float("inf")), numpy.errstate(under="raise"):
-        found = carried(surround.look())
+        found = carried(process_settings.look())
     assert found.numpy == {"precision": 3, "threshold": float("inf")}
     assert found.options["numpy.seterr"] == {"under": "raise"}
     assert not {"matplotlib", "numpy", "pandas"} & found.options.keys()
     with numpy.printoptions(), numpy.errstate():
-        assert surround.put(found) == []
+        assert process_settings.put(found) == []
         assert numpy.get_printoptions()["precision"] == 8
-        assert surround.settle() == []
+        assert process_settings.finish_restore() == []
         assert numpy.get_printoptions()["precision"] == 3
         assert numpy.geterr()["under"] == "raise"
 
@@ -220,26 +220,26 @@ def test_records_of_other_versions(root: Path) -> None:
     old = codec.decode(Surroundings, {"cwd": ".", "numpy": {"edgeitems": 3}})
     new = codec.decode(Surroundings, {"options": {"no.such": {"a": 1}, "python": {"no_such": 1}}, "more": 7})
     assert new.extra == {"more": 7}
-    surround = Surround(root, {})
-    assert surround.put(old) == []
-    assert surround.settle() == []
-    surround.put(new)
-    (said,) = surround.settle()
+    process_settings = ProcessSettings(root, {})
+    assert process_settings.put(old) == []
+    assert process_settings.finish_restore() == []
+    process_settings.put(new)
+    (said,) = process_settings.finish_restore()
     assert "no_such" in said
 
 
 def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
     limit = sys.getrecursionlimit()
-    surround = Surround(root, {})
+    process_settings = ProcessSettings(root, {})
     try:
         sys.setrecursionlimit(limit + 500)
-        found = carried(surround.look())
+        found = carried(process_settings.look())
         sys.setrecursionlimit(limit)
-        surround.put(found)
+        process_settings.put(found)
         assert sys.getrecursionlimit() == limit + 500
-        surround.put(Surroundings(options={"python": {"recursion_limit": limit - 50}}))
+        process_settings.put(Surroundings(options={"python": {"recursion_limit": limit - 50}}))
         assert sys.getrecursionlimit() == limit + 500
-        surround.settle()
+        process_settings.finish_restore()
         assert sys.getrecursionlimit() == limit - 50
     finally:
         sys.setrecursionlimit(limit)
@@ -247,7 +247,7 @@ def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
 
 def test_an_option_that_is_not_known_here_is_told(root: Path) -> None:
     pytest.importorskip("matplotlib")
-    surround = Surround(root, {})
-    surround.put(Surroundings(matplotlib={"no.such": 1}))
-    (said,) = surround.settle()
+    process_settings = ProcessSettings(root, {})
+    process_settings.put(Surroundings(matplotlib={"no.such": 1}))
+    (said,) = process_settings.finish_restore()
     assert "no.such" in said

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from qcity_nb.namespace.handlers import pandas_frames
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 
 np = pytest.importorskip("numpy")
 pd = pytest.importorskip("pandas")
@@ -33,10 +33,15 @@ def made() -> dict[str, Any]:
 
 
 def again(live: dict[str, Any]) -> dict[str, Any]:
-    shot = Space(live).capture()
-    assert not shot.absent
+    snapshot = NamespaceSnapshotter(live).capture()
+    assert not snapshot.not_saved
     found: dict[str, Any] = {}
-    assert Space(found).restore([(one.names, one.captured) for one in shot.groups], shot.modules, []) == []
+    assert (
+        NamespaceSnapshotter(found).restore(
+            [(one.names, one.captured) for one in snapshot.groups], snapshot.modules, []
+        )
+        == []
+    )
     return found
 
 
@@ -64,9 +69,9 @@ def test_a_write_to_a_frame_shows_in_it_alone() -> None:
 
 
 def test_the_same_frames_give_the_same_bytes() -> None:
-    space = Space(made())
-    first = {one.names: one.captured.skeleton for one in space.capture().groups}
-    assert {one.names: one.captured.skeleton for one in space.capture().groups} == first
+    snapshotter = NamespaceSnapshotter(made())
+    first = {one.names: one.captured.skeleton for one in snapshotter.capture().groups}
+    assert {one.names: one.captured.skeleton for one in snapshotter.capture().groups} == first
 
 
 def test_arrays_that_the_user_holds_stay_views_of_each_other() -> None:

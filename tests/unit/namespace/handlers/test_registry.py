@@ -29,15 +29,15 @@ import torch
 from snapshot import Keep, in_new_process, kept, names, restored
 from torch import nn
 
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 from qcity_nb.namespace.tombstone import lost
 
 
 def why(live: dict[str, Any]) -> str:
     """Why the variable ``it`` came back as a tombstone."""
-    absent = lost(live["it"])
-    assert absent is not None
-    return absent.why
+    not_saved = lost(live["it"])
+    assert not_saved is not None
+    return not_saved.why
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_files_are_reopened_where_they_were(tmp_path: Path, opened: Callable[...
     live["read"].readline()
     live["raw"].read(3)
     keep = kept(live)
-    assert not keep.absent
+    assert not keep.not_saved
     live["log"].write("lost")
     live["data"].write(b"XX")
     live["data"].seek(0, 2)
@@ -166,8 +166,8 @@ def test_a_database_is_opened_again(tmp_path: Path) -> None:
     done.close()
     keep = kept({"base": base, "done": done})
     base.execute("insert into t values (8)")
-    absent = Space({"it": base}).capture().absent
-    assert "transaction" in absent[0].why
+    not_saved = NamespaceSnapshotter({"it": base}).capture().not_saved
+    assert "transaction" in not_saved[0].why
     base.close()
     back = restored(keep)
     assert [row["n"] for row in back["base"].execute("select n from t")] == [7]
@@ -177,7 +177,7 @@ def test_a_database_is_opened_again(tmp_path: Path) -> None:
     shut(back)
     (tmp_path / "base.db").unlink()
     gone: dict[str, Any] = {}
-    assert [one.name for one in Space(gone).restore(keep.read(), {}, [])] == ["base"]
+    assert [one.name for one in NamespaceSnapshotter(gone).restore(keep.read(), {}, [])] == ["base"]
     assert not (tmp_path / "base.db").exists()
 
 
@@ -195,7 +195,7 @@ def test_locks_are_fresh_and_unlocked() -> None:
     live["semaphore"].acquire()
     with lock, live["rlock"], live["condition"]:
         keep = kept(live)
-    assert not keep.absent
+    assert not keep.not_saved
     back = restored(keep)
     assert back["lock"] is back["holder"]["lock"]
     for name in ("lock", "rlock", "condition"):
@@ -242,10 +242,10 @@ def test_torchscript_is_saved_its_own_way() -> None:
         trace: Any = torch.jit.trace
         module = trace(nn.Linear(70, 70).eval(), torch.ones(1, 70))
         function = trace(lambda x: x + 1, torch.ones(1))
-    space, keep = Space({"module": module, "box": [module], "function": function}), Keep()
-    keep.take(space.capture())
+    snapshotter, keep = NamespaceSnapshotter({"module": module, "box": [module], "function": function}), Keep()
+    keep.take(snapshotter.capture())
     assert set(keep.groups) == {("box", "module"), ("function",)}
-    keep.take(space.capture())
+    keep.take(snapshotter.capture())
     assert not any(keep.new.values()), "the same bytes"
     back = restored(keep)
     x = torch.ones(2, 70)
@@ -390,10 +390,10 @@ def test_what_lives_in_one_process_is_absent(make: Callable[[], Any], why: str) 
     bad = make()
     live: dict[str, Any] = {"it": bad, "cfg": {"reader": [bad]}, "part": functools.partial(print, bad), "fine": [1]}
     try:
-        shot = Space(live).capture()
-        assert names(shot.groups) == {("fine",)}
-        assert [one.name for one in shot.absent] == ["it", "cfg", "part"]
-        for one, path in zip(shot.absent, ("", "cfg['reader'][0]: ", "part.args[0]: "), strict=True):
+        snapshot = NamespaceSnapshotter(live).capture()
+        assert names(snapshot.groups) == {("fine",)}
+        assert [one.name for one in snapshot.not_saved] == ["it", "cfg", "part"]
+        for one, path in zip(snapshot.not_saved, ("", "cfg['reader'][0]: ", "part.args[0]: "), strict=True):
             assert one.why.startswith(path)
             assert why in one.why
             assert one.advice
@@ -409,8 +409,8 @@ def test_widgets_are_absent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         slider = widgets.IntSlider()
-    (absent,) = Space({"it": slider}).capture().absent
-    assert "front end" in absent.why
+    (not_saved,) = NamespaceSnapshotter({"it": slider}).capture().not_saved
+    assert "front end" in not_saved.why
 
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:

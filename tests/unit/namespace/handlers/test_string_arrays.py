@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcity_nb.namespace.handlers.string_arrays import packed, text_array
+from qcity_nb.namespace.handlers.string_arrays import pack_strings, text_array
 
 COUNT = 300_000
 
@@ -13,7 +13,7 @@ COUNT = 300_000
 def back(words: list[str]) -> list[str]:
     array = np.empty(len(words), dtype=object)
     array[:] = words
-    call = packed(array)
+    call = pack_strings(array)
     assert call is not None
     make, (data, *rest) = call
     assert make is text_array
