@@ -1,8 +1,7 @@
 """The papermill engine `qcity`: `papermill --engine qcity in.ipynb out.ipynb`, and what `qcity run` runs.
 
-papermill does the executing. This adds: the run behind the notebook and its agent, honest cell status (papermill calls
-cells completed that never ran), atomic writes of the executed notebook, a journal of cells, and an end of the run that
-says what happened.
+papermill executes the cells. This adds: a run and a sidecar for the notebook, the true status of each cell (papermill
+calls cells completed that never ran), atomic writes of the executed notebook, a journal of cells, and an outcome.
 """
 
 from __future__ import annotations
@@ -57,11 +56,10 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         """Execute ``nb``; papermill's options mean what they mean in papermill.
 
         Args:
-            seat: the place in an attempt of a run; else the run that this notebook and its parameters mean is found or
-                made, and
-            start: is what has begun of an attempt at it.
+            context: of the attempt; without it, the run with this notebook and these parameters is found or made.
+            start: an attempt that has begun; needed without ``context``.
         Raises:
-            DeadKernelError: the kernel died; the run stays unfinished and the next attempt goes on.
+            DeadKernelError: the kernel died; the run stays unfinished and the next attempt resumes.
             LeaseLost: another attempt took the run over.
             RunStopped: the run was stopped; what was finished is saved.
         """
@@ -97,7 +95,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         execution_timeout: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the cells in a kernel that knows its desk."""
+        """Run the cells in a kernel that knows its mailbox."""
         rest = remove_args(["timeout", "startup_timeout", "input_path"], **kwargs)
         final = merge_kwargs(
             rest,
@@ -111,14 +109,14 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         )
         context = nb_man.context
         client = Client(nb_man, km=context.kernel, **final)
-        client.owns_km = True  # whoever started it: this execution ends it
+        client.owns_km = True  # this execution ends the kernel, whoever started it
         return client.execute(
             env={**os.environ, **kernel_prestart.environ(context.config.attempt, context.mailbox.path)}
         )
 
 
 def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptContext:
-    """papermill alone: find or make the run that this notebook and its parameters mean."""
+    """For papermill without `qcity run`: find or make the run with this notebook and these parameters."""
     from qcity_nb.stores import open_store
 
     given = start.settings
@@ -131,7 +129,7 @@ def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptConte
         notebook=name,
         parameters=parameters,
         source=full.read_bytes() if full.is_file() else b"",
-        desired=DesiredState(manual=True),  # somebody else's scheduler started it, and starts it again
+        desired=DesiredState(manual=True),  # another scheduler started it, and will start it again
     )
     config = sidecar.config_for(
         given,
@@ -166,11 +164,11 @@ def _signals(context: AttemptContext) -> Iterator[None]:
 
 
 def _conclude(context: AttemptContext) -> None:
-    """Tell the agent how it ended, and wait until that is published.
+    """Tell the sidecar how the execution ended, and wait until that is published.
 
     Raises:
-        LeaseLost, RunStopped: that is how it ended.
-        RunHeld, StoreError, …: it has not begun.
+        LeaseLost, RunStopped: the execution ended so.
+        RunHeld, StoreError, …: the execution has not begun.
         StoreUnavailable: the store did not answer in time; the local tier has everything.
     """
     context.hold()
@@ -185,14 +183,14 @@ def _conclude(context: AttemptContext) -> None:
     while (answer := context.mailbox.answer_to(request)) is None:
         status = context.mailbox.status()
         if status.state in ("lost", "refused"):
-            # Refused: a second agent could not go on for the first.
+            # Refused: a second sidecar could not take over from the first.
             context.outcome = "lost"
             raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
             sidecar.spawn(sidecar.respawn(context.config))
             time.sleep(1.0)
         if time.monotonic() > until:
-            raise StoreUnavailable(status.message or "the agent did not answer")
+            raise StoreUnavailable(status.message or "qcity's background process did not answer")
         time.sleep(0.02)
     context.answer = answer
     if not answer.ok:

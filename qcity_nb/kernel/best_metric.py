@@ -1,4 +1,4 @@
-"""The best values that the loops had of the metrics that their ``every`` looks at (`on_best`)."""
+"""The best value of each metric that a loop's ``every`` looks at (`on_best`)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ __all__ = ["Bests"]
 @dataclass(slots=True)
 class _BestRecord:
     best: float | None = None
-    """At any boundary of the loop that was saved."""
+    """The best at any boundary of the loop that was saved."""
     seen: float | None = None
-    """Since the last boundary. It is kept too: rows of an inner loop that are covered are not logged again."""
+    """The best since the last boundary. It is saved too: covered rows of an inner loop are not logged again."""
     best_seen: float | None = None
-    """What was heard up to the present boundary."""
+    """What ``seen`` was when the present boundary was reached."""
 
 
 class Bests:
-    """Marks of each loop and goal. ``hear`` may be called from any thread, the rest from the one that runs the cell."""
+    """The best values of each loop and goal.
+
+    ``note_value`` may be called from any thread, the other methods only from the thread that runs the cell.
+    """
 
     def __init__(self) -> None:
         self.metrics: frozenset[str] = frozenset()
-        """What to tell ``hear``."""
+        """The metrics whose values ``note_value`` needs."""
         self._records: dict[str, dict[Goal, _BestRecord]] = {}
         self._running: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(self, loop: str, goals: Iterable[Goal], *, is_new: bool) -> None:
-        """The loop of that key runs from here on; a new pass has no best yet."""
+        """Start to follow the loop with that key; a new pass has no best value yet."""
         known = {} if is_new else self._records.get(loop, {})
         marks = {goal: known.get(goal) or _BestRecord() for goal in goals}
         with self._lock:
@@ -45,7 +48,7 @@ class Bests:
             self._listen()
 
     def end(self, loop: str) -> None:
-        """The loop does not run any more."""
+        """Stop following the loop."""
         with self._lock:
             self._running.discard(loop)
             self._listen()
@@ -54,7 +57,7 @@ class Bests:
         self.metrics = frozenset(goal.metric for loop in self._running for goal in self._records[loop])
 
     def note_value(self, metric: str, value: float) -> None:
-        """A row of a metric in ``metrics`` was logged."""
+        """Note a logged row of a metric in ``metrics``."""
         with self._lock:
             for loop in self._running:
                 for goal, mark in self._records[loop].items():
@@ -62,7 +65,7 @@ class Bests:
                         mark.seen = value
 
     def take(self, loop: str) -> tuple[dict[Goal, float], dict[Goal, float]]:
-        """At a boundary: the best values since the boundary before, and those of the boundaries that were saved."""
+        """At a boundary: the best values since the previous boundary, and the best at all saved boundaries."""
         with self._lock:
             marks = self._records.get(loop, {})
             for mark in marks.values():
@@ -73,12 +76,12 @@ class Bests:
             )
 
     def keep(self, loop: str) -> None:
-        """The present boundary is about to be saved."""
+        """Note that the present boundary is about to be saved."""
         for goal, mark in self._records.get(loop, {}).items():
             mark.best = goal.best((mark.best, mark.best_seen))
 
     def encode(self, loops: Container[str]) -> dict[str, Any]:
-        """The marks of these loops, for a manifest."""
+        """The best values of these loops, for a manifest."""
         with self._lock:
             return {
                 loop: {f"{goal.mode} {goal.metric}": [mark.best, mark.seen] for goal, mark in marks.items()}

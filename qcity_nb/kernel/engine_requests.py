@@ -1,10 +1,12 @@
-"""What the engine asks of the kernel between two cells, by silent requests that leave no trace in the history.
+"""Requests that the engine sends to the kernel between two cells. They are silent: the history does not show them.
 
-    attend()           a session for this kernel, before the first cell
-    resume(count)      the variables as the first cells left them
-    finished(told)     a cell has ended well: remember it, with a snapshot of the variables
+    attend()           start a session for this kernel, before the first cell
+    resume(count)      restore the variables as the first ``count`` cells left them
+    count(number)      set the execution count of the next cell
+    once(source)       record in the store that a cell which must not run twice begins
+    finished(file)     a cell has ended without an error: record it, with a snapshot of the variables
 
-Each is called through ``answer``, whose result the engine reads. What goes wrong is told, never raised.
+Each is called through ``answer``, whose result the engine reads. Errors are part of that result, never raised.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from qcity_nb.sidecar import start as sidecar
 __all__ = ["answer", "begin_once", "cells_of", "commit", "note_executed", "session_here", "where"]
 
 WAIT_SHARE = 0.05
-"""So much of a cell's time its snapshot is waited for: the next cell may kill the kernel at once."""
+"""The next cell may kill the kernel, so it waits for the snapshot's write, up to this share of the last cell's time."""
 ONCE_S = 120.0
 """How long a cell that must not run twice waits until the store knows that it begins, or has ended."""
 
@@ -43,16 +45,16 @@ _session: Session | None = None
 
 
 def session_here(mailbox: Mailbox) -> Session | None:
-    """The session that an engine asked for, if it belongs to that desk."""
+    """The session that an engine asked for, if it belongs to that mailbox."""
     return _session if _session is not None and _session.sidecar.mailbox.path == mailbox.path else None
 
 
 def answer(op: str, **given: Any) -> str:
-    """Do what the engine asks; JSON: ``{"ok": …, …}``, or ``{"ok": false, "error": …, "why": …}``."""
+    """Do what the engine asks. Returns JSON: ``{"ok": true, …}``, or ``{"ok": false, "error": …, "why": …}``."""
     try:
         with uninterrupted():
             return json.dumps({"ok": True, **_OPS[op](**given)})
-    except Exception as error:  # noqa: BLE001 - user objects are pickled here, and the engine decides what it means
+    except Exception as error:  # noqa: BLE001 - user objects are pickled here; the engine decides what to do
         return json.dumps({"ok": False, "error": type(error).__name__, "why": str(error) or repr(error)})
 
 
@@ -61,7 +63,7 @@ def _shell() -> Any:
 
 
 def _attend() -> Mapping[str, Any]:
-    """A session for this kernel; the cells that its newest checkpoint has finished."""
+    """Start a session for this kernel. Returns the cells that are finished in its newest checkpoint."""
     global _session
     given = settings.load()
     mailbox = Mailbox(Path(given.mailbox))
@@ -94,7 +96,7 @@ def _attend() -> Mapping[str, Any]:
 
 
 def cells_of(session: Session, shell: Any, given: settings.Settings, records: Sequence[CellRecord]) -> FinishedCells:
-    """The finished cells of a session, with the shell's variables."""
+    """The record of a session's finished cells, over the shell's variables."""
     hidden = ipython_history.user_owns(hidden_by(shell.user_ns_hidden))
     snapshotter = NamespaceSnapshotter(shell.user_ns, session.engine.freezer, hidden=hidden)
     return FinishedCells(
@@ -103,19 +105,19 @@ def cells_of(session: Session, shell: Any, given: settings.Settings, records: Se
 
 
 def note_executed(finished_cells: FinishedCells, shell: Any, info: Any) -> None:
-    """A cell is about to run: what can it reach?"""
+    """Note what the cell that is about to run can reach."""
     source = getattr(info, "raw_cell", None)
-    # A shell that does not say what it runs may run anything.
+    # If the shell does not say what it runs, the cell may reach everything.
     finished_cells.reach.ran("globals()" if source is None else shell.transform_cell(source))
 
 
 def where() -> str:
-    """This machine and its Python: a package installed there is there."""
+    """Identifies this machine and its Python, and so the place where a cell installed its packages."""
     return f"{uuid.getnode():x}:{sys.prefix}"
 
 
 def _revive(config: sidecar.Config, session: Session) -> None:
-    session.sidecar.note("sidecar-died", message="the agent died; a new one goes on")
+    session.sidecar.note("sidecar-died", message="qcity's background process died; a new one continues")
     sidecar.spawn(sidecar.respawn(config))
 
 
@@ -136,14 +138,14 @@ def _resume(count: int, number: int, sources: Mapping[int, str]) -> Mapping[str,
     outputs.write_text(json.dumps(shown), encoding="utf-8")
     try:
         said = finished_cells.restore(count, session.tier.reader(session.manifest))
-    except BaseException:  # whatever objects raise when they are made: a part of it would be worse than nothing
+    except BaseException:  # objects may raise anything when they are unpickled; half of them would be worse than none
         _shell().reset(new_session=False)
         raise
     inline_plots.show_inline()
     said += rerun(_shell(), sources.values())
-    said += finished_cells.process_settings.finish_restore()  # what was set last holds, whether by a magic or by a call
+    said += finished_cells.process_settings.finish_restore()  # the last change wins, made by a magic or by a call
     ipython_history.put(_shell(), sources, number)
-    return {"said": said, "outputs": str(outputs)}
+    return {"notes": said, "outputs": str(outputs)}
 
 
 def _count(number: int) -> Mapping[str, Any]:
@@ -157,10 +159,10 @@ def _once(source: str) -> Mapping[str, Any]:
 
 
 def begin_once(session: Session, source: str) -> None:
-    """A cell that must not run twice is about to begin: the store knows it before it does.
+    """Record in the store that a cell which must not run twice begins. It returns before the cell runs.
 
     Args:
-        source: the cell's, as a chain of itself alone.
+        source: the hash chain of the cell's source alone.
     Raises:
         StoreUnavailable: the store did not answer.
     """
@@ -170,7 +172,7 @@ def begin_once(session: Session, source: str) -> None:
 
 
 def _finished(file: str) -> Mapping[str, Any]:
-    """``told`` is a file that the engine wrote; see ``course.Course.finished``."""
+    """``file`` was written by the engine; see ``ResumePlan.finish_cell``."""
     session, finished_cells = _here()
     found = json.loads(Path(file).read_text(encoding="utf-8"))
     session.finish_save()
@@ -192,13 +194,13 @@ def commit(
     must: bool = False,
     is_last: bool = False,
 ) -> float:
-    """Save what is known of the newest cell, with a snapshot of the variables if there is time for one.
+    """Save the record of the newest cell, with a snapshot of the variables if the budget allows one.
 
     Args:
         may: a snapshot may be taken.
-        must: it is taken whatever it takes, and the store has it before another cell begins.
-        is_last: no cell comes after it.
-    Returns: 0; or, where snapshots have to wait from here on, the seconds that the next one needs.
+        must: a snapshot is taken at any cost, and the store has it before another cell begins.
+        is_last: no cell follows.
+    Returns: 0; or, if snapshots are postponed from now on, the seconds that the next one needs.
     """
     allowance, began_s = finished_cells.allowance, time.perf_counter()
     allowance.add_run(wall_s)

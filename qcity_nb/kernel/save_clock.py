@@ -1,4 +1,4 @@
-"""What is known at the boundaries of one running loop, and whether a save is due there."""
+"""Measures one running loop, and decides at each boundary whether a save is due."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qcity_nb.kernel.session import Session
 __all__ = ["Watch"]
 
 NEWEST = 16
-"""Of so many iterations the longest counts, where a session's end is near."""
+"""Near the end of a host's session, the longest of this many iterations counts."""
 
 
 class Watch:
-    """One run of one loop, from its first item until it is left."""
+    """Follows one execution of a loop, from its first item until it is left."""
 
     def __init__(self, session: Session, loop: Loop, pace: Pace, *, is_new: bool) -> None:
         self.pace = pace
@@ -26,7 +26,7 @@ class Watch:
         session.bests.begin(loop.key, pace.goals, is_new=is_new)
 
     def is_due(self, iterations: int) -> bool:
-        """Is a save due at this boundary? To be asked once at each.
+        """Is a save due at this boundary? Call it once at each boundary.
 
         Args:
             iterations: finished since the loop's last save.
@@ -47,9 +47,9 @@ class Watch:
         return self.pace.is_due(moment)
 
     def keep(self) -> None:
-        """This boundary is about to be saved: its values are those to beat."""
+        """Note that this boundary is about to be saved: its values are the ones to improve on."""
         self._session.bests.keep(self._loop.key)
 
     def close(self) -> None:
-        """The loop does not run any more."""
+        """Note that the loop no longer runs."""
         self._session.bests.end(self._loop.key)

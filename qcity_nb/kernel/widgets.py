@@ -1,7 +1,7 @@
-"""The widgets that finished cells show: what the notebook keeps of them comes back, though their objects are gone.
+"""The widgets that finished cells show: their state in the notebook is restored, though their objects are gone.
 
 nbclient collects the state that a kernel's widgets send, and puts it into the notebook's metadata at the end. A new
-kernel sends nothing for cells that it passes over: what they showed would be empty frames.
+kernel sends nothing for cells that it skips: without this module their widgets would be empty frames.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _MODEL = "IPY_MODEL_"
 
 
 def shows_widgets(outputs: Iterable[Mapping[str, Any]]) -> bool:
-    """May later cells change what these outputs look like?"""
+    """Do these outputs show widgets, whose look later cells may change?"""
     return any(WIDGET_MIME in output.get("data", {}) for output in outputs)
 
 
 def states_in(outputs: Iterable[Mapping[str, Any]], client: Any) -> dict[str, Any]:
-    """State and buffers, by model id, of the widgets that these outputs show and of those inside them.
+    """State and buffers, by model id, of the widgets in these outputs and of those inside them.
 
     Args:
-        client: nbclient's, which heard them.
+        client: nbclient's, which received them.
     """
     found: dict[str, Any] = {}
     left = [view["model_id"] for output in outputs if (view := output.get("data", {}).get(WIDGET_MIME))]
@@ -52,7 +52,7 @@ def _models(value: Any) -> Iterator[str]:
 
 
 def put_states(states: Mapping[str, Any], client: Any) -> None:
-    """Let the client keep what ``states_in`` found in an earlier kernel."""
+    """Give the client the states that ``states_in`` collected in an earlier kernel."""
     for model, told in states.items():
         client.widget_state[model] = told["state"]
         if told["buffers"]:

@@ -1,4 +1,4 @@
-"""From the local tier to the store: one checkpoint, its rows and the journal in one publish."""
+"""From the local tier to the store: a checkpoint, its rows and the journal in one publish."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from qcity_nb.tracking.outbox import decode_rows
 __all__ = ["Publisher"]
 
 _NEW_SHARE = 0.9
-"""A local pack of which so much is new is published as it is."""
+"""A local pack of which at least this share is new is published as it is."""
 _LIVE_SHARE = 0.5
-"""A published pack with less than this share of objects that are needed is not kept for them."""
+"""A published pack of which less than this share is needed is not kept."""
 _WORTH_BYTES = 1 << 20
-"""Less than this is not worth sending anything again for."""
+"""To free less than this, nothing is sent again."""
 _DROPS = 40
-"""So many objects are dropped with one head: a commit on the Hub should stay under 100 files."""
+"""Objects dropped with one publish at most: a commit on the Hub should stay under 100 files."""
 GONE_LOOKS = 5
-"""So many looks in a row for a segment that the head names and the store does not have."""
+"""How often in a row a segment is looked up that the run record names and the store does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PublishDraft:
-    """A local checkpoint, made ready for the store."""
+    """A local checkpoint, prepared for the store."""
 
     manifest: Manifest
     data: bytes
@@ -56,7 +56,7 @@ class _PublishDraft:
 
 
 class Publisher:
-    """Publishes under one lease. One thread at a time uses it."""
+    """Publishes under one lease. Not thread-safe."""
 
     def __init__(
         self, lease: Lease, mailbox: Mailbox, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
@@ -65,26 +65,26 @@ class Publisher:
         self._mailbox = mailbox
         self._tier = tier
         self._manifests: dict[str, Manifest] = {}
-        """Manifests that the confirmed head names, as far as this attempt knows them."""
+        """Manifests named by the confirmed run record, as far as this attempt has read them."""
         self._newest = published
         self._keep = keep or Keep()
         self._key = settings.signing_key()
         self._links: dict[str, str] = {}
         self._offset = mailbox.offset()
         self._missing: dict[str, int] = {}
-        """How often a chain's newest segment was not there."""
+        """How often a chain's newest segment was missing."""
         self._condemned: set[str] = set()
-        """Garbage as of the last publish."""
+        """Objects that the last publish left unnamed: the next one drops them."""
         self._is_untidy = True
-        """Something was stored, or is condemned, since the store was last found tidy."""
+        """Something was stored, or is to be dropped, since the store was last seen without garbage."""
         self._dropped_seq = 0
         """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
-        """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
+        """Objects that this attempt stored: those that no confirmed run record names may be deleted."""
         self._sizes: dict[str, int] = {}
         """Bytes of the packs that this attempt published."""
         self.newest_bytes = 0
-        """What the newest checkpoint took to send; 0: none was sent by this attempt."""
+        """Bytes sent for the newest checkpoint; 0: this attempt has sent none."""
         self._card = Card(lease.store, tier)
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
@@ -94,7 +94,7 @@ class Publisher:
 
     @property
     def live_bytes(self) -> int:
-        """Of the newest published checkpoint's objects."""
+        """The size of the newest published checkpoint's objects."""
         return self._newest.size_bytes if self._newest is not None else 0
 
     @property
@@ -102,7 +102,7 @@ class Publisher:
         return lambda name: self._lease.store.get(self._lease.run, name)
 
     def _prepare(self, manifest: Manifest, head: Head) -> _PublishDraft:
-        """Only what the newest published manifest does not have goes into a new pack."""
+        """Prepare a checkpoint: only what the newest published manifest does not have goes into a new pack."""
         base = self._newest
         term = self._lease.term
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
@@ -136,18 +136,18 @@ class Publisher:
         return _PublishDraft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
 
     def _values(self, seq: int) -> dict[str, float]:
-        """Of the metric that decides which checkpoint is the best.
+        """The value of the metric that decides which checkpoint is the best.
 
-        Only from the rows that this checkpoint added: an older value is that of another state.
+        Only rows that this checkpoint added count: an older value belongs to another state.
         """
         best = self._keep.best
         found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
         return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
 
     def _keep_refs(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
-        """The checkpoints that the next head names, newest first."""
+        """The checkpoints that the next run record names, newest first."""
         if new.label and not names_left(sum(1 for ref in head.checkpoints if ref.label), self._keep):
-            message = f"checkpoint {new.seq} cannot be called {new.label!r}: the run has no room for another name"
+            message = f"checkpoint {new.seq} cannot be named {new.label!r}: the run may have no more named checkpoints"
             self._mailbox.note(journal.event("trouble", term=self._lease.term, message=message))
             new = replace(new, label="")
         refs = {ref.seq: ref for ref in (new, *head.checkpoints)}
@@ -158,10 +158,10 @@ class Publisher:
         return tuple(refs[one.seq] for one in select(candidates, self._keep))
 
     def _pack(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
-        """Where the objects ``new`` will lie in the store; the packs for it go into ``files``.
+        """Place the objects ``new`` into packs, which go into ``files``. Returns where each object is.
 
-        A local pack that is new goes as it is, by a hard link: local packs are never written again, so nothing
-        has to be copied here. What is left goes into a pack of its own.
+        A new local pack is sent as it is, by a hard link: local packs are never written to again, so nothing has to
+        be copied. The remaining objects go into one more pack.
         """
         term, refs, rest = self._lease.term, {}, []
         local: dict[str, list[str]] = {}
@@ -201,14 +201,14 @@ class Publisher:
         source = self._tier.pack_path(pack)
         try:
             if source.stat().st_size * _NEW_SHARE > size:
-                return False  # too much of it is there already, or nobody needs it
+                return False  # too much of it is in the store already, or not needed
             os.link(source, path)
         except OSError:
-            return False  # dropped meanwhile, or a file system without links: it is read through the open file
+            return False  # dropped meanwhile, or no hard links here: it is read through the open file
         return True
 
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
-        """The objects in published packs that are mostly dead: sent once more, so that the store can drop the rest."""
+        """The objects in published packs that are mostly unused: sent once more, so that the packs can be dropped."""
         live: dict[str, int] = {}
         ends: dict[str, int] = {}
         for ref in refs.values():
@@ -230,15 +230,15 @@ class Publisher:
         executed: bool = False,
         release: bool = False,
     ) -> Head:
-        """Make ``manifest`` (if it is newer than the head's) and all new events the run's newest word.
+        """Publish ``manifest`` (if it is newer than the run record's) and all new events.
 
         Args:
-            change: a further change to the head.
-            executed: send the executed notebook along, if it changed.
-            release: let go of the lease with it.
+            change: a further change to the run record.
+            executed: send the executed notebook too, if it changed.
+            release: release the lease in the same write.
         Raises:
             LeaseLost: another attempt holds the run; nothing of this is visible.
-            StoreUnavailable: unknown whether it landed; call again.
+            StoreUnavailable: the outcome is unknown; call again.
         """
         head = self._lease.head
         draft: _PublishDraft | None = None
@@ -252,8 +252,8 @@ class Publisher:
         if has_page and draft is not None:
             self._card.collect(head, draft.manifest.seq)
         dropped: list[str] = []
-        # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
-        # all that it names.
+        # Unnamed since the previous publish. If the newest run record is damaged, the one before it still finds all
+        # that it names.
         garbage = sorted(self._condemned)[:_DROPS]
 
         def edit(head: Head) -> Edit:
@@ -287,7 +287,7 @@ class Publisher:
         self._mine.difference_update(garbage)
         if lines:
             self._offset = offset
-            with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
+            with contextlib.suppress(OSError):  # on a full disk: a second sidecar would publish those lines again
                 self._mailbox.write_offset(offset)
         if notebook:
             self._executed = notebook
@@ -300,13 +300,13 @@ class Publisher:
                 self._newest = draft.manifest
                 self._manifests[draft.ref.name] = draft.manifest
             else:
-                # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
+                # An earlier try was stored though its reply was lost: its packs are the ones to build on.
                 self._newest = self._published(head)
-            # One publish late, for the same reason as `garbage`.
+            # One publish later, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
         if self._is_untidy:
-            # A beat alone drops nothing, and to list the store for each would cost more than the beat.
+            # A mere heartbeat drops nothing, and to list the store would cost more than the heartbeat.
             self._condemn(head, dropped)
         if draft is not None:
             with contextlib.suppress(StoreError):
@@ -325,7 +325,7 @@ class Publisher:
         try:
             return self._manifest(head.checkpoint)
         except (StoreError, CheckpointError, KeyError):
-            return None  # then the next one stands on its own
+            return None  # then the next checkpoint is sent whole
 
     def _notebook(self) -> bytes:
         try:
@@ -339,14 +339,14 @@ class Publisher:
         try:
             segment = journal.append(tip, lines, folder=name, term=self._lease.term, read=self._read)
         except Missing:
-            # A rival replaces a segment once, and the next look at the head names the new one. One that stays away
-            # is lost, and to wait for it would be for ever.
+            # Another writer may have replaced the segment: then the next run record names the new one. A segment that
+            # stays missing is lost; to wait for it would never end.
             self._missing[tip] = self._missing.get(tip, 0) + 1
             if self._missing[tip] < GONE_LOOKS:
                 raise
             self._mailbox.note(
                 journal.event(
-                    "trouble", term=self._lease.term, message=f"{tip} is gone from {self._lease.store.address}"
+                    "trouble", term=self._lease.term, message=f"{tip} is missing in {self._lease.store.address}"
                 )
             )
             segment = journal.append("", lines, folder=name, term=self._lease.term, read=self._read)
@@ -356,7 +356,7 @@ class Publisher:
         return replace(head, **{name: segment.name})  # type: ignore[arg-type]  # name is journal or outbox
 
     def _condemn(self, head: Head, dropped: list[str]) -> None:
-        """Find what the next publish may drop: what our own confirmed heads dropped, what failed tries stored."""
+        """Find what the next publish may drop: what confirmed run records dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
         try:
             named |= self._chained_names(head)
@@ -364,13 +364,13 @@ class Publisher:
                 named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
         except (StoreError, codec.DecodeError, KeyError):
-            return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
+            return  # this can wait for the next publish; without all names nothing is deleted
         self._mine.update(dropped)
         self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
         self._is_untidy = bool(self._condemned)
 
     def _chained_names(self, head: Head) -> set[str]:
-        """The segments of both chains; each is read once for its link."""
+        """The names of the segments of both chains; each is read once for its link."""
         names: set[str] = set()
         for tip in (head.journal, head.outbox):
             name = tip
@@ -385,7 +385,7 @@ class Publisher:
         return self._links[name]
 
     def _is_superseded(self, name: str, head: Head) -> bool:
-        """Objects of epochs before ours: no other attempt can ever name them in a new head."""
+        """Is it an object of an earlier term? No other attempt can name it in a new run record."""
         folder, _, rest = name.partition("/")
         if folder not in ("packs", "checkpoints", "journal", "outbox", "executed"):
             return False
@@ -397,6 +397,6 @@ class Publisher:
             try:
                 self._manifests[ref.name] = manifests.loads(self._read(ref.name), name=ref.name)
             except Missing:
-                # A damaged store: nothing can be said about its packs, so nothing of that epoch is deleted.
+                # A damaged store: the packs of this manifest are unknown, so nothing is deleted.
                 raise KeyError(ref.name) from None
         return self._manifests[ref.name]

@@ -27,7 +27,7 @@ for n in city.loop(range(40), state=state, every=1):
     if n == dies - 2 and sys.argv[2] == "published":
         city.checkpoint()
     if n == dies:
-        city.session.settle()
+        city.session.finish_save()
         os.kill(os.getpid(), signal.SIGKILL)
 until = time.monotonic() + 20
 while not city.session.sidecar.earlier() and time.monotonic() < until:

@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from course_world import KILL
+from resume_world import KILL
 
 from qcity_nb.records import Head
 from qcity_nb.run import lease
@@ -222,7 +222,7 @@ def test_options_mean_what_they_mean_in_papermill_also_after_a_death(tmp_path: P
     assert len(log(err_own)) == 28, log(err_own)
     assert err[err.index(raised) :] == err_calm[err_calm.index(raised) :]
     assert "Executing Loading" in err_calm
-    assert "qcity: 5 cells finished in an earlier kernel: passed over" in err
+    assert "qcity: 5 cells finished in an earlier kernel: skipped" in err
     assert bar(err) == bar(err_calm) == bar(err_own) == "9/9"
     for name in ("stdout.txt", "stderr.txt"):
         # They are opened at their first line, where the notebook works.
@@ -338,5 +338,5 @@ def test_sys_exit_ends_the_notebook_well_also_when_the_end_was_cut_off(tmp_path:
     end(ours.start(*options))
     assert ours.book() == own.book()
     assert own.ran == ["one", "two"]
-    assert ours.ran == ["one", "two", "two"], "no snapshot is taken behind the last cell"
+    assert ours.ran == ["one", "two", "two"], "no snapshot is taken after the last cell"
     assert (ours.head.state, ours.head.failure) == ("succeeded", None)

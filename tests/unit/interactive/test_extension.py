@@ -152,14 +152,14 @@ def test_cells_that_look_may_come_go_and_stay_away() -> None:
     assert follow(Past(known, []), "a = 1", "a?", "b = 2", "a", "c = 3") == [0, None, 2, None, 4]
 
 
-def test_a_cell_that_asks_for_results_is_behind_those_that_look() -> None:
+def test_a_cell_that_asks_for_results_comes_after_read_only_ones() -> None:
     known = records("a = 1", "a", "b = _")
     assert follow(Past(known, []), "a = 1", "a", "b = _") == [0, 1, 2]
     assert follow(Past(known, []), "a = 1", "b = _") == [0, None]
     assert follow(Past(known, []), "a = 1", "a", "print(a)", "b = _") == [0, 1, None, None]
 
 
-def test_only_what_has_a_snapshot_behind_it_is_passed_over() -> None:
+def test_only_what_has_a_snapshot_after_it_is_skipped() -> None:
     past = Past(records("a = 1", "b = 2", "b", "c = 3", "d = 4", whole="03"), [])
     assert len(past.records) == 4
     assert follow(past, "a = 1", "b = 2", "b") == [0, 1, 2]

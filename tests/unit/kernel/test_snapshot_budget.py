@@ -56,7 +56,7 @@ def test_little_is_spent_beside_what_it_saves(share: float, times: float) -> Non
     allowance.add_run(100.0)
     allowance.subtract_cost(0.2)
     allowance.add_run(0.001)
-    assert allowance.limit_s == LEAST_S, "behind the quickest cell that much is worth it"
+    assert allowance.limit_s == LEAST_S, "after the quickest cell that much is worth it"
     allowance.add_run(1.0)
     assert allowance.limit_s == pytest.approx(times * 1.001)
     allowance.note_postponed(times * 2.0)

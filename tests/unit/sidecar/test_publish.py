@@ -164,7 +164,7 @@ def test_a_name_for_which_there_is_no_room_is_told_and_the_checkpoint_published_
         publisher.publish(save(tier, seq, name=f"n{seq}"))
     assert [(ref.seq, ref.label) for ref in lease.read(store, RUN).head.checkpoints] == [(4, ""), (2, "n2"), (1, "n1")]
     lines, _ = Mailbox(tmp_path / "mailbox").events_since(0)
-    assert b"cannot be called 'n3'" in lines
+    assert b"cannot be named 'n3'" in lines
 
 
 def test_a_head_of_an_older_version_is_read(tmp_path: Path) -> None:

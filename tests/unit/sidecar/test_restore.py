@@ -1,4 +1,4 @@
-"""Where a fresh host goes on: from the store, over a line that breaks, beside an attempt that does not know it."""
+"""What a fresh host resumes from: the store, over a line that breaks, beside an attempt that does not know it."""
 
 from __future__ import annotations
 
