@@ -11,10 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from qcity_nb import codec, crashpoints, settings
+from qcity_nb import codec, crashpoints
 from qcity_nb.errors import NotebookInvalid, QcityError, RunStopped
 from qcity_nb.records import AttemptSpec, Head
 from qcity_nb.run.lease import read
+from qcity_nb.settings import load
 from qcity_nb.sidecar import start as sidecar
 from qcity_nb.stores import open_store
 
@@ -24,7 +25,7 @@ KERNEL_DIED = 138
 """papermill's exit code for it, too."""
 
 
-def _is_still_desired(head: Head) -> None:
+def _check_desired(head: Head) -> None:
     if head.is_over:
         raise RunStopped(f"run {head.run!r} has {head.state} already")
     if head.desired.state != "running":
@@ -32,13 +33,13 @@ def _is_still_desired(head: Head) -> None:
 
 
 def _run(spec: AttemptSpec) -> int:
-    given = settings.load(Path(spec.project) if spec.project else None, {"store": spec.store})
-    crashpoints.arm_plan(given.chaos)
+    settings = load(Path(spec.project) if spec.project else None, {"store": spec.store})
+    crashpoints.arm_plan(settings.chaos)
     store = open_store(spec.store)
     head = read(store, spec.run).head
-    _is_still_desired(head)
+    _check_desired(head)
     config = sidecar.config_for(
-        given,
+        settings,
         run=spec.run,
         attempt=spec.attempt,
         host=spec.host,
@@ -67,7 +68,7 @@ def _run(spec: AttemptSpec) -> int:
         context = AttemptContext(
             config=config,
             mailbox=mailbox,
-            grace_s=given.stop_grace_s,
+            grace_s=settings.stop_grace_s,
             output=Path(spec.output) if spec.output else None,
             kernel=kernel,
         )

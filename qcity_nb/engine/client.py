@@ -74,7 +74,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
     def _execute_all(self, context: AttemptContext) -> None:
         context.hold()
         self.log.info(f"qcity: run {context.config.run}, attempt {context.term}")
-        plan = ResumePlan(self, context.mailbox.path, self._noted)
+        plan = ResumePlan(self, context.mailbox.path, self._note)
         plan.begin()
         for index in plan.installs:
             if not plan.rerun_numbered(index, run=self._execute):
@@ -87,21 +87,21 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             elif plan.is_skipped(index):
                 if index not in plan.installs:
                     self._redisplay(cell)
-                    self.nb_man.cell_skipped(cell, plan.took_s(index))
+                    self.nb_man.cell_skipped(cell, plan.duration_s(index))
                 continue
             else:
                 try:
                     is_well = self._run(index, plan)
                 except OnceInDoubt as doubt:
                     self.nb_man.save()
-                    _stop(context, doubt)
+                    _stop_run(context, doubt)
                     return
             if not is_well:
                 return
         plan.wait_idle()
         context.outcome = "succeeded"
 
-    def _noted(self, kind: str, **data: Any) -> None:
+    def _note(self, kind: str, **data: Any) -> None:
         """Add an event to the journal and to papermill's log."""
         self.nb_man.context.note(kind, **data)
         if kind == "cells":
@@ -119,7 +119,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
 
     def _run(self, index: int, plan: ResumePlan) -> bool:
         """Execute a cell that has not finished before. Returns whether the notebook continues."""
-        if plan.begins(index, partial(_decide, self.nb_man.context)):
+        if plan.may_begin(index, partial(_read_decision, self.nb_man.context)):
             return self._execute(index, plan)
         self.nb_man.cell_skipped(self.nb.cells[index])
         plan.finish_cell(index, 0.0)
@@ -138,18 +138,18 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             if plan is not None:
                 plan.finish_cell(index, time.monotonic() - began_s)
         except CellExecutionError as error:
-            self._failed(index, error)
+            self._record_failure(index, error)
             if _is_end(error):
                 if plan is not None:
                     plan.finish_cell(index, time.monotonic() - began_s, is_end=True)
                     plan.wait_idle()
                 context.outcome = "succeeded"
             else:
-                _judge(context, index, cell, error.ename, error.evalue, error.traceback)
+                _classify_failure(context, index, cell, error.ename, error.evalue, error.traceback)
             return False
         except CellTimeoutError as error:
-            self._failed(index, error)
-            _judge(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
+            self._record_failure(index, error)
+            _classify_failure(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
             raise
         except DeadKernelError:
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
@@ -157,7 +157,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
         self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
         return True
 
-    def _failed(self, index: int, error: Exception) -> None:
+    def _record_failure(self, index: int, error: Exception) -> None:
         self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
         self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
 
@@ -167,33 +167,33 @@ def _is_end(error: CellExecutionError) -> bool:
     return error.ename == "SystemExit" and error.evalue in ("", "0")
 
 
-def _decide(context: AttemptContext) -> Mapping[str, Any]:
+def _read_decision(context: AttemptContext) -> Mapping[str, Any]:
     """A person's decision about a cell that must not run twice (`qcity resume --once`)."""
     from qcity_nb.stores import open_store
 
-    found: Mapping[str, Any] = read(open_store(context.config.store), context.config.run).head.extra.get("once", {})
-    return found
+    decision: Mapping[str, Any] = read(open_store(context.config.store), context.config.run).head.extra.get("once", {})
+    return decision
 
 
-def _stop(context: AttemptContext, doubt: OnceInDoubt) -> None:
+def _stop_run(context: AttemptContext, doubt: OnceInDoubt) -> None:
     """Stop the run until a person has said whether the cell has done its work."""
     from qcity_nb.stores import open_store
 
-    def stopped(head: Head) -> Head:
-        asked = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
-        return replace(head, desired=replace(head.desired, state="stopped"), extra={**head.extra, "once": asked})
+    def set_stopped(head: Head) -> Head:
+        question = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
+        return replace(head, desired=replace(head.desired, state="stopped"), extra={**head.extra, "once": question})
 
     reason = str(doubt).replace("RUN", context.config.run)
     context.note("once", index=doubt.index, message=reason)
     context.mailbox.ask("stop", reason=reason)
-    amend(open_store(context.config.store), context.config.run, stopped)
+    amend(open_store(context.config.store), context.config.run, set_stopped)
     context.outcome = "stopped"
 
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 
 
-def _judge(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
+def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
     """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error."""
     status = context.mailbox.status()
     if ename in ("RunStopped", "KeyboardInterrupt") and status.stop:

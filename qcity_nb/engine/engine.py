@@ -23,7 +23,7 @@ from qcity_nb import codec, errors
 from qcity_nb.engine import kernel_prestart
 from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.client import Client
-from qcity_nb.engine.notebook_writer import Bookkeeper
+from qcity_nb.engine.notebook_writer import NotebookWriter
 from qcity_nb.engine.paths import path_of
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
 from qcity_nb.records import DesiredState
@@ -50,7 +50,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         log_output: bool = False,
         autosave_cell_every: int = 30,
         context: AttemptContext | None = None,
-        start: kernel_prestart.Start | None = None,
+        start: kernel_prestart.StartedAttempt | None = None,
         **kwargs: Any,
     ) -> Any:
         """Execute ``nb``; papermill's options mean what they mean in papermill.
@@ -65,8 +65,8 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         """
         if context is None:
             assert start is not None
-            context = _own_seat(nb, path_of(kwargs.get("input_path")), start)
-        books = Bookkeeper(
+            context = _make_context(nb, path_of(kwargs.get("input_path")), start)
+        writer = NotebookWriter(
             nb,
             context,
             output_path=output_path,
@@ -74,19 +74,19 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             log_output=log_output,
             autosave_cell_every=autosave_cell_every,
         )
-        books.notebook_start()
+        writer.notebook_start()
         with _signals(context):
             try:
-                cls.execute_managed_notebook(books, kernel_name, log_output=log_output, **kwargs)
+                cls.execute_managed_notebook(writer, kernel_name, log_output=log_output, **kwargs)
             finally:
-                books.notebook_complete()
+                writer.notebook_complete()
                 _conclude(context)
-        return books.nb
+        return writer.nb
 
     @classmethod
     def execute_managed_notebook(
         cls,
-        nb_man: Bookkeeper,
+        nb_man: NotebookWriter,
         kernel_name: str,
         log_output: bool = False,
         stdout_file: Any = None,
@@ -115,24 +115,24 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         )
 
 
-def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptContext:
+def _make_context(nb: Any, full: Path, start: kernel_prestart.StartedAttempt) -> AttemptContext:
     """For papermill without `qcity run`: find or make the run with this notebook and these parameters."""
     from qcity_nb.stores import open_store
 
-    given = start.settings
-    root = given.project.root
+    settings = start.settings
+    root = settings.project.root
     parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
     name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
     head, _ = identity.find_or_create(
-        open_store(given.store),
-        project=given.project.name,
+        open_store(settings.store),
+        project=settings.project.name,
         notebook=name,
         parameters=parameters,
         source=full.read_bytes() if full.is_file() else b"",
         desired=DesiredState(manual=True),  # another scheduler started it, and will start it again
     )
     config = sidecar.config_for(
-        given,
+        settings,
         run=head.run,
         attempt=start.attempt,
         host="papermill",
@@ -140,7 +140,7 @@ def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptConte
     )
     mailbox, process = sidecar.spawn(config)
     return AttemptContext(
-        config=config, mailbox=mailbox, grace_s=given.stop_grace_s, process=process, kernel=start.kernel
+        config=config, mailbox=mailbox, grace_s=settings.stop_grace_s, process=process, kernel=start.kernel
     )
 
 

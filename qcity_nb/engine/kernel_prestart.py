@@ -17,17 +17,17 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
 
-from qcity_nb import settings
 from qcity_nb.engine.kernel_process import use_channels
+from qcity_nb.settings import ENV, Settings, load
 
-__all__ = ["Start", "environ", "kernel", "start"]
+__all__ = ["StartedAttempt", "environ", "kernel", "start"]
 
 
 @dataclass(slots=True, eq=False)
-class Start:
+class StartedAttempt:
     """What is known of an attempt before its run is."""
 
-    settings: settings.Settings
+    settings: Settings
     attempt: str
     kernel: Any
     """The manager of its kernel; ``None``: nbclient starts one."""
@@ -35,20 +35,20 @@ class Start:
 
 def environ(attempt: str, mailbox: Path) -> dict[str, str]:
     """The environment variables that tell a kernel which attempt it belongs to."""
-    return {settings.ENV + "MAILBOX": str(mailbox), settings.ENV + "ATTEMPT": attempt}
+    return {ENV + "MAILBOX": str(mailbox), ENV + "ATTEMPT": attempt}
 
 
 @contextmanager
-def start(notebook: Path, kernel_name: str) -> Iterator[Start]:
+def start(notebook: Path, kernel_name: str) -> Iterator[StartedAttempt]:
     """Begin an attempt that papermill executes: choose its id, and start its kernel.
 
     Raises:
         UsageError: the settings are not valid.
     """
-    given = settings.load(notebook.parent if notebook.parent.is_dir() else None)
+    settings = load(notebook.parent if notebook.parent.is_dir() else None)
     attempt = f"papermill-{uuid.uuid4().hex[:12]}"
-    with kernel(kernel_name, attempt, given.mailbox_of(attempt)) as manager:
-        yield Start(given, attempt, manager)
+    with kernel(kernel_name, attempt, settings.mailbox_of(attempt)) as manager:
+        yield StartedAttempt(settings, attempt, manager)
 
 
 @contextmanager

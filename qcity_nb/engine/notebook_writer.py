@@ -15,7 +15,7 @@ from qcity_nb import crashpoints
 from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.paths import local_path
 
-__all__ = ["Bookkeeper"]
+__all__ = ["NotebookWriter"]
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
@@ -43,7 +43,7 @@ def _merge(nb: Any) -> Any:
     return nb
 
 
-class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
+class NotebookWriter(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
     """papermill's execution manager, with atomic writes and the true status of each cell."""
 
     def __init__(self, nb: Any, context: AttemptContext, **kwargs: Any) -> None:
@@ -71,8 +71,8 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
         """Note that a cell begins."""
         crashpoints.hit("cell.before")
-        told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
-        _write_atomically(self.context.mailbox.path / "cell.json", json.dumps(told).encode())
+        running = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
+        _write_atomically(self.context.mailbox.path / "cell.json", json.dumps(running).encode())
         self._began_s = time.monotonic()
         super().cell_start(cell, cell_index, **kwargs)
 

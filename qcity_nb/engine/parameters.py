@@ -16,14 +16,14 @@ from typing import Any
 
 from qcity_nb.errors import NotebookInvalid, UsageError
 
-__all__ = ["Asked", "read", "type_parameters"]
+__all__ = ["RunnableNotebook", "read", "type_parameters"]
 
 _UNKNOWN = object()
 """The default of a parameter whose value is not a plain literal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RunnableNotebook:
     """A notebook that can be run."""
 
     content: bytes
@@ -33,7 +33,7 @@ class Asked:
     """The name of its kernel."""
 
 
-def read(path: Path) -> Asked:
+def read(path: Path) -> RunnableNotebook:
     """The notebook at ``path``.
 
     Raises:
@@ -63,7 +63,9 @@ def read(path: Path) -> Asked:
         raise NotebookInvalid(f"{path} has no code to run")
     tagged = [cell for cell in code if "parameters" in (cell.get("metadata") or {}).get("tags", [])]
     kernel = ((document.get("metadata") or {}).get("kernelspec") or {}).get("name") or "python3"
-    return Asked(content=content, defaults=_defaults(_source(tagged[0])) if tagged else None, kernel=str(kernel))
+    return RunnableNotebook(
+        content=content, defaults=_defaults(_source(tagged[0])) if tagged else None, kernel=str(kernel)
+    )
 
 
 def _source(cell: Mapping[str, Any]) -> str:
@@ -79,7 +81,7 @@ def _defaults(source: str) -> dict[str, Any]:
     except SyntaxError:
         names = re.findall(r"(?m)^([A-Za-z_]\w*)\s*(?::[^=\n]+)?=(?!=)", source)
         return dict.fromkeys(names, _UNKNOWN)
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for node in body:
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
@@ -88,8 +90,8 @@ def _defaults(source: str) -> dict[str, Any]:
             targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Name):
-                found[target.id] = _literal(getattr(node, "value", None))
-    return found
+                defaults[target.id] = _literal(getattr(node, "value", None))
+    return defaults
 
 
 def _literal(node: ast.expr | None) -> Any:
@@ -144,20 +146,22 @@ def _fit(name: str, text: str, default: Any) -> Any:
     return value
 
 
-def type_parameters(asked: Asked, given: Iterable[tuple[str, str]], *, notebook: str) -> dict[str, Any]:
+def type_parameters(
+    document: RunnableNotebook, arguments: Iterable[tuple[str, str]], *, notebook: str
+) -> dict[str, Any]:
     """The parameters of a command line, each checked and converted by the notebook's default.
 
     Raises:
         UsageError: a parameter that the notebook does not have, that occurs twice, or whose value has the wrong type.
     """
     values: dict[str, Any] = {}
-    for name, text in given:
-        if asked.defaults is None:
+    for name, text in arguments:
+        if document.defaults is None:
             raise UsageError(f"-p {name}: {notebook} takes no parameters; tag the cell that sets them `parameters`")
-        if name not in asked.defaults:
-            known = ", ".join(sorted(asked.defaults)) or "none"
+        if name not in document.defaults:
+            known = ", ".join(sorted(document.defaults)) or "none"
             raise UsageError(f"-p {name}: {notebook} has no such parameter; it has {known}")
         if name in values:
             raise UsageError(f"-p {name} is given twice")
-        values[name] = _fit(name, text, asked.defaults[name])
+        values[name] = _fit(name, text, document.defaults[name])
     return values

@@ -21,6 +21,6 @@ def local_path(path: object) -> Path | None:
     return Path(handler._cwd or ".", str(path)).resolve()
 
 
-def path_of(given: object) -> Path:
+def path_of(source: object) -> Path:
     """The path of papermill's input, from which the project is looked up; a notebook passed as an object has none."""
-    return local_path(given) or Path(given if isinstance(given, str) else "notebook")
+    return local_path(source) or Path(source if isinstance(source, str) else "notebook")

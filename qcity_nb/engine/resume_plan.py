@@ -31,16 +31,16 @@ from qcity_nb.kernel.widgets import put_states, shows_widgets, states_in
 
 __all__ = ["ResumePlan", "OnceInDoubt", "EventWriter"]
 
-_ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{given!r})"
+_ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{arguments!r})"
 
 
 def _not_saved(records: list[dict[str, Any]]) -> list[set[str] | None]:
-    return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
+    return [{each["name"] for each in record["not_saved"]} if record["has_snapshot"] else None for record in records]
 
 
 async def _message(client: Any) -> Any:
-    found = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
-    return await found if asyncio.iscoroutine(found) else found
+    message = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
+    return await message if asyncio.iscoroutine(message) else message
 
 
 class OnceInDoubt(Exception):
@@ -94,21 +94,21 @@ class ResumePlan:
 
     # -- the kernel
 
-    def _ask(self, op: str, **given: Any) -> dict[str, Any]:
+    def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """The kernel's answer to a request; ``ok`` is false if it failed."""
         self.wait_idle()
-        found: dict[str, Any] = run_sync(self._answered)(self._sent(op, **given))
-        return found
+        answer: dict[str, Any] = run_sync(self._wait_answer)(self._request(op, **arguments))
+        return answer
 
-    def _sent(self, op: str, **given: Any) -> str:
-        request: str = run_sync(self._send)(_ASK.format(op=op, given=given))
+    def _request(self, op: str, **arguments: Any) -> str:
+        request: str = run_sync(self._send)(_ASK.format(op=op, arguments=arguments))
         return request
 
     async def _send(self, expression: str) -> Any:
         sent = self._client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
         return await sent if asyncio.iscoroutine(sent) else sent
 
-    async def _answered(self, request: str) -> dict[str, Any]:
+    async def _wait_answer(self, request: str) -> dict[str, Any]:
         client = self._client
         with watch_for_end(client.km.provisioner.pid) as end:
             while True:
@@ -122,10 +122,10 @@ class ResumePlan:
                 if reply["parent_header"].get("msg_id") == request:
                     break
         content = reply["content"]
-        found = content.get("user_expressions", {}).get("qcity", {})
-        if found.get("status") != "ok":
-            return {"ok": False, "error": found.get("ename", content.get("status")), "why": found.get("evalue", "")}
-        answer: dict[str, Any] = json.loads(ast.literal_eval(found["data"]["text/plain"]))
+        result = content.get("user_expressions", {}).get("qcity", {})
+        if result.get("status") != "ok":
+            return {"ok": False, "error": result.get("ename", content.get("status")), "why": result.get("evalue", "")}
+        answer: dict[str, Any] = json.loads(ast.literal_eval(result["data"]["text/plain"]))
         return answer
 
     # -- begin
@@ -133,53 +133,53 @@ class ResumePlan:
     def begin(self) -> None:
         """Find out after which cell to resume. The cells in ``installs`` are to be executed before ``resume``."""
         for index, cell in enumerate(self._code_cells):
-            if said := check_tags(cell.metadata.get("tags", [])):
-                self._note("tag", message=f"cell {index + 1}: {said}")
+            if problem := check_tags(cell.metadata.get("tags", [])):
+                self._note("tag", message=f"cell {index + 1}: {problem}")
         language = self._client.km.kernel_spec.language
         if language.lower() != "python":
             self._note(
                 "no-snapshots", message=f"the kernel's language is {language}: all cells are re-run after a death"
             )
             return
-        told = self._ask("attend")
-        if not told["ok"]:
-            why = told["why"] or told["error"]
+        reply = self._ask("attend")
+        if not reply["ok"]:
+            why = reply["why"] or reply["error"]
             self._note("no-snapshots", message=f"the kernel gives none ({why}): all cells are re-run after a death")
             return
         self._is_on = True
-        records = told["cells"]
-        count = count_finished(self._chain, [one["chain"] for one in records])
+        records = reply["cells"]
+        count = count_finished(self._chain, [each["chain"] for each in records])
         self._covered = count
-        self._once = told["once"]
-        self._records = records[: self._sound(records, rerun.last_with_snapshot(_not_saved(records), count))]
-        here = told["where"]
+        self._once = reply["once"]
+        self._records = records[: self._find_start(records, rerun.last_with_snapshot(_not_saved(records), count))]
+        here = reply["machine"]
         for position, record in enumerate(self._records):
             place = self._places[position]
-            if record["where"] != here and installs(self._code_cells[place].source):
+            if record["machine"] != here and installs(self._code_cells[place].source):
                 self.installs.append(place)
 
-    def _sound(self, records: list[dict[str, Any]], count: int) -> int:
+    def _find_start(self, records: list[dict[str, Any]], count: int) -> int:
         """After which cell to resume, so that all variables that are needed and could not be saved are re-created.
 
         Variables that the remaining cells may use are re-created, by re-running the cell that made them and all cells
         since, as each may have used them. Variables that they cannot use, or that took too long to make, are left out:
         their use raises an error that says why.
         """
-        absent = _not_saved(records)
+        not_saved = _not_saved(records)
         while count:
             coming = [self._code_cells[n].source for n in self._places[count:]]
             bodies = [self._code_cells[n].source for n in self._places[:count]]
             needed = find_names(coming) | find_names_in_bodies(bodies)
-            lost = (absent[count - 1] or set()) & needed
-            earlier = rerun.last_with_names(absent, count, lost)
-            wall_s = sum(one["wall_s"] for one in records[earlier:count])
+            lost = (not_saved[count - 1] or set()) & needed
+            earlier = rerun.last_with_names(not_saved, count, lost)
+            wall_s = sum(record["wall_s"] for record in records[earlier:count])
             if earlier == count:
                 break
             names = ", ".join(sorted(lost))
             if any(is_once(self._code_cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
                 self._note("lost", message=f"{names} could not be saved, and a cell since then must not run twice")
                 break
-            if any(one["loops"] for one in records[earlier:count]):
+            if any(record["loops"] for record in records[earlier:count]):
                 # A finished loop yields nothing: variables that its body sets beside its state would be missing.
                 self._note("lost", message=f"{names} could not be saved, and a loop has finished since")
                 break
@@ -189,15 +189,17 @@ class ResumePlan:
             self._note(
                 "again",
                 message=f"{names} could not be saved: re-run from cell {self._places[earlier] + 1} on, {wall_s:.1f} s"
-                + self._effects(self._places[earlier:count]),
+                + self._describe_effects(self._places[earlier:count]),
             )
             count = earlier
         return count
 
-    def _effects(self, places: Sequence[int]) -> str:
+    def _describe_effects(self, places: Sequence[int]) -> str:
         """What these cells will do again outside the kernel, as far as their source shows it."""
-        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._code_cells[place].source)]
-        return f"; re-run effects outside the kernel: {', '.join(found)}" if found else ""
+        described = [
+            f"{what} (cell {place + 1})" for place in places for what in effects(self._code_cells[place].source)
+        ]
+        return f"; re-run effects outside the kernel: {', '.join(described)}" if described else ""
 
     def resume(self) -> None:
         """Restore the variables and outputs of the finished cells."""
@@ -209,25 +211,25 @@ class ResumePlan:
             for record, place in zip(records, self._places, strict=False)
             if record["number"] is not None
         }
-        told = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
-        if not told["ok"]:
+        reply = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
+        if not reply["ok"]:
             # The variables may be incomplete: all cells are re-run.
             self._note(
-                "no-resume", message=f"the variables could not be restored ({told['why']}): all cells are re-run"
+                "no-resume", message=f"the variables could not be restored ({reply['why']}): all cells are re-run"
             )
             self._records = []
             return
-        shown = json.loads(Path(told["outputs"]).read_text(encoding="utf-8"))
+        shown = json.loads(Path(reply["outputs"]).read_text(encoding="utf-8"))
         for position, record in enumerate(records):
             if self._places[position] not in self.installs:
                 self._show(position, record, shown[position])
             if is_rerun(self._code_cells[self._places[position]].metadata.get("tags", [])):
                 self._rerun.add(self._places[position])
         self.start = self._places[len(records) - 1] + 1
-        self._note("cells", skipped=len(records), notes=told["notes"])
+        self._note("cells", skipped=len(records), notes=reply["notes"])
 
     def _next_number(self) -> int:
-        return max((one["number"] for one in self._records if one["number"] is not None), default=0) + 1
+        return max((record["number"] for record in self._records if record["number"] is not None), default=0) + 1
 
     def rerun_numbered(self, index: int, *, run: Callable[[int], bool]) -> bool:
         """Re-run a finished cell under its old execution count. Returns what ``run`` returns."""
@@ -242,19 +244,19 @@ class ResumePlan:
         """Give the notebook's cell its old output."""
         place = self._places[position]
         cell = self._code_cells[place]
-        told = json.loads(content) if content else {"outputs": [], "displays": {}}
-        cell.outputs = [from_dict(output) for output in told["outputs"]]
+        saved = json.loads(content) if content else {"outputs": [], "displays": {}}
+        cell.outputs = [from_dict(output) for output in saved["outputs"]]
         cell.execution_count = record["number"]
-        for display, indexes in told["displays"].items():
+        for display, indexes in saved["displays"].items():
             self._client._display_id_map.setdefault(display, {})[place] = list(indexes)
-        put_states(told.get("widgets", {}), self._client)
+        put_states(saved.get("widgets", {}), self._client)
         self._shown[position] = content
 
     def is_skipped(self, index: int) -> bool:
         """Did that cell of the notebook finish in an earlier kernel?"""
         return index < self.start
 
-    def took_s(self, index: int) -> float | None:
+    def duration_s(self, index: int) -> float | None:
         """How long that finished cell took; ``None``: it is not a code cell."""
         position = self._positions.get(index)
         return None if position is None else float(self._records[position]["wall_s"])
@@ -265,7 +267,7 @@ class ResumePlan:
 
     # -- cells that must not run twice
 
-    def begins(self, index: int, decided: Callable[[], Mapping[str, Any]]) -> bool:
+    def may_begin(self, index: int, read_decision: Callable[[], Mapping[str, Any]]) -> bool:
         """Prepare a cell to run. If it must not run twice, the store records first that it begins.
 
         Args:
@@ -281,13 +283,13 @@ class ResumePlan:
         if not self._is_on:
             self._note("once", index=index, message="this kernel cannot promise that the cell does not run twice")
             return True
-        mark = self._chain[position]
+        link = self._chain[position]
         (source,) = chain([self._code_cells[index].source])
         if self._once.get(source):
-            said = decided()
-            if said.get("chain") != mark or said.get("say") not in ("done", "again"):
-                raise OnceInDoubt(index, mark, self._once[source])
-            if said["say"] == "done":
+            decision = read_decision()
+            if decision.get("chain") != link or decision.get("say") not in ("done", "again"):
+                raise OnceInDoubt(index, link, self._once[source])
+            if decision["say"] == "done":
                 text = f"qcity: not re-run: it began {self._once[source]}, and `--once done` said that it is done\n"
                 self._code_cells[index].outputs = [new_output("stream", name="stdout", text=text)]
                 return False
@@ -311,12 +313,12 @@ class ResumePlan:
             return
         cell = self._code_cells[index]
         tags = cell.metadata.get("tags", [])
-        told = {
+        event = {
             "position": position,
             "chain": self._chain[position],
             "number": cell.execution_count,
             "wall_s": round(wall_s, 3),
-            "shown": dict(self._news(position)),
+            "shown": dict(self._changed_outputs(position)),
             # A re-run cell is not progress, and must not look like it. A cell that ended the notebook
             # must do so again, or the cells after it would run.
             "snapshot": position >= self._covered and not is_end and not skips_snapshot(tags),
@@ -324,10 +326,10 @@ class ResumePlan:
             "once": is_once(tags),
         }
         file = self._mailbox / "finished.json"
-        file.write_text(json.dumps(told), encoding="utf-8")
+        file.write_text(json.dumps(event), encoding="utf-8")
         self.wait_idle()
-        self._busy = index, self._sent("finished", file=str(file))
-        if told["once"]:
+        self._busy = index, self._request("finished", file=str(file))
+        if event["once"]:
             self.wait_idle()
 
     def wait_idle(self) -> None:
@@ -335,13 +337,13 @@ class ResumePlan:
         if self._busy is None:
             return
         (index, request), self._busy = self._busy, None
-        answer = run_sync(self._answered)(request)
+        answer = run_sync(self._wait_answer)(request)
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
         elif needs_s := answer["postponed_s"]:
             self._note("postponed", index=index, message=describe_postponed(needs_s))
 
-    def _news(self, upto: int) -> Iterator[tuple[int, str]]:
+    def _changed_outputs(self, upto: int) -> Iterator[tuple[int, str]]:
         """The outputs that changed since the kernel was told of them."""
         displays: dict[int, dict[str, list[int]]] = {}
         for display, cells in self._client._display_id_map.items():
@@ -354,10 +356,10 @@ class ResumePlan:
                 continue
             content = ""
             if outputs:
-                told = {"outputs": outputs, "displays": displays.get(index, {})}
+                record = {"outputs": outputs, "displays": displays.get(index, {})}
                 if states := states_in(outputs, self._client):
-                    told["widgets"] = states
-                content = json.dumps(told, separators=(",", ":"))
+                    record["widgets"] = states
+                content = json.dumps(record, separators=(",", ":"))
             if content != self._shown.get(position, ""):
                 self._shown[position] = content
                 yield position, content

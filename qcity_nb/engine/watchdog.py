@@ -39,8 +39,8 @@ class Watchdog(threading.Thread):
         seen: tuple[int, int] | None = None
         status = Status()
         while not self._end.wait(WATCHDOG_S):
-            if (found := self._context.mailbox.version()) != seen:
-                seen, status = found, self._context.mailbox.status()
+            if (version := self._context.mailbox.version()) != seen:
+                seen, status = version, self._context.mailbox.status()
             if status.state == "held" and status.pid and not is_alive(status.pid):
                 sidecar.spawn(sidecar.respawn(self._context.config))
                 self._end.wait(2.0)

@@ -27,9 +27,9 @@ from qcity_nb.kernel.engine_requests import note_executed
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.session import Session
 
-__all__ = ["ByHand", "load", "unload"]
+__all__ = ["Extension", "load", "unload"]
 
-_on: ByHand | None = None
+_on: Extension | None = None
 _runs: set[str] = set()
 """Runs whose cells this kernel has followed: their records are its own, not an earlier kernel's."""
 
@@ -48,11 +48,11 @@ def load(shell: Any, up: Callable[[], Session]) -> None:
         if settings.load().mailbox:
             return  # under the engine, which knows the notebook's cells
         if getattr(shell, "kernel", None) is None:
-            raise _error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
+            raise _make_error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
         session = up()
     except QcityError as error:
-        raise _error("UsageError", f"{error}; then %load_ext qcity_nb") from None
-    _on = ByHand(shell, session)
+        raise _make_error("UsageError", f"{error}; then %load_ext qcity_nb") from None
+    _on = Extension(shell, session)
 
 
 def unload(shell: Any) -> None:
@@ -63,12 +63,12 @@ def unload(shell: Any) -> None:
         _on = None
 
 
-def _error(name: str, text: str) -> Exception:
+def _make_error(name: str, text: str) -> Exception:
     made: Exception = getattr(sys.modules["IPython.core.error"], name)(text)
     return made
 
 
-class ByHand:
+class Extension:
     """The hooks in one shell for one session."""
 
     def __init__(self, shell: Any, session: Session) -> None:
@@ -80,19 +80,19 @@ class ByHand:
         self._depth = 0
         self._is_broken = False
         """Cells are no longer followed."""
-        self._hooks = {"pre_run_cell": self._starts, "post_run_cell": self._ended}
+        self._hooks = {"pre_run_cell": self._on_start, "post_run_cell": self._on_end}
         for event, hook in self._hooks.items():
             shell.events.register(event, hook)
         shell.ast_transformers.insert(0, self)
         self._greet(len(records))
 
     def _greet(self, known: int) -> None:
-        past = self._follower.past
-        if count := len(past.records):
-            text = f"{_cells(count)} finished in an earlier kernel: run them, and they are skipped"
+        history = self._follower.history
+        if count := len(history.records):
+            text = f"{_count_cells(count)} finished in an earlier kernel: run them, and they are skipped"
             text += " (to start over: qcity.up(fresh=True) before %load_ext)"
-        elif past.is_other:
-            text = f"{_cells(known)} finished, but a cell before %load_ext is new or edited: all are re-run"
+        elif history.is_other:
+            text = f"{_count_cells(known)} finished, but a cell before %load_ext is new or edited: all are re-run"
         else:
             text = "cells that finish from here on are not re-run in a new kernel"
         self._say(f"run {self._session.run}: {text}")
@@ -126,7 +126,7 @@ class ByHand:
         skips, refused = follower.skips, follower.refused
         follower.skips, follower.refused = False, ""
         if refused:
-            error: Any = _error("InputRejected", refused)
+            error: Any = _make_error("InputRejected", refused)
             error._render_traceback_ = lambda: [f"qcity: {refused}"]
             raise error
         if skips and isinstance(node, ast.Module):
@@ -137,7 +137,7 @@ class ByHand:
         """Does a cell of the notebook itself begin or end, and not a re-run one?"""
         return not self._follower.is_rerunning and threading.current_thread() is threading.main_thread()
 
-    def _starts(self, info: Any) -> None:
+    def _on_start(self, info: Any) -> None:
         if not self._is_mine():
             return
         self._depth += 1
@@ -161,7 +161,7 @@ class ByHand:
             why = f"{type(error).__name__}: {error}"
             follower.clear(refused=f"{why}. From here on cells run without qcity: run them from the first one on")
 
-    def _ended(self, result: Any) -> None:
+    def _on_end(self, result: Any) -> None:
         if not self._is_mine() or ipython_hooks.is_blank(result):
             return
         self._depth = max(0, self._depth - 1) if result is not None else 0
@@ -186,8 +186,8 @@ class ByHand:
         """Follow another session: ``qcity.up(fresh=True)`` was called."""
         global _on
         self.close()
-        _on = ByHand(self._shell, session)
+        _on = Extension(self._shell, session)
 
 
-def _cells(count: int) -> str:
+def _count_cells(count: int) -> str:
     return "1 cell has" if count == 1 else f"{count} cells have"

@@ -17,9 +17,9 @@ from qcity_nb.cells.source_chain import chain
 from qcity_nb.cells.tags import check_tags, installs, is_once, is_rerun, skips_snapshot
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.errors import QcityError
-from qcity_nb.interactive.history import BEFORE, LOOKS, ONCE, Past, before
-from qcity_nb.interactive.restore import RESULTS, Bringer, results_by
-from qcity_nb.kernel.engine_requests import begin_once, cells_of, commit, note_executed, where
+from qcity_nb.interactive.history import BEFORE, ONCE, READ_ONLY, History, hash_earlier_cells
+from qcity_nb.interactive.restore import RESULTS, SnapshotRestorer, map_results
+from qcity_nb.kernel.engine_requests import begin_once, cells_of, commit, machine_id, note_executed
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.output_recorder import PANEL_MIME, WIDGET_MIME
 from qcity_nb.kernel.rerun_magics import rerun
@@ -30,7 +30,7 @@ __all__ = ["Follower"]
 
 
 @dataclass
-class _Flight:
+class _RunningCell:
     """The running cell."""
 
     source: str
@@ -54,15 +54,15 @@ class Follower:
         self._shell = shell
         self._session = session
         self._say = say
-        self._before = before(shell.history_manager.input_hist_raw)
-        self.past = Past(records, self._before)
-        self._given = settings.load()
-        self._begin_finished_cells(records if self.past.records else ())
+        self._before = hash_earlier_cells(shell.history_manager.input_hist_raw)
+        self.history = History(records, self._before)
+        self._settings = settings.load()
+        self._begin_finished_cells(records if self.history.records else ())
         self._is_first = True
         """No cell of this kernel is recorded yet."""
-        self._is_live = False
+        self._has_own_records = False
         """The records of earlier kernels no longer apply: from here on this kernel makes its own."""
-        self._have = 0
+        self._restored_count = 0
         """The variables are as this many records left them …"""
         self._is_dirty = False
         """… except for what a failed cell has changed since."""
@@ -72,7 +72,7 @@ class Follower:
         self._keys: dict[int, str] = {}
         """For the skipped records: their execution counts here, and the session's keys of the cells."""
         self._on_interrupt: Any = None
-        self._flight: _Flight | None = None
+        self._running: _RunningCell | None = None
         self.is_rerunning = False
         """A finished cell is being re-run, before the cell that is to run."""
         self.skips = False
@@ -81,14 +81,16 @@ class Follower:
         """Why the cell that is to run is refused."""
 
     def _begin_finished_cells(self, records: Sequence[CellRecord]) -> None:
-        self._session.finished_cells = self.finished_cells = cells_of(self._session, self._shell, self._given, records)
-        self._bringer = Bringer(self._shell, self.finished_cells)
+        self._session.finished_cells = self.finished_cells = cells_of(
+            self._session, self._shell, self._settings, records
+        )
+        self._restorer = SnapshotRestorer(self._shell, self.finished_cells)
 
     # -- before a cell
 
     def clear(self, *, refused: str = "") -> None:
         """No cell is to run; or the one that is to run is refused."""
-        self._flight, self.skips, self.refused = None, False, refused
+        self._running, self.skips, self.refused = None, False, refused
 
     def decide(self, source: str, on_interrupt: Any) -> None:
         """Decide about a cell that is to run: sets ``skips`` and ``refused``.
@@ -97,41 +99,41 @@ class Follower:
             on_interrupt: the signal's handler while finished cells are re-run before it.
         """
         self._on_interrupt = on_interrupt
-        past, number, tags = self.past, self._shell.displayhook.prompt_count, _tags(self._shell)
-        if said := check_tags(tags):
-            self._say(said)
-        place = past.find(source)
+        history, number, tags = self.history, self._shell.displayhook.prompt_count, _tags(self._shell)
+        if problem := check_tags(tags):
+            self._say(problem)
+        place = history.find(source)
         if place is not None:
             if is_rerun(tags):
                 self._tagged.add(place)
-            known = past.records[place]
-            if installs(source) and known.extra.get("where") != where():
-                self._flight = _Flight(source, number, place=place, began_s=time.monotonic())
+            known = history.records[place]
+            if installs(source) and known.extra.get("machine") != machine_id():
+                self._running = _RunningCell(source, number, place=place, began_s=time.monotonic())
             else:
-                self._pass(place, source, number)
+                self._skip(place, source, number)
             return
-        if not self._bring():
+        if not self._restore_variables():
             return
         if is_once(tags) and not self._may_begin(source):
             return
         is_look = not tags and is_read_only(source, self._shell.user_ns)
-        self._session.recorder.is_whole = past.is_over or not is_look
-        self._flight = _Flight(source, number, is_read_only=is_look, began_s=time.monotonic(), tags=tags)
+        self._session.recorder.records_cell = history.is_over or not is_look
+        self._running = _RunningCell(source, number, is_read_only=is_look, began_s=time.monotonic(), tags=tags)
 
     def _may_begin(self, source: str) -> bool:
         """May a cell that must not run twice begin? It is refused if it is not known whether it has done its work."""
-        (mark,) = chain([source])
-        if began := self._session.once.get(mark):
+        (link,) = chain([source])
+        if began := self._session.once.get(link):
             self.refused = (
                 f"this cell must not run twice (qcity-once), and began {began}: check whether it has done its work;"
                 " if so, continue with the next cell; if not, remove the tag and run it"
             )
             return False
-        begin_once(self._session, mark)
+        begin_once(self._session, link)
         return True
 
-    def _behind(self, place: int, source: str, number: int) -> None:
-        self.past.skip(place, source)
+    def _note_skipped(self, place: int, source: str, number: int) -> None:
+        self.history.skip(place, source)
         self._count(place, number)
         self._keys[place] = self._session.metric_log.scopes[0].key
 
@@ -139,11 +141,11 @@ class Follower:
         del self._numbers[place:]
         self._numbers += [0] * (place - len(self._numbers)) + [number]
 
-    def _pass(self, place: int, source: str, number: int) -> None:
-        self._behind(place, source, number)
-        record = self.past.records[place]
+    def _skip(self, place: int, source: str, number: int) -> None:
+        self._note_skipped(place, source, number)
+        record = self.history.records[place]
         reran: list[int] = []
-        if self.past.is_over and not self._bring(reran):
+        if self.history.is_over and not self._restore_variables(reran):
             return
         self.skips = True
         if place in reran:
@@ -168,68 +170,70 @@ class Follower:
 
     # -- restoring variables
 
-    def _bring(self, reran: list[int] | None = None) -> bool:
+    def _restore_variables(self, reran: list[int] | None = None) -> bool:
         """Restore the variables as the skipped cells left them.
 
         Args:
             reran: gets the indexes of cells that had to be re-run for it.
         Returns: whether the cell may run now; if not, ``refused`` says why.
         """
-        past = self.past
-        count, missing = past.upto()
-        if self._have == past.at:
+        history = self.history
+        count, missing = history.find_snapshot()
+        if self._restored_count == history.at:
             return True
         if self._is_dirty:
-            self._have, self._is_dirty = 0, False
+            self._restored_count, self._is_dirty = 0, False
         began_s = time.monotonic()
         tagged: list[int] = []
-        if count > self._have:
+        if count > self._restored_count:
             try:
-                said = self._restore(count)
+                notes = self._restore_snapshot(count)
             except Exception as error:  # noqa: BLE001 - objects may raise anything when they are unpickled
                 self._say(
                     f"the variables could not be restored ({type(error).__name__}: {error}): the cells are re-run"
                 )
-                missing = [n for n in range(self._have, past.at) if past.sources[n]]
-                past.leave()
-                self._begin_finished_cells([replace(one, namespace=None) for one in past.records])
+                missing = [n for n in range(self._restored_count, history.at) if history.sources[n]]
+                history.leave()
+                self._begin_finished_cells([replace(record, namespace=None) for record in history.records])
             else:
                 text = f"variables restored as [{self._numbers[count - 1]}] left them"
-                self._say("; ".join([f"{text} ({time.monotonic() - began_s:.1f} s)", *said]))
+                self._say("; ".join([f"{text} ({time.monotonic() - began_s:.1f} s)", *notes]))
                 tagged = sorted(n for n in self._tagged if n < count)
-        missing = [n for n in missing if n >= self._have]
+        missing = [n for n in missing if n >= self._restored_count]
         for why, places in (("tagged qcity-rerun:", tagged), ("no snapshot after", missing)):
             if places:
                 self._say(f"{why} {_numbers(self._numbers[n] for n in places)}: re-run here")
         for n in (*tagged, *missing):
             if not self._rerun(n):
-                past.back(n)
-                self.finished_cells.records = list(past.records)
-                self._have = n
+                history.go_back(n)
+                self.finished_cells.records = list(history.records)
+                self._restored_count = n
                 return False
             if reran is not None:
                 reran.append(n)
-        self._have = past.at
+        self._restored_count = history.at
         return True
 
-    def _restore(self, count: int) -> list[str]:
-        session, past = self._session, self.past
+    def _restore_snapshot(self, count: int) -> list[str]:
+        session, history = self._session, self.history
         assert session.manifest is not None
         with uninterrupted():
             read = session.tier.reader(session.manifest)
-            said = self._bringer.bring(past.records[:count], read, self._numbers[:count], past.sources[:count])
-            said += rerun(self._shell, past.sources[:count])
+            notes = self._restorer.restore(
+                history.records[:count], read, self._numbers[:count], history.sources[:count]
+            )
+            notes += rerun(self._shell, history.sources[:count])
             # The last change wins, made by a magic or by a call.
-            said += self.finished_cells.process_settings.finish_restore()
-            self._have = count
-        session.sidecar.note("cells", skipped=count, notes=said)
-        return said
+            notes += self.finished_cells.process_settings.finish_restore()
+            self._restored_count = count
+        session.sidecar.note("cells", skipped=count, notes=notes)
+        return notes
 
     def _rerun(self, place: int) -> bool:
         """Re-run a finished cell under its number; its output appears below the cell that is to run."""
-        shell, session, source = self._shell, self._session, self.past.sources[place]
+        shell, session, source = self._shell, self._session, self.history.sources[place]
         number = self._numbers[place]
-        if self.past.records[place].extra.get(ONCE):
+        if self.history.records[place].extra.get(ONCE):
             self.refused = f"[{number}] would have to be re-run first, and must not run twice (qcity-once)"
             return False
         if _awaits(shell.transform_cell(source)):
@@ -261,69 +265,69 @@ class Follower:
 
     def finish_cell(self) -> None:
         """Record the cell that ran, which ended without an error."""
-        flight, self._flight = self._flight, None
-        if flight is None:
+        running, self._running = self._running, None
+        if running is None:
             return
-        wall_s = time.monotonic() - flight.began_s
-        past, session, finished_cells = self.past, self._session, self.finished_cells
-        if flight.place is not None:  # a re-run cell: now this machine has what it installs
-            self._behind(flight.place, flight.source, flight.number)
-            old = finished_cells.records[flight.place]
-            finished_cells.records[flight.place] = replace(old, extra={**old.extra, "where": where()})
+        wall_s = time.monotonic() - running.began_s
+        history, session, finished_cells = self.history, self._session, self.finished_cells
+        if running.place is not None:  # a re-run cell: now this machine has what it installs
+            self._note_skipped(running.place, running.source, running.number)
+            old = finished_cells.records[running.place]
+            finished_cells.records[running.place] = replace(old, extra={**old.extra, "machine": machine_id()})
             session.finish_save()
             session.save("cell")
             return
-        if not past.is_over and flight.is_read_only:
-            past.ran(flight.source, is_read_only=True)
+        if not history.is_over and running.is_read_only:
+            history.add_run(running.source, is_read_only=True)
             return
-        self._go_on_alone()
-        mark, shown = past.chain(flight.source), session.recorder.whole()
-        is_known = any(one.chain == mark for one in finished_cells.records)
-        past.ran(flight.source, is_read_only=flight.is_read_only)  # also if its record is not kept
-        if flight.is_read_only and (is_known or not shown):
+        self._start_own_records()
+        link, shown = history.chain(running.source), session.recorder.cell_outputs()
+        is_known = any(other.chain == link for other in finished_cells.records)
+        history.add_run(running.source, is_read_only=running.is_read_only)  # also if its record is not kept
+        if running.is_read_only and (is_known or not shown):
             return
         session.finish_save()
         place = len(finished_cells.records)
-        self._count(place, flight.number)
+        self._count(place, running.number)
         places = {number: n for n, number in enumerate(self._numbers) if number}
         extra = {
-            "where": where(),
+            "machine": machine_id(),
             "loops": session.entered - finished_cells.entered,
-            RESULTS: results_by(self._shell.user_ns, places),
+            RESULTS: map_results(self._shell.user_ns, places),
             **({BEFORE: self._before} if self._is_first else {}),
-            **({LOOKS: True} if flight.is_read_only else {}),
-            **({ONCE: True} if is_once(flight.tags) else {}),
+            **({READ_ONLY: True} if running.is_read_only else {}),
+            **({ONCE: True} if is_once(running.tags) else {}),
         }
         self._is_first = False
         finished_cells.entered = session.entered
-        record = CellRecord(chain=mark, number=flight.number, wall_s=round(wall_s, 3), extra=extra)
+        record = CellRecord(chain=link, number=running.number, wall_s=round(wall_s, 3), extra=extra)
         finished_cells.add_finished(place, record, {place: shown})
-        if flight.is_read_only:
+        if running.is_read_only:
             return
-        may, must = not skips_snapshot(flight.tags), is_once(flight.tags)
+        may, must = not skips_snapshot(running.tags), is_once(running.tags)
         if needs_s := commit(session, finished_cells, wall_s, may=may, must=must):
             session.sidecar.note("postponed", message=describe_postponed(needs_s))
 
     def fail_cell(self) -> None:
         """Note that the cell failed: it does not count, but it may have changed variables."""
-        self._is_dirty = self._flight is not None
+        self._is_dirty = self._running is not None
 
-    def _go_on_alone(self) -> None:
+    def _start_own_records(self) -> None:
         """Start this kernel's own records: those of earlier kernels have ended, or no longer match."""
-        if not self._is_live:
-            self.past.leave()
-            del self.finished_cells.records[self.past.at :]
+        if not self._has_own_records:
+            self.history.leave()
+            del self.finished_cells.records[self.history.at :]
             # Variables that only the dropped snapshots hold are to be written again.
             self.finished_cells.mark_saved(self.finished_cells.records)
-            self._is_live = True
+            self._has_own_records = True
 
 
 def _tags(shell: Any) -> frozenset[str]:
     """The qcity tags of the cell that is to run, if the front end sends tags (JupyterLab and Notebook do)."""
     parent = shell.kernel.get_parent() if hasattr(shell.kernel, "get_parent") else {}
-    found = (parent.get("metadata") or {}).get("tags")
-    given = [tag for tag in found if isinstance(tag, str)] if isinstance(found, list) else []
-    return frozenset(tag for tag in given if tag.lower().startswith("qcity"))
+    sent = (parent.get("metadata") or {}).get("tags")
+    names = [tag for tag in sent if isinstance(tag, str)] if isinstance(sent, list) else []
+    return frozenset(tag for tag in names if tag.lower().startswith("qcity"))
 
 
 def _without_widgets(content: bytes) -> tuple[bytes, bool]:

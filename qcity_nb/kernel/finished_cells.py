@@ -22,7 +22,7 @@ from qcity_nb.checkpoint.state.capture import Captured, capture_generators, rest
 from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord, Encoded, GroupRecord, NamespaceRecord, ObjectRef
 from qcity_nb.errors import CheckpointError
-from qcity_nb.kernel.snapshot_budget import Allowance
+from qcity_nb.kernel.snapshot_budget import SnapshotBudget
 from qcity_nb.namespace.environment.process import ProcessSettings, Surroundings
 from qcity_nb.namespace.pickler import Overdue
 from qcity_nb.namespace.reachability import Reach
@@ -65,14 +65,14 @@ class CellSnapshot:
         if self.snapshot is None:
             return self.records
         assert self.generators is not None
-        groups = [_recorded(group, objects) for group in self.snapshot.groups]
+        groups = [_record_group(group, objects) for group in self.snapshot.groups]
         names = [name for group in self.snapshot.groups for name in group.names]
         names += [name for kept in self.snapshot.kept for name in kept]
         namespace = replace(
             self.namespace,
             groups=tuple(group for group in groups if self._is_new(group)),
             names=tuple(sorted(names)),
-            generators=_encoded(self.generators, objects),
+            generators=_encode(self.generators, objects),
         )
         return (*self.records[:-1], replace(self.records[-1], namespace=namespace))
 
@@ -95,17 +95,17 @@ class _Memory:
         self._snapshot.release()
 
 
-def _recorded(group: Group, objects: dict[str, Any]) -> GroupRecord:
+def _record_group(group: Group, objects: dict[str, Any]) -> GroupRecord:
     return GroupRecord(
         names=group.names,
-        state=_encoded(group.captured, objects),
+        state=_encode(group.captured, objects),
         kinds=group.kinds,
         fresh=group.fresh,
         cost_s=round(group.cost_s, 6),
     )
 
 
-def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:
+def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:
     encoded, content = encode_state(captured)
     objects.update(content)
     return encoded
@@ -137,11 +137,11 @@ def trim(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> list
         stored: the objects of the newest checkpoint, by name.
     """
     kept = list(records)
-    now = size_of(objects_of(fold(kept).values()), stored)
-    room = max(HISTORY_SHARE * now, HISTORY_BYTES)
-    whole = [place for place, record in enumerate(kept) if record.namespace is not None]
-    for place, following in pairwise(whole):
-        if size_of(objects_of(groups_of(kept)), stored) <= now + room:
+    newest_bytes = size_of(objects_of(fold(kept).values()), stored)
+    allowed_bytes = max(HISTORY_SHARE * newest_bytes, HISTORY_BYTES)
+    with_snapshot = [place for place, record in enumerate(kept) if record.namespace is not None]
+    for place, following in pairwise(with_snapshot):
+        if size_of(objects_of(groups_of(kept)), stored) <= newest_bytes + allowed_bytes:
             break
         namespace = kept[following].namespace
         assert namespace is not None
@@ -177,11 +177,11 @@ class FinishedCells:
         snapshotter: NamespaceSnapshotter,
         process_settings: ProcessSettings,
         records: Sequence[CellRecord] = (),
-        allowance: Allowance | None = None,
+        budget: SnapshotBudget | None = None,
     ) -> None:
         self.snapshotter = snapshotter
         self.process_settings = process_settings
-        self.allowance = allowance or Allowance(math.inf)
+        self.budget = budget or SnapshotBudget(math.inf)
         self.records: list[CellRecord] = list(records)
         self.cost_s = 0.0
         """How long the newest snapshot stopped the notebook."""
@@ -216,7 +216,7 @@ class FinishedCells:
             if name:
                 self._shown[name] = content
 
-    def take(self, *, stored: Mapping[str, ObjectRef], limit_s: float = math.inf) -> float:
+    def take_snapshot(self, *, stored: Mapping[str, ObjectRef], limit_s: float = math.inf) -> float:
         """Take a snapshot after the newest cell; the next checkpoint saves it.
 
         Args:
@@ -225,7 +225,7 @@ class FinishedCells:
         Returns: 0; or, if none was taken, how long the next try should be allowed to take.
         """
         began_s = time.perf_counter()
-        skip = self._untouched()
+        skip = self._find_untouched()
         # Unchanged groups are pickled too: only that shows that they are unchanged.
         known_s = sum(group.cost_s for group in self._known.values() if not skip.issuperset(group.names))
         known_s += self._beside_s
@@ -239,9 +239,9 @@ class FinishedCells:
         self._unseen = self._unseen + 1 if skip else 0
         if any(group.cost_s > SLOW_S for group in snapshot.groups):
             self.reach.clear()  # no code could reach what was kept before this snapshot either
-        absent = tuple(codec.encode(one) for one in snapshot.not_saved)
+        not_saved = tuple(codec.encode(variable) for variable in snapshot.not_saved)
         namespace = NamespaceRecord(
-            modules=snapshot.modules, not_saved=absent, surroundings=codec.encode(self.process_settings.look())
+            modules=snapshot.modules, not_saved=not_saved, surroundings=codec.encode(self.process_settings.look())
         )
         generators = capture_generators()
         self.cost_s = time.perf_counter() - began_s
@@ -249,7 +249,7 @@ class FinishedCells:
         self._taken = (snapshot, generators, replace(namespace, cost_s=round(self.cost_s, 6)))
         return 0.0
 
-    def _untouched(self) -> frozenset[str]:
+    def _find_untouched(self) -> frozenset[str]:
         """Costly variables that no code can have reached since the last snapshot."""
         slow = {name for group in self._known.values() if group.cost_s > SLOW_S for name in group.names}
         reached = self.reach.changed_names() if slow and self._unseen < LOOK_EVERY else None
@@ -293,10 +293,10 @@ class FinishedCells:
         if namespace is None:
             raise CheckpointError(f"there is no snapshot after cell {count}")
         self._known = fold(self.records)
-        said = self.process_settings.put(codec.decode(Surroundings, namespace.surroundings))
-        not_saved = [codec.decode(NotSaved, one) for one in namespace.not_saved]
+        notes = self.process_settings.put(codec.decode(Surroundings, namespace.surroundings))
+        not_saved = [codec.decode(NotSaved, entry) for entry in namespace.not_saved]
         groups = [(group.names, decode_state(group.state, read)) for group in self._known.values()]
-        gone = self.snapshotter.restore(groups, namespace.modules, not_saved)
+        lost = self.snapshotter.restore(groups, namespace.modules, not_saved)
         if namespace.generators is not None:
             restore_generators(decode_state(namespace.generators, read))
-        return [*said, *(f"{one.name} ({one.kind}): {one.why}" for one in gone)]
+        return [*notes, *(f"{entry.name} ({entry.kind}): {entry.why}" for entry in lost)]

@@ -41,9 +41,9 @@ def put_results(shell: Any, results: Mapping[int, object]) -> None:
     """Put these results, and those already in the shell's namespace, into ``Out``, by execution count."""
     namespace = shell.user_ns
     shell.push({f"_{n}": value for n, value in results.items()}, interactive=False)
-    found = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
-    namespace["_oh"].update(dict(sorted(found.items())))
-    newest = [value for _, value in sorted(found.items())][-3:][::-1]
+    known = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
+    namespace["_oh"].update(dict(sorted(known.items())))
+    newest = [value for _, value in sorted(known.items())][-3:][::-1]
     unders = dict(zip(("_", "__", "___"), newest, strict=False))
     for name, value in unders.items():
         setattr(shell.displayhook, name, value)

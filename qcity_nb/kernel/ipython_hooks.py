@@ -23,11 +23,11 @@ def cell_key(cell_id: str | None, source: str) -> str:
     return f"cell:{cell_id}#{digest}" if cell_id and _ID.fullmatch(cell_id) else f"cell:{digest}"
 
 
-def _running(session: Session, shell: Any, info: Any) -> str:
+def _running_key(session: Session, shell: Any, info: Any) -> str:
     """The key of the cell that runs now."""
-    told = session.sidecar.mailbox.path / "cell.json"
-    if told.exists():  # the engine's own word first: front ends differ in what they send
-        cell = json.loads(told.read_text(encoding="utf-8"))
+    file = session.sidecar.mailbox.path / "cell.json"
+    if file.exists():  # the engine's own word first: front ends differ in what they send
+        cell = json.loads(file.read_text(encoding="utf-8"))
         return cell_key(cell["id"], cell["source"])
     source = getattr(info, "raw_cell", None)
     cell_id = getattr(info, "cell_id", None)
@@ -74,7 +74,7 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
         nonlocal depth
         depth += 1
         if depth == 1:  # else a magic such as %%capture runs its text as a cell, which is part of this one
-            session.start_cell(_running(session, shell, info))
+            session.start_cell(_running_key(session, shell, info))
 
     def after(result: Any = None) -> None:
         nonlocal depth
@@ -92,4 +92,4 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     _attached.append((shell, session, before, after))
     session.recorder.attach(shell)
     if is_running:
-        session.start_cell(_running(session, shell, None))
+        session.start_cell(_running_key(session, shell, None))

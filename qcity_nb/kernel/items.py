@@ -41,14 +41,14 @@ class Items:
             return self._indexed(done)
         values: Iterator[Any] = iter(self._source)
         until = time.monotonic() + SLOW_SKIP_S
-        told = False
+        has_warned = False
         for n in range(done):
             try:
                 next(values)
             except StopIteration:
                 break
-            if not told and time.monotonic() > until:
-                told = True
+            if not has_warned and time.monotonic() > until:
+                has_warned = True
                 slow(n + 1)
         return values
 

@@ -18,7 +18,7 @@ from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
-from qcity_nb.kernel.save_clock import Watch
+from qcity_nb.kernel.save_clock import SaveClock
 from qcity_nb.kernel.save_policy import Every, Pace, pace
 from qcity_nb.kernel.session import Session
 
@@ -49,7 +49,7 @@ def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
     known = session.loops.get(key)
     source = session.cell[1]
     if known is not None and known.saved_generators is not None:
-        if not (known.finished and session.is_idle_save.get(key) == known.passes):
+        if not (known.finished and session.finished_passes.get(key) == known.passes):
             if known.source and source and known.source != source:
                 _note_edited(session, known)
             known.source = source
@@ -104,7 +104,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 
 def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     """The first boundary, before any work, so that state that cannot be saved is refused now and not after a night."""
-    loop.out_from = session.recorder.mark()
+    loop.out_from = session.recorder.position()
     session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:
         loop.begun = capture_generators()
@@ -125,7 +125,7 @@ def _run(
     loop, is_known = _find(session, name)
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
     session.enter(loop)
-    watch = Watch(session, loop, when, is_new=not is_known)
+    save_clock = SaveClock(session, loop, when, is_new=not is_known)
     try:
         values = _resume(session, loop, items) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
@@ -133,46 +133,48 @@ def _run(
         for value in values:
             yield value
             session.advance(loop)
-            if _boundary(session, loop, watch, saved_done):
+            if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):
-            _finish(session, loop, watch, saved_done)
+            _finish(session, loop, save_clock, saved_done)
     except GeneratorExit:
         session.leave(loop)
         raise
     finally:
-        watch.close()
+        save_clock.close()
         session.drop(loop)
 
 
-def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
-    due = watch.is_due(loop.done - saved_done)  # first, because it must be called at each boundary
+def _is_due(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> bool:
+    due = save_clock.is_due(loop.done - saved_done)  # first, because it must be called at each boundary
     return due or bool(session.sidecar.look().stop) or session.force
 
 
-def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
+def _boundary(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> bool:
     """Between two iterations. Returns whether the boundary was saved."""
     session.sidecar.check()
     if loop.done == loop.total and not session.sidecar.look().stop:
         return False  # the loop is over: its final state is saved by ``_finish``
-    due = _is_due(session, loop, watch, saved_done)
-    must = watch.pace.is_strict or bool(session.sidecar.look().stop) or session.force
-    if due and not must and session.is_saving and not watch.pace.waits:
+    due = _is_due(session, loop, save_clock, saved_done)
+    must = save_clock.pace.is_strict or bool(session.sidecar.look().stop) or session.force
+    if due and not must and session.is_saving and not save_clock.pace.waits:
         due = False  # the last save is still being written: a later save is better than a loop that waits
     if due or loop.has_inner:
-        session.freeze(loop, may_stream=due and all(one.is_fresh for one in session.open if one is not loop))
+        session.freeze(loop, may_stream=due and all(other.is_fresh for other in session.open if other is not loop))
     if not due or not session.can_save():
         return False
-    watch.keep()
+    save_clock.keep()
     session.save("every", step=loop.count, strict=must)
     session.sidecar.stop_if_asked()
     return True
 
 
-def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
+def _finish(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> None:
     """After the last iteration. The end of an inner loop is a normal boundary; that of an outermost loop is saved."""
     session.sidecar.check()
     session.finish(loop)
-    if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.sidecar.look().stop))
+    if loop.parent is None or (_is_due(session, loop, save_clock, saved_done) and session.can_save()):
+        session.save(
+            "loop finished", step=loop.count, strict=save_clock.pace.is_strict or bool(session.sidecar.look().stop)
+        )
         session.sidecar.stop_if_asked()

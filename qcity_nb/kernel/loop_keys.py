@@ -19,7 +19,7 @@ def key_of(
     outer: str | None,
     cell: tuple[str, str],
     owners: MutableMapping[str, str],
-    settled: Mapping[str, int],
+    finished: Mapping[str, int],
 ) -> str:
     """The key of a loop that begins here: its outer loop's key, then its name or the ordinal of the call.
 
@@ -28,7 +28,7 @@ def key_of(
         outer: the key of the loop around this one.
         cell: the running cell's id and the hash of its source.
         owners: which cell of this kernel a name belongs to; a new name is added.
-        settled: the loops that were finished in this kernel.
+        finished: the loops that were finished in this kernel.
     Raises:
         UsageError: another cell has a loop of that name.
     """
@@ -42,7 +42,7 @@ def key_of(
     if not name:
         return cell_id + own
     owner = owners.setdefault(own, cell_id)
-    if owner != cell_id and source not in (cell_id, owner) and own in settled:
+    if owner != cell_id and source not in (cell_id, owner) and own in finished:
         raise UsageError(
             f"city.loop(name={name!r}): another cell has a loop of that name, and after a restart one would be"
             " taken for the other; give this one another name"

@@ -49,11 +49,11 @@ class LoopSnapshot:
         """
         record = self.base
         if self.state is not None:
-            record = replace(record, state=_encoded(self.state, objects))
+            record = replace(record, state=_encode(self.state, objects))
         if self.generators is not None:
-            record = replace(record, generators=_encoded(self.generators, objects))
+            record = replace(record, generators=_encode(self.generators, objects))
         if self.begun is not None:
-            record = replace(record, begun=_encoded(self.begun, objects))
+            record = replace(record, begun=_encode(self.begun, objects))
         objects.update({name: content for name, content in self.pieces if content})
         return record
 
@@ -141,8 +141,8 @@ class Loop:
         return state is not None and state.buffer is not None and state.buffer.is_live
 
     def _cut(self, recorder: Recorder) -> None:
-        shown = recorder.since(self.out_from)
-        self.out_from = recorder.mark()
+        shown = recorder.part_since(self.out_from)
+        self.out_from = recorder.position()
         if not shown.content:
             return
         if shown.is_clean:  # the cell cleared its earlier output
@@ -197,7 +197,7 @@ class Loop:
                 piece.content = b""
 
 
-def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:
+def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:
     encoded, content = encode_state(captured)
     objects.update(content)
     return encoded

@@ -14,7 +14,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.storage.manifest import Context, Manifest
 from qcity_nb.errors import UsageError
-from qcity_nb.kernel.best_metric import Bests
+from qcity_nb.kernel.best_metric import BestMetrics
 from qcity_nb.records import Row
 
 __all__ = ["Batch", "MetricLog", "RowScope"]
@@ -71,7 +71,7 @@ class MetricLog:
         inner loop left by ``break`` has no count when the next outer iteration begins it again).
         """
         self.pending: list[_Line] = []
-        self.bests = Bests()
+        self.bests = BestMetrics()
         """Gets every row, also those that a checkpoint covers."""
         self._wall_ms = wall_ms
         self._covered = {(row.key, row.loop, row.iteration, row.ordinal) for row in covered}
@@ -86,10 +86,10 @@ class MetricLog:
 
     def scope(self, key: str, iteration: int, step: int) -> RowScope:
         """A scope that knows how many of its rows are covered already."""
-        made = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
+        scope = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
         if (key + ASIDE, iteration) in self._rerun:
-            self._beside(made)
-        return made
+            self._side_scope(scope)
+        return scope
 
     def note_iteration(self, key: str) -> None:
         """Note the end of a loop's iteration: rows logged from now on in its scope, or inside it, are new."""
@@ -119,10 +119,10 @@ class MetricLog:
         if any(known == key for known, _ in self.committed):
             return key
         cell_id, _, source = key.removeprefix(CELL).rpartition("#")
-        known = {one for one, _ in self.committed if one.startswith(CELL)}
+        known = {name for name, _ in self.committed if name.startswith(CELL)}
         if cell_id:
             return CELL + source if CELL + source in known else key
-        same = [one for one in known if one.endswith("#" + source)]
+        same = [name for name in known if name.endswith("#" + source)]
         return same[0] if len(same) == 1 else key
 
     # -- rows
@@ -135,13 +135,13 @@ class MetricLog:
         """
         stamp = self._wall_ms()
         if step is not None and type(step) is not int:
-            step = _whole(step)
+            step = _whole_number(step)
         with self._lock:
             row_scope = self.scopes[-1]
             if step is None:
                 step = row_scope.step
             if threading.get_ident() != self._thread:
-                row_scope = self._beside(row_scope)
+                row_scope = self._side_scope(row_scope)
             lines: list[_Line] = []
             ordinal, skip = row_scope.rows, row_scope.skip
             for key, value in metrics.items():
@@ -159,7 +159,7 @@ class MetricLog:
                 for key in self.bests.metrics & metrics.keys():
                     self.bests.note_value(key, _number(key, metrics[key]))
 
-    def _beside(self, row_scope: RowScope) -> RowScope:
+    def _side_scope(self, row_scope: RowScope) -> RowScope:
         if row_scope.aside is None:
             key = row_scope.key + ASIDE
             covered = self._rerun.get((key, row_scope.iteration), 0)
@@ -185,7 +185,7 @@ class MetricLog:
     def batch(self) -> Batch:
         """The rows that a checkpoint made now covers."""
         with self._lock:
-            live = [row_scope for one in self.scopes for row_scope in (one, one.aside) if row_scope is not None]
+            live = [row_scope for scope in self.scopes for row_scope in (scope, scope.aside) if row_scope is not None]
             cells = {row_scope.key for row_scope in live}
             contexts = {
                 (key, turn): rows
@@ -213,7 +213,7 @@ class MetricLog:
         contexts: tuple[Context, ...] = manifest.contexts if manifest is not None else ()
         with self._lock:
             self.pending.clear()
-            self.committed = {(one.key, one.iteration): one.rows for one in contexts}
+            self.committed = {(context.key, context.iteration): context.rows for context in contexts}
             self._rerun = dict(self.committed)
             self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
             for row_scope in self.scopes:
@@ -253,7 +253,7 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} of shape {tuple(shape)}" if shape else type(value).__name__
 
 
-def _whole(step: Any) -> int:
+def _whole_number(step: Any) -> int:
     try:
         return operator.index(step)
     except TypeError:

@@ -50,13 +50,13 @@ def merge(outputs: list[Output]) -> tuple[list[Output], bool]:
         if merged and merged[-1]["kind"] == "clear" and kind != "clear":
             # A clear with wait=True takes effect with the next output. Updates of displays in other cells stay.
             is_clean = True
-            merged = [one for one in merged[:-1] if one["kind"] == "update"] + merged[-1:]
+            merged = [item for item in merged[:-1] if item["kind"] == "update"] + merged[-1:]
         last = merged[-1] if merged else None
         if kind == "stream" and last is not None and last.get("name") == output["name"]:
             merged[-1] = {**last, "text": last["text"] + output["text"]}
             continue
         if kind == "update":
-            merged = [one for one in merged if one["kind"] != "update" or _id(one) != _id(output)]
+            merged = [item for item in merged if item["kind"] != "update" or _id(item) != _id(output)]
         merged.append(output)
     return merged, is_clean
 
@@ -76,15 +76,15 @@ def _part(outputs: list[Output]) -> Part:
 
 
 class Recorder:
-    """Records the kernel's output channels; ``mark`` and ``since`` cut the record into parts."""
+    """Records the kernel's output channels; ``position`` and ``part_since`` cut the record into parts."""
 
     def __init__(self) -> None:
         self.is_on = False
         """It is attached to a kernel."""
         self.is_recording = False
         """A loop runs. What is shown outside of loops is shown again by the code that is re-run."""
-        self.is_whole = False
-        """All that this cell shows is recorded, for ``whole``."""
+        self.records_cell = False
+        """All that this cell shows is recorded, for ``cell_outputs``."""
         self._outputs: list[Output] = []
         self._kept: list[Output] = []
         """What no loop needs any more, of a cell whose whole output is recorded."""
@@ -100,8 +100,8 @@ class Recorder:
         self._shell = shell
         self.is_on = True
         publisher = shell.display_pub
-        publisher.register_hook(self._displayed)
-        self._undo.append(lambda: publisher.unregister_hook(self._displayed))
+        publisher.register_hook(self._on_display)
+        self._undo.append(lambda: publisher.unregister_hook(self._on_display))
         if not _hooks_clear(publisher):
             clear = publisher.clear_output
 
@@ -116,7 +116,7 @@ class Recorder:
 
         def result(data: Any, metadata: Any = None) -> None:
             write(data, metadata)
-            if not (self.is_recording or self.is_whole):
+            if not (self.is_recording or self.records_cell):
                 return
             content = {"data": data, "metadata": metadata or {}}
             self._add({"kind": "result", "content": json.loads(json.dumps(content, default=str))})
@@ -145,7 +145,7 @@ class Recorder:
 
     def end_cell(self) -> None:
         """End the record of the cell, and restore the streams."""
-        self.is_recording = self.is_whole = False
+        self.is_recording = self.records_cell = False
         while self._untap:
             self._untap.pop()()
 
@@ -169,7 +169,7 @@ class Recorder:
 
         self._untap.append(undo)
 
-    def _displayed(self, message: Any) -> Any:
+    def _on_display(self, message: Any) -> Any:
         kind = _KINDS.get(message["header"]["msg_type"])
         content = message["content"]
         if kind is None or (PANEL_MIME in content.get("data", {}) and not self._is_panel_kept(kind, content)):
@@ -181,28 +181,28 @@ class Recorder:
                 self._displays.append(display_id)
             elif display_id in self._displays:
                 output["nth"] = self._displays.index(display_id)
-        if self.is_recording or self.is_whole:
+        if self.is_recording or self.records_cell:
             output["content"] = json.loads(json.dumps(content, default=str))
             self._add(output)
         return message
 
     def _is_panel_kept(self, kind: str, content: Any) -> bool:
         # A skipped cell must show its panel too. The buttons are left out: the kernel that they call is gone.
-        return self.is_whole and kind == "display" and "text/html" in content["data"]
+        return self.records_cell and kind == "display" and "text/html" in content["data"]
 
     def _add(self, output: Output) -> None:
-        if self.is_recording or self.is_whole:
+        if self.is_recording or self.records_cell:
             self._outputs.append(output)
             if len(self._outputs) > MANY and not self.is_recording:
-                self.drop(self.mark())
+                self.drop(self.position())
 
-    def mark(self) -> int:
+    def position(self) -> int:
         """The present position in the record."""
         return self._dropped + len(self._outputs)
 
-    def since(self, start: int) -> Part:
+    def part_since(self, start: int) -> Part:
         """The record from ``start`` on."""
-        if start >= self.mark():
+        if start >= self.position():
             return Part(b"")
         return _part(self._outputs[max(0, start - self._dropped) :])
 
@@ -210,12 +210,12 @@ class Recorder:
         """Drop what was recorded before that position: no running loop needs it any more."""
         count = min(upto - self._dropped, len(self._outputs))
         if count > 0:
-            if self.is_whole:
+            if self.records_cell:
                 self._kept, _ = merge(self._kept + self._outputs[:count])
             del self._outputs[:count]
             self._dropped += count
 
-    def whole(self) -> bytes:
+    def cell_outputs(self) -> bytes:
         """All that the newest cell showed, if that was recorded; else no bytes."""
         return _part(self._kept + self._outputs).content
 

@@ -114,7 +114,7 @@ class Panel:
         first, self._is_new = self._is_new, False
         self._shown, self._shown_s = self._view, self._now_s()
         sent = self._send(self._repr_mimebundle_(), display_id=self.display_id, update=not first)
-        if sent and first and self._actions and _somebody_is_there():
+        if sent and first and self._actions and _has_user():
             self._show_buttons()
         return sent
 
@@ -135,7 +135,7 @@ class Panel:
         buttons = []
         for label, action in self._actions.items():
             button = ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto"))
-            button.on_click(self._pressed(action))
+            button.on_click(self._on_click(action))
             buttons.append(button)
         self._buttons = ipywidgets.HBox(buttons)
         model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
@@ -143,7 +143,7 @@ class Panel:
         bundle = {WIDGET_MIME: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
         self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
 
-    def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:
+    def _on_click(self, action: Callable[[], None]) -> Callable[[object], None]:
         def call(button: Any) -> None:
             button.disabled = True
             try:
@@ -173,7 +173,7 @@ def _kernel_publish() -> Publish | None:
     return publish
 
 
-def _somebody_is_there() -> bool:
+def _has_user() -> bool:
     """Whether the client of this cell answers input requests: nbclient, and so papermill, says that it does not.
 
     A question by message is impossible: the kernel reads no reply while a cell runs.

@@ -30,7 +30,7 @@ def loop_views(session: Session) -> tuple[LoopView, ...]:
     return tuple(views)
 
 
-def _ending(status: Status) -> str:
+def _end_reason(status: Status) -> str:
     """Why this attempt is over, if the state does not say it."""
     if status.state == "ended":
         return {
@@ -78,6 +78,6 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         deaths=tuple(session.deaths),
         store=status.store,
         tracker=status.tracking,
-        messages=tuple(text for text in (status.message, status.stop, _ending(status)) if text),
+        messages=tuple(text for text in (status.message, status.stop, _end_reason(status)) if text),
         at=f"{iso_now()[:19].replace('T', ' ')} UTC",
     )

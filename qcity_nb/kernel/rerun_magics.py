@@ -17,7 +17,7 @@ def rerun(shell: Any, sources: Iterable[str]) -> list[str]:
 
     Returns: a sentence for each that failed.
     """
-    return [said for source in sources for line in setup_lines(source) for said in _run(shell, line)]
+    return [note for source in sources for line in setup_lines(source) for note in _run(shell, line)]
 
 
 def _run(shell: Any, line: str) -> Iterator[str]:

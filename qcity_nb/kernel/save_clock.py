@@ -8,13 +8,13 @@ from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_policy import Moment, Pace
 from qcity_nb.kernel.session import Session
 
-__all__ = ["Watch"]
+__all__ = ["SaveClock"]
 
 NEWEST = 16
 """Near the end of a host's session, the longest of this many iterations counts."""
 
 
-class Watch:
+class SaveClock:
     """Follows one execution of a loop, from its first item until it is left."""
 
     def __init__(self, session: Session, loop: Loop, pace: Pace, *, is_new: bool) -> None:
@@ -42,8 +42,8 @@ class Watch:
             left_s, longest_s = session.deadline_s - now_s, max(self._took_s)
         moment = Moment(iterations, elapsed_s, cost_s, mean_s, left_s, longest_s)
         if self.pace.goals:
-            heard, best = session.bests.take(self._loop.key)
-            moment = moment._replace(value=heard, best=best)
+            value, best = session.bests.collect(self._loop.key)
+            moment = moment._replace(value=value, best=best)
         return self.pace.is_due(moment)
 
     def keep(self) -> None:

@@ -96,26 +96,26 @@ class Pace:
 Every = int | str | timedelta | Pace | None
 
 
-def _either(one: Pace, other: Pace) -> Pace:
+def _either(first: Pace, second: Pace) -> Pace:
     return Pace(
-        f"{one} | {other}",
-        lambda moment: one.rule(moment) or other.rule(moment),
-        is_strict=one.is_strict or other.is_strict,
-        waits=one.waits or other.waits,
-        goals=one.goals | other.goals,
+        f"{first} | {second}",
+        lambda moment: first.rule(moment) or second.rule(moment),
+        is_strict=first.is_strict or second.is_strict,
+        waits=first.waits or second.waits,
+        goals=first.goals | second.goals,
     )
 
 
-def _both(one: Pace, other: Pace) -> Pace:
+def _both(first: Pace, second: Pace) -> Pace:
     def bracketed(part: Pace) -> str:
         return f"({part})" if " | " in part.text else part.text
 
     return Pace(
-        f"{bracketed(one)} & {bracketed(other)}",
-        lambda moment: one.rule(moment) and other.rule(moment),
-        is_strict=one.is_strict and other.is_strict,
-        waits=one.waits or other.waits,
-        goals=one.goals | other.goals,
+        f"{bracketed(first)} & {bracketed(second)}",
+        lambda moment: first.rule(moment) and second.rule(moment),
+        is_strict=first.is_strict and second.is_strict,
+        waits=first.waits or second.waits,
+        goals=first.goals | second.goals,
     )
 
 
@@ -190,8 +190,8 @@ def on_best(metric: str, mode: Mode | None = None) -> Pace:
     aim = goal(metric, mode)
 
     def is_better(moment: Moment) -> bool:
-        heard = moment.value.get(aim)
-        return heard is not None and aim.is_better(heard, moment.best.get(aim))
+        value = moment.value.get(aim)
+        return value is not None and aim.is_better(value, moment.best.get(aim))
 
     return Pace(f"on_best({metric!r}, {aim.mode!r})", is_better, waits=True, goals=frozenset({aim}))
 

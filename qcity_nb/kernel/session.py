@@ -68,7 +68,7 @@ class Session:
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
         """The running loops, outermost first."""
-        self.is_idle_save: dict[str, int] = {}
+        self.finished_passes: dict[str, int] = {}
         """The passes that were finished in this kernel, by loop: if the cell is run again, a new pass begins."""
         self.entered = 0
         """How many loops have begun in this kernel."""
@@ -138,7 +138,7 @@ class Session:
         self.metric_log.end_cell()
         for loop in self.loops.values():
             if loop.finished and loop.touched:
-                self.is_idle_save[loop.key] = loop.passes
+                self.finished_passes[loop.key] = loop.passes
 
     def commit(self, reason: str) -> None:
         """Save rows, and loops left by ``break``, that no checkpoint covers yet; durable when this returns."""
@@ -182,7 +182,7 @@ class Session:
             outer=self.open[-1].key if self.open else None,
             cell=self.cell,
             owners=self.cells,
-            settled=self.is_idle_save,
+            finished=self.finished_passes,
         )
 
     def enter(self, loop: Loop) -> None:
@@ -248,7 +248,7 @@ class Session:
             self.sidecar.note("short-memory", message=text)
             warnings.warn(text, stacklevel=4)
         if self.open:
-            self.recorder.drop(min(one.out_from for one in self.open))
+            self.recorder.drop(min(running.out_from for running in self.open))
         self.cost_s += self.clock.now_s() - began_s
 
     def finish(self, loop: Loop) -> None:
@@ -297,7 +297,7 @@ class Session:
         assert self.manifest is not None
         for piece in loop.outputs:
             self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
-        loop.out_from = self.recorder.mark()
+        loop.out_from = self.recorder.position()
 
     # -- saving -------------------------------------------------------------------------------------------
 
@@ -333,15 +333,15 @@ class Session:
 
     def _values(self) -> dict[str, Any]:
         """The ``values`` of a manifest."""
-        going_on = {key for key, loop in self.loops.items() if not loop.finished}
-        found = {
+        unfinished = {key for key, loop in self.loops.items() if not loop.finished}
+        values = {
             "deaths": self.deaths,
             "alive_s": round(self.alive_s(self.clock.now_s()), 3),
-            "best": self.bests.encode(going_on),
+            "best": self.bests.encode(unfinished),
             "name": self.label,
             "once": dict(self.once),
         }
-        return {key: value for key, value in found.items() if value or key == "deaths"}
+        return {key: value for key, value in values.items() if value or key == "deaths"}
 
     def _send_named(self) -> None:
         """Wait until the store has the checkpoint: the sidecar sends the newest, and the loop must not overtake it."""
@@ -354,7 +354,7 @@ class Session:
 
     def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
-        for loop in [one for one in self.loops.values() if one.left and not one.finished]:
+        for loop in [loop for loop in self.loops.values() if loop.left and not loop.finished]:
             if loop.trouble is not None:
                 raise loop.trouble
             self._drop_inner(loop)
@@ -381,12 +381,8 @@ class Session:
             cells = base.cells if cell_snapshot is None else cell_snapshot.record(objects)
             return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
-        used: list[Used] = [
-            one
-            for snapshot in snapshots
-            for one in (snapshot.state, snapshot.generators, snapshot.begun)
-            if one is not None
-        ]
+        parts = [part for loop in snapshots for part in (loop.state, loop.generators, loop.begun)]
+        used: list[Used] = [part for part in parts if part is not None]
         used += cell_snapshot.used if cell_snapshot is not None else []
         self._pending = PendingSave(self.engine.submit(write, used), snapshots, batch)
         self.seq += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Allowance", "describe_postponed"]
+__all__ = ["SnapshotBudget", "describe_postponed"]
 
 START_S = 0.05
 """The budget before the first cell, so that small variables are saved after each of the first cells."""
@@ -14,7 +14,7 @@ LEAST_S = 0.03
 """… and this many seconds are allowed after even the quickest cell."""
 
 
-class Allowance:
+class SnapshotBudget:
     """Accumulates a share of the cells' time. It is spent on snapshots that cost little compared with the cells that
     would have to be re-run without them: at most ``WORTH`` of what these took, or ``share`` if that is more.
 

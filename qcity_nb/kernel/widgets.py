@@ -27,16 +27,16 @@ def states_in(outputs: Iterable[Mapping[str, Any]], client: Any) -> dict[str, An
     Args:
         client: nbclient's, which received them.
     """
-    found: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     left = [view["model_id"] for output in outputs if (view := output.get("data", {}).get(WIDGET_MIME))]
     while left:
         model = left.pop()
         state = client.widget_state.get(model)
-        if model in found or state is None:
+        if model in states or state is None:
             continue
-        found[model] = {"state": state, "buffers": list(client.widget_buffers.get(model, {}).values())}
+        states[model] = {"state": state, "buffers": list(client.widget_buffers.get(model, {}).values())}
         left += _models(state)
-    return found
+    return states
 
 
 def _models(value: Any) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _models(value: Any) -> Iterator[str]:
 
 def put_states(states: Mapping[str, Any], client: Any) -> None:
     """Give the client the states that ``states_in`` collected in an earlier kernel."""
-    for model, told in states.items():
-        client.widget_state[model] = told["state"]
-        if told["buffers"]:
-            client.widget_buffers[model] = {tuple(each["path"]): each for each in told["buffers"]}
+    for model, saved in states.items():
+        client.widget_state[model] = saved["state"]
+        if saved["buffers"]:
+            client.widget_buffers[model] = {tuple(each["path"]): each for each in saved["buffers"]}

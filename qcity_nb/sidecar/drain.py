@@ -167,7 +167,7 @@ class Drain:
             self.tracked.run_id,
             after=self.tracked.drained_seq,
             allowed=lambda: lease.is_confirmed,
-            sent=self._sent,
+            sent=self._note_sent,
             part=self._part,
         )
         self._set(drained_seq=sent)
@@ -191,7 +191,7 @@ class Drain:
             self._wake.set()
             self._thread.join(wait_s)
 
-    def _sent(self, seq: int, rows: int) -> None:
+    def _note_sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows
         self._set(drained_seq=seq)
         self._progress()

@@ -36,12 +36,12 @@ def send_metric_history(lease: Lease, tier: LocalTier, mailbox: Mailbox) -> None
     """Write the metrics of earlier attempts to the mailbox, thinned out; if they cannot be read, do nothing."""
     for _ in range(TRIES):
         with contextlib.suppress(QcityError, codec.DecodeError, ValueError, OSError):
-            if metrics := _earlier(lease, tier):
+            if metrics := _read_earlier(lease, tier):
                 mailbox.write_earlier({key: thin_out(points, POINTS) for key, points in islice(metrics.items(), KEYS)})
             return
 
 
-def _earlier(lease: Lease, tier: LocalTier) -> Mapping[str, Sequence[Point]]:
+def _read_earlier(lease: Lease, tier: LocalTier) -> Mapping[str, Sequence[Point]]:
     head = lease.head
     published = head.checkpoint.seq if head.checkpoint else 0
     last = int((tier.path / "seq").read_text(encoding="ascii"))

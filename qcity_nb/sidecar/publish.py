@@ -27,7 +27,7 @@ from qcity_nb.run import journal
 from qcity_nb.run.lease import Edit, Lease
 from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar.publish_rate import count_publish
-from qcity_nb.sidecar.store_page import Card
+from qcity_nb.sidecar.store_page import RunPage
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Publisher"]
@@ -85,7 +85,7 @@ class Publisher:
         """Bytes of the packs that this attempt published."""
         self.newest_bytes = 0
         """Bytes sent for the newest checkpoint; 0: this attempt has sent none."""
-        self._card = Card(lease.store, tier)
+        self._run_page = RunPage(lease.store, tier)
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
@@ -107,10 +107,10 @@ class Publisher:
         term = self._lease.term
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
-        for one in self._sparse(refs):
-            del refs[one]
-        new = [one for one in needed if one not in refs]
+        refs: dict[str, ObjectRef] = {key: known[key] for key in needed if key in known}
+        for key in self._find_sparse(refs):
+            del refs[key]
+        new = [key for key in needed if key not in refs]
         files: dict[str, Source] = {}
         if new:
             refs.update(self._pack(manifest, new, files))
@@ -129,20 +129,20 @@ class Publisher:
             size_bytes=size + len(data),
             at=iso_now(),
             label=str(manifest.values.get("name", "")),
-            values=self._values(manifest.seq),
+            values=self._best_value(manifest.seq),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
         return _PublishDraft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
 
-    def _values(self, seq: int) -> dict[str, float]:
+    def _best_value(self, seq: int) -> dict[str, float]:
         """The value of the metric that decides which checkpoint is the best.
 
         Only rows that this checkpoint added count: an older value belongs to another state.
         """
         best = self._keep.best
-        found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
-        return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
+        values = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
+        return {best: values[-1]} if best is not None and values and math.isfinite(values[-1]) else {}
 
     def _keep_refs(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
         """The checkpoints that the next run record names, newest first."""
@@ -155,7 +155,7 @@ class Publisher:
             Candidate(seq=ref.seq, step=ref.step, value=ref.values.get(self._keep.best or ""), name=ref.label)
             for ref in refs.values()
         ]
-        return tuple(refs[one.seq] for one in select(candidates, self._keep))
+        return tuple(refs[candidate.seq] for candidate in select(candidates, self._keep))
 
     def _pack(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
         """Place the objects ``new`` into packs, which go into ``files``. Returns where each object is.
@@ -165,29 +165,29 @@ class Publisher:
         """
         term, refs, rest = self._lease.term, {}, []
         local: dict[str, list[str]] = {}
-        for one in new:
-            local.setdefault(manifest.objects[one].pack, []).append(one)
+        for key in new:
+            local.setdefault(manifest.objects[key].pack, []).append(key)
         with self._tier.open_reader(manifest) as read:
-            seals = {one: blake3_of(data) for one, data in read.walk(new)}
+            seals = {key: blake3_of(data) for key, data in read.walk(new)}
             for pack, names in local.items():
                 path = self._name_objects(manifest)
-                if not self._link(pack, path, sum(manifest.objects[one].size_bytes for one in names)):
+                if not self._link(pack, path, sum(manifest.objects[key].size_bytes for key in names)):
                     rest += names
                     continue
                 files[f"packs/{path.name}"] = path
-                for one in names:
-                    refs[one] = replace(manifest.objects[one], pack=f"packs/{path.name}", blake3=seals[one])
+                for key in names:
+                    refs[key] = replace(manifest.objects[key], pack=f"packs/{path.name}", blake3=seals[key])
             if rest:
                 path = self._name_objects(manifest)
                 placed = write_pack(
                     path,
-                    Lazy({one: manifest.objects[one] for one in rest}, read),
+                    Lazy({key: manifest.objects[key] for key in rest}, read),
                     term=term,
-                    size=sum(manifest.objects[one].size_bytes for one in rest),
-                    seal=lambda one, data: seals[one],
+                    size=sum(manifest.objects[key].size_bytes for key in rest),
+                    seal=lambda key, data: seals[key],
                 )
                 files[f"packs/{path.name}"] = path
-                refs.update({one: replace(ref, pack=f"packs/{path.name}") for one, ref in placed.items()})
+                refs.update({key: replace(ref, pack=f"packs/{path.name}") for key, ref in placed.items()})
         crashpoints.hit("publish.pack")
         for name, source in files.items():
             if isinstance(source, Path):
@@ -207,7 +207,7 @@ class Publisher:
             return False  # dropped meanwhile, or no hard links here: it is read through the open file
         return True
 
-    def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
+    def _find_sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
         """The objects in published packs that are mostly unused: sent once more, so that the packs can be dropped."""
         live: dict[str, int] = {}
         ends: dict[str, int] = {}
@@ -220,7 +220,7 @@ class Publisher:
             for pack, size in live.items()
             if size < _LIVE_SHARE * whole[pack] and whole[pack] - size >= _WORTH_BYTES
         }
-        return [one for one, ref in refs.items() if ref.pack in sparse]
+        return [key for key, ref in refs.items() if ref.pack in sparse]
 
     def publish(
         self,
@@ -247,10 +247,10 @@ class Publisher:
                 stale.unlink(missing_ok=True)  # of a publish that was never confirmed
             draft = self._prepare(manifest, head)
         lines, offset = self._mailbox.events_since(self._offset)
-        notebook = self._notebook() if executed else b""
+        notebook = self._changed_notebook() if executed else b""
         has_page = self._lease.store.has_pages
         if has_page and draft is not None:
-            self._card.collect(head, draft.manifest.seq)
+            self._run_page.collect(head, draft.manifest.seq)
         dropped: list[str] = []
         # Unnamed since the previous publish. If the newest run record is damaged, the one before it still finds all
         # that it names.
@@ -261,11 +261,11 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                head = replace(head, checkpoints=self._keep_refs(draft.ref, head), sent=self._count(head, draft))
+                head = replace(head, checkpoints=self._keep_refs(draft.ref, head), sent=self._account(head, draft))
                 if draft.rows:
-                    head = self._chain(head, "outbox", draft.rows, files, dropped)
+                    head = self._append(head, "outbox", draft.rows, files, dropped)
             if lines:
-                head = self._chain(head, "journal", lines, files, dropped)
+                head = self._append(head, "journal", lines, files, dropped)
             if notebook:
                 name = f"executed/e{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
                 files[name] = notebook
@@ -276,7 +276,7 @@ class Publisher:
             self._is_untidy = self._is_untidy or bool(files)
             head = change(head)
             shown = (
-                self._card.page(head, draft.manifest if draft else self._newest)
+                self._run_page.page(head, draft.manifest if draft else self._newest)
                 if has_page and (executed or release)
                 else None
             )
@@ -301,7 +301,7 @@ class Publisher:
                 self._manifests[draft.ref.name] = draft.manifest
             else:
                 # An earlier try was stored though its reply was lost: its packs are the ones to build on.
-                self._newest = self._published(head)
+                self._newest = self._read_published(head)
             # One publish later, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
@@ -313,28 +313,28 @@ class Publisher:
                 self._lease.store.reclaim(head.run)
         return head
 
-    def _count(self, head: Head, draft: _PublishDraft) -> Mapping[str, int]:
+    def _account(self, head: Head, draft: _PublishDraft) -> Mapping[str, int]:
         release_s = self._lease.store.release_s
         if release_s <= 0:
             return head.sent
         return count_publish(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
 
-    def _published(self, head: Head) -> Manifest | None:
+    def _read_published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:
             return None
         try:
-            return self._manifest(head.checkpoint)
+            return self._read_manifest(head.checkpoint)
         except (StoreError, CheckpointError, KeyError):
             return None  # then the next checkpoint is sent whole
 
-    def _notebook(self) -> bytes:
+    def _changed_notebook(self) -> bytes:
         try:
             data = self._mailbox.executed.read_bytes()
         except FileNotFoundError:
             return b""
         return b"" if data == self._executed else data
 
-    def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
+    def _append(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
         tip = getattr(head, name)
         try:
             segment = journal.append(tip, lines, folder=name, term=self._lease.term, read=self._read)
@@ -361,7 +361,7 @@ class Publisher:
         try:
             named |= self._chained_names(head)
             for ref in head.checkpoints:
-                named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
+                named |= {ref.name, *(o.pack for o in self._read_manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
         except (StoreError, codec.DecodeError, KeyError):
             return  # this can wait for the next publish; without all names nothing is deleted
@@ -392,7 +392,7 @@ class Publisher:
         term = rest[1:].partition("-")[0]
         return term.isdigit() and int(term) < head.term
 
-    def _manifest(self, ref: CheckpointRef) -> Manifest:
+    def _read_manifest(self, ref: CheckpointRef) -> Manifest:
         if ref.name not in self._manifests:
             try:
                 self._manifests[ref.name] = manifests.loads(self._read(ref.name), name=ref.name)

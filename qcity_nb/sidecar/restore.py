@@ -41,12 +41,12 @@ class Restored:
     """Published rows whose checkpoint is damaged: they must not be logged again."""
 
 
-def _local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
+def _find_local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
     newest = head.checkpoint
     floor = newest.term if newest else 0
     folder = tier_path(local_dir, head.run, 0).parent
-    epochs = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for past in epochs:
+    terms = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
+    for past in terms:
         if past >= term or past < floor:
             continue
         try:
@@ -67,36 +67,36 @@ def restore(store: Store, head: Head, local_dir: Path, *, term: int, tier: Local
         CheckpointError: this host's disk cannot hold it.
     """
     top = head.checkpoint.seq if head.checkpoint else 0
-    if found := _local(local_dir, head, term):
-        past, manifest = found
+    if local := _find_local(local_dir, head, term):
+        past, manifest = local
         try:
             rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
             with past.open_reader(manifest) as read_local:
-                adopted = tier.import_from(manifest, read_local, rows)
-            return Restored(manifest=adopted, source="local", seq=manifest.seq)
+                imported = tier.import_from(manifest, read_local, rows)
+            return Restored(manifest=imported, source="local", seq=manifest.seq)
         except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still removed files there: try the store's copy
     trouble: list[str] = []
-    with _incoming(tier.path.parent) as incoming:
+    with _incoming_folder(tier.path.parent) as incoming:
         for ref in head.checkpoints:
             try:
                 manifest = manifest_of(store, head.run, ref)
                 check_signed(store, head.run, manifest)
                 read = reader(store, head.run, manifest, incoming, ahead=True)
                 missing = _rows_since(store, head, ref.seq, trouble)
-                adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})
+                imported = tier.import_from(replace(manifest, logged=_merge_logged(manifest, missing)), read, {})
             except (CheckpointCorrupt, Missing, codec.DecodeError) as error:
                 trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
                 continue
             return Restored(
-                manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_join_rows(missing)
+                manifest=imported, source="store", trouble=tuple(trouble), seq=top, covered=_join_rows(missing)
             )
     missing = _rows_since(store, head, 0, trouble)
     return Restored(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_join_rows(missing))
 
 
 @contextlib.contextmanager
-def _incoming(folder: Path) -> Iterator[Path]:
+def _incoming_folder(folder: Path) -> Iterator[Path]:
     """The folder for packs that are being fetched from the store.
 
     It belongs to no single term, so that the next attempt on this host resumes an interrupted download. If a superseded
@@ -134,7 +134,7 @@ def _join_rows(rows: Mapping[int, bytes]) -> bytes:
     return b"".join(rows[seq] for seq in sorted(rows))
 
 
-def _known(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
+def _merge_logged(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
     """Highest step and timestamp per metric, with the rows of newer, damaged checkpoints included."""
     known = dict(manifest.logged)
     for data in rows.values():

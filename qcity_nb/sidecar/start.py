@@ -22,14 +22,14 @@ from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive, start_time
 from qcity_nb.settings import Settings
 
-__all__ = ["Config", "Watched", "respawn", "config_for", "node_name", "spawn", "wait_held"]
+__all__ = ["Config", "ProcessRef", "respawn", "config_for", "node_name", "spawn", "wait_held"]
 
 START_S = 120.0
 """How long the sidecar may take to acquire the lease and fetch the newest checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class ProcessRef:
     """A process, identified permanently by its pid and start time."""
 
     pid: int
@@ -52,7 +52,7 @@ class Config:
     ttl_s: float
     heartbeat_s: float
     publish_s: float
-    owner: Watched
+    owner: ProcessRef
     """The engine, or by hand the kernel: the sidecar ends when this process is gone."""
     declared_dead: Heartbeat | None = None
     take_over: bool = False
@@ -97,7 +97,7 @@ def config_for(
         ttl_s=settings.ttl_s,
         heartbeat_s=settings.heartbeat_s,
         publish_s=settings.publish_s,
-        owner=Watched(pid=os.getpid(), started=start_time(os.getpid())),
+        owner=ProcessRef(pid=os.getpid(), started=start_time(os.getpid())),
         declared_dead=declared_dead,
         take_over=take_over,
         wait=wait,

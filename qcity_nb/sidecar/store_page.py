@@ -17,10 +17,10 @@ from qcity_nb.tracking.outbox import decode_rows
 from qcity_nb.views.curve import loss_file
 from qcity_nb.views.series import Series
 
-__all__ = ["Card", "page"]
+__all__ = ["RunPage", "page"]
 
 
-class Card:
+class RunPage:
     """A run's page, kept up to date by the attempt that publishes it.
 
     Args:
@@ -67,7 +67,7 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
     key = series.main
     picture = loss_file(series.metrics[key], deaths, name=f"{key} over steps") if key else ""
     newest = head.checkpoint
-    facts = [
+    table = [
         ("notebook", f"`{head.notebook}`"),
         ("state", head.state),
         ("attempts", str(head.term)),
@@ -89,7 +89,7 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
         *([f"![{key} over steps](loss.svg)", ""] if picture else []),
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts),
+        *(f"| {name} | {value} |" for name, value in table),
         "",
         "## Resume it",
         "",

@@ -72,11 +72,11 @@ class ResumeWorld:
         """The notebook: ``first`` before the rest, and each cell writes its number into ``ran`` when it begins."""
         made = []
         for number, cell in enumerate((first, *cells)):
-            one = cell if isinstance(cell, Cell) else Cell(cell)
-            mark = f"open({str(self.folder / 'ran')!r}, 'a').write('{number}\\n')  # {'-' * 9}\n"
-            lead = "" if one.source.lstrip().startswith("%") else mark.replace("open", "_ = open", 1)
-            code = nbformat.v4.new_code_cell(lead + one.source.strip(), id=f"c{number}")
-            code.metadata["tags"] = list(one.tags)
+            code_cell = cell if isinstance(cell, Cell) else Cell(cell)
+            log_line = f"open({str(self.folder / 'ran')!r}, 'a').write('{number}\\n')  # {'-' * 9}\n"
+            lead = "" if code_cell.source.lstrip().startswith("%") else log_line.replace("open", "_ = open", 1)
+            code = nbformat.v4.new_code_cell(lead + code_cell.source.strip(), id=f"c{number}")
+            code.metadata["tags"] = list(code_cell.tags)
             made.append(code)
         spec = {"name": self.kernel, "display_name": "Python 3", "language": "python"}
         book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": spec})

@@ -26,7 +26,7 @@ WAIT_S = 60
 SETUP = """
 import os, signal, time
 os.environ["QCITY_SNAPSHOT_TIME_SHARE"] = "1000"  # a snapshot after each cell, however short
-from qcity_nb.kernel.snapshot_budget import Allowance
+from qcity_nb.kernel.snapshot_budget import SnapshotBudget
 from pathlib import Path
 import qcity_nb as qcity
 city = qcity.up(run="train")
@@ -46,7 +46,7 @@ def ran(cell):
 
 SHARED = SETUP + (
     "import qcity_nb.interactive.extension as extension\n"
-    "def share(x):\n    extension._on._follower.finished_cells.allowance = Allowance(x)  # 0: all are postponed\n"
+    "def share(x):\n    extension._on._follower.finished_cells.budget = SnapshotBudget(x)  # 0: all are postponed\n"
 )
 
 
@@ -61,7 +61,7 @@ class Shown:
 
     @property
     def text(self) -> str:
-        return "".join(one[-1] for one in self.outputs)
+        return "".join(output[-1] for output in self.outputs)
 
 
 class Kernel:
@@ -91,10 +91,10 @@ class Kernel:
                 continue
             if got["parent_header"].get("msg_id") != mine:
                 continue
-            kind, told = got["msg_type"], got["content"]
-            if kind == "status" and told["execution_state"] == "idle":
+            kind, message_content = got["msg_type"], got["content"]
+            if kind == "status" and message_content["execution_state"] == "idle":
                 break
-            self._note(shown, kind, told)
+            self._note(shown, kind, message_content)
         while True:
             reply = client.get_shell_msg(timeout=WAIT_S)
             if reply["parent_header"]["msg_id"] == mine:
@@ -102,23 +102,23 @@ class Kernel:
         shown.number = reply["content"]["execution_count"]
         return shown
 
-    def _note(self, shown: Shown, kind: str, told: dict[str, Any]) -> None:
+    def _note(self, shown: Shown, kind: str, content: dict[str, Any]) -> None:
         if kind == "stream":
-            if shown.outputs and shown.outputs[-1][:1] == (told["name"],):
-                told["text"] = shown.outputs.pop()[-1] + told["text"]
-            shown.outputs.append((told["name"], told["text"]))
+            if shown.outputs and shown.outputs[-1][:1] == (content["name"],):
+                content["text"] = shown.outputs.pop()[-1] + content["text"]
+            shown.outputs.append((content["name"], content["text"]))
         elif kind == "clear_output":
             shown.outputs.clear()
         elif kind == "error":
-            shown.outputs.append(("error", told["ename"], told["evalue"]))
+            shown.outputs.append(("error", content["ename"], content["evalue"]))
         elif kind in ("display_data", "execute_result", "update_display_data"):
-            plain = told["data"].get("text/plain", "")
+            plain = content["data"].get("text/plain", "")
             if plain.startswith("qcity: "):
                 shown.notes.append(plain.removeprefix("qcity: "))
             else:
-                number = str(told.get("execution_count", ""))
-                display = told.get("transient", {}).get("display_id", "")
-                shown.outputs.append((kind, number, display, json.dumps(told["data"], sort_keys=True)))
+                number = str(content.get("execution_count", ""))
+                display = content.get("transient", {}).get("display_id", "")
+                shown.outputs.append((kind, number, display, json.dumps(content["data"], sort_keys=True)))
 
     def end(self) -> None:
         """Killed once what it has saved is on the disk; the request leaves no trace."""
@@ -161,8 +161,8 @@ class Frontend:
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "JPY_"))}
         path = os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])
-        given = {"PYTHONPATH": path, "IPYTHONDIR": str(here / "ipython"), "MARKS": str(self.marks), "MPLBACKEND": ""}
-        kernel = Kernel(here, {**inherited, **given, **environ})
+        settings = {"PYTHONPATH": path, "IPYTHONDIR": str(here / "ipython"), "MARKS": str(self.marks), "MPLBACKEND": ""}
+        kernel = Kernel(here, {**inherited, **settings, **environ})
         self.kernels.append(kernel)
         return kernel
 
@@ -173,7 +173,7 @@ class Frontend:
         for place, cell in enumerate((self.setup, *cells)):
             source, tags = (cell, ()) if isinstance(cell, str) else (cell.source, cell.tags)
             shown.append(kernel.run(source.strip(), f"c{place}", tags))
-            if kernel.is_dead or any(one[0] == "error" for one in shown[-1].outputs):
+            if kernel.is_dead or any(output[0] == "error" for output in shown[-1].outputs):
                 break
         return shown
 
@@ -218,15 +218,15 @@ def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(
     finally:
         for kernel in calm.kernels:
             kernel.kill()
-    assert [one.outputs for one in again] == [one.outputs for one in expected]
-    assert [one.number for one in again] == list(range(1, 10))
+    assert [cell.outputs for cell in again] == [cell.outputs for cell in expected]
+    assert [cell.number for cell in again] == list(range(1, 10))
     assert frontend.ran() == dict.fromkeys("abcdefgh", 1)
     assert again[0].notes[0].startswith("run train-")
     assert ": 6 cells have finished in an earlier kernel: run them, and they are skipped" in again[0].notes[0]
-    for one in again[1:7]:
-        assert one.notes[-1].startswith("finished in an earlier kernel (took 0.")
+    for cell in again[1:7]:
+        assert cell.notes[-1].startswith("finished in an earlier kernel (took 0.")
     assert again[6].notes[0].startswith("variables restored as [7] left them (0.")
-    assert [one.notes for one in again[7:]] == [[], []]
+    assert [cell.notes for cell in again[7:]] == [[], []]
 
 
 def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(frontend: Frontend) -> None:
@@ -258,7 +258,7 @@ def test_cells_that_look_come_and_go(frontend: Frontend) -> None:
     kernel = frontend.host()
     shown = frontend.run_all(cells[0], cells[1], cells[2], "print(x)", cells[4], "x", cells[5], kernel=kernel)
     assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
-    assert [one.text for one in shown[2:]] == [
+    assert [cell.text for cell in shown[2:]] == [
         '{"text/plain": "[1]"}', "", "[1, 2]\n", "", '{"text/plain": "[1, 2, 3]"}', '{"text/plain": "[1, 2, 3]"}'
     ]  # fmt: skip
     assert shown[4].notes[0].startswith("variables restored as [4] left them")
@@ -284,7 +284,7 @@ def test_ctrl_c_while_cells_run_again(frontend: Frontend) -> None:
         "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
         "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
     )
-    allow = "e._on._follower.finished_cells.allowance = Allowance({})"
+    allow = "e._on._follower.finished_cells.budget = SnapshotBudget({})"
     keep = f"import qcity_nb.interactive.extension as e; {allow.format('1e30')}; x = [1]"
     cells = [keep, allow.format("0"), slow, allow.format("1e30"), "die('here')"]
     frontend.run_all(*cells)
@@ -329,10 +329,10 @@ def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(frontend: Frontend) -> N
     assert frontend.ran() == {"a": 1}
 
 
-def when(mark: Path, act: Callable[[], Any]) -> None:
+def when(file: Path, act: Callable[[], Any]) -> None:
     """Do that once the file is there."""
     end = time.monotonic() + WAIT_S
-    while not mark.exists() and time.monotonic() < end:
+    while not file.exists() and time.monotonic() < end:
         time.sleep(0.02)
     act()
 
@@ -382,7 +382,9 @@ def test_a_loop_resumes_and_the_cells_before_it_do_not_run(frontend: Frontend) -
     assert frontend.ran() == {"a": 1, "b0": 1, "b1": 1, "b2": 1, "b3": 2, "b4": 1, "b5": 1, "c": 1}
     frontend.kernels[-1].end()
     again = frontend.run_all(*cells, "city.finish()")
-    assert [one.outputs for one in again[1:4]] == [one.outputs for one in shown[1:]], "a resumed cell is recorded whole"
+    assert [cell.outputs for cell in again[1:4]] == [cell.outputs for cell in shown[1:]], (
+        "a resumed cell is recorded whole"
+    )
     assert frontend.ran()["c"] == 1
     frontend.kernels[-1].end()
     new = frontend.run_all(*cells)
@@ -528,9 +530,9 @@ def test_start_over(frontend: Frontend) -> None:
 def test_where_the_run_cannot_be_told_one_line_says_what_to_do(frontend: Frontend) -> None:
     kernel = frontend.host()
     frontend.marks.mkdir(exist_ok=True)
-    said = kernel.run("%load_ext qcity_nb", "c0")
-    assert said.text.startswith("UsageError: ") or said.outputs[-1][0] == "error"
-    text = said.text + "".join(one[-1] for one in said.outputs)
+    shown = kernel.run("%load_ext qcity_nb", "c0")
+    assert shown.text.startswith("UsageError: ") or shown.outputs[-1][0] == "error"
+    text = shown.text + "".join(output[-1] for output in shown.outputs)
     assert 'qcity.up(run="train"); then %load_ext qcity_nb' in text
     assert kernel.run("import qcity_nb as qcity; city = qcity.up(run='train')", "c1").outputs == []
     assert kernel.run("%load_ext qcity_nb", "c2").notes[0].startswith("run train-")

@@ -49,8 +49,8 @@ def attempt(folder: Path, dies: int, how: str) -> dict[str, list[list[float]]]:
         assert done.returncode == -signal.SIGKILL, done.stderr
         return {}
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[list[float]]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    curves: dict[str, list[list[float]]] = json.loads(done.stdout.splitlines()[-1])
+    return curves
 
 
 @pytest.mark.parametrize("how", ["published", "local"])

@@ -108,10 +108,10 @@ def test_no_finished_loop_runs_again_for_it(world: ResumeWorld) -> None:
         "next(numbers)",
     )
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
+    stderr = world.attempt(code=1)
     assert world.ran() == [1, 1, 1, 2, 1]
     assert world.shown()[3] == ["[0, 1, 2]\n"]
-    assert "VariableLost: numbers (a generator)" in said
+    assert "VariableLost: numbers (a generator)" in stderr
     (lost,) = world.events("lost")
     assert lost.data["message"] == "numbers could not be saved, and a loop has finished since"
 
@@ -123,9 +123,9 @@ def test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so(world: 
         "die('here')\nuse('wor' + 'ker').name",
     )
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
+    stderr = world.attempt(code=1)
     assert world.ran() == [1, 1, 1, 2]
-    assert "VariableLost" in said
+    assert "VariableLost" in stderr
     assert "worker" in world.shown()[3][0]
     assert "Thread" in world.shown()[3][0]
 
@@ -149,12 +149,12 @@ def test_a_cell_without_a_snapshot_runs_again(world: ResumeWorld) -> None:
 
 def test_packages_are_installed_on_a_new_machine_before_the_variables_come_back(world: ResumeWorld) -> None:
     folder = world.folder / "elsewhere"
-    wanted = folder / "wanted.py"
+    module = folder / "wanted.py"
     folder.mkdir()
     world.write(
         "import sys",
         "%pip --version",
-        f"Path({str(wanted)!r}).write_text('class Thing: n = 7')\nsys.path.insert(0, {str(folder)!r})",
+        f"Path({str(module)!r}).write_text('class Thing: n = 7')\nsys.path.insert(0, {str(folder)!r})",
         "import wanted\nit = wanted.Thing()",
         "die('here')\nprint(it.n)",
     )
@@ -169,8 +169,8 @@ def test_packages_are_installed_on_a_new_machine_before_the_variables_come_back(
 def test_a_cell_that_must_not_run_twice_asks(world: ResumeWorld) -> None:
     world.write("x = 1", Cell("print('sent')\ndie('here')", ("qcity-once",)), "print('after', x)")
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
-    assert "cell 3 must not run twice (qcity-once), and began at 20" in said
+    stderr = world.attempt(code=1)
+    assert "cell 3 must not run twice (qcity-once), and began at 20" in stderr
     assert world.ran() == [1, 1, 1]
     assert (world.head.state, world.head.desired.state) == ("stopped", "stopped")
     resume = [sys.executable, "-m", "qcity_nb.cli", "resume", world.head.run]
@@ -208,8 +208,8 @@ def test_a_kernel_without_snapshots_runs_all_cells_and_says_so(world: ResumeWorl
     world.attempt(JUPYTER_PATH=str(world.folder / "data"))
     assert world.ran() == [2, 2, 2]
     assert world.shown()[2] == ["1\n"]
-    (said, _) = world.events("no-snapshots")
-    assert "all cells are re-run after a death" in said.data["message"]
+    (event, _) = world.events("no-snapshots")
+    assert "all cells are re-run after a death" in event.data["message"]
 
 
 def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(world: ResumeWorld) -> None:
@@ -221,7 +221,7 @@ def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(world: 
     world.attempt()
     assert world.ran() == [1, 1, 1, 2, 1]
     (cells,) = world.events("cells")
-    assert any("it" in said and "Thing" in said for said in cells.data["notes"])
+    assert any("it" in note and "Thing" in note for note in cells.data["notes"])
 
 
 def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> None:

@@ -21,9 +21,9 @@ from qcity_nb.testing.clock import ManualClock
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    one = World(tmp_path)
-    one.start()
-    yield one
+    made = World(tmp_path)
+    made.start()
+    yield made
     crashpoints.arm(None)
 
 
@@ -689,11 +689,11 @@ def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_cont
     monkeypatch.setattr(freezer, "available_bytes", lambda: 1)
     state = {"w": np.zeros(100_000)}
     world.cell()
-    with pytest.warns(UserWarning, match="too little memory") as told:  # noqa: PT031 - the loop is what warns
+    with pytest.warns(UserWarning, match="too little memory") as warned:  # noqa: PT031 - the loop is what warns
         for n in world.loop(range(3), state, every=2):
             state["w"] += n + 1
     world.end()
-    assert len([one for one in told if "memory" in str(one.message)]) == 1
+    assert len([warning for warning in warned if "memory" in str(warning.message)]) == 1
     world.start()
     state["w"][:] = -1
     assert run(world, 3, state) == []
@@ -722,17 +722,17 @@ def test_a_save_that_comes_to_nothing_keeps_how_the_pass_began(world: World, mon
     np.random.seed(8)
     world.cell()
     with pytest.raises(RuntimeError):  # noqa: PT012 - the loop is what raises
-        for one in world.loop(numbers(), state, every=1):
+        for number in world.loop(numbers(), state, every=1):
             if len(state["seen"]) == 2:
                 raise RuntimeError("dies")
-            state["seen"].append(one)
+            state["seen"].append(number)
     assert not left
     world.start()
     np.random.seed(99)
     again: dict[str, Any] = {"seen": []}
     world.cell()
-    for one in world.loop(numbers(), again, every=1):
-        again["seen"].append(one)
+    for number in world.loop(numbers(), again, every=1):
+        again["seen"].append(number)
     assert again["seen"] == expected
 
 

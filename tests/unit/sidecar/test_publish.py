@@ -109,10 +109,10 @@ def test_a_checkpoint_after_a_lost_reply_stands_on_the_one_that_landed(tmp_path:
     publisher.publish(save(tier, 3))
     head = lease.read(store, RUN).head
     assert [ref.seq for ref in head.checkpoints] == [3, 2, 1]
-    found = restored(store, head, tmp_path / "fresh")
-    assert found.trouble == ()
-    assert found.manifest is not None
-    assert found.manifest.seq == 3
+    fresh = restored(store, head, tmp_path / "fresh")
+    assert fresh.trouble == ()
+    assert fresh.manifest is not None
+    assert fresh.manifest.seq == 3
     assert sorted(published_rows(store, head, 0)) == [1, 2, 3]
 
 
