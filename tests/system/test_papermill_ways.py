@@ -215,7 +215,7 @@ def test_options_mean_what_they_mean_in_papermill_also_after_a_death(tmp_path: P
     assert expected["metadata"]["papermill"]["parameters"]["y"] == [1, {"a": None}]
     assert all(cell["metadata"]["jupyter"]["source_hidden"] for cell in actual["cells"] if cell["cell_type"] == "code")
     assert "5 [1, {'a': None}] from file 2020-01-02 07\n" in actual["cells"][3]["outputs"][0]["text"]
-    assert "[0, 0, 2, 0, 0, 2, 0, 1, 0]" in str(actual["cells"][9]), "autosave showed what passed cells had shown"
+    assert "[0, 0, 2, 0, 0, 2, 0, 1, 0]" in str(actual["cells"][9]), "autosave showed what skipped cells had shown"
 
     raised = "papermill.exceptions.PapermillExecutionError"
     assert log(err_calm) == log(err_own)

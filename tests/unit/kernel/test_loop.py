@@ -568,7 +568,7 @@ def test_the_best_is_what_it_was_at_the_boundary_that_a_new_attempt_goes_on_from
     world.start()
     values = [9, 9, 0.6, 0.7, 0.71, 0.7, 0.72, 0.8, 0.9]
     assert saved_after(world, values, on_best("acc"), first=2, metric="acc") == [4, 6, 7]
-    assert saved_after(world, values, on_best("acc"), metric="acc") == [0], "a new pass begins anew"
+    assert saved_after(world, values, on_best("acc"), metric="acc") == [0], "a new pass has no best value yet"
     assert "best" not in values_of(world), "finished loops need none"
 
 
