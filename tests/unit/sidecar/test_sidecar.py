@@ -32,7 +32,7 @@ def dead() -> int:
 
 
 @pytest.mark.parametrize(
-    ("node", "agent_lives", "owner_lives", "is_gone"),
+    ("node", "sidecar_lives", "owner_lives", "is_gone"),
     [
         ("here", False, False, True),
         ("here", False, True, False),  # its owner starts another agent
