@@ -106,7 +106,7 @@ def _facts(head: Head, found: Checkpoint, manifest: Manifest, report: Account) -
         "finished": len(manifest.cells),
         "snapshots": behind,
         "goes_on_at": None if head.is_over else behind[-1] + 1,
-        "variables": [{**asdict(one), "again": _rerun_words(one)} for one in report.variables],
+        "variables": [{**asdict(one), "rerun": _rerun_words(one)} for one in report.variables],
         "size_bytes": report.size_bytes,
         "cost_s": report.cost_s,
         "others_bytes": report.others_bytes,

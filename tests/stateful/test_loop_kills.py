@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from loop_program import Notebook, Seen, programs, size
 from loop_world import Killed, Reaper, World
+from optional import torch
 
 from qcity_nb import crashpoints
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_run import RUN, CheckpointRun
+from optional import part
 
 from qcity_nb import cli
 from qcity_nb.checkpoint.formats.safetensors_dcp import from_dcp, from_safetensors
@@ -183,6 +184,7 @@ def test_export_as_safetensors(made: CheckpointRun, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("words", [["out"], ["out.safetensors", "--format", "dcp"]])
 def test_export_as_dcp(words: list[str], made: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
+    part("torch")
     said(capsys, "export", "train", "newest", *words, "--loop", "epochs")
     assert from_dcp(words[0])["best"] == 4
 

@@ -112,7 +112,7 @@ def test_too_long_to_make_again(kernel: Kernel, capsys: pytest.CaptureFixture[st
     assert "    its use raises VariableLost: to make it again would take 102.5 s\n" in text
     assert "goes on at cell 5. " in text
     (numbers, *_) = json.loads(said(capsys, "train", "--json"))["variables"]
-    assert (numbers["again"], numbers["again_s"]) == (None, 102.5)
+    assert (numbers["rerun"], numbers["rerun_s"]) == (None, 102.5)
 
 
 def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     assert (facts["cell"], facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (3, 3, [1, 2, 3], 4)
     report: dict[str, Any] = {one["name"]: one for one in facts["variables"]}
     assert [*report] == ["numbers", "a", "b", "lock", "np"]
-    assert report["numbers"]["again"] == 2
+    assert report["numbers"]["rerun"] == 2
     assert (report["b"]["shares"], report["b"]["changed"], report["b"]["kind"]) == (["a"], [3, 3], "list")
     assert report["a"]["kind"] == "numpy.ndarray"
     assert report["lock"]["fresh"] == ["lock"]
@@ -218,7 +218,7 @@ def test_a_run_whose_kernel_died_and_went_on(
     assert report["np"]["module"] == "numpy"
     assert report["die"]["kind"] == "function"
     assert "_" not in report
-    promised = report["numbers"]["again"]
+    promised = report["numbers"]["rerun"]
     world.attempt()
     assert world.ran() == [1, 1, 2, 2, 2]
     assert world.ran().index(2) == promised - 1, "it ran again from where explain had said"

@@ -19,7 +19,7 @@ from qcity_nb.engine.paths import local_path
 
 def keeper(folder: Path, output: str) -> Bookkeeper:
     mailbox = SimpleNamespace(executed=folder / "desk/executed.ipynb", path=folder / "mailbox")
-    context: Any = SimpleNamespace(desk=mailbox, output=None, process=None)
+    context: Any = SimpleNamespace(mailbox=mailbox, output=None, process=None)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
     return Bookkeeper(book, context, output_path=output, progress_bar=False)
 

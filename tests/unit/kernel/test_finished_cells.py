@@ -188,14 +188,14 @@ def test_old_snapshots_go_when_they_need_too_much_room(
     assert sum(ref.size_bytes for ref in kernel.tier.stored.values()) < 20_000, "nothing large is left"
 
 
-class Told:
+class FakeReach:
     """In place of ``Reach``, which has tests of its own: says what it is told."""
 
     def __init__(self, *answers: frozenset[str] | None) -> None:
         self.answers = [*answers]
         self.cleared = 0
 
-    def reached(self) -> frozenset[str] | None:
+    def changed_names(self) -> frozenset[str] | None:
         return self.answers.pop(0)
 
     def clear(self) -> None:
@@ -225,7 +225,7 @@ def test_a_costly_variable_is_pickled_again_only_if_code_can_have_reached_it(
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     before = Counted.times
-    told = Told(OTHER, OTHER, OTHER | {"slow"}, OTHER, None)
+    told = FakeReach(OTHER, OTHER, OTHER | {"slow"}, OTHER, None)
     monkeypatch.setattr(kernel.cells, "reach", told)
     for source, more in (
         ("other = 2", 0),
@@ -251,7 +251,7 @@ def test_all_is_looked_at_now_and_then(kernel: Kernel, monkeypatch: pytest.Monke
     hidden = kernel.live["slow"]
     hidden.items.append("nobody saw")  # by means that no code of the notebook shows
     del hidden
-    monkeypatch.setattr(kernel.cells, "reach", Told(*[OTHER] * finished_cells.LOOK_EVERY))
+    monkeypatch.setattr(kernel.cells, "reach", FakeReach(*[OTHER] * finished_cells.LOOK_EVERY))
     for n in range(finished_cells.LOOK_EVERY + 1):
         kernel.live["other"] = n
         kernel.cell()
@@ -265,7 +265,7 @@ def test_after_a_snapshot_that_was_lost_all_is_looked_at(kernel: Kernel, monkeyp
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     kernel.live["slow"].items.append(2)
-    monkeypatch.setattr(kernel.cells, "reach", Told(OTHER | {"slow"}))  # it is not asked again
+    monkeypatch.setattr(kernel.cells, "reach", FakeReach(OTHER | {"slow"}))  # it is not asked again
     kernel.cells.add_finished(1, CellRecord(chain="c1"), {})
     kernel.cells.take(stored=kernel.tier.stored)
     for used in kernel.cells.snapshot().used:

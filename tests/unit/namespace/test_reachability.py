@@ -285,7 +285,7 @@ def test_what_changed_was_within_reach(live: Callable[[], dict[str, Any]], count
 def _census(**change: Any) -> Callable[[pytest.MonkeyPatch], None]:
     def break_it(patch: pytest.MonkeyPatch) -> None:
         take = reference_audit.take
-        patch.setattr(reference_audit, "acquire", lambda live: dataclasses.replace(take(live), **change))
+        patch.setattr(reference_audit, "take", lambda live: dataclasses.replace(take(live), **change))
 
     return break_it
 

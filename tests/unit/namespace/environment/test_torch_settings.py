@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optional import part
 from settings_world import carry
 from tiers import nightly_but
 
@@ -30,7 +31,7 @@ torch.set_default_device('meta')
 
 @pytest.fixture(autouse=True)
 def torch_is_here() -> None:
-    pytest.importorskip("torch")
+    part("torch")
 
 
 def test_all_settings(tmp_path: Path) -> None:
