@@ -87,7 +87,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             elif plan.is_skipped(index):
                 if index not in plan.installs:
                     self._redisplay(cell)
-                    self.nb_man.cell_passed(cell, plan.took_s(index))
+                    self.nb_man.cell_skipped(cell, plan.took_s(index))
                 continue
             else:
                 try:
@@ -121,7 +121,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
         """One cell that has not finished before; false where it failed."""
         if plan.begins(index, partial(_decide, self.nb_man.context)):
             return self._execute(index, plan)
-        self.nb_man.cell_passed(self.nb.cells[index])
+        self.nb_man.cell_skipped(self.nb.cells[index])
         plan.finish_cell(index, 0.0)
         return True
 

@@ -35,7 +35,7 @@ class Start:
 
 def environ(attempt: str, mailbox: Path) -> dict[str, str]:
     """What tells a kernel which attempt it belongs to."""
-    return {settings.ENV + "DESK": str(mailbox), settings.ENV + "ATTEMPT": attempt}
+    return {settings.ENV + "MAILBOX": str(mailbox), settings.ENV + "ATTEMPT": attempt}
 
 
 @contextmanager
