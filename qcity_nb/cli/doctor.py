@@ -102,7 +102,7 @@ def _tracking(settings: Settings) -> Iterator[Finding]:
     if not settings.tracking:
         yield Finding(what="tracking", verdict="note", detail="none: metrics stay in the outbox")
         return
-    if given.tracking.lower().startswith("jsonl:"):
+    if settings.tracking.lower().startswith("jsonl:"):
         yield Finding(what="tracking", verdict="ok", detail=address)
         return
     if find_spec("mlflow") is None:
