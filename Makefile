@@ -1,7 +1,7 @@
 # Thin aliases. PYTHON is the environment's interpreter: python -m venv .venv && . .venv/bin/activate && make …
 PYTHON ?= python
 
-.PHONY: check test demo docs kill bench ci
+.PHONY: check test nightly demo docs kill bench ci
 
 check:          ## ruff, mypy and the fast tests
 	$(PYTHON) -m ruff check .
@@ -9,8 +9,11 @@ check:          ## ruff, mypy and the fast tests
 	$(PYTHON) -m mypy
 	$(PYTHON) -m pytest -q tests/unit tests/test_layers.py tests/test_exported.py tests/test_import_light.py
 
-test:           ## everything, notebooks included
+test:           ## the tests of every change, notebooks included
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+nightly:        ## every test
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "nightly or not nightly"
 
 demo:           ## train, be killed, resume, compare
 	qcity demo

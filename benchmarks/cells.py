@@ -53,9 +53,9 @@ def measured(quick: bool) -> Report:
         whole, cells = of_book(book, 1 if quick else 7)
         found = {
             "whole": pairwise(whole["qcity"], whole["plain"]),
-            "noise": pairwise(whole["again"], whole["plain"]),
+            "noise": pairwise(whole["rerun"], whole["plain"]),
             "cells": pairwise(cells["qcity"], cells["plain"]),
-            "cells noise": pairwise(cells["again"], cells["plain"]),
+            "cells noise": pairwise(cells["rerun"], cells["plain"]),
         }
         for name, each in found.items():
             ratios[name].append(each)

@@ -218,7 +218,7 @@ def training_row(bench: Bench, workload: str, engine: str, numbers: dict[str, fl
     copies = spread([turn["saves"]["stall_s"] / turn["copy_s"] for turn in turns])
     durable = spread([turn["saves"]["durable_s"] for turn in turns])
     # The mean of the two stretches without saves: with the turning order they lie before, after and around the other.
-    plain = [(turn["none"]["rate"] + turn["again"]["rate"]) / 2 for turn in turns]
+    plain = [(turn["none"]["rate"] + turn["rerun"]["rate"]) / 2 for turn in turns]
     speed = pairwise([turn["saves"]["rate"] for turn in turns], plain)
     values = {"stall_s": stall, "stall_x": copies, "durable_s": durable, "speed_x": speed}
     numbers |= {f"{workload}/{engine}/{name}": value.median for name, value in values.items()}
@@ -229,7 +229,7 @@ def training_row(bench: Bench, workload: str, engine: str, numbers: dict[str, fl
 def floor_rows(bench: Bench, workload: str, numbers: dict[str, float]) -> list[tuple[str, ...]]:
     """The loop without saves beside itself, over all engines' turns."""
     turns = [turn for (name, _), found in bench.turns.items() if name == workload for turn in found]
-    floor = pairwise([turn["again"]["rate"] for turn in turns], [turn["none"]["rate"] for turn in turns])
+    floor = pairwise([turn["rerun"]["rate"] for turn in turns], [turn["none"]["rate"] for turn in turns])
     numbers[f"{workload}/no saves/speed_x"] = floor.median
     numbers[f"{workload}/no saves/rate"] = spread([turn["none"]["rate"] for turn in turns]).median
     return [("no saves, beside no saves (noise floor)", *[""] * 9, floor.text(digits=3))]

@@ -31,7 +31,7 @@ from qcity_nb.tracking.patience import patience
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
+__all__ = ["LARGEST", "MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
 
 RUN_TAG = "qcity.run"
 MADE_TAG = "qcity.made"

@@ -91,24 +91,32 @@ class TestHub(Served):
         assert api.repo_info(repo).private is True
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "commit-lost",
-        "commit-500",
-        "commit-500-before",
-        "commit-412",
-        "rate-429",
-        "error-500",
-        "upload-cut",
-        "upload-slow",
-        "commit-slow",
-        "storage-full",
-        "down",
-    ],
-    scope="class",
+FAULTS = (
+    "commit-lost",
+    "commit-500",
+    "commit-500-before",
+    "commit-412",
+    "rate-429",
+    "error-500",
+    "upload-cut",
+    "upload-slow",
+    "commit-slow",
+    "storage-full",
+    "down",
 )
-class TestFaults(Served):
+WITH_EACH = {
+    "test_each_version_has_its_own_name",
+    "test_only_the_newest_version_is_expected",
+    "test_a_stored_name_is_not_sent_again",
+    "test_a_big_file_from_a_path_is_a_copy",
+    "test_what_a_head_drops_goes_with_it",
+    "test_an_object_as_a_file",
+    "test_threads_make_a_run_once",
+}
+"""What depends on the fault: commits, uploads, downloads and a race. The other tests run with each fault at night."""
+
+
+class Faulty(Served):
     """Each switch strikes before many of the calls. Stale reads are for the lease to survive (``test_hub_rules``):
     no store can promise that there are none.
 
@@ -134,6 +142,21 @@ class TestFaults(Served):
     def reopen(self, store: Store) -> Store:
         assert isinstance(store, hub_stores.PatientStore)
         return store.reopened()
+
+
+@pytest.mark.parametrize("fault", FAULTS, scope="class")
+class TestFaults(Faulty):
+    """What depends on the fault."""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("fault", FAULTS, scope="class")
+class TestFaultsAtNight(Faulty):
+    """The rest of the contract."""
+
+
+for _name in [name for name in dir(Faulty) if name.startswith("test_")]:
+    setattr(TestFaultsAtNight if _name in WITH_EACH else TestFaults, _name, None)
 
 
 def test_the_faults_strike(server: HubServer) -> None:

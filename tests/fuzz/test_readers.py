@@ -1,7 +1,7 @@
 """Whatever lies on the disk, readers of checkpoints give right bytes or ``CheckpointError``.
 
 Never a crash, a hang, memory on a damaged record's word, or code that is run before its digest held. Each fuzzer runs
-for ``FUZZ_SECONDS`` (2 by default) and names the seed of the batch that found something.
+for ``FUZZ_SECONDS`` (1 by default) and names the seed of the batch that found something.
 """
 
 from __future__ import annotations

@@ -329,11 +329,11 @@ def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Ou
             return
         assert time.monotonic() < until_s, f"cell {there.cell} did not begin, only {[mark.cell for mark in marks(log)]}"
         time.sleep(LOOK_S)
-    later_s = at_s - there.at_s
-    if there.cell == max(mark.cell for mark in quiet.marks):
-        later_s = min(later_s, LAST_S)  # the run may be quicker than the undisturbed one, and must not be over
-    until_s = begun[0].at_s + later_s
+    until_s = begun[0].at_s + (at_s - there.at_s)
+    last = max(mark.cell for mark in quiet.marks)
     while time.monotonic() < until_s and child.poll() is None:
+        # The run may be quicker than the undisturbed one, and must not be over.
+        until_s = min([until_s, *(mark.at_s + LAST_S for mark in marks(log) if mark.cell == last)])
         time.sleep(LOOK_S)
 
 

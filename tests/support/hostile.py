@@ -232,8 +232,8 @@ def bounded() -> Iterator[None]:
 
 
 def seconds() -> float:
-    """How long each fuzzer runs: ``FUZZ_SECONDS``, 2 by default."""
-    return float(os.environ.get("FUZZ_SECONDS", "2"))
+    """How long each fuzzer runs: ``FUZZ_SECONDS``, 1 by default."""
+    return float(os.environ.get("FUZZ_SECONDS", "1"))
 
 
 def until() -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import json_lines
 import nbformat
 
 from qcity_nb.kernel.output_recorder import PANEL_MIME
@@ -228,10 +229,18 @@ class World:
         return "\n".join(parts)
 
 
-def world_in(root: Path, template: Path, *, is_torch: bool = False, is_notebook: bool = False) -> World:
-    """A world with an empty MLflow database of its own."""
-    shutil.copyfile(template, root / "mlflow.db")
-    return World(root=root, tracking=f"sqlite:///{root / 'mlflow.db'}", is_torch=is_torch, is_notebook=is_notebook)
+def world_in(root: Path, template: Path | None = None, *, is_torch: bool = False, is_notebook: bool = False) -> World:
+    """A world with an empty tracker of its own.
+
+    Args:
+        template: an MLflow database to copy. Without it the tracker is of JSON lines: an agent then starts without
+            mlflow, whose import costs more than the whole of such a run.
+    """
+    tracking = f"jsonl://{root / 'tracked'}"
+    if template is not None:
+        shutil.copyfile(template, root / "mlflow.db")
+        tracking = f"sqlite:///{root / 'mlflow.db'}"
+    return World(root=root, tracking=tracking, is_torch=is_torch, is_notebook=is_notebook)
 
 
 def processes(root: Path) -> dict[int, str]:
@@ -264,7 +273,7 @@ Metrics = Counter[tuple[str, int, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracked:
-    """What MLflow has of a world."""
+    """What the tracker has of a world."""
 
     rows: Metrics
     params: Mapping[str, str]
@@ -272,15 +281,21 @@ class Tracked:
 
 
 def tracked(tracking: str, experiment: str) -> Tracked:
-    """The one MLflow run of the experiment, read with MLflow's own client."""
+    """The one run of the experiment, read from the files, or with MLflow's own client."""
+    rows: Metrics = Counter()
+    if tracking.startswith("jsonl://"):
+        (folder,) = json_lines.runs(Path(tracking.removeprefix("jsonl://")))
+        assert folder.parent.name == experiment
+        found = json_lines.stored(folder)
+        rows.update((key, step, float(value)) for key, value, _, step in found.rows)
+        return Tracked(rows=rows, params=found.params, status=found.status)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None, f"MLflow has no experiment {experiment}"
-    runs = client.search_runs([found.experiment_id])
+    own = client.get_experiment_by_name(experiment)
+    assert own is not None, f"MLflow has no experiment {experiment}"
+    runs = client.search_runs([own.experiment_id])
     assert len(runs) == 1, f"one MLflow run was wanted, there are {[run.data.tags for run in runs]}"
-    rows: Metrics = Counter()
     for key in runs[0].data.metrics:
         rows.update((key, m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, key))
     return Tracked(rows=rows, params=runs[0].data.params, status=runs[0].info.status)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from loop_world import World
+from optional import torch
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from snapshot import Keep
 from qcity_nb.namespace.snapshot import Space
 with open(sys.argv[1], "rb") as _file:
     _keep = pickle.load(_file)
-absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)
+absent = NamespaceSnapshotter(globals()).restore(_keep.read(), _keep.modules, _keep.not_saved)
 """
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from huggingface_hub import HfApi
 from scripted_run import Script, environment, events, eventually, head_of
+from tiers import nightly_but
 
 from qcity_nb.errors import StoreRefused
 from qcity_nb.published.read import published_rows
@@ -168,7 +169,7 @@ def ended_well(script: Script, address: str) -> None:
     assert script.executed == list(range(COUNT))
 
 
-@pytest.mark.parametrize("fault", ["down", "storage-full", "rate-429"])
+@pytest.mark.parametrize("fault", nightly_but(["down"], ["down", "storage-full", "rate-429"]))
 def test_the_loop_goes_on_while_the_hub_does_not(server: HubServer, runs: Runs, fault: str) -> None:
     """Longer than the lease: nobody else wants the run, so it goes on where the Hub comes back."""
     script = runs.start(pause_s=0.15)

@@ -39,6 +39,7 @@ def test_three_deaths_change_nothing(tmp_path: Path) -> None:
     assert (folder / "killed.ipynb").is_file()
 
 
+@pytest.mark.nightly  # test_hf_jobs_run.py kills jobs in a third of the time
 def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
     """Uploads and commits take a while here, so that a kill in the middle of one is that, and not just after it."""
     with HubServer(tmp_path / "hub", end_jobs=True) as server:
@@ -69,6 +70,7 @@ def test_jobs_of_the_real_service_are_not_killed(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.nightly  # test_kill_points.py has the same faults with a smaller run
 @pytest.mark.parametrize(
     ("fault", "line"), [("generators", "weights       DIFFERENT"), ("rows", "metrics       DIFFERENT")]
 )

@@ -203,6 +203,7 @@ CELLS = (
 )
 
 
+@pytest.mark.each_python
 def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(
     frontend: Frontend, tmp_path: Path
 ) -> None:
@@ -278,6 +279,7 @@ def test_a_cell_that_fails_in_between_does_not_count(frontend: Frontend) -> None
     assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.each_python
 def test_ctrl_c_while_cells_run_again(frontend: Frontend) -> None:
     frontend.setup = SETUP.replace("1000", "0")
     slow = (
@@ -368,6 +370,7 @@ def test_packages_are_installed_on_another_machine_and_nothing_else_runs(fronten
     assert (frontend.marks / "installed").read_text() == "once\nonce\n"
 
 
+@pytest.mark.each_python
 def test_a_loop_resumes_and_the_cells_before_it_do_not_run(frontend: Frontend) -> None:
     cells = (
         "ran('a'); state = {'n': 0}",
@@ -575,6 +578,7 @@ def test_widgets_of_skipped_cells_show_their_text_and_live_when_run_again(fronte
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
+@pytest.mark.each_python
 def test_settings_and_magics_of_skipped_cells_hold(frontend: Frontend) -> None:
     cells = (
         "%precision 2\nran('a')",

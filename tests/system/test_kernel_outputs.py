@@ -130,6 +130,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.each_python
 def test_a_killed_notebook_shows_what_an_uninterrupted_one_shows(tmp_path: Path) -> None:
     calm, stormy = make(tmp_path / "calm"), make(tmp_path / "stormy")
     (stormy / "deaths").mkdir()

@@ -15,11 +15,17 @@ import pytest
 from book_world import Moment, Outcome, World
 from books import BOOKS, Book
 from hub_world import HubWorld
+from optional import part
+from tiers import nightly_but
 
 pytestmark = [pytest.mark.kill, pytest.mark.kernel, pytest.mark.timeout(119)]
 
 SEEDS = (1, 2, 3)
 AT_A_HUB = (4,)
+QUICK = [("tied", 1), ("closures", 2), ("streams", 3), ("plots", 1)]
+QUICK_AT_A_HUB = [("widgets", 4), ("search", 4)]
+QUICK_UNDISTURBED = ["tied", "plots", "streams"]
+"""One kill of a book or two at a time; the other books and seeds come at night."""
 
 Quiet = Callable[[Book], Outcome]
 
@@ -30,6 +36,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
     known: dict[str, Outcome] = {}
 
     def run(book: Book) -> Outcome:
+        if book.name == "tied":
+            part("torch")
         if book.name not in known:
             known[book.name] = World(tmp_path_factory.mktemp("quiet"), book).finish()
         return known[book.name]
@@ -54,22 +62,22 @@ def check(world: World, kills: list[Moment], quiet: Outcome) -> Outcome:
     return found
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize(("name", "seed"), nightly_but(QUICK, [(name, seed) for name in BOOKS for seed in SEEDS]))
 def test_directory(name: str, seed: int, quiet: Quiet, tmp_path: Path) -> None:
     book = BOOKS[name]
     check(World(tmp_path, book), book_world.moments(random.Random(f"{name}-{seed}"), book), quiet(book))
 
 
-@pytest.mark.parametrize("seed", AT_A_HUB)
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize(
+    ("name", "seed"), nightly_but(QUICK_AT_A_HUB, [(name, seed) for name in BOOKS for seed in AT_A_HUB])
+)
 def test_hub(name: str, seed: int, quiet: Quiet, hub: HubWorld, tmp_path: Path) -> None:
     book = BOOKS[name]
     world = book_world.at_hub(tmp_path, book, hub.server, hub.repo)
     check(world, book_world.moments(random.Random(f"{name}-{seed}"), book), quiet(book))
 
 
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize("name", nightly_but(QUICK_UNDISTURBED, BOOKS))
 def test_an_undisturbed_run_is_papermill_s(name: str, quiet: Quiet, tmp_path: Path) -> None:
     """What all others are compared with: each cell once, and the outputs, counts and variables of plain papermill."""
     book = BOOKS[name]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import nightly_but
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(180)]
 
@@ -53,7 +54,7 @@ def attempt(folder: Path, dies: int, how: str) -> dict[str, list[list[float]]]:
     return curves
 
 
-@pytest.mark.parametrize("how", ["published", "local"])
+@pytest.mark.parametrize("how", nightly_but(["local"], ["published", "local"]))
 def test_points_of_earlier_attempts_are_shown_once_each(tmp_path: Path, how: str) -> None:
     """On fresh hosts they come out of the store, on the same one partly from its disk; after a second death as well."""
     hosts = [tmp_path / f"host{n if how == 'published' else 0}" for n in range(3)]

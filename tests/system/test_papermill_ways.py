@@ -322,6 +322,7 @@ def test_to_prepare_is_no_run(tmp_path: Path) -> None:
     assert not (ours.folder / ".qcity").exists()
 
 
+@pytest.mark.each_python
 def test_sys_exit_ends_the_notebook_well_also_when_the_end_was_cut_off(tmp_path: Path) -> None:
     cells = [
         code(DIE + "ran('one')\nfrom IPython.display import display"),

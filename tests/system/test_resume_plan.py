@@ -19,6 +19,7 @@ def world(tmp_path: Path) -> ResumeWorld:
     return ResumeWorld(tmp_path / "p")
 
 
+@pytest.mark.each_python
 def test_finished_cells_are_skipped_and_show_what_they_showed(world: ResumeWorld) -> None:
     world.write(
         "import numpy as np\nrng = np.random.default_rng(3)\na = np.arange(6.0)\nhalf = a[:3]\nprint(rng.random())",
@@ -58,6 +59,7 @@ def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(world
     assert world.shown()[2:] == [["[1, 2]\n"], [], ["[1, 2, 4] False\n"]], "x is what it was before the edited cell"
 
 
+@pytest.mark.each_python
 def test_a_cell_that_failed_runs_again_and_those_before_do_not(world: ResumeWorld) -> None:
     world.write("data = 'dear'", "print(data)\nassert Path('mended').exists()", "print('on')")
     world.attempt(code=1)
@@ -82,6 +84,7 @@ def test_a_failure_that_comes_again_is_known_for_the_same_though_cells_were_skip
     assert world.ran() == [1, 2, 2, 2], "the generator was re-created, and all cells since were re-run"
 
 
+@pytest.mark.each_python
 def test_what_cannot_be_saved_is_re_created_where_it_is_needed(world: ResumeWorld) -> None:
     world.write(
         "import threading\ndata = list(range(5))\nunused = threading.Thread(target=print)",
@@ -224,6 +227,7 @@ def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(world: 
     assert any("it" in note and "Thing" in note for note in cells.data["notes"])
 
 
+@pytest.mark.each_python
 def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> None:
     world.write("x = 5", "die('here')\nprint(x)")
     world.attempt(code=DIED)

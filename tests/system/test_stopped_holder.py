@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 import pytest
 from scripted_run import Script, Snapshot, eventually, head_of
+from tiers import nightly_but
 
 from qcity_nb import crashpoints
 from qcity_nb.published.read import published_rows
@@ -32,6 +33,19 @@ IN_ENGINE = ("cell.before", "cell.after")
 TRACKED = ("publish.head.before", "publish.head.after", "drain.before", "drain.after", "end.before", "end.after")
 """Stories that are told with a tracker, which costs seconds."""
 POINTS = [name for name in crashpoints.NAMES if name not in IN_ENGINE]
+QUICK = (
+    "capture.after",
+    "local.after",
+    "publish.files.before",
+    "publish.files.after",
+    "publish.head.before",
+    "publish.head.after",
+    "outbox.after",
+    "drain.after",
+    "end.before",
+    "end.after",
+)
+"""One on each side of what the point stands for; the rest comes at night."""
 COUNT = 14
 
 
@@ -122,7 +136,7 @@ def _tells(item: pytest.Item) -> TypeGuard[pytest.Function]:
     return isinstance(item, pytest.Function) and item.originalname == "test_a_woken_holder_changes_nothing"
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", nightly_but(QUICK, POINTS))
 def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], History]) -> None:
     story = stories(point)
     assert story.after.heads == story.before.heads, "a head of the zombie's"
@@ -148,7 +162,7 @@ def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], His
         assert story.versions > KEEP_HEADS, "the gap was to be pruned"
 
 
-@pytest.mark.parametrize("where", ["publish.head.before", "local.after"])
+@pytest.mark.parametrize("where", nightly_but(["local.after"], ["publish.head.before", "local.after"]))
 def test_the_lost_lease_names_the_new_holder(where: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     plan = Plan(log=str(tmp_path / "hits"), at={where: [5]}, action="stop-self")

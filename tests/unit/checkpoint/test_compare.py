@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from optional import HAS_TORCH, torch
 
 from qcity_nb.checkpoint import compare as module
 from qcity_nb.checkpoint.compare import Difference, compare
@@ -26,8 +26,9 @@ def test_numbers_of_one_array() -> None:
     assert one.relative == pytest.approx(math.sqrt(0.25 + 4) / 5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.int8])
-def test_types_of_torch(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float16", "int8"])
+def test_types_of_torch(name: str) -> None:
+    dtype = getattr(torch, name)
     before = torch.tensor([1.0, 2.0, 4.0]).to(dtype)
     after = torch.tensor([1.0, 2.0, 8.0]).to(dtype)
     one = found({"a": before}, {"a": after})["a"]
@@ -101,10 +102,9 @@ def test_paths_name_modules_optimizers_and_objects() -> None:
 
 def test_other_objects_are_equal_or_not() -> None:
     def state(seed: int) -> dict[str, Any]:
-        rng = torch.Generator()
-        rng.manual_seed(seed)
+        more = {"torch": torch.Generator().manual_seed(seed)} if HAS_TORCH else {}
         text = np.array(["a", str(seed)])
-        return {"np": np.random.default_rng(seed), "torch": rng, "text": text, "set": {seed}, "py": random.Random(seed)}
+        return {"np": np.random.default_rng(seed), **more, "text": text, "set": {seed}, "py": random.Random(seed)}
 
     assert {one.what for one in found(state(1), state(1)).values()} == {"equal"}
     changed = found(state(1), state(2))

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from torch import nn
+from optional import HAS_TORCH, nn, part, torch
 
 from qcity_nb.checkpoint import Checkpointer, load, memory, save
 from qcity_nb.checkpoint.encode import Discarded
@@ -62,13 +61,16 @@ MAKERS: list[Callable[[int, int], Any]] = [
     lambda n, seed: np.random.default_rng(seed).integers(0, 9, (n, 2)).astype("i2").T,
     lambda n, seed: np.asfortranarray(np.random.default_rng(seed).random((n, 3), dtype="f4")),
     lambda n, seed: np.zeros(n, dtype=[("a", ">i4"), ("b", "f8")]),
-    lambda n, seed: torch.arange(n, dtype=torch.float32) + seed,
-    lambda n, seed: (torch.arange(2 * n) + seed).to(torch.bfloat16)[::2],
-    lambda n, seed: (torch.arange(n) % 100 + seed % 7).to(torch.float8_e4m3fn),
-    lambda n, seed: torch.zeros(n, dtype=torch.bool),
     lambda n, seed: np.zeros((0, n)),
     lambda n, seed: {"rows": [seed] * (n % 50), "text": "x" * (n % 7)},
 ]
+if HAS_TORCH:
+    MAKERS += [
+        lambda n, seed: torch.arange(n, dtype=torch.float32) + seed,
+        lambda n, seed: (torch.arange(2 * n) + seed).to(torch.bfloat16)[::2],
+        lambda n, seed: (torch.arange(n) % 100 + seed % 7).to(torch.float8_e4m3fn),
+        lambda n, seed: torch.zeros(n, dtype=torch.bool),
+    ]
 
 
 def changed(value: Any, how: int, at: int) -> Any:
@@ -508,7 +510,7 @@ def test_nothing_is_imported_that_the_state_does_not_hold(tmp_path: Path) -> Non
 
 
 def test_jax_arrays_come_back_exact(tmp_path: Path) -> None:
-    jax = pytest.importorskip("jax", reason="declared: pip install jax")
+    jax = part("jax")
     state = {
         "x": jax.numpy.arange(5000, dtype="float32") / 3,
         "half": jax.numpy.arange(5000, dtype="bfloat16"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from optional import part, torch
 
 from qcity_nb.checkpoint import Checkpointer
 from qcity_nb.checkpoint.storage import manifest
@@ -56,6 +56,7 @@ def test_there_are_some() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_golden_checkpoint_restores(version: str) -> None:
+    part("torch")
     expected, state = formula(), formula()
     for value in (*state["net"].parameters(), state["half"], state["eighth"]):
         value.data.zero_()

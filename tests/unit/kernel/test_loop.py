@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from loop_world import World
+from optional import torch
 
 from qcity_nb import crashpoints, errors
 from qcity_nb.errors import LeaseLost, RunStopped, StateRefused, UsageError

@@ -207,9 +207,11 @@ class Fleet:
         """All jobs, or a namespace's, the newest first."""
         for job_id in list(self._pods):
             self._look(job_id)
-        query = "SELECT * FROM jobs WHERE ?1 IS NULL OR namespace = ?1 ORDER BY created DESC, rowid DESC"
+        query = (
+            "SELECT * FROM jobs WHERE :namespace IS NULL OR namespace = :namespace ORDER BY created DESC, rowid DESC"
+        )
         with self._hub.db.read() as db:
-            return [Job.of(row) for row in db.execute(query, (namespace,))]
+            return [Job.of(row) for row in db.execute(query, {"namespace": namespace})]
 
     def end(self, job_ids: Sequence[str], why: str = "cancel") -> None:
         """Kill jobs and wait until they are gone; those that are over stay as they are.

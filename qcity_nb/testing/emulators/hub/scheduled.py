@@ -96,9 +96,12 @@ class Timetable:
 
     def rows(self, namespace: str | None = None) -> list[sqlite3.Row]:
         """All, or a namespace's, the newest first."""
-        query = "SELECT * FROM scheduled_jobs WHERE ?1 IS NULL OR namespace = ?1 ORDER BY created DESC, rowid DESC"
+        query = (
+            "SELECT * FROM scheduled_jobs WHERE :namespace IS NULL OR namespace = :namespace "
+            "ORDER BY created DESC, rowid DESC"
+        )
         with self._hub.db.read() as db:
-            return db.execute(query, (namespace,)).fetchall()
+            return db.execute(query, {"namespace": namespace}).fetchall()
 
     def get(self, scheduled_id: str) -> sqlite3.Row | None:
         """One."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import subprocess
@@ -16,15 +15,16 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-import safetensors.torch
-import torch
+from optional import HAS_TORCH, part, torch
 
 from qcity_nb.checkpoint.formats.flat import build, flatten
 from qcity_nb.checkpoint.formats.safetensors_dcp import from_dcp, from_safetensors, to_dcp, to_safetensors, values_of
 from qcity_nb.checkpoint.state.capture import capture, load
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, UsageError
 
-dcp: Any = importlib.import_module("torch.distributed.checkpoint")
+dcp: Any = part("torch.distributed.checkpoint")
+if HAS_TORCH:
+    import safetensors.torch
 
 DTYPES = [
     torch.bool,

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch import nn
+from optional import HAS_TORCH, nn, torch
 
 from qcity_nb.checkpoint.encode import decode_state, encode_state
 from qcity_nb.checkpoint.state.capture import (
@@ -117,9 +116,9 @@ layouts: list[Callable[[Any], Any]] = [
     lambda a: np.tile(a, 400),
 ]
 tensors = st.builds(
-    lambda n, dtype: torch.arange(n).to(dtype),
+    lambda n, dtype: torch.arange(n).to(getattr(torch, dtype)),
     st.integers(0, 2000),
-    st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.float8_e4m3fn]),
+    st.sampled_from(["float32", "bfloat16", "float16", "int64", "bool", "float8_e4m3fn"]),
 )
 leaves = st.one_of(
     st.none(),
@@ -129,7 +128,7 @@ leaves = st.one_of(
     st.text(max_size=5),
     st.binary(max_size=5),
     st.builds(lambda a, f: f(a), arrays, st.sampled_from(layouts)),
-    tensors,
+    *([tensors] if HAS_TORCH else []),
     st.builds(bytearray, st.binary(max_size=5)),
 )
 values = st.recursive(
@@ -387,7 +386,7 @@ def test_global_generators_come_back() -> None:
     captured = capture_generators()
 
     def draw() -> tuple[Any, ...]:
-        return random.random(), np.random.rand(), np.random.normal(), torch.rand(1).item()
+        return random.random(), np.random.rand(), np.random.normal(), torch.rand(1).item() if HAS_TORCH else 0
 
     wanted = draw()
     draw()
@@ -456,6 +455,8 @@ def test_live_views_that_the_checkpoint_does_not_have_are_replaced() -> None:
     state = {"a": rows[:4], "b": rows[4:]}
     restore(state, captured)
     assert rows.tolist() == [0] * 4 + [1] * 4
+    if not HAS_TORCH:
+        return
     tensors = torch.full((6,), 9.0)
     other = {"a": tensors[:4], "b": tensors[2:]}
     restore(other, capture({"a": torch.zeros(4), "b": torch.ones(4)}))
@@ -534,7 +535,7 @@ def test_objects_are_restored_through_their_attributes() -> None:
     [
         ([1, [2]], [3]),
         (np.arange(3.0), np.zeros(3)),
-        (torch.arange(3.0), torch.zeros(3)),
+        *([(torch.arange(3.0), torch.zeros(3))] if HAS_TORCH else []),
         (Plain(a=1), Plain(b=2)),
         (collections.OrderedDict(a=1), collections.OrderedDict(b=1)),
         (collections.defaultdict(list, a=[1]), collections.defaultdict(int)),
@@ -699,7 +700,7 @@ def test_another_kind_of_top_level_is_named() -> None:
 
 
 def test_a_damaged_stream_is_an_error_of_ours() -> None:
-    captured = capture({"a": np.zeros(10_000), "b": torch.zeros(10_000)})
+    captured = capture({"a": np.zeros(10_000), "b": (torch if HAS_TORCH else np).zeros(10_000)})
     for n in range(0, len(captured.skeleton), 7):
         with pytest.raises(CheckpointError):
             load(Captured(skeleton=captured.skeleton[:n], buffers=captured.buffers))

@@ -249,20 +249,21 @@ def check_damaged(tier: LocalTier, name: str, lowest: int, make: type[LocalTier]
                     assert data in (*world.contents(1), *world.contents(2))
 
 
-def flip(folder: Path, what: str = "", make: type[LocalTier] = LocalTier) -> None:
-    """One bit of each byte of the files whose name begins with ``what``."""
+def flip(folder: Path, what: str = "", make: type[LocalTier] = LocalTier, *, is_exhaustive: bool = False) -> None:
+    """One bit of each byte of the files whose name begins with ``what``; or each of the eight, one after the other."""
     tier, files = two(folder)
     rng = random.Random(SEED)
     for name, data in files.items():
         lowest = floor(tier, name)
         with (tier.path / name).open("r+b", buffering=0) as file:
             for at in positions(len(data), rng) if name.startswith(what) else ():
-                flipped = data[at] ^ 1 << rng.randrange(8)
-                os.pwrite(file.fileno(), bytes([flipped]), at)
-                try:
-                    check_damaged(tier, name, lowest, make)
-                except Exception as error:
-                    raise AssertionError(f"{name}, byte {at} is {flipped}, not {data[at]}: {error!r}") from error
+                for bit in range(8) if is_exhaustive else [rng.randrange(8)]:
+                    flipped = data[at] ^ 1 << bit
+                    os.pwrite(file.fileno(), bytes([flipped]), at)
+                    try:
+                        check_damaged(tier, name, lowest, make)
+                    except Exception as error:
+                        raise AssertionError(f"{name}, byte {at} is {flipped}, not {data[at]}: {error!r}") from error
                 os.pwrite(file.fileno(), data[at : at + 1], at)
     world.check_left(tier.path, 2, 2)
 
@@ -287,6 +288,12 @@ def tear(folder: Path, what: str = "", make: type[LocalTier] = LocalTier) -> Non
 
 def test_every_flipped_byte(folder: Path) -> None:
     flip(folder)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_every_flipped_bit(folder: Path) -> None:
+    flip(folder, is_exhaustive=True)
 
 
 def test_every_torn_file(folder: Path) -> None:

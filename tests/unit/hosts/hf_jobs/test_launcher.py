@@ -346,7 +346,7 @@ def test_a_job_that_waits_for_hardware_is_cancelled_at_once(world: JobsWorld, mo
     launcher = world.launcher(clock=clock)
     job = sleeper(world)
     with monkeypatch.context() as patch:
-        patch.setattr("qcity_nb.hosts.hf_jobs.launcher.observed", lambda job: Observation(state="pending"))
+        patch.setattr("qcity_nb.hosts.hf_jobs.launcher.observe_job", lambda job: Observation(state="pending"))
         launcher.stop(ATTEMPT, grace_s=30)
     assert clock.now_s() == 1000
     assert world.api.inspect_job(job_id=job).status.stage == "CANCELED"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optional import part
 from settings_world import carry
 
 from qcity_nb.namespace.environment.library import Library, is_safe
@@ -21,7 +22,7 @@ def test_imports_alone_set_nothing_but_filters_and_loggers(tmp_path: Path) -> No
     imports = "import numpy, torch, sklearn.linear_model, pandas, matplotlib.pyplot, warnings, logging"
     names = [name.partition(",")[0].partition(".")[0] for name in imports.split()[1:]]
     for name in names:
-        pytest.importorskip(name)
+        part(name)
     show = """result = [
         [str(each) for each in warnings.filters],
         {name: [each.level, each.propagate, len(each.handlers)]

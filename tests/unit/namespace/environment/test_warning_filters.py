@@ -47,7 +47,7 @@ options.put(options.look())
 result = seen
 """
     found = carry(tmp_path, "import warnings", "warnings.simplefilter('always', UserWarning)", show)
-    assert found.here == ["again"] * 2
+    assert found.here == ["rerun"] * 2
 
 
 def test_what_cannot_be_told(tmp_path: Path) -> None:

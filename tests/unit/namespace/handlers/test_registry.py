@@ -25,9 +25,8 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-import torch
+from optional import nn, torch
 from snapshot import Keep, in_new_process, kept, names, restored
-from torch import nn
 
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 from qcity_nb.namespace.tombstone import lost
@@ -418,5 +417,6 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     check = (
         "import sys\nheavy = {'numpy', 'torch', 'pandas', 'IPython', 'ipywidgets', 'matplotlib'} & set(sys.modules)\n"
     )
-    check += "Space(globals()).capture()\nassert not heavy and 'numpy' not in sys.modules, heavy\nprint('fine')"
+    check += "NamespaceSnapshotter(globals()).capture()\n"
+    check += "assert not heavy and 'numpy' not in sys.modules, heavy\nprint('fine')"
     assert in_new_process(kept(live), check, tmp_path) == "fine\n"

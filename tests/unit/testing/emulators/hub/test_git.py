@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
+def database(tmp_path: Path) -> Iterator[Database]:
     import qcity_nb.testing.emulators.hub.routes  # noqa: F401 (all tables)
 
-    return Database(tmp_path / "hub.sqlite")
+    made = Database(tmp_path / "hub.sqlite")
+    yield made
+    made.close()
 
 
 def test_blobs(checkout: Path) -> None:

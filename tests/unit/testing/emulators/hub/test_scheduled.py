@@ -66,7 +66,7 @@ def ran(api: HfApi, count: int) -> list[JobInfo]:
 
 
 @pytest.mark.parametrize(
-    ("text", "after", "desired"),
+    ("text", "after", "expected"),
     [
         ("* * * * *", "2026-03-02 10:07:30", "2026-03-02 10:08"),
         ("*/10 * * * *", "2026-03-02 10:07:30", "2026-03-02 10:10"),
@@ -86,9 +86,9 @@ def ran(api: HfApi, count: int) -> list[JobInfo]:
         ("0 0 13 * 5", "2026-03-02 10:07:30", "2026-03-06 00:00"),  # the 13th or a Friday
     ],
 )
-def test_when_a_schedule_comes_next(text: str, after: str, wanted: str) -> None:
+def test_when_a_schedule_comes_next(text: str, after: str, expected: str) -> None:
     moment = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    assert cron.parse(text).next_after(moment) == datetime.fromisoformat(wanted).replace(tzinfo=UTC)
+    assert cron.parse(text).next_after(moment) == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
 def test_a_schedule_is_in_utc() -> None:
