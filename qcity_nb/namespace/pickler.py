@@ -38,8 +38,8 @@ __all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "Written", "w
 _MISSING = object()
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it, or a call of type
 _HERE = unpickle_functions.__name__.encode()
-_LIVE = b"c" + _HERE + b"\nlive\n)R\x940"  # call it, put it at place 0 of the memo, drop it
-_CLASSES = b"c" + _HERE + b"\nclasses\n"
+_LIVE = b"c" + _HERE + b"\nlive_namespace\n)R\x940"  # call it, put it at place 0 of the memo, drop it
+_CLASSES = b"c" + _HERE + b"\ndefine_classes\n"
 
 
 class ClassPlacement(enum.Enum):

@@ -12,14 +12,14 @@ import types
 from typing import Any
 
 __all__ = [
-    "classes",
+    "define_classes",
     "empty_cell",
     "fill_cell",
     "fill_class",
     "fill_function",
     "function",
     "is_full",
-    "live",
+    "live_namespace",
     "module_globals",
     "notebook_class",
     "set_gradient",
@@ -27,12 +27,12 @@ __all__ = [
 ]
 
 
-def live() -> dict[str, Any]:
+def live_namespace() -> dict[str, Any]:
     """The namespace that is restored: the loader's."""
     raise pickle.UnpicklingError("a notebook's variable was met outside its notebook")
 
 
-def classes(data: bytes) -> None:
+def define_classes(data: bytes) -> None:
     """Makes the classes that the notebook defined, from a stream of their own: the loader's."""
     raise pickle.UnpicklingError("a notebook's classes were met outside their notebook")
 

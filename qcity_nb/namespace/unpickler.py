@@ -45,8 +45,8 @@ class _Loader(StateUnpickler):
         self._restoring = restoring
         self._classes: list[type] = []
         self._ours: dict[str, Callable[..., Any]] = {
-            "live": lambda: restoring.live,
-            "classes": self._make_classes,
+            "live_namespace": lambda: restoring.live,
+            "define_classes": self._make_classes,
             "notebook_class": lambda index: self._classes[index],
             "fill_class": self._fill_class,
         }

@@ -117,7 +117,7 @@ class Publisher:
         size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
         stored = signing.sign(replace(manifest, objects=refs, term=term), self._lease.run, self._key)
         data = manifests.dumps(stored)
-        name = f"checkpoints/e{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
+        name = f"checkpoints/t{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
         files[name] = data
         ref = CheckpointRef(
             name=name,
@@ -195,7 +195,7 @@ class Publisher:
         return refs
 
     def _name_objects(self, manifest: Manifest) -> Path:
-        return self._outgoing / f"e{self._lease.term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+        return self._outgoing / f"t{self._lease.term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
 
     def _link(self, pack: str, path: Path, size: int) -> bool:
         source = self._tier.pack_path(pack)
@@ -267,7 +267,7 @@ class Publisher:
             if lines:
                 head = self._append(head, "journal", lines, files, dropped)
             if notebook:
-                name = f"executed/e{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
+                name = f"executed/t{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
                 files[name] = notebook
                 if head.executed:
                     dropped.append(head.executed)

@@ -65,10 +65,10 @@ class TestHub(Served):
     def test_one_commit_a_publish(self, store: Store, tmp_path: Path) -> None:
         source = tmp_path / "pack"
         source.write_bytes(bytes(range(256)) * 100)
-        version = store.publish("r", b"1", expect=None, files={"packs/e1-1-x.pack": source, "a": b"1"})
+        version = store.publish("r", b"1", expect=None, files={"packs/t1-1-x.pack": source, "a": b"1"})
         api, repo = hub_stores.api_of(store)
         before = {commit.commit_id for commit in api.list_repo_commits(repo, revision="run/r")}
-        files: dict[str, bytes | Path] = {"packs/e1-2-x.pack": source, "journal/e1-x": b"{}"}
+        files: dict[str, bytes | Path] = {"packs/t1-2-x.pack": source, "journal/t1-x": b"{}"}
         store.publish(
             "r",
             b"2",
@@ -79,7 +79,7 @@ class TestHub(Served):
         )
         new = [commit for commit in api.list_repo_commits(repo, revision="run/r") if commit.commit_id not in before]
         assert len(new) == 1
-        info = api.get_paths_info(repo, ["files/packs/e1-2-x.pack", HEAD], revision="run/r")
+        info = api.get_paths_info(repo, ["files/packs/t1-2-x.pack", HEAD], revision="run/r")
         assert [getattr(one, "lfs", None) is not None for one in sorted(info, key=lambda one: one.path)] == [
             True,
             False,

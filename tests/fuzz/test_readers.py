@@ -130,7 +130,7 @@ def test_forged_manifests_in_a_tier(folder: Path) -> None:
 )
 def test_a_forged_name_of_a_pack(folder: Path, name: str) -> None:
     tier, newest = saved(folder)
-    body = manifests.dumps(newest).replace(b'"e1-2.pack"', f'"{name}"'.encode())
+    body = manifests.dumps(newest).replace(b'"t1-2.pack"', f'"{name}"'.encode())
     assert body != manifests.dumps(newest)
     hostile.forge_manifest(tier, 3, body)
     read_all(tier.path)
@@ -161,7 +161,7 @@ def test_forged_indexes_of_packs(folder: Path) -> None:
     objects = world.objects(1)
     refs = pack.write_pack(folder / "true.pack", objects, term=world.TERM)
     value = {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}
-    path = folder / "e1-1.pack"
+    path = folder / "t1-1.pack"
 
     def run(index: bytes) -> None:
         hostile.forge_pack(path, objects, index)
@@ -175,7 +175,7 @@ def test_forged_indexes_of_packs(folder: Path) -> None:
 
 def test_wrong_references(folder: Path) -> None:
     objects = world.objects(1)
-    path = folder / "e1-1.pack"
+    path = folder / "t1-1.pack"
     pack.write_pack(path, objects, term=world.TERM)
     numbers = st.one_of(st.integers(), st.sampled_from([0, 1, 4096, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 1 << 70, -1]))
 

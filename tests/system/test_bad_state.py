@@ -149,7 +149,7 @@ def test_a_damaged_published_checkpoint(kind: str, damage: Damage, scripts: Call
         damage(files / newest.name, 100)
     else:
         manifest = json.loads((files / newest.name).read_bytes())
-        pack = next(pack for pack in manifest["packs"] if f"/e1-{newest.seq}-" in pack)
+        pack = next(pack for pack in manifest["packs"] if f"/t1-{newest.seq}-" in pack)
         damage(files / pack, inside(manifest, pack))
     again = scripts()
     ended_well(again, term=2)
@@ -169,7 +169,7 @@ def test_a_damaged_local_checkpoint(damage: Damage, scripts: Callable[..., Scrip
     script.wait()
     tier = next((script.folder / ".qcity/local/runs").glob("*/1"))
     newest = max(int(path.stem) for path in (tier / "checkpoints").glob("[0-9]*.json"))
-    pack = f"e1-{newest}.pack"
+    pack = f"t1-{newest}.pack"
     manifest = json.loads((tier / "checkpoints" / f"{newest}.json").read_bytes())["manifest"]
     damage(tier / "packs" / pack, inside(manifest, pack))
     ended_well(scripts(), term=2)

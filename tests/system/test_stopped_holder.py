@@ -145,7 +145,7 @@ def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], His
     # Files may arrive, never a head (docs/design.md): those of the one publish that the stop cut in two. They have
     # names of the zombie's epoch with a random part, so no head names them, now or later.
     new = story.after.files.keys() - story.before.files.keys()
-    assert all("/e1-" in name for name in new), new
+    assert all("/t1-" in name for name in new), new
     assert len({name.split("/files/")[1].split("/")[0] for name in new}) == len(new), "more than one publish"
     assert story.after.rows == story.before.rows, "rows or a status of the zombie's in MLflow"
     if point == "end.after":

@@ -187,7 +187,7 @@ class Reducers:
     def _untyped(self, storage: Any) -> Any:
         first = self._canonical(storage)
         if first is not storage:
-            return unpickle_functions.same, (first,)
+            return unpickle_functions.same_storage, (first,)
         size, device = storage.nbytes(), storage.device
         if size < INLINE_BYTES:
             return unpickle_functions.inline_storage, (self._bytes(storage), str(device))
@@ -313,7 +313,7 @@ class StateUnpickler(pickle.Unpickler):
         storage = self._buffers[index]
         if storage.nbytes() != size:
             raise pickle.UnpicklingError(f"buffer {index} has {storage.nbytes()} bytes, not {size}")
-        return unpickle_functions.moved(storage, device)
+        return unpickle_functions.move_to_device(storage, device)
 
     def _record(self, kind: str) -> StateDict:
         record = StateDict(kind)

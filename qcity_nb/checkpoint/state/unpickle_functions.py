@@ -17,8 +17,8 @@ __all__ = [
     "inline_storage",
     "jax_array",
     "jax_key",
-    "moved",
-    "same",
+    "move_to_device",
+    "same_storage",
     "storage",
     "stored_storage",
     "tensor",
@@ -38,16 +38,16 @@ def storage(data: Buffer, device: str) -> Any:
     made = torch.UntypedStorage(len(data))
     if data:
         memoryview((ctypes.c_char * len(data)).from_address(made.data_ptr())).cast("B")[:] = data
-    return moved(made, device)
+    return move_to_device(made, device)
 
 
-def moved(made: Any, device: str) -> Any:
-    """A torch storage on its device, where this host has it; else as it is."""
+def move_to_device(memory: Any, device: str) -> Any:
+    """A torch storage on its device if this host has that device, else unchanged."""
     torch = importlib.import_module("torch")
     where = torch.device(device)
     if where.type == "cpu" or not _is_there(torch, where):
-        return made
-    flat = torch.empty(0, dtype=torch.uint8).set_(made)
+        return memory
+    flat = torch.empty(0, dtype=torch.uint8).set_(memory)
     return flat.to(where).untyped_storage()
 
 
@@ -123,6 +123,6 @@ def jax_key(data: Any, kind: str) -> Any:
     return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=kind)
 
 
-def same(value: Any) -> Any:
-    """The object itself: a second name for memory that the stream has already."""
-    return value
+def same_storage(memory: Any) -> Any:
+    """The storage itself: a second Python object for memory that is in the stream already."""
+    return memory

@@ -222,7 +222,7 @@ class LocalTier:
             ref = refs.pop(name)
             known = objects.get(name)
             new[name] = pack.read_object(self._packs / ref.pack, ref, name) if known is None else known
-        path = self._packs / f"e{self.term}-{manifest.seq}.pack"
+        path = self._packs / f"t{self.term}-{manifest.seq}.pack"
         try:
             if new:
                 refs |= pack.write_pack(path, new, term=self.term)
@@ -342,7 +342,7 @@ class LocalTier:
                 written.append(seq)
                 self._write_rows(seq, data)
             refs = pack.write_pack(
-                self._packs / f"e{self.term}-{manifest.seq}.pack",
+                self._packs / f"t{self.term}-{manifest.seq}.pack",
                 Lazy(manifest.objects, read),
                 term=self.term,
                 size=manifest.size_bytes,
@@ -352,7 +352,7 @@ class LocalTier:
             self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing half made stays
             with contextlib.suppress(OSError):
-                (self._packs / f"e{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
+                (self._packs / f"t{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
                 for seq in written:
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
             raise

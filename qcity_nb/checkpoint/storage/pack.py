@@ -1,6 +1,6 @@
 """Pack files: many objects in one file, each named by its content (``digest``).
 
-    magic (8)  version u32  epoch u64          header, 20 bytes, little-endian
+    magic (8)  version u32  term u64           header, 20 bytes, little-endian
     objects, each at a multiple of 64 bytes; large ones of a large pack at a page, or right behind the one before
     index: JSON {name: [offset, size_bytes]}
     index offset u64, index size u64, blake2b-128 of header and index (16), magic (8)
@@ -40,7 +40,7 @@ __all__ = [
 _MAGIC = b"qcpack\r\n"
 _HEADER = struct.Struct("<8sIQ")
 _FOOTER = struct.Struct("<QQ16s8s")
-_VERSION = 2
+_VERSION = 3
 _ALIGN = 64
 _LARGE = 64 * 1024
 """Objects of this size begin at a page, where the file is written past the page cache."""

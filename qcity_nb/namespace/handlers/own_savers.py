@@ -14,10 +14,10 @@ from typing import Any
 from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.namespace.handlers.not_saved import Lost
 
-__all__ = ["HANDLERS", "scripted", "set_loader", "set_optimizer"]
+__all__ = ["HANDLERS", "load_torchscript", "set_loader", "set_optimizer"]
 
 
-def scripted(data: Buffer, is_training: bool) -> Any:
+def load_torchscript(data: Buffer, is_training: bool) -> Any:
     """A TorchScript module or function from what ``torch.jit.save`` wrote."""
     torch = importlib.import_module("torch")
     with warnings.catch_warnings():
@@ -28,7 +28,7 @@ def scripted(data: Buffer, is_training: bool) -> Any:
     return made
 
 
-def _scripted(value: Any) -> Any:
+def _reduce_torchscript(value: Any) -> Any:
     torch: Any = sys.modules["torch"]
     out = io.BytesIO()
     with warnings.catch_warnings():
@@ -37,7 +37,7 @@ def _scripted(value: Any) -> Any:
             torch.jit.save(value, out)
         except RuntimeError as error:
             raise Lost(f"torch.jit.save refuses it ({str(error).splitlines()[0]})", "script it again") from None
-    return scripted, (pickle.PickleBuffer(out.getvalue()), bool(getattr(value, "training", False)))
+    return load_torchscript, (pickle.PickleBuffer(out.getvalue()), bool(getattr(value, "training", False)))
 
 
 def set_loader(loader: Any, state: tuple[dict[str, Any], Any]) -> None:
@@ -91,7 +91,7 @@ def _optimizer(value: Any) -> Any:
 
 HANDLERS: dict[str, Any] = {
     "torch.optim.optimizer.Optimizer": _optimizer,
-    "torch.jit._script.ScriptModule": _scripted,
-    "torch.jit.torch.jit.ScriptFunction": _scripted,
+    "torch.jit._script.ScriptModule": _reduce_torchscript,
+    "torch.jit.torch.jit.ScriptFunction": _reduce_torchscript,
     "torchdata.stateful_dataloader.stateful_dataloader.StatefulDataLoader": _loader,
 }

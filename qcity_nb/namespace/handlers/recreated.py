@@ -11,7 +11,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.state.pickling import is_importable
 
-__all__ = ["HANDLERS", "WORDS", "cached", "lock", "new_type", "simple_queue"]
+__all__ = ["HANDLERS", "WORDS", "cached_function", "lock", "new_type", "simple_queue"]
 
 
 def lock() -> Any:
@@ -52,7 +52,7 @@ def _simple_queue(value: Any) -> Any:
     return simple_queue, (items,)
 
 
-def cached(function: Any, parameters: dict[str, Any]) -> Any:
+def cached_function(function: Any, parameters: dict[str, Any]) -> Any:
     """A function under ``functools.lru_cache``, its cache empty."""
     return functools.lru_cache(**parameters)(function)
 
@@ -61,7 +61,7 @@ def _cached(value: Any) -> Any:
     if value.__module__ != "__main__" and is_importable(value):
         return NotImplemented
     attributes = {key: item for key, item in vars(value).items() if key not in ("__wrapped__", "cache_parameters")}
-    return cached, (value.__wrapped__, value.cache_parameters()), attributes
+    return cached_function, (value.__wrapped__, value.cache_parameters()), attributes
 
 
 def new_type(name: str, of: Any, module: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.buffer import Buffer
 
-__all__ = ["pack_strings", "text_array"]
+__all__ = ["pack_strings", "unpack_strings"]
 
 _FEW = 64
 """Smaller arrays are left to pickle."""
@@ -37,7 +37,7 @@ def pack_strings(array: Any) -> Any:
     if text.count(_END) != len(items) - 1:
         return None  # one of them holds the separator
     data = pickle.PickleBuffer(text.encode("utf-8", "surrogatepass"))
-    return text_array, (data, array.shape, order, others, bool(array.flags.writeable))
+    return unpack_strings, (data, array.shape, order, others, bool(array.flags.writeable))
 
 
 def _united(items: list[str], numpy: Any) -> list[str]:
@@ -54,7 +54,9 @@ def _united(items: list[str], numpy: Any) -> list[str]:
     return list(map(seen.setdefault, items, items))
 
 
-def text_array(data: Buffer, shape: tuple[int, ...], order: str, others: list[tuple[int, Any]], writable: bool) -> Any:
+def unpack_strings(
+    data: Buffer, shape: tuple[int, ...], order: str, others: list[tuple[int, Any]], writable: bool
+) -> Any:
     """The array again."""
     numpy = importlib.import_module("numpy")
     items: list[Any] = _united(str(data, "utf-8", "surrogatepass").split(_END), numpy)

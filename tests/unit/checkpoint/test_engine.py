@@ -430,7 +430,7 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path: Path) -> None:
     with Checkpointer(tmp_path, keep=3) as saver:
         for n in range(3):
             saver.save({"a": np.full(9000, n)}, step=n, mode="sync")
-        pack = tmp_path / "packs" / "e1-3.pack"
+        pack = tmp_path / "packs" / "t1-3.pack"
         data = bytearray(pack.read_bytes())
         data[5000] ^= 1
         pack.write_bytes(data)

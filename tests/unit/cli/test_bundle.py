@@ -19,7 +19,7 @@ HEAD = Head(
     project="p",
     notebook="n.ipynb",
     output="out/r.ipynb",
-    executed="executed/e1-x.ipynb",
+    executed="executed/t1-x.ipynb",
     state="succeeded",
     desired=DesiredState(hosts=("local", "hf-jobs:l4x1")),
 )

@@ -161,7 +161,7 @@ def test_verify_of_intact_ones(made: CheckpointRun, capsys: pytest.CaptureFixtur
 
 
 def test_verify_names_what_is_damaged(made: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
-    pack = next((made.local.parent / "store").rglob("e1-3-*.pack"))
+    pack = next((made.local.parent / "store").rglob("t1-3-*.pack"))
     pack.chmod(0o600)
     pack.write_bytes(bytes(pack.stat().st_size))
     assert cli.main(["checkpoints", "verify", "train"]) == 7

@@ -153,7 +153,7 @@ def test_modules_are_imported_again(tmp_path: Path) -> None:
     }  # fmt: skip
     keep = kept(live)
     check = "assert j.loads('1') == 1 and box == [j] and path is os.path\nxml.dom.minidom.parseString('<a/>')"
-    in_new_process(keep, check + "\nassert not absent and 'xml.dom.minidom' not in globals()", tmp_path)
+    in_new_process(keep, check + "\nassert not not_saved and 'xml.dom.minidom' not in globals()", tmp_path)
     again: dict[str, Any] = {}
     snapshotter = NamespaceSnapshotter(again)
     snapshotter.restore(keep.read(), keep.modules, [])

@@ -73,7 +73,7 @@ def test_an_unknown_run_and_a_corrupt_head_are_told_apart(store: FaultyStore) ->
     with pytest.raises(UnknownRun, match="nobody"):
         lease.read(store, "nobody")
     version = lease.read(store, "r").version
-    store.publish("r", b'{"format": 1, "run"', expect=version)
+    store.publish("r", b'{"format": 2, "run"', expect=version)
     with pytest.raises(HeadCorrupt, match="'r'"):
         take(store, "a", ManualClock())
 

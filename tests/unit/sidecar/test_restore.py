@@ -85,7 +85,7 @@ def test_two_attempts_of_one_host_do_not_take_each_others_packs(store: Watched, 
 
 
 def test_a_damaged_pack_falls_back_to_what_is_whole(store: Watched, head: Head, tmp_path: Path) -> None:
-    newest = max(name for name in store.names(RUN) if name.startswith("packs/e1-3-"))
+    newest = max(name for name in store.names(RUN) if name.startswith("packs/t1-3-"))
     kept = store._runs[RUN].files
     kept[newest] = kept[newest][:100] + bytes([kept[newest][100] ^ 1]) + kept[newest][101:]
     fresh = restored(store, head, tmp_path / "fresh")

@@ -76,10 +76,10 @@ def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Pa
     for seq in range(2, 6):
         saved = save(tier, seq, same)
         assert saved.objects[name_of(same)] == first.objects[name_of(same)]
-        written = (tmp_path / "packs" / f"e3-{seq}.pack").stat().st_size
+        written = (tmp_path / "packs" / f"t3-{seq}.pack").stat().st_size
         assert written < 100_000
     assert tier.seqs() == [4, 5]
-    assert {name for name in files(tier) if name.startswith("packs")} == {f"packs/e3-{seq}.pack" for seq in (1, 4, 5)}
+    assert {name for name in files(tier) if name.startswith("packs")} == {f"packs/t3-{seq}.pack" for seq in (1, 4, 5)}
     assert len(list((tmp_path / "rows").iterdir())) == 5
     check(tier, tier.newest(deep=True), 5)
 
@@ -103,10 +103,10 @@ def test_a_mostly_dead_pack_is_rewritten(tmp_path: Path) -> None:
     first = save(tier, 1, small, large)
     second = save(tier, 2, small)
     name = name_of(small)
-    assert first.objects[name].pack == "e1-1.pack"
-    assert second.objects[name].pack == "e1-2.pack"
+    assert first.objects[name].pack == "t1-1.pack"
+    assert second.objects[name].pack == "t1-2.pack"
     save(tier, 3, small)
-    assert "packs/e1-1.pack" not in files(tier)
+    assert "packs/t1-1.pack" not in files(tier)
     assert tier.read(tier.load(3), name) == small
 
 
@@ -117,7 +117,7 @@ def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
         for seq in range(2, 6):
             save(tier, seq)
         assert read(name_of(b"old" * 9000)) == b"old" * 9000
-    with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):
+    with pytest.raises(CheckpointCorrupt, match=r"t1-1\.pack"):
         tier.objects(first, [name_of(b"old" * 9000)])
 
 
@@ -142,7 +142,7 @@ def damage(path: Path, how: str, at: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
-@pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/e1-2.pack", "rows/2.jsonl"])
+@pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/t1-2.pack", "rows/2.jsonl"])
 def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str, how: str) -> None:
     tier = LocalTier(tmp_path / "0", term=1)
     save(tier, 1)
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_the_term_before_is_taken_over(tmp_path: Path) -> None:
     with old.open_reader(found) as read:
         taken = new.import_from(found, read, {8: old.rows(8), 9: old.rows(9)})
     assert (taken.seq, taken.term) == (9, 2)
-    assert {ref.pack for ref in taken.objects.values()} == {"e2-9.pack"}
+    assert {ref.pack for ref in taken.objects.values()} == {"t2-9.pack"}
     assert new.rows(8) == old.rows(8)
     check(new, LocalTier(tmp_path / "2", term=2).newest(deep=True), 9)
     check(new, save(new, 10), 10)
@@ -297,7 +297,7 @@ def test_a_kill_leaves_the_newest_or_the_one_before(tmp_path: Path, name: str, n
 
 
 def test_a_manifest_that_is_none_is_corruption() -> None:
-    for data in (b"", b"{}", b'{"format":1}', b"[1]"):
+    for data in (b"", b"{}", b'{"format":2}', b"[1]"):
         with pytest.raises(CheckpointCorrupt, match="here"):
             manifests.loads(data, name="here")
     nowhere = LoopRecord(key="k", outputs=(name_of(b"x"),))
@@ -309,7 +309,7 @@ def test_reads_are_verified(tmp_path: Path) -> None:
     tier = LocalTier(tmp_path, term=1)
     saved = save(tier, 1, b"x" * 5000)
     name = name_of(b"x" * 5000)
-    damage(tmp_path / "packs" / "e1-1.pack", "flip", saved.objects[name].offset + 17)
+    damage(tmp_path / "packs" / "t1-1.pack", "flip", saved.objects[name].offset + 17)
     readers: list[Callable[[], object]] = [
         lambda: tier.read(saved, name),
         lambda: tier.objects(saved, [name]),

@@ -35,7 +35,7 @@ class Packed:
             parts = [memoryview(memory)[at : at + length] for at, length in slices_of(size)]
             self.names.append([name_of(part) for part in parts])
             objects |= {name_of(part): part for part in parts}
-        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "e1-1.pack", objects, term=1)
+        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "t1-1.pack", objects, term=1)
 
     def places(self, memory: list[bytearray]) -> Iterator[tuple[str, memoryview]]:
         for names, one in zip(self.names, memory, strict=True):
@@ -90,7 +90,7 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("is_own", [True, False])
 def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: bool) -> None:
-    path = packed.folder / "e1-1.pack"
+    path = packed.folder / "t1-1.pack"
     for name, ref in packed.refs.items():
         if not ref.size_bytes:
             continue
@@ -112,9 +112,9 @@ def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: boo
 
 
 def test_a_short_pack_is_found(packed: Packed) -> None:
-    path = packed.folder / "e1-1.pack"
+    path = packed.folder / "t1-1.pack"
     memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):
+        with pytest.raises(CheckpointCorrupt, match=r"t1-1\.pack"):
             read.read_into(packed.places(memory), is_own=True)

@@ -1,4 +1,4 @@
-"""What pickle cannot save is handled by its kind: opened again, made fresh, taken from its own saver, or absent."""
+"""What pickle cannot save is handled by its kind: opened again, made fresh, taken from its own saver, or not saved."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_files_are_reopened_where_they_were(tmp_path: Path, opened: Callable[...
     live["added"].write("lost")
     shut(live)
     check = """
-assert not absent, absent
+assert not not_saved, not_saved
 assert alias is log and log.encoding == "utf-8"
 log.write("three"); log.close()
 assert data.read(2) == b"XX" and data.seek(0, 2) == 10
@@ -139,7 +139,7 @@ def test_closed_files_stay_closed(tmp_path: Path) -> None:
 def test_standard_streams_and_loggers_are_those_of_the_new_process(tmp_path: Path) -> None:
     live = {"out": sys.stdout, "err": sys.__stderr__, "log": logging.getLogger("a.b"), "logs": [logging.getLogger()]}
     check = "import sys, logging\nassert out is sys.stdout and err is sys.__stderr__\n"
-    check += "assert log is logging.getLogger('a.b') and logs == [logging.getLogger()] and not absent"
+    check += "assert log is logging.getLogger('a.b') and logs == [logging.getLogger()] and not not_saved"
     in_new_process(kept(live), check, tmp_path)
 
 
@@ -417,6 +417,9 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     check = (
         "import sys\nheavy = {'numpy', 'torch', 'pandas', 'IPython', 'ipywidgets', 'matplotlib'} & set(sys.modules)\n"
     )
-    check += "NamespaceSnapshotter(globals()).capture()\n"
-    check += "assert not heavy and 'numpy' not in sys.modules, heavy\nprint('fine')"
+    check += (
+        "NamespaceSnapshotter(globals()).capture()\n"
+        "assert not heavy and 'numpy' not in sys.modules, heavy\n"
+        "print('fine')"
+    )
     assert in_new_process(kept(live), check, tmp_path) == "fine\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qcity_nb.namespace.handlers.string_arrays import pack_strings, text_array
+from qcity_nb.namespace.handlers.string_arrays import pack_strings, unpack_strings
 
 COUNT = 300_000
 
@@ -16,7 +16,7 @@ def back(words: list[str]) -> list[str]:
     call = pack_strings(array)
     assert call is not None
     make, (data, *rest) = call
-    assert make is text_array
+    assert make is unpack_strings
     found: list[str] = make(bytearray(data.raw()), *rest).tolist()
     return found
 
