@@ -243,10 +243,10 @@ def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> Non
 def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(2_000_000)]"
     world.write("x = 5", many, "y = x + 1", "die('here')\nprint(x, y, len(many))")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")  # what it is by default
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="")  # what it is by default
     (postponed,) = world.events("postponed")
     assert "it waits for cells that take longer" in postponed.data["message"]
-    world.attempt(QCITY_SNAPSHOT_SHARE="")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="")
     assert world.ran() == [1, 1, 2, 2, 2]
     assert world.shown()[4] == ["5 6 2000000\n"]
 
@@ -255,8 +255,8 @@ def test_a_snapshot_that_takes_longer_than_the_cells_before_it_waits(world: Resu
     many = "many = [f'{n:x}' for n in range(500_000)]"
     pause = "import time; time.sleep(6); many[0]"  # saves up more than the list takes
     world.write(many, pause, "quick = 1", "slow = time.sleep(4)", "die('here')\nprint(quick, slow)")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="0.5")
-    world.attempt(QCITY_SNAPSHOT_SHARE="0.5")
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="0.5")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="0.5")
     assert world.ran()[:3] == [1, 1, 1]
     assert world.ran()[4:] == [1, 2]
     waiting = {event.data["index"] for event in world.events("postponed")}
@@ -278,10 +278,10 @@ def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(world: ResumeWor
 
 def test_no_snapshots_where_none_are_wanted(world: ResumeWorld) -> None:
     with (world.folder / "pyproject.toml").open("a") as file:
-        file.write("snapshot_share = 0\n")
+        file.write("snapshot_time_share = 0\n")
     world.write("x = 5", "die('here')\nprint(x)")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")
-    world.attempt(QCITY_SNAPSHOT_SHARE="")
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="")
     assert world.ran() == [2, 2, 2]
 
 
