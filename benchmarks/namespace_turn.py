@@ -154,7 +154,7 @@ class Ours(Engine):
         began = time.perf_counter()
         seq = self.seq = self.seq + 1
         self.cells.add_finished(seq - 1, CellRecord(chain=str(seq), number=seq), {})
-        self.cells.take(stored=self.tier.stored)
+        self.cells.take_snapshot(stored=self.tier.stored)
         taken = self.cells.snapshot()
         assert taken.snapshot is not None
         passed = len(taken.snapshot.kept)

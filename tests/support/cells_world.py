@@ -39,7 +39,7 @@ class Kernel:
         record = CellRecord(chain=f"c{position}", number=position + 1, wall_s=wall_s)
         self.cells.add_finished(position, record, shown or {})
         if snapshot:
-            self.cells.take(stored=self.tier.stored)
+            self.cells.take_snapshot(stored=self.tier.stored)
         return self.save()
 
     def save(self) -> int:

@@ -28,7 +28,7 @@ for n in city.loop(range(40), state=state, every=1):
     if n == dies - 2 and sys.argv[2] == "published":
         city.checkpoint()
     if n == dies:
-        city.session.settle()
+        city.session.finish_save()
         os.kill(os.getpid(), signal.SIGKILL)
 until = time.monotonic() + 20
 while not city.session.sidecar.earlier() and time.monotonic() < until:
@@ -50,8 +50,8 @@ def attempt(folder: Path, dies: int, how: str) -> dict[str, list[list[float]]]:
         assert done.returncode == -signal.SIGKILL, done.stderr
         return {}
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[list[float]]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    curves: dict[str, list[list[float]]] = json.loads(done.stdout.splitlines()[-1])
+    return curves
 
 
 @pytest.mark.parametrize("how", nightly_but(["local"], ["published", "local"]))

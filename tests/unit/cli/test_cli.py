@@ -161,7 +161,7 @@ def broken(project: Path) -> None:
         ("run julia.ipynb", 2, "asks for the kernel 'julia-1.9', which is not installed; there are: "),
         ("run empty.ipynb", 2, "no code"),
         ("run plain.ipynb -p x 1", 2, "takes no parameters"),
-        ("run train.ipynb -p epoch 1", 2, "it knows epochs, lr, name"),
+        ("run train.ipynb -p epoch 1", 2, "it has epochs, lr, name"),
         ("run train.ipynb -p epochs many", 2, "a number is needed"),
         ("run train.ipynb -p epochs 1 -p epochs 2", 2, "given twice"),
         ("run train.ipynb --on moon", 2, "no host named 'moon'"),

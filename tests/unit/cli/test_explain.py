@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cells_world import Kernel
 from checkpoint_run import RUN, CheckpointRun
-from course_world import DIED, ResumeWorld
+from resume_world import DIED, ResumeWorld
 
 from qcity_nb import cli
 from qcity_nb.cli import explain

@@ -19,9 +19,9 @@ from qcity_nb.records import Row
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    one = World(tmp_path)
-    one.start()
-    return one
+    made = World(tmp_path)
+    made.start()
+    return made
 
 
 def test_outside_loops_the_cell_is_the_unit_and_the_step_is_0(world: World) -> None:

@@ -67,14 +67,14 @@ def test_paces_are_joined_with_either_kind_of_value_on_either_side() -> None:
 
 
 def test_what_is_strict_and_what_is_looked_at_in_a_joined_pace() -> None:
-    one, acc, loss = every_steps(1), on_best("acc"), on_best("loss")
-    assert (one | acc).is_strict
+    steps, acc, loss = every_steps(1), on_best("acc"), on_best("loss")
+    assert (steps | acc).is_strict
     assert (acc | 1).is_strict
     assert ("60s" | acc | 1).is_strict
-    assert not (one & acc).is_strict
+    assert not (steps & acc).is_strict
     assert not (acc & 1).is_strict
-    assert (one & 1).is_strict
-    assert ((one & acc) | 1).is_strict
+    assert (steps & 1).is_strict
+    assert ((steps & acc) | 1).is_strict
     assert not (every_steps(2) | acc).is_strict
     assert (("60s" | acc) & loss).goals == {ACC, Goal("loss", "min")}
 
@@ -94,8 +94,8 @@ def test_joined_paces_are_logic(tree: Any, iterations: int, heard: set[str]) -> 
             return every_steps(node)
         if isinstance(node, str):
             return on_best(node)
-        one, other = build(node[1]), build(node[2])
-        return one | other if node[0] == "|" else one & other
+        first, second = build(node[1]), build(node[2])
+        return first | second if node[0] == "|" else first & second
 
     def holds(node: Any) -> bool:
         if isinstance(node, int):
