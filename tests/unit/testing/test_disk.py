@@ -66,7 +66,7 @@ def test_every_operation_is_seen(tmp_path: Path) -> None:
 def test_what_goes_past_the_recorder_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "x", b"")
     descriptor = os.open(tmp_path / "x", os.O_WRONLY)
-    with pytest.raises(AssertionError, match=r"past the recorder.*'x'"), Recorder(tmp_path):
+    with pytest.raises(AssertionError, match=r"without the recorder.*'x'"), Recorder(tmp_path):
         os.write(descriptor, b"unseen")
     os.close(descriptor)
     with pytest.raises(AssertionError, match="cannot be recorded"), Recorder(tmp_path):
