@@ -152,13 +152,13 @@ class Peer(Engine):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def restore(self, state: State) -> None:
-        found = self.read(state.arrays())
+        arrays = self.read(state.arrays())
         for name, array in state.arrays().items():
-            part = found[name]
+            part = arrays[name]
             if part is not array:
                 np.copyto(array, part)
         if state.records is not None:
-            rows = found[RECORDS]
+            rows = arrays[RECORDS]
             state.records = pickle.loads(np.asarray(rows).data) if self.arrays_only else rows
 
 

@@ -79,9 +79,9 @@ def wait_for(file: Path, *, beside: set[int], count: int = 1, within_s: float = 
     """The iterations of a process not in ``beside``, once there are ``count``."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
-        found = [tick for tick in ticks(file) if tick[1] not in beside]
-        if len(found) >= count:
-            return found
+        new_ticks = [tick for tick in ticks(file) if tick[1] not in beside]
+        if len(new_ticks) >= count:
+            return new_ticks
         time.sleep(0.005)
     raise RuntimeError(f"no iteration began within {within_s} s")
 
@@ -93,12 +93,12 @@ def descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError, IndexError):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [pid]
+    pids, todo = [], [pid]
     while todo:
         new = children.get(todo.pop(), [])
-        found += new
+        pids += new
         todo += new
-    return found
+    return pids
 
 
 @contextlib.contextmanager

@@ -111,10 +111,10 @@ def supervised(folder: Path) -> Watch:
     history: list[tuple[float, dict[int, int]]] = []
 
     def sums(of: dict[int, int]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        cpu_s: dict[str, float] = {}
         for pid, value in of.items():
-            found[parts[pid]] = found.get(parts[pid], 0.0) + value / TICKS_PER_S
-        return found
+            cpu_s[parts[pid]] = cpu_s.get(parts[pid], 0.0) + value / TICKS_PER_S
+        return cpu_s
 
     while keeper.poll() is None:
         for pid in [keeper.pid, *descendants(keeper.pid)]:

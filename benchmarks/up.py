@@ -65,10 +65,10 @@ class Project:
 
     def up(self) -> float:
         """Seconds of one call; the next one does not begin before this one's agent has let go."""
-        import_s, up_s, agent = took(python(OURS, cwd=self.folder).out)
+        import_s, up_s, sidecar = took(python(OURS, cwd=self.folder).out)
         self.import_s.append(import_s)
         until = time.monotonic() + 60
-        while not is_gone(agent):
+        while not is_gone(sidecar):
             assert time.monotonic() < until, "the agent does not end"
             time.sleep(0.02)
         return up_s

@@ -150,12 +150,12 @@ def papermill(book: Book, root: Path, *, engine: str = "") -> Outcome:
     )
     ended_s = time.monotonic()
     assert done.returncode == 0, done.stderr[-4000:]
-    found = marks(log)
+    lines = marks(log)
     return Outcome(
         shown=shown((work / "out.ipynb").read_text(encoding="utf-8")),
-        ran=(tuple(mark.cell for mark in found),),
+        ran=(tuple(line.cell for line in lines),),
         began_s=began_s,
-        marks=tuple(found),
+        marks=tuple(lines),
         ended_s=ended_s,
     )
 
@@ -275,11 +275,11 @@ class World:
             self.codes.append(child.wait(timeout=ATTEMPT_S))
             if is_over:
                 _wait_gone(label)  # the agent says its last word first
-            found = marks(self.log)
-            self._ran.append(tuple(mark.cell for mark in found))
-            self._marks += found
+            lines = marks(self.log)
+            self._ran.append(tuple(line.cell for line in lines))
+            self._marks += lines
             if not is_over:
-                newest = max((mark.cell for mark in found), default=0)
+                newest = max((line.cell for line in lines), default=0)
                 self.deaths.append(Death(self.host, newest, recorded_cells(store, head.run)))
             head = lease.read(store, head.run).head
             if head.is_over:
@@ -322,15 +322,15 @@ def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Ou
     """Until the moment has come or the attempt is over."""
     first_s = quiet.marks[0].at_s
     at_s = first_s + share * (quiet.ended_s - first_s)
-    there = max((mark for mark in quiet.marks if mark.at_s <= at_s), key=lambda mark: mark.at_s)
+    last = max((line for line in quiet.marks if line.at_s <= at_s), key=lambda line: line.at_s)
     until_s = time.monotonic() + ATTEMPT_S
-    while not (begun := [mark for mark in marks(log) if mark.cell >= there.cell]):
+    while not (begun := [line for line in marks(log) if line.cell >= last.cell]):
         if child.poll() is not None:
             return
-        assert time.monotonic() < until_s, f"cell {there.cell} did not begin, only {[mark.cell for mark in marks(log)]}"
+        assert time.monotonic() < until_s, f"cell {last.cell} did not begin, only {[line.cell for line in marks(log)]}"
         time.sleep(LOOK_S)
-    later_s = at_s - there.at_s
-    if there.cell == max(mark.cell for mark in quiet.marks):
+    later_s = at_s - last.at_s
+    if last.cell == max(line.cell for line in quiet.marks):
         later_s = min(later_s, LAST_S)  # the run may be quicker than the undisturbed one, and must not be over
     until_s = begun[0].at_s + later_s
     while time.monotonic() < until_s and child.poll() is None:
@@ -340,20 +340,20 @@ def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Ou
 def kill(label: str) -> None:
     """SIGKILL to every process of the attempt, as close together as can be, and until none is left."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
-        for each in found:
+    while processes := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
+        for each in processes:
             try:
                 os.kill(each.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        assert time.monotonic() < until_s, f"still there: {found}"
+        assert time.monotonic() < until_s, f"still there: {processes}"
 
 
 def _wait_gone(label: str) -> None:
     """Everything of an attempt that is over ends by itself."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
-        assert time.monotonic() < until_s, f"still there: {found}"
+    while processes := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
+        assert time.monotonic() < until_s, f"still there: {processes}"
         time.sleep(0.02)
 
 
@@ -368,12 +368,12 @@ def moments(rng: random.Random, book: Book) -> list[Moment]:
     return [first, Moment(share=rng.uniform(0.0, 0.9))] if rng.random() < 1 / 3 else [first]
 
 
-def differences(found: Outcome, wanted: Outcome) -> list[str]:
+def differences(actual: Outcome, expected: Outcome) -> list[str]:
     """Where the outputs, counts or digests of two runs differ, a line for each; empty: nowhere."""
-    if len(found.shown) != len(wanted.shown):
-        return [f"{len(found.shown)} cells for {len(wanted.shown)}"]
+    if len(actual.shown) != len(expected.shown):
+        return [f"{len(actual.shown)} cells for {len(expected.shown)}"]
     lines = []
-    for n, ((count, mine), (other_count, others)) in enumerate(zip(found.shown, wanted.shown, strict=True), 1):
+    for n, ((count, mine), (other_count, others)) in enumerate(zip(actual.shown, expected.shown, strict=True), 1):
         if count != other_count:
             lines.append(f"cell {n}: execution count {count} for {other_count}")
         if mine != others:

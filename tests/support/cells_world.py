@@ -62,6 +62,6 @@ class Kernel:
         live: dict[str, Any] = {}
         other = FinishedCells(NamespaceSnapshotter(live), ProcessSettings(self.root), self.manifest.cells)
         with self.tier.open_reader(self.manifest) as read:
-            said = other.restore(count, read)
+            messages = other.restore(count, read)
         assert len(other.records) == count
-        return {name: value for name, value in live.items() if not name.startswith("__")}, said
+        return {name: value for name, value in live.items() if not name.startswith("__")}, messages

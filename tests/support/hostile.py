@@ -218,11 +218,11 @@ def bounded() -> Iterator[None]:
     def expired(number: int, frame: object) -> None:
         raise TimeoutError(f"no answer after {CPU_S:g} s of CPU")
 
-    there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGVTALRM, expired)
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (there + MEMORY_BYTES, limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + MEMORY_BYTES, limits[1]))
         signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
         yield
     finally:

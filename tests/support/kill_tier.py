@@ -54,11 +54,11 @@ class Writers:
         order = {"path": str(path), "workload": workload, "at": at, "is_torn": is_torn}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        said: list[str] = []
+        lines: list[str] = []
         for line in self._process.stdout:
             if line.startswith("end "):
-                return said, int(line.split()[1])
-            said.append(line.strip())
+                return lines, int(line.split()[1])
+            lines.append(line.strip())
         raise AssertionError(f"the process that forks is gone: {self._process.wait(10)}")
 
 

@@ -236,19 +236,19 @@ def world_in(root: Path, template: Path, *, is_torch: bool = False, is_notebook:
 
 def processes(root: Path) -> dict[int, str]:
     """Every living process whose environment or command line names the world's directory."""
-    found: dict[int, str] = {}
-    wanted = str(root).encode()
+    command_of: dict[int, str] = {}
+    path = str(root).encode()
     for folder in Path("/proc").glob("[0-9]*"):
         if int(folder.name) == os.getpid():
             continue
         try:
             command = (folder / "cmdline").read_bytes()
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state not in "ZX" and (wanted in (folder / "environ").read_bytes() or wanted in command):
-                found[int(folder.name)] = command.replace(b"\0", b" ").decode()
+            if state not in "ZX" and (path in (folder / "environ").read_bytes() or path in command):
+                command_of[int(folder.name)] = command.replace(b"\0", b" ").decode()
         except OSError:
             continue
-    return found
+    return command_of
 
 
 def wait_gone(root: Path, *, within_s: float = 20.0) -> None:
@@ -276,9 +276,9 @@ def tracked(tracking: str, experiment: str) -> Tracked:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None, f"MLflow has no experiment {experiment}"
-    runs = client.search_runs([found.experiment_id])
+    experiment_ = client.get_experiment_by_name(experiment)
+    assert experiment_ is not None, f"MLflow has no experiment {experiment}"
+    runs = client.search_runs([experiment_.experiment_id])
     assert len(runs) == 1, f"one MLflow run was wanted, there are {[run.data.tags for run in runs]}"
     rows: Metrics = Counter()
     for key in runs[0].data.metrics:
@@ -320,14 +320,13 @@ def uninterrupted(world: World) -> Result:
 def check(world: World, reference: Result, *, is_machine_dead: bool) -> None:
     """The promise: the same result, each row once, nobody left, no more work done again than allowed."""
     wait_gone(world.root)
-    found = result(world)
-    assert found.final == reference.final, f"weights or draws differ\n{world.tail()}"
-    assert found.tracked.rows == reference.tracked.rows, (
-        f"missing {reference.tracked.rows - found.tracked.rows}, too many {found.tracked.rows - reference.tracked.rows}"
-    )
-    assert found.tracked.params == reference.tracked.params
-    assert found.tracked.status == "FINISHED"
-    assert found.outputs == reference.outputs, world.tail()
+    actual = result(world)
+    assert actual.final == reference.final, f"weights or draws differ\n{world.tail()}"
+    missing, extra = reference.tracked.rows - actual.tracked.rows, actual.tracked.rows - reference.tracked.rows
+    assert not missing and not extra, f"missing {missing}, too many {extra}"
+    assert actual.tracked.params == reference.tracked.params
+    assert actual.tracked.status == "FINISHED"
+    assert actual.outputs == reference.outputs, world.tail()
     check_executions(world, is_machine_dead=is_machine_dead)
 
 

@@ -51,7 +51,7 @@ class World:
     def tier(self, term: int) -> Path:
         return self.path / str(term)
 
-    def start(self, **given: Any) -> Session:
+    def start(self, **options: Any) -> Session:
         """The next attempt, as the agent prepares it (sidecar/restore.py); ``given`` goes to its session."""
         self.term += 1
         folder = self.tier(self.term)
@@ -68,7 +68,7 @@ class World:
         (folder / "seq").write_text(str(self.seq))
         mailbox = Mailbox(self.path / f"desk-{self.term}").open()
         self.show(mailbox)
-        self.session = Session(mailbox, mailbox.status(), **given)
+        self.session = Session(mailbox, mailbox.status(), **options)
         self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 

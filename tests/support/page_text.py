@@ -65,24 +65,24 @@ def blocks(text: str) -> list[Block]:
 
 def links(text: str) -> list[str]:
     """The targets of links and images outside code."""
-    found = []
+    targets = []
     for line in _split(text)[1]:
         plain = _SPAN.sub("", line)
-        found += _LINK.findall(plain)
-        found += _REFERENCE.findall(plain)
-    return found
+        targets += _LINK.findall(plain)
+        targets += _REFERENCE.findall(plain)
+    return targets
 
 
 def anchors(text: str) -> set[str]:
     """The fragments that the headings of a page make, as GitHub makes them."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     for line in _split(text)[1]:
         if heading := re.match(r"^#{1,6}\s+(.*?)\s*#*$", line):
             title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "").lower()
             slug = re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
-            number = sum(1 for known in found if re.fullmatch(re.escape(slug) + r"(-\d+)?", known))
-            found.add(f"{slug}-{number}" if number else slug)
-    return found
+            number = sum(1 for known in slugs if re.fullmatch(re.escape(slug) + r"(-\d+)?", known))
+            slugs.add(f"{slug}-{number}" if number else slug)
+    return slugs
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -103,5 +103,5 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def pages(root: Path) -> list[Path]:
     """The pages of a checkout that are held to their word."""
-    found = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
-    return [page for page in found if page.is_file()]
+    candidates = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+    return [page for page in candidates if page.is_file()]

@@ -51,10 +51,10 @@ except QcityError as error:
 def eventually(check: Callable[[], Any], *, within_s: float = 40.0, what: str = "it") -> Any:
     """The first true answer of ``check``."""
     until = time.monotonic() + within_s
-    while not (found := check()):
+    while not (result := check()):
         assert time.monotonic() < until, f"{what} did not happen within {within_s:g} s"
         time.sleep(0.01)
-    return found
+    return result
 
 
 def environment(*, ttl_s: float = 2.0, **more: str) -> dict[str, str]:
@@ -161,13 +161,13 @@ class Script:
 
 def attempt_pids(label: str) -> list[int]:
     """The living processes whose environment has the attempt's label."""
-    wanted = f"QCITY_ATTEMPT={label}".encode()
-    found = []
+    variable = f"QCITY_ATTEMPT={label}".encode()
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0") and is_alive(int(folder.name)):
-                found.append(int(folder.name))
-    return found
+            if variable in (folder / "environ").read_bytes().split(b"\0") and is_alive(int(folder.name)):
+                pids.append(int(folder.name))
+    return pids
 
 
 def head_of(store: Path, run: str = "") -> Head:
@@ -194,14 +194,14 @@ class Snapshot:
     @classmethod
     def take(cls, store: Path, database: Path | None = None) -> Snapshot:
         """As it is now."""
-        found: dict[str, dict[str, str]] = {"heads": {}, "files": {}}
+        digests: dict[str, dict[str, str]] = {"heads": {}, "files": {}}
         for path in sorted((store / "runs").rglob("*")):
             if path.is_file():
                 kind = path.relative_to(store / "runs").parts[1]
-                found[kind][str(path.relative_to(store))] = hashlib.sha256(path.read_bytes()).hexdigest()
+                digests[kind][str(path.relative_to(store))] = hashlib.sha256(path.read_bytes()).hexdigest()
         runs = tuple(path.name for path in (store / "runs").iterdir())
         rows = tuple(row for run in runs for row in metrics(database, run)) if database else ()
-        return cls(heads=found["heads"], files=found["files"], rows=rows)
+        return cls(heads=digests["heads"], files=digests["files"], rows=rows)
 
 
 def metrics(database: Path, run: str) -> list[tuple[Any, ...]]:

@@ -72,10 +72,10 @@ def test_a_token_that_may_only_read(publish: Callable[..., None], server: HubSer
         publish("alice/runs2", "alice-reads")
     store = open_store(f"hf://alice/runs?endpoint={server.url}")
     assert store.runs() == ["r"], "it may look"
-    found = store.read("r")
-    assert found is not None
+    stamped = store.read("r")
+    assert stamped is not None
     with pytest.raises(StoreRefused, match="role is 'read'"):
-        store.publish("r", b"{}", expect=found.version)
+        store.publish("r", b"{}", expect=stamped.version)
     assert store.usage("r").objects == 0
 
 
@@ -111,7 +111,7 @@ def test_the_command_line_says_it_in_one_line(server: HubServer, tmp_path: Path)
             capture_output=True,
         )
 
-    for address, token, code, said in (
+    for address, token, code, words in (
         ("hf://bob/private", "alice-writes", 6, "not for you"),
         ("hf://alice/runs", "", 6, "`hf auth login`"),
         ("hf://alice", "alice-writes", 2, "hf://user/repo"),
@@ -121,7 +121,7 @@ def test_the_command_line_says_it_in_one_line(server: HubServer, tmp_path: Path)
         assert done.returncode == code, done.stderr
         assert done.stderr.startswith("qcity: ")
         assert done.stderr.count("\n") == 1, done.stderr
-        assert said in done.stderr
+        assert words in done.stderr
         if token:
             assert token not in done.stdout + done.stderr
 
@@ -179,8 +179,8 @@ def test_the_loop_goes_on_while_the_hub_does_not(server: HubServer, runs: Runs, 
     eventually(lambda: message_of(script).startswith("store: "), what="a word about it in the panel")
     seen = len(script.executed)
     eventually(lambda: len(script.executed) >= seen + 20 or len(script.executed) == COUNT, what="20 more iterations")
-    said = message_of(script)
-    assert {"down": "hf://alice/runs", "storage-full": "storage", "rate-429": "rate limit"}[fault] in said, said
+    message = message_of(script)
+    assert {"down": "hf://alice/runs", "storage-full": "storage", "rate-429": "rate limit"}[fault] in message, message
     server.faults.clear()
     ended_well(script, runs.address)
     assert message_of(script) == ""

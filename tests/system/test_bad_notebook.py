@@ -57,14 +57,14 @@ class Project:
 
     def write(self, source: str) -> None:
         def code(text: str, *tags: str, name: str) -> dict[str, object]:
-            facts: dict[str, object] = {
+            fields: dict[str, object] = {
                 "cell_type": "code",
                 "source": text,
                 "outputs": [],
                 "execution_count": None,
                 "id": name,
             }
-            return {**facts, "metadata": {"tags": list(tags)}}
+            return {**fields, "metadata": {"tags": list(tags)}}
 
         cells = [code("count = 10\npause = 0.05", "parameters", name="params"), code(source, name="work")]
         self.folder.joinpath("train.ipynb").write_text(
@@ -196,8 +196,8 @@ def test_sigterm_to_the_attempt_drains_and_is_relaunched(project: Project) -> No
     command = project.start("run", "train.ipynb", "-p", "count", "40")
     eventually(lambda: len(project.executed) >= 3)
     (attempt,) = project.attempts
-    facts = json.loads((project.folder / f".qcity/local/attempts/{attempt}.json").read_text())
-    os.kill(facts["pid"], signal.SIGTERM)
+    recorded = json.loads((project.folder / f".qcity/local/attempts/{attempt}.json").read_text())
+    os.kill(recorded["pid"], signal.SIGTERM)
     _, err = command.communicate(timeout=90)
     assert command.returncode == 0, err
     assert len(project.attempts) == 2

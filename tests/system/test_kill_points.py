@@ -70,10 +70,10 @@ def test_dead_process(name: str, world: killing.World, quiet: killing.Result) ->
     killing.check(world, quiet, is_machine_dead=False)
 
 
-@pytest.mark.parametrize(("fault", "told"), [("generators", "weights or draws differ"), ("rows", "too many")])
-def test_these_checks_can_fail(fault: str, told: str, world: killing.World, quiet: killing.Result) -> None:
+@pytest.mark.parametrize(("fault", "words"), [("generators", "weights or draws differ"), ("rows", "too many")])
+def test_these_checks_can_fail(fault: str, words: str, world: killing.World, quiet: killing.Result) -> None:
     """With a planted fault, the same kill is found out."""
     plan = chaos.Plan(log=str(world.hits), at={"local.after": [6]}, action="kill", plant=fault)
     world.supervise(plan, is_machine_dead=False)
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=words):
         killing.check(world, quiet, is_machine_dead=False)

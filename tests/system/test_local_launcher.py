@@ -88,22 +88,22 @@ class Bench:
     def up(self, mode: str = "plain") -> tuple[LocalLauncher, int]:
         launcher = self.launch(mode)
         eventually((self.attempts / "up").exists)
-        facts = launcher._recorded(self.id)
-        assert facts is not None
-        return launcher, int(facts["pid"])
+        recorded = launcher._recorded(self.id)
+        assert recorded is not None
+        return launcher, int(recorded["pid"])
 
     def seen(self, launcher: LocalLauncher) -> Observation:
         """What it says once the main process is no longer running."""
-        found: list[Observation] = []
+        observations: list[Observation] = []
 
         def is_gone() -> bool:
             observation = launcher.find(self.id)
             assert observation is not None
-            found.append(observation)
+            observations.append(observation)
             return observation.state != "running"
 
         eventually(is_gone)
-        return found[-1]
+        return observations[-1]
 
 
 @pytest.fixture
@@ -238,15 +238,15 @@ def test_a_recycled_process_id_is_not_the_attempt(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "state"),
+    ("changes", "state"),
     [({"node": "elsewhere"}, None), ({"namespace": "pid:[1]"}, None), ({"boot": "x"}, "gone")],
 )
 def test_another_machine_knows_nothing_and_a_restarted_one_knows_all(
-    bench: Bench, facts: dict[str, str], state: str | None
+    bench: Bench, changes: dict[str, str], state: str | None
 ) -> None:
     launcher, _ = bench.up()
     recorded = launcher._recorded(bench.id)
-    launcher._record(bench.id, {**(recorded or {}), **facts})
+    launcher._record(bench.id, {**(recorded or {}), **changes})
     seen = LocalLauncher(bench.settings).find(bench.id)
     assert (seen.state if seen else None) == state
 

@@ -114,10 +114,10 @@ def test_the_newest_acknowledged_checkpoint_survives(tmp_path: Path, names: Name
 def test_so_it_does_after_a_kill_and_a_new_start(tmp_path: Path, names: Names) -> None:
     kills = 0
     for at in range(1, 100):
-        found = killed_and_resumed(tmp_path / f"disk-{at}", at)
-        if found is None:
+        outcome = killed_and_resumed(tmp_path / f"disk-{at}", at)
+        if outcome is None:
             break
-        trace, length = found
+        trace, length = outcome
         kills += 1
         count, wrong = replay(trace, names, first=length, limit=8, samples=4)
         assert not wrong, f"killed at {at}, state {count}: {wrong}"

@@ -99,23 +99,23 @@ def stories(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], History]]:
     """The stories that were asked for, told four at a time: each is mostly waiting for a lease to expire."""
-    wanted = [str(item.callspec.params["point"]) for item in request.session.items if _tells(item)]
+    points = [str(item.callspec.params["point"]) for item in request.session.items if _tells(item)]
     uri, database = "", None
-    if set(wanted) & set(TRACKED):
+    if set(points) & set(TRACKED):
         uri = request.getfixturevalue("mlflow_uri")
         database = request.getfixturevalue("mlflow_folder") / "server.db"
     with ThreadPoolExecutor(4) as pool:
-        told: dict[str, Future[History]] = {}
-        for point in wanted:
+        history_of: dict[str, Future[History]] = {}
+        for point in points:
             tracked = point in TRACKED
-            told[point] = pool.submit(
+            history_of[point] = pool.submit(
                 tell,
                 tmp_path_factory.mktemp(point),
                 point,
                 uri if tracked else "",
                 database if tracked else None,
             )
-        yield lambda point: told[point].result()
+        yield lambda point: history_of[point].result()
 
 
 def _tells(item: pytest.Item) -> TypeGuard[pytest.Function]:
@@ -124,28 +124,28 @@ def _tells(item: pytest.Item) -> TypeGuard[pytest.Function]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], History]) -> None:
-    story = stories(point)
-    assert story.after.heads == story.before.heads, "a head of the zombie's"
-    gone = {name: digest for name, digest in story.before.files.items() if story.after.files.get(name) != digest}
+    history = stories(point)
+    assert history.after.heads == history.before.heads, "a head of the zombie's"
+    gone = {name: digest for name, digest in history.before.files.items() if history.after.files.get(name) != digest}
     assert not gone, "the zombie deleted or replaced objects"
     # Files may arrive, never a head (docs/design.md): those of the one publish that the stop cut in two. They have
     # names of the zombie's epoch with a random part, so no head names them, now or later.
-    new = story.after.files.keys() - story.before.files.keys()
+    new = history.after.files.keys() - history.before.files.keys()
     assert all("/e1-" in name for name in new), new
     assert len({name.split("/files/")[1].split("/")[0] for name in new}) == len(new), "more than one publish"
-    assert story.after.rows == story.before.rows, "rows or a status of the zombie's in MLflow"
+    assert history.after.rows == history.before.rows, "rows or a status of the zombie's in MLflow"
     if point == "end.after":
         # Its last head was written before the stop: the run had ended, and the successor made a new one.
-        assert story.code == 0, story.zombie
+        assert history.code == 0, history.zombie
         return
-    assert story.successor_code == 0, story.successor
-    assert story.code == 5, story.zombie
-    last = story.zombie.splitlines()[-1]
-    assert last.startswith("LeaseLost: "), story.zombie
-    assert story.head.term == 2
+    assert history.successor_code == 0, history.successor
+    assert history.code == 5, history.zombie
+    last = history.zombie.splitlines()[-1]
+    assert last.startswith("LeaseLost: "), history.zombie
+    assert history.head.term == 2
     assert "epoch 2" in last
     if point == "publish.files.after":
-        assert story.versions > KEEP_HEADS, "the gap was to be pruned"
+        assert history.versions > KEEP_HEADS, "the gap was to be pruned"
 
 
 @pytest.mark.parametrize("where", ["publish.head.before", "local.after"])

@@ -95,7 +95,7 @@ def test_unsynced_data_is_lost_in_any_subset(tmp_path: Path, names: Names) -> No
         assert ends(disk.trace, names) == {(("x", b"n" * 3 * PAGE),)}
         os.close(descriptor)
     short = [a + b for a in (b"o" * PAGE, b"n" * PAGE) for b in (b"o" * PAGE, b"n" * PAGE)]
-    long = [one + last for one in short for last in (bytes(PAGE), b"n" * PAGE)]
+    long = [first + last for first in short for last in (bytes(PAGE), b"n" * PAGE)]
     assert seen == {(("x", data),) for data in short + long}
 
 

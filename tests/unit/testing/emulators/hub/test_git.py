@@ -52,7 +52,7 @@ def test_trees_and_commits(checkout: Path, database: Database, tmp_path: Path) -
         }
         tree = objects.edit_tree(db, EMPTY_TREE, changes)
         assert tree == run(checkout, "write-tree").strip()
-        assert {one.name for one in objects.walk(db, tree, recursive=True) if not one.is_tree} == set(files)
+        assert {entry.name for entry in objects.walk(db, tree, recursive=True) if not entry.is_tree} == set(files)
     message, when = "title\n\nbody", "1700000000 +0000"
     words = ["-c", "core.commentChar=;", "commit", "-q", "-m", message]
     env = ["env", f"GIT_AUTHOR_DATE={when}", f"GIT_COMMITTER_DATE={when}", "git"]
