@@ -225,7 +225,7 @@ def saved(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
 def stretch(state: Trained, seconds: float, engine: Engine | None, pool: ThreadPoolExecutor) -> dict[str, float]:
     """The loop for so many seconds, with a save at its begin if there is an engine.
 
-    With a save it goes on until that is safe: a slow engine does not hand its cost on to the next stretch.
+    With a save, the stretch lasts until the save is durable, so a slow engine does not shift its cost to the next one.
     """
     count, stall_s = 0, 0.0
     began = time.perf_counter()

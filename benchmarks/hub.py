@@ -1,6 +1,6 @@
 """Publish and restore through the Hub's client, beside `upload_folder` and `snapshot_download` of the same state.
 
-1 GB of random float32 in 200 arrays. Ours: a checkpoint of the local tier published by the agent's own publisher, then
+1 GB of random float32 in 200 arrays. Ours: a checkpoint of the local tier published by the sidecar's publisher, then
 restored on a "fresh host", verified and into its local tier. The peer, twice: one safetensors file, and a file for
 each array. Then 5% of the arrays change, and the whole is sent again. Plain LFS over loopback, to the Hub emulator in
 a process of its own: its disk and its sha256 are in every figure. Bytes are those of the loopback device.
@@ -159,11 +159,11 @@ def measured(quick: bool) -> Report:
             folder = Path(tempfile.mkdtemp(prefix="qcity-bench-", dir=Path.cwd()))
             try:
                 with server(folder / "hub") as url:
-                    found = contestant(url, folder, State(size, turn), turn)
+                    figures = contestant(url, folder, State(size, turn), turn)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             if quick or turn:  # the first round warms up
-                samples[name].append(found)
+                samples[name].append(figures)
 
     def cell(name: str, figure: str) -> str:
         values = spread([sample[figure] for sample in samples[name]])

@@ -106,8 +106,8 @@ import qcity_nb as qcity
 city = qcity.up(run="killed", tracking={uri!r})
 for i in city.loop(range(20), {{"x": [0]}}, every=1):
     if i == 10 and {die}:
-        agent = city.session.sidecar.look(now=True).pid
-        for pid in (agent, os.getpid()):
+        pid_of_sidecar = city.session.sidecar.look(now=True).pid
+        for pid in (pid_of_sidecar, os.getpid()):
             os.kill(pid, signal.SIGKILL)
     for k in range(100):
         city.log(loss=i + k / 100)
@@ -187,7 +187,7 @@ def lost(folder: Path, template: Path) -> dict[str, int]:
     """Rows missing after a SIGKILL; that none is there twice is asserted."""
     file = folder / "ours.db"
     uri = database(template, file)
-    # Kernel and agent die at the beginning of iteration 10: iterations 0 to 9, 1,000 rows, are covered.
+    # Kernel and sidecar die at the beginning of iteration 10: iterations 0 to 9, 1,000 rows, are covered.
     python(KILLED.format(uri=uri, die=True), cwd=folder, exit_code=-signal.SIGKILL)
     python(KILLED.format(uri=uri, die=False), cwd=folder)
     lost_rows = {"ours": 2000 - rows_in(file, "loss")}

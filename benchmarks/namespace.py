@@ -3,8 +3,8 @@
 Three states: a frame of 240 MB with a forest and dicts; frames and arrays of numbers alone; 1.6 million strings in two
 frames. Of each the first snapshot, one after a cell that changed nothing, one after a scalar in the frame was set, one
 after a column was added; then a restore in a new process, checked by a digest, beside reading the same files. Ours is
-taken as the kernel of ``--engine qcity`` takes it, which passes over what took long to pickle and no code can have
-reached; one more snapshot, which passes over nothing, tells what that hides.
+taken as the kernel of ``--engine qcity`` takes it, which skips what took long to pickle and no code can have
+reached; one more snapshot, which skips nothing, shows what that hides.
 
 Peers run in a Python of their own, which ``BENCH_PEERS`` names (``pip install kishu scikit-learn`` into an environment:
 Kishu brings dill and pins much of Jupyter); without it they are looked for in this one. Kishu's hooks run in an IPython

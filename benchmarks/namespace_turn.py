@@ -109,7 +109,7 @@ class Engine:
 
 
 class Ours(Engine):
-    """What the kernel of ``--engine qcity`` does behind a cell: ``kernelside.py``, without the agent and its desk."""
+    """What the kernel of ``--engine qcity`` does after a cell: without sidecar and mailbox."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -199,7 +199,7 @@ class Ours(Engine):
         memory = [buffer_targets.land(each.skeleton, each.buffers).memory for each in captured]
         began = time.perf_counter()
         with gc_pause.still():
-            made = [load(one.skeleton, lies, Restoring({})) for one, lies in zip(captured, memory, strict=True)]
+            made = [load(group.skeleton, lies, Restoring({})) for group, lies in zip(captured, memory, strict=True)]
         took_s = time.perf_counter() - began
         assert made
         return took_s

@@ -1,6 +1,6 @@
 """Killed → the next iteration running, local host, beyond what a kernel takes to start.
 
-A real `qcity run`: keeper, attempt, agent, kernel. Twice a kill is dealt to it: the kernel alone, and everything of the
+A real `qcity run`: keeper, attempt, sidecar, kernel. It is killed twice: the kernel alone, and everything of the
 attempt at once (all but the keeper). Peer: Metaflow, whose `resume` is called the moment the kill has landed, so its
 time holds no detection at all. papermill never resumes.
 """
@@ -147,7 +147,7 @@ class Qcity:
         after = wait_for(self.file, beside=self.dead)[0]
         last = max(tick[2] for tick in ticks(self.file) if tick[1] == kernel)
         self.repeated.append(last - after[2] + 1)
-        assert after[2] in (last, last + 1), f"killed in iteration {last}, went on with {after[2]}"
+        assert after[2] in (last, last + 1), f"killed in iteration {last}, resumed with {after[2]}"
         return (after[0] - at_ns) / 1e9
 
 

@@ -56,7 +56,7 @@ PROJECT = "book"
 HEARTBEAT_S, TTL_S, PUBLISH_S = 0.3, 30.0, 0.2
 """The ttl is longer than a test: a successor that had to wait for it would be seen."""
 ALWAYS = "1000"
-"""Snapshots may take so many times what cells take: there is one behind each cell."""
+"""Snapshots may take so many times what cells take, so there is one after each cell."""
 ATTEMPTS = 8
 ATTEMPT_S = 90.0
 LOOK_S = 0.002
@@ -402,7 +402,7 @@ def repeats(outcome: Outcome, book: Book) -> list[str]:
     """The finished cells that ran again though the store had them, a line for each.
 
     A cell counts as recorded for an attempt if the store had it just after the death before. What stands
-    behind ``book.again`` may run again; it is the only thing that may.
+    after ``book.again`` may run again; it is the only thing that may.
     """
     lines = []
     for death, ran in zip(outcome.deaths, outcome.ran[1:], strict=False):

@@ -57,7 +57,7 @@ class Kernel:
         return saving.new_bytes
 
     def again(self, count: int) -> tuple[dict[str, Any], list[str]]:
-        """The namespace of another kernel behind ``count`` cells."""
+        """The namespace of another kernel after ``count`` cells."""
         assert self.manifest is not None
         live: dict[str, Any] = {}
         other = FinishedCells(NamespaceSnapshotter(live), ProcessSettings(self.root), self.manifest.cells)

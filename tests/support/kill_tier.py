@@ -1,6 +1,6 @@
 """A warm process that forks one writer of a local tier per line of its input, and lets each kill itself.
 
-    {"path": …, "workload": "go on", "at": 7, "is_torn": false}  →  what the writer said, then "end -9" (or "end 0")
+    {"path": …, "workload": "resume", "at": 7, "is_torn": false}  →  what the writer said, then "end -9" (or "end 0")
 
 The writer dies by SIGKILL just before its operation number ``at`` (a write, sync, rename, create, …); torn, that write
 is cut to half of its bytes and the next operation is the last. Syncs are counted and not carried out: SIGKILL keeps

@@ -192,7 +192,7 @@ class World:
         """The run's head, if it was made yet."""
         store = open_store(str(self.store))
         runs = store.runs()
-        assert len(runs) <= 1, f"one run was wanted, {runs} were made"
+        assert len(runs) <= 1, f"one run was expected, {runs} were made"
         return lease.read(store, runs[0]).head if runs else None
 
     def supervise(self, plan: chaos.Plan, *, is_machine_dead: bool) -> None:
@@ -279,7 +279,7 @@ def tracked(tracking: str, experiment: str) -> Tracked:
     experiment_ = client.get_experiment_by_name(experiment)
     assert experiment_ is not None, f"MLflow has no experiment {experiment}"
     runs = client.search_runs([experiment_.experiment_id])
-    assert len(runs) == 1, f"one MLflow run was wanted, there are {[run.data.tags for run in runs]}"
+    assert len(runs) == 1, f"one MLflow run was expected, there are {[run.data.tags for run in runs]}"
     rows: Metrics = Counter()
     for key in runs[0].data.metrics:
         rows.update((key, m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, key))
@@ -323,7 +323,7 @@ def check(world: World, reference: Result, *, is_machine_dead: bool) -> None:
     actual = result(world)
     assert actual.final == reference.final, f"weights or draws differ\n{world.tail()}"
     missing, extra = reference.tracked.rows - actual.tracked.rows, actual.tracked.rows - reference.tracked.rows
-    assert not missing and not extra, f"missing {missing}, too many {extra}"
+    assert not (missing | extra), f"missing {missing}, too many {extra}"
     assert actual.tracked.params == reference.tracked.params
     assert actual.tracked.status == "FINISHED"
     assert actual.outputs == reference.outputs, world.tail()
@@ -336,7 +336,7 @@ def check_executions(world: World, *, is_machine_dead: bool) -> None:
     After a dead process, the next attempt begins with the iteration in flight or a later one: whatever was finished,
     which is when the next item was asked for and hence the next iteration begun, is never executed again.
 
-    Only with ``every=1``. Otherwise a save is written while the loop goes on, and the next one waits for it: after a
+    Only with ``every=1``. Otherwise a save is written while the loop continues, and the next one waits for it: after a
     dead process at most the iterations of two saves are executed again.
 
     After a dead machine it may go back by one publish interval. A publish takes the newest local checkpoint as it
@@ -405,8 +405,9 @@ def _surely_published(hits: list[tuple[str, int, int]], begun: list[int], *, is_
 def moments(rng: random.Random, quiet: Result, world: World, action: chaos.Action) -> chaos.Plan:
     """A plan that strikes at one of the quiet run's hits, and in a third of the cases again while that is mended.
 
-    Head-only writes are beats, whose number depends on how fast this machine is today; without them, a run has at
-    least so many hits. So the n-th is always reached; which point it is may differ by a beat.
+    Writes of the run record alone are heartbeats, whose number depends on how fast this machine is; without them, a
+    run has at
+    least so many hits. So the n-th is always reached; which point it is may differ by a heartbeat.
     """
     counts = Counter(name for name, _ in quiet.hits)
     heartbeats = counts["publish.head.after"] + counts["publish.head.before"] - 2 * counts["publish.files.after"]

@@ -35,7 +35,7 @@ class Block:
 
 def _split(text: str) -> tuple[list[Block], list[str]]:
     """The fenced blocks, and the lines outside them."""
-    found, outside, comment = [], [], ""
+    blocks, outside, comment = [], [], ""
     lines = iter(enumerate(text.splitlines(), start=1))
     for number, line in lines:
         if opening := _FENCE.match(line):
@@ -46,7 +46,7 @@ def _split(text: str) -> tuple[list[Block], list[str]]:
                 inside.append(inner.removeprefix(opening["indent"]))
             else:
                 raise ValueError(f"line {number}: the block is not closed")
-            found.append(
+            blocks.append(
                 Block(language=opening["language"], source="\n".join(inside) + "\n", line=number, comment=comment)
             )
             comment = ""
@@ -55,7 +55,7 @@ def _split(text: str) -> tuple[list[Block], list[str]]:
         if line.strip():
             remark = _COMMENT.match(line)
             comment = remark["text"] if remark else ""
-    return found, outside
+    return blocks, outside
 
 
 def blocks(text: str) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Runs without a kernel, in real processes: a loop in a plain script, its agent, and what the store holds of it."""
+"""Runs without a kernel, in real processes: a loop in a plain script, its sidecar, and what the store has of it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Script:
 
     @property
     def sidecars(self) -> list[int]:
-        """The agents of its attempts that exist."""
+        """The sidecars of its attempts that exist."""
         return [
             pid for mailbox in (self.folder / ".qcity/local/attempts").glob("*") for pid in attempt_pids(mailbox.name)
         ]
@@ -149,11 +149,11 @@ class Script:
         """Its exit code, once it has ended with all its processes."""
         assert self.process is not None
         code = self.process.wait(timeout=within_s)
-        eventually(lambda: not self.sidecars, what=f"the end of the agents of {self.folder.name}")
+        eventually(lambda: not self.sidecars, what=f"the end of the sidecars of {self.folder.name}")
         return code
 
     def kill(self) -> None:
-        """Leave nothing behind."""
+        """Remove all processes."""
         self.send(signal.SIGKILL)
         if self.process is not None:
             self.process.wait(timeout=10)

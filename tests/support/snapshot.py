@@ -29,7 +29,7 @@ class Keep:
         """Bytes that were not there yet, by group."""
 
     def take(self, snapshot: NamespaceSnapshot) -> None:
-        """Write a snapshot, after which its arena is free again."""
+        """Write a shot; its arena is free again."""
         groups = {names: self.groups[names] for names in snapshot.kept}
         self.new = {}
         for group in snapshot.groups:
@@ -49,10 +49,10 @@ class Keep:
 PROGRAM = """
 import pickle, sys
 from snapshot import Keep
-from qcity_nb.namespace.snapshot import NamespaceSnapshotter
+from qcity_nb.namespace.snapshot import Space
 with open(sys.argv[1], "rb") as _file:
     _keep = pickle.load(_file)
-not_saved = NamespaceSnapshotter(globals()).restore(_keep.read(), _keep.modules, _keep.not_saved)
+absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)
 """
 
 

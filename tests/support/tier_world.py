@@ -69,7 +69,7 @@ def record(seq: int) -> Manifest:
 
 
 def save(tier: LocalTier, seq: int) -> Manifest:
-    """Checkpoint ``seq``; of the objects that the one before holds, half are not given again."""
+    """Checkpoint ``seq``; of the objects that the one before holds, half are not passed again."""
     content = objects(seq)
     before = tier.newest(deep=True) if seq % 2 else None
     if before is not None and before.seq < seq:
@@ -79,7 +79,7 @@ def save(tier: LocalTier, seq: int) -> Manifest:
 
 
 def restore(tier: LocalTier, seq: int) -> Manifest:
-    """Checkpoint ``seq`` and its rows, from a tier of the epoch before that is not on the disk."""
+    """Checkpoint ``seq`` and its rows, from a tier of the previous term that is not on the disk."""
     refs = {
         name: pack.ObjectRef(pack="gone.pack", offset=0, size_bytes=len(data)) for name, data in objects(seq).items()
     }
@@ -120,7 +120,7 @@ def resume(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[L
 
 
 def begin_with_restored(path: Path, say: Say) -> None:
-    """A tier whose first checkpoint comes from the epoch before."""
+    """A tier whose first checkpoint comes from the previous term."""
     say("dropped 5")
     say("began 7")
     restore(LocalTier(path, term=TERM), 7)
@@ -181,22 +181,22 @@ def check_left(
     make: type[LocalTier] = LocalTier,
     gap: int = 1,
 ) -> int:
-    """What a death left: the newest checkpoint is one of ``lowest`` to ``highest`` (0: none), and the tier goes on.
+    """Check a tier after a death: its newest checkpoint is one of ``lowest`` to ``highest`` (0: none), and it can save.
 
     Args:
-        gap: the tier goes on with so much higher a number; with 1, names that were begun come again. 0: it does not.
+        gap: the next save has so much higher a number; with 1, names that were begun occur again. 0: no next save.
         rows_from: rows of checkpoints before this one may be gone: they were dropped, or never there.
     Returns: which one it is.
     """
     tier = make(path, term=TERM)
     check_readers(tier)
-    found = tier.newest(deep=True)
-    seq = 0 if found is None else found.seq
+    left = tier.newest(deep=True)
+    seq = 0 if left is None else left.seq
     assert lowest <= seq <= highest, (
         f"checkpoint {seq} was found; {lowest} was acknowledged, {highest} begun; {tier.skipped}"
     )
-    if found is not None:
-        check(tier, found, seq)
+    if left is not None:
+        check(tier, left, seq)
         for number in range(rows_from, seq):
             assert tier.rows(number) == rows(number), f"checkpoint {seq} is there, the rows of {number} before it not"
     if gap:
@@ -331,6 +331,6 @@ def write_large(path: Path, say: Say) -> None:
     resume(path, say, count=2, start=LARGE)
 
 
-WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": resume, "adopted": begin_with_restored}
+WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"resume": resume, "restored": begin_with_restored}
 OTHERS: dict[str, Callable[[Path, Say], None]] = {"large": write_large}
 PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(resume, make=Hasty)}

@@ -170,7 +170,7 @@ def ended_well(script: Script, address: str) -> None:
 
 @pytest.mark.parametrize("fault", ["down", "storage-full", "rate-429"])
 def test_the_loop_goes_on_while_the_hub_does_not(server: HubServer, runs: Runs, fault: str) -> None:
-    """Longer than the lease: nobody else wants the run, so it goes on where the Hub comes back."""
+    """Longer than the lease: nobody else takes the run, so it resumes publishing when the Hub is back."""
     script = runs.start(pause_s=0.15)
     eventually(lambda: len(script.executed) >= 5, what="iteration 5")
     eventually(lambda: head_of(cast(Path, runs.address)).checkpoint, what="a first publish")
@@ -197,5 +197,5 @@ def test_a_script_killed_while_the_hub_is_down_goes_on_here(server: HubServer, r
     again = runs.start(pause_s=0.01)
     assert again.wait() == 0, again.output
     assert again.output.splitlines()[-1] == f"finished {TOTAL}"
-    assert again.executed[done] in (done, done - 1), "all that was finished lay on this host's own disk"
+    assert again.executed[done] in (done, done - 1), "all that was finished was on this host's own disk"
     assert [event.kind for event in events(cast(Path, runs.address))].count("lease") == 2

@@ -175,7 +175,7 @@ def test_ctrl_c(times: int, project: Project) -> None:
     out, err = command.communicate(timeout=60)
     assert command.returncode == 130, err
     head = head_of(project.store)
-    assert f"`qcity resume {head.run}` goes on" in out
+    assert f"`qcity resume {head.run}` resumes it" in out
     assert "Traceback" not in err
     assert (head.state, head.holder) == ("stopped", None) or times == 2
     assert project.pids == [], "an orphan"
@@ -201,7 +201,7 @@ def test_sigterm_to_the_attempt_drains_and_is_relaunched(project: Project) -> No
     _, err = command.communicate(timeout=90)
     assert command.returncode == 0, err
     assert len(project.attempts) == 2
-    assert project.executed == list(range(40)), "it went on from the boundary at which it was drained"
+    assert project.executed == list(range(40)), "it resumed from the boundary at which it was stopped"
 
 
 @pytest.mark.parametrize("point", ["cell.before", "cell.after"])
@@ -224,4 +224,4 @@ def test_an_engine_stopped_between_cells(point: str, project: Project) -> None:
     assert before.files.items() <= after.files.items(), "the zombie deleted or replaced objects"
     # An upload that the stop cut in two may still arrive, under names that no head knows.
     assert all("/e1-" in name for name in after.files.keys() - before.files.keys())
-    assert "epoch 2" in (project.folder / f".qcity/local/attempts/{first}.log").read_text()
+    assert "attempt 2" in (project.folder / f".qcity/local/attempts/{first}.log").read_text()

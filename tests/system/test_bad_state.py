@@ -211,7 +211,7 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
     assert again.wait() == 6, again.output
     last = again.output.splitlines()[-1]
     assert last.startswith("HeadCorrupt: ")
-    assert "fresh" in last, "it says how to go on"
+    assert "fresh" in last, "it says how to continue"
     assert heads(script)[-1] == versions[-1], "nothing was written"
     if which == "newest":
         # The version before is whole: with the damaged file out of the way the run goes on.

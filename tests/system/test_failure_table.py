@@ -31,7 +31,7 @@ Objects in a new process, in a kernel and alone:
     locks, alone                                       unit/test_namespace_kinds.py::test_locks_are_fresh_and_unlocked
     queues, alone                                      unit/test_namespace_kinds.py::test_queues_keep_what_they_hold
     generator, coroutine, frame                        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    generator that is needed: made again               system/test_course.py::test_what_cannot_be_saved_is_made_again_where_it_is_needed
+    generator that is needed: re-created              system/test_course.py::test_what_cannot_be_saved_is_made_again_where_it_is_needed
     Thread, executor, event loop                       system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     Thread that is used though it is lost              system/test_course.py::test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so
     sqlite file connection                             system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
@@ -124,7 +124,7 @@ def papermills() -> Iterator[Papermills]:
 
 
 SAVED = {"QCITY_SNAPSHOT_TIME_SHARE": "1000"}
-"""A snapshot behind each cell, however busy the machine is."""
+"""A snapshot after each cell, however busy the machine is."""
 
 
 def start(world: ResumeWorld, *options: str, **more: str) -> subprocess.Popen[str]:
@@ -289,7 +289,7 @@ WHY = {
 
 
 def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Papermills) -> None:
-    """Restored, fresh, made again or ``VariableLost``. The second death comes before the second kernel is there."""
+    """Restored, fresh, re-created or ``VariableLost``. The second death comes before the second kernel is there."""
     world = ResumeWorld(tmp_path / "p")
     world.write(IMPORTS, KEPT, LOST, RETRY_FACTOR, USE, "import json\n" + LOSSES)
     world.attempt(code=DIED)

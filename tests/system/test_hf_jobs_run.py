@@ -101,7 +101,7 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
                 far = head.checkpoint is not None and head.checkpoint.term == term and head.checkpoint.step > 3 * term
                 return head if head.term == term and far else None
 
-            job = wait_for(has_come_far, what=f"epoch {term} to get going")
+            job = wait_for(has_come_far, what=f"attempt {term} to get going")
             assert job is not None
             way(job_of(job))
 

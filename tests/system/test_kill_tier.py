@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 
 def check(path: Path, lines: list[str], *, gap: int = 1) -> int:
-    """What is left is what was acknowledged, or the one in flight too; a new process goes on from there."""
+    """What is left is what was acknowledged, or the one in flight too; a new process resumes from there."""
     with mock.patch.multiple(os, fsync=lambda fd: None, fdatasync=lambda fd: None):
         return world.check_left(
             path / "1",
@@ -78,7 +78,7 @@ def test_a_successor_that_is_killed_too(folder: Path, writers: kill_tier.Writers
     for n in range(30):
         path, lines, kills = folder / f"{n}", list[str](), [rng.randint(1, 60) for _ in range(3)]
         for at in kills:
-            more, code = writers.run(path, "go on", at, is_torn=rng.random() < 0.5)
+            more, code = writers.run(path, "resume", at, is_torn=rng.random() < 0.5)
             assert code in (0, -signal.SIGKILL)
             lines += more
             try:

@@ -38,7 +38,7 @@ def recorded(root: Path, workload: Workload, plant: str = "") -> Trace:
 
 
 def killed_and_resumed(root: Path, at: int) -> tuple[Trace, int] | None:
-    """Killed at an operation of the third save; a new process goes on, with what the page cache had.
+    """Killed at an operation of the third save; a new process resumes, with what the page cache had.
 
     Returns: the trace, and how long it was when the kill came; none: the save had no such operation.
     """

@@ -90,7 +90,7 @@ def test_edits_of_trees(database: Database, tmp_path: Path, seed: int) -> None:
                 else:
                     files[name] = oid
             assert tree == objects.edit_tree(db, EMPTY_TREE, dict(files))
-            assert {one.name: one.oid for one in objects.walk(db, tree, recursive=True) if not one.is_tree} == files
+            assert {each.name: each.oid for each in objects.walk(db, tree, recursive=True) if not each.is_tree} == files
             for name in names:
                 entry = objects.entry_at(db, tree, name)
                 assert (entry.oid if entry else None) == files.get(name)

@@ -210,7 +210,7 @@ def test_logs_of_a_job_that_goes_on_end_when_nothing_more_comes(api: HfApi) -> N
 
 
 def test_a_stream_of_logs_that_was_cut_goes_on(api: HfApi, server: HubServer, tmp_path: Path) -> None:
-    """The client comes back, is told all from the beginning again, and passes over what it had."""
+    """The client comes back, is sent all from the beginning again, and skips what it had."""
     job = shell(api, f"echo one; until test -e {tmp_path}/go; do sleep 0.02; done; echo two")
     lines = iter(api.fetch_job_logs(job_id=job.id, follow=True))
     assert [next(lines) for _ in range(2)][1] == "one"

@@ -74,7 +74,7 @@ def test_tags(hub: HubWorld) -> None:
     put(hub, {"a": b"1"})
     hub.api.create_tag(hub.repo, tag="v0", revision=first[:7], tag_message="the first")
     assert hub.api.model_info(hub.repo, revision="v0").sha == first
-    assert [(one.name, one.target_commit) for one in hub.api.list_repo_refs(hub.repo).tags] == [("v0", first)]
+    assert [(each.name, each.target_commit) for each in hub.api.list_repo_refs(hub.repo).tags] == [("v0", first)]
     with pytest.raises(HfHubHTTPError) as error:
         hub.api.create_tag(hub.repo, tag="v0")
     assert error.value.response.status_code == 409

@@ -50,12 +50,12 @@ def test_from_nothing_to_running(api: HfApi) -> None:
     api.create_repo(SPACE, repo_type="space", space_sdk="docker")
     assert api.get_space_runtime(SPACE).stage == "NO_APP_FILE"
     add(api, "Dockerfile")
-    found = api.get_space_runtime(SPACE)
-    assert (found.stage, found.hardware, found.requested_hardware) == ("BUILDING", None, "cpu-basic")
-    assert (found.sleep_time, found.storage, found.dev_mode) == (DAYS_2, None, False)
-    found = api.get_space_runtime(SPACE)
-    assert (found.stage, found.hardware) == ("RUNNING", "cpu-basic")
-    assert found.raw["domains"] == [{"domain": "user-keeper.hf.space", "stage": "READY"}]
+    seen = api.get_space_runtime(SPACE)
+    assert (seen.stage, seen.hardware, seen.requested_hardware) == ("BUILDING", None, "cpu-basic")
+    assert (seen.sleep_time, seen.storage, seen.dev_mode) == (DAYS_2, None, False)
+    seen = api.get_space_runtime(SPACE)
+    assert (seen.stage, seen.hardware) == ("RUNNING", "cpu-basic")
+    assert seen.raw["domains"] == [{"domain": "user-keeper.hf.space", "stage": "READY"}]
     add(api, "more")
     assert api.get_space_runtime(SPACE).stage == "RUNNING_BUILDING"
     assert api.get_space_runtime(SPACE).stage == "RUNNING"
