@@ -53,9 +53,9 @@ def measured(quick: bool) -> Report:
         whole, cells = of_book(book, 1 if quick else 7)
         measured_s = {
             "whole": pairwise(whole["qcity"], whole["plain"]),
-            "noise": pairwise(whole["rerun"], whole["plain"]),
+            "noise": pairwise(whole["again"], whole["plain"]),
             "cells": pairwise(cells["qcity"], cells["plain"]),
-            "cells noise": pairwise(cells["rerun"], cells["plain"]),
+            "cells noise": pairwise(cells["again"], cells["plain"]),
         }
         for name, each in measured_s.items():
             ratios[name].append(each)

@@ -218,7 +218,7 @@ def training_row(bench: Bench, workload: str, engine: str, numbers: dict[str, fl
     copies = spread([turn["saves"]["stall_s"] / turn["copy_s"] for turn in turns])
     durable = spread([turn["saves"]["durable_s"] for turn in turns])
     # The mean of the two stretches without saves: with the turning order they lie before, after and around the other.
-    plain = [(turn["none"]["rate"] + turn["rerun"]["rate"]) / 2 for turn in turns]
+    plain = [(turn["none"]["rate"] + turn["again"]["rate"]) / 2 for turn in turns]
     speed = pairwise([turn["saves"]["rate"] for turn in turns], plain)
     values = {"stall_s": stall, "stall_x": copies, "durable_s": durable, "speed_x": speed}
     numbers |= {f"{workload}/{engine}/{name}": value.median for name, value in values.items()}

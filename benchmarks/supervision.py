@@ -233,7 +233,7 @@ def measured(quick: bool) -> Report:
     spare = (BUDGET - late.median) / 100 * cpu_per_s
     enough = f"met from {opened_s / spare:.0f} s on" if spare > 0 else "not met by longer runs either"
     slower = pairwise(samples["qcity"], samples["plain"])
-    floor = pairwise(samples["rerun"], samples["plain"])
+    floor = pairwise(samples["again"], samples["plain"])
     budget = Budget(
         what=f"supervision while a loop of {spread(samples['plain']).median:.0f} s runs",
         limit=BUDGET,
