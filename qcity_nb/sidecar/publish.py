@@ -184,7 +184,7 @@ class Publisher:
                     Lazy({one: manifest.objects[one] for one in rest}, read),
                     term=term,
                     size=sum(manifest.objects[one].size_bytes for one in rest),
-                    seal=lambda one, data: seals[one],
+                    blake3=lambda one, data: seals[one],
                 )
                 files[f"packs/{path.name}"] = path
                 refs.update({one: replace(ref, pack=f"packs/{path.name}") for one, ref in placed.items()})
