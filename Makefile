@@ -7,7 +7,7 @@ check:          ## ruff, mypy and the fast tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/unit tests/test_layers.py tests/test_exported.py tests/test_import_light.py
+	$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_exported.py tests/test_import_light.py
 
 test:           ## the tests of every change, notebooks included
 	$(PYTHON) -m pytest -n 2 --dist loadfile

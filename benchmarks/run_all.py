@@ -79,9 +79,9 @@ def budget_row(budget: Budget) -> str:
 def replaced(page: str, report: Report, when: str) -> str:
     """The page with one benchmark's section and budgets new, and a line there that says when it was measured."""
     head, _, rest = page.partition(BEGIN)
-    found, _, tail = rest.partition(END)
+    old, _, tail = rest.partition(END)
     title = f"### {report.title}"
-    parts = re.split(r"(?m)^(?=### )", found)
+    parts = re.split(r"(?m)^(?=### )", old)
     kept = [part.rstrip() for part in parts[1:] if part.partition("\n")[0] != title]
     lines = parts[0].rstrip().splitlines()
     table = max((n for n, line in enumerate(lines) if line.startswith("|")), default=len(lines) - 1)

@@ -1,6 +1,6 @@
-"""Supervision: what keeper, attempt and agent take of the CPU during a run that keeps one core busy.
+"""Supervision: what CPU time keeper, attempt and sidecar take during a run that keeps one core busy.
 
-A notebook with a numpy loop, `every="10s"`, beats and tracker on, under `qcity run`; its peer is the same notebook
+A notebook with a numpy loop, `every="10s"`, heartbeats and tracker on, under `qcity run`; its peer is the same notebook
 without qcity_nb under plain papermill, its noise floor papermill again. Imports are paid once a run, however long it
 is, so they are told apart from what supervision takes while the loop runs: the second half has none. The same without
 a tracker says how much of that half is MLflow's, and a process that only opens the tracker what that costs once.
@@ -111,10 +111,10 @@ def supervised(folder: Path) -> Watch:
     history: list[tuple[float, dict[int, int]]] = []
 
     def sums(of: dict[int, int]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        cpu_s: dict[str, float] = {}
         for pid, value in of.items():
-            found[parts[pid]] = found.get(parts[pid], 0.0) + value / TICKS_PER_S
-        return found
+            cpu_s[parts[pid]] = cpu_s.get(parts[pid], 0.0) + value / TICKS_PER_S
+        return cpu_s
 
     while keeper.poll() is None:
         for pid in [keeper.pid, *descendants(keeper.pid)]:
@@ -151,7 +151,7 @@ print(time.process_time() - began)
 
 
 def opening(folder: Path) -> float:
-    """CPU seconds of the agent's first word with the tracker: mlflow's import, a new database, a run in it."""
+    """CPU seconds of the sidecar's first call of the tracker: mlflow's import, a new database, a run in it."""
     return float(measure.run([sys.executable, "-c", OPEN], cwd=folder).out.split()[-1])
 
 
@@ -233,7 +233,7 @@ def measured(quick: bool) -> Report:
     spare = (BUDGET - late.median) / 100 * cpu_per_s
     enough = f"met from {opened_s / spare:.0f} s on" if spare > 0 else "not met by longer runs either"
     slower = pairwise(samples["qcity"], samples["plain"])
-    floor = pairwise(samples["rerun"], samples["plain"])
+    floor = pairwise(samples["again"], samples["plain"])
     budget = Budget(
         what=f"supervision while a loop of {spread(samples['plain']).median:.0f} s runs",
         limit=BUDGET,

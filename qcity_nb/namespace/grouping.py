@@ -1,7 +1,8 @@
-"""All variables pickled, and put into groups: what shares something mutable is written as one stream.
+"""Pickles all variables in groups: variables that share something mutable are written as one stream.
 
-Each variable is pickled alone, and what its pickler met is compared; then groups of several are pickled again, as one.
-What was a group the last time is pickled as one at once: if its stream is the same, so is all that its variables share.
+Each variable is pickled alone, and the objects in their streams are compared; then groups of several are pickled again,
+as one stream. What was a group last time is pickled as one at once: if its stream is unchanged, its variables still
+share the same objects.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from qcity_nb.namespace.unsaveable import describe_not_saved, kind_name
 __all__ = ["Known", "Part", "Surveyed", "survey"]
 
 _COSTLY_S = 0.02
-"""A group that took less is looked at anew, variable by variable, whenever its stream changes."""
+"""A group that took less time is pickled again, variable by variable, whenever its stream changes."""
 _TRUST = 8
-"""A costlier one only every so often: meanwhile it may hold variables that have nothing in common any more."""
+"""A costlier group only after so many captures: until then its variables may no longer share anything."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,12 +39,12 @@ class Part:
     cost_s: float
     marks: list[Any] = field(default_factory=list)
     guessed: int = 0
-    """How many captures ago it was last proved to be one group."""
+    """How many captures ago it was last proved that they belong together."""
 
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """What is kept of a group until the next capture: nothing that holds its objects."""
+    """What is remembered of a group until the next capture: no references to its objects."""
 
     names: tuple[str, ...]
     identities: tuple[tuple[int, weakref.ref[Any] | None], ...]
@@ -60,7 +61,7 @@ class Known:
 
     @classmethod
     def of(cls, part: Part, values: Mapping[str, Any]) -> Known:
-        """To be compared with the next capture."""
+        """The record of ``part``, to compare with the next capture."""
         written, table = part.written, part.written.table
         return cls(
             names=part.names,
@@ -76,7 +77,7 @@ class Known:
         )
 
     def is_same(self, values: Mapping[str, Any]) -> bool:
-        """Are its variables the very objects that they were?"""
+        """Are its variables still the same objects?"""
         for name, (number, reference) in zip(self.names, self.identities, strict=True):
             value = values.get(name, self)
             if id(value) != number or (reference is not None and reference() is not value):
@@ -88,11 +89,11 @@ def _identity(value: object) -> tuple[int, weakref.ref[Any] | None]:
     try:
         return id(value), weakref.ref(value)
     except TypeError:
-        return id(value), None  # lists, dicts, numbers: whoever says that they did not change is believed
+        return id(value), None  # lists, dicts, numbers: the caller says that they did not change
 
 
 def _is_flat(value: Any) -> bool:
-    """Is it a container of numbers and texts alone? Then nothing but itself is to be shared."""
+    """Is it a container of only numbers and strings? Then only the container itself can be shared."""
     if type(value) in (list, set):
         return SCALARS.issuperset(map(type, value))
     return (
@@ -112,10 +113,10 @@ class Surveyed:
 def survey(
     values: Mapping[str, Any], context: PickleContext, known: Iterable[Known], skip: Collection[str]
 ) -> Surveyed:
-    """Write the variables ``values``; see ``Space.capture`` for ``skip``.
+    """Pickle the variables ``values``; see ``NamespaceSnapshotter.capture`` for ``skip``.
 
     Raises:
-        Overdue: the scope's time is over.
+        Overdue: the time limit of ``context`` is over.
     """
     return _Survey(values, context, list(known)).run(frozenset(skip))
 
@@ -138,7 +139,7 @@ class _Survey:
         self._group()
         return self.found
 
-    # -- what need not be looked at
+    # -- what need not be pickled
 
     def _may_keep(self, one: Known) -> bool:
         if one.placement is not ClassPlacement.APART or not one.is_same(self.values):
@@ -152,7 +153,7 @@ class _Survey:
         return name_of(table.skeleton) == one.table
 
     def _met(self, kept: list[Known]) -> list[Known]:
-        """Those of ``kept`` that have something in common with what was written."""
+        """Those of ``kept`` that share objects or memory with what was pickled."""
         if not kept:
             return []
         ids = {id(mark) for part in self.parts for mark in part.marks}
@@ -187,7 +188,7 @@ class _Survey:
                 self.found.not_saved.append(describe_not_saved(name, value, failed.error, failed.met))
 
     def _guess(self, one: Known) -> Part | None:
-        """The group as it was, if it still is one."""
+        """The group as it was, if its variables still belong together."""
         may_trust = one.cost_s > _COSTLY_S and one.guessed < _TRUST and one.is_same(self.values)
         try:
             part = self._part(one.names, one.placement)
@@ -212,7 +213,7 @@ class _Survey:
             try:
                 return write(values, self.context, placement)
             except Failed as failed:
-                # Another thread changed a container meanwhile: it may be quiet the next time.
+                # Another thread changed a container meanwhile: the next try may succeed.
                 if not isinstance(failed.error, RuntimeError) or isinstance(failed.error, RecursionError):
                     raise
         return write(values, self.context, placement)
@@ -239,7 +240,7 @@ class _Survey:
         for index, part in enumerate(parts):
             for mark in self._marks_of_table(part):
                 other = owners.of(mark)
-                if other >= 0:  # a variable holds what a class holds: both belong into one stream, classes included
+                if other >= 0:  # a variable shares objects with a class: both go into one stream, classes included
                     families.join(index, other)
                     entangled.add(index)
         members: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""What two variables have in common: mutable objects, memory, what a class holds."""
+"""What two variables share: mutable objects, memory, objects of a class."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ _FIXED = frozenset(
         "qcity_nb.namespace.pickler._Home",
     ]
 )
-"""Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""
+"""Types (and subclasses) whose objects cannot change, are saved by name, or are made only for the pickler."""
 
 
 def _held(values: list[Any], kinds: Set[type], usual: int, ignore: Set[int]) -> list[Any]:
-    """Those of these types with more references than so many."""
-    count = sys.getrefcount  # one pass: each look at an object that is not in the processor's cache costs
+    """The values of these types that have more than ``usual`` references."""
+    count = sys.getrefcount  # one pass: each access to an object that is not in the processor's cache is slow
     return [value for value in values if type(value) in kinds and count(value) > usual and id(value) not in ignore]
 
 
 def _references() -> int:
-    """What ``getrefcount`` says in ``_held`` of an object that only its pickler's memo holds, beside the list."""
+    """The ``getrefcount`` in ``_held`` of an object that only the list and its pickler's memo refer to."""
     memo = [object()]
     return next(usual for usual in range(1, 100) if not _held(list(memo), {object}, usual, frozenset()))
 
@@ -87,15 +87,15 @@ _TEMPORARY = _references()
 
 
 class Marks:
-    """Knows which of the objects that a pickler met count."""
+    """Selects the objects of a stream that can be shared."""
 
     def __init__(self, ignore: Iterable[int]) -> None:
         self._ignore = frozenset(ignore)
         self._is_fixed: dict[type, bool] = {}
 
     def of(self, written: Written) -> list[Any]:
-        """The mutable objects that it wrote, once each. Their ids are theirs as long as the list lives."""
-        met = written.met()  # no list of these may stand under a second name: references are counted
+        """The mutable objects in it, once each. Their ids are valid as long as the list exists."""
+        met = written.met()  # this list must have no second name: references are counted
         kinds = set(map(type, met))
         for cls in kinds - self._is_fixed.keys():
             self._is_fixed[cls] = _is_fixed(cls)
@@ -116,27 +116,27 @@ def _is_fixed(cls: type) -> bool:
 
 
 class Families:
-    """Numbers, put together step by step."""
+    """Sets of numbers that are joined step by step (union-find)."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
 
     def top(self, one: int) -> int:
-        """The number that stands for all that are with ``one``."""
+        """The number that represents the set of ``number``."""
         while self._parent[one] != one:
             self._parent[one] = self._parent[self._parent[one]]
             one = self._parent[one]
         return one
 
     def join(self, one: int, other: int) -> None:
-        """They belong together."""
+        """Join the sets of both."""
         self._parent[self.top(one)] = self.top(other)
 
 
 class Owners:
-    """Knows which of several lists holds an object; lists with one in common are put together.
+    """Knows which of several lists has an object; lists with a common object are joined.
 
-    Nothing is noted of each object of the longest: often it is much longer than all others.
+    The longest list is not indexed: often it is much longer than all others.
     """
 
     def __init__(self, lists: Sequence[Sequence[Any]], families: Families) -> None:
@@ -155,7 +155,7 @@ class Owners:
             families.join(index, self._owner[number])
 
     def of(self, value: object) -> int:
-        """The index of a list that holds it; -1: none does."""
+        """The index of a list that has it; -1: none."""
         found = self._owner.get(id(value), -1)
         if found < 0:
             if self._in_longest is None:
@@ -165,7 +165,7 @@ class Owners:
 
 
 def overlapping(memory: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int]]:
-    """Pairs of owners whose memory overlaps, enough of them to find all families; of (low, high, owner)."""
+    """Pairs of owners whose memory overlaps, enough to find all families; from (low, high, owner)."""
     end, owner = 0, -1
     for low, high, one in sorted(memory):
         if low < end and one != owner:

@@ -184,7 +184,7 @@ class Publisher:
                     Lazy({key: manifest.objects[key] for key in rest}, read),
                     term=term,
                     size=sum(manifest.objects[key].size_bytes for key in rest),
-                    seal=lambda key, data: seals[key],
+                    blake3=lambda key, data: seals[key],
                 )
                 files[f"packs/{path.name}"] = path
                 refs.update({key: replace(ref, pack=f"packs/{path.name}") for key, ref in placed.items()})

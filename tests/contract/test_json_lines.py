@@ -360,9 +360,9 @@ def recorded(root: Path, forgotten: str = "") -> Trace:
             tracker = opened(root / "metrics")
             run_id = begin(tracker)
             tracker.send(run_id, make_rows(count))
-            disk.mark(f"sent {count}")
+            disk.note(f"sent {count}")
             tracker.end(run_id, "FINISHED")
-            disk.mark(f"ended {count}")
+            disk.note(f"ended {count}")
     return disk.trace
 
 
@@ -373,16 +373,16 @@ def what_is_wrong(trace: Trace, where: Path) -> tuple[int, str]:
         count += 1
         folder = state.build(where / f"{count}") / "metrics"
         tracker = opened(folder)
-        sent = [int(mark.removeprefix("sent ")) for mark in state.marks if mark.startswith("sent ")]
+        sent = [int(note.removeprefix("sent ")) for note in state.notes if note.startswith("sent ")]
         for run in json_lines.runs(folder):
             if sent and not set(range(sent[-1])) <= set(steps(run, "")):
-                return count, f"cut at {state.cut}: rows were lost after {state.marks}"
+                return count, f"cut at {state.cut}: rows were lost after {state.notes}"
         if sent and not json_lines.runs(folder):
-            return count, f"cut at {state.cut}: the run was lost after {state.marks}"
+            return count, f"cut at {state.cut}: the run was lost after {state.notes}"
         tracker.send(begin(tracker), make_rows(5))
         (run,) = json_lines.runs(folder)
         if steps(run, "") != list(range(5)):
-            return count, f"cut at {state.cut}: {steps(run, '')} after {state.marks}"
+            return count, f"cut at {state.cut}: {steps(run, '')} after {state.notes}"
     return count, ""
 
 

@@ -91,7 +91,7 @@ def shown(data: str) -> Shown:
     """
     book = nbformat.reads(data, as_version=4)
     states = book.metadata.get("widgets", {}).get(_STATE, {}).get("state", {})
-    found: Shown = []
+    result: Shown = []
     for cell in book.cells:
         mine: list[Any] = []
         for output in cell.get("outputs", []):
@@ -105,8 +105,8 @@ def shown(data: str) -> Shown:
             elif not any(name.startswith(_OURS) for name in output.data):
                 pieces = {name: _piece(name, each, states) for name, each in output.data.items()}
                 mine.append((output.output_type, output.get("execution_count"), pieces, dict(output.metadata)))
-        found.append((cell.get("execution_count"), mine))
-    return found
+        result.append((cell.get("execution_count"), mine))
+    return result
 
 
 def _piece(name: str, content: Any, states: Mapping[str, Any]) -> Any:

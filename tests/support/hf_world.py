@@ -51,8 +51,8 @@ class JobsWorld:
         return HfJobsLauncher(self.given, flavor, **more)
 
     def spec(self, attempt: str = f"{RUN}-1", **more: Any) -> AttemptSpec:
-        facts = {"run": RUN, "host": "hf-jobs", "store": self.given.store, **more}
-        return AttemptSpec(attempt=attempt, **facts)
+        fields = {"run": RUN, "host": "hf-jobs", "store": self.given.store, **more}
+        return AttemptSpec(attempt=attempt, **fields)
 
     def begin(self, attempt: str = f"{RUN}-1", files: Mapping[str, bytes] | None = None, **more: Any) -> Head:
         """A run, about to be launched as ``attempt``."""

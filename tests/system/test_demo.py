@@ -45,8 +45,8 @@ def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
     with HubServer(tmp_path / "hub", end_jobs=True) as server:
         server.faults.set("upload-slow", 1_500_000)
         server.faults.set("commit-slow", 0.05)
-        there = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
-        done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **there)
+        environ = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
+        done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **environ)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Equal, as if nothing had happened." in done.stdout
         for what in ("an upload", "a commit", "a save"):

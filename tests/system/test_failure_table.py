@@ -84,15 +84,15 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def test_the_table_names_tests_that_there_are() -> None:
-    found = rows()
-    assert len(found) == sum(line.startswith("    ") for line in __doc__.splitlines())
-    assert len({what for what, _, _ in found}) == len(found)
-    for what, file, name in found:
+    listed = rows()
+    assert len(listed) == sum(line.startswith("    ") for line in __doc__.splitlines())
+    assert len({what for what, _, _ in listed}) == len(listed)
+    for what, file, name in listed:
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert name in names, f"{what}: {file} has no {name}"
     mine = {name for name in globals() if name.startswith("test_")} - {"test_the_table_names_tests_that_there_are"}
-    assert mine == {name for _, file, name in found if file == HERE}
+    assert mine == {name for _, file, name in listed if file == HERE}
 
 
 # ------------------------------------------------------------------ papermill's ends
@@ -319,9 +319,9 @@ def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Paperm
         "True",
         "[1, 4, 9, 16]",
     ]
-    said: dict[str, Any] = json.loads(shown[6][0])
-    assert said.keys() | {"widget"} == WHY.keys()
-    for kind, text in said.items():
+    outcome_of: dict[str, Any] = json.loads(shown[6][0])
+    assert outcome_of.keys() | {"widget"} == WHY.keys()
+    for kind, text in outcome_of.items():
         assert WHY[kind] in text, (kind, text)
         assert text.startswith(f"lost_{kind} (a "), text
         assert "is not here since the restart" in text

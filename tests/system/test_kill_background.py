@@ -1,4 +1,4 @@
-"""Kills while a checkpoint is written behind the loop's back: the result is the same, and the work lost is bounded."""
+"""Kills while a checkpoint is written in the background: the result is the same, and the work lost is bounded."""
 
 from __future__ import annotations
 

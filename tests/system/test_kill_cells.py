@@ -49,17 +49,17 @@ def check(world: World, kills: list[Moment], quiet: Outcome) -> Outcome:
     """Kill, and compare with the undisturbed run."""
     book = world.book
     began_s = time.monotonic()
-    found = world.finish(kills, quiet=quiet)
-    twice = book_world.run_twice(found, book)
+    outcome = world.finish(kills, quiet=quiet)
+    twice = book_world.run_twice(outcome, book)
     print(  # noqa: T201  # how a failure is replayed, and what it cost
-        f"{book.name}: kills {book_world.described(kills)}, deaths {found.deaths}, finished cells run twice {twice}, "
+        f"{book.name}: kills {book_world.described(kills)}, deaths {outcome.deaths}, finished cells run twice {twice}, "
         f"{time.monotonic() - began_s:.1f} s"
     )
-    assert found.deaths, f"nothing was killed: {world.tail()}"
-    unlike = book_world.differences(found, quiet)
+    assert outcome.deaths, f"nothing was killed: {world.tail()}"
+    unlike = book_world.differences(outcome, quiet)
     assert not unlike, "\n".join([*unlike, world.tail()])
-    assert not book_world.repeats(found, book), f"{book_world.repeats(found, book)} {found.ran}"
-    return found
+    assert not book_world.repeats(outcome, book), f"{book_world.repeats(outcome, book)} {outcome.ran}"
+    return outcome
 
 
 @pytest.mark.parametrize(("name", "seed"), nightly_but(QUICK, [(name, seed) for name in BOOKS for seed in SEEDS]))
@@ -90,9 +90,9 @@ def test_an_undisturbed_run_is_papermill_s(name: str, quiet: Quiet, tmp_path: Pa
 def test_the_store_has_the_cells_that_were_finished_long_ago(quiet: Quiet, tmp_path: Path) -> None:
     """Or nothing could ever run twice in the eyes of ``repeats``."""
     book = BOOKS["tied"]
-    found = check(World(tmp_path, book), [Moment(point="end.before")], quiet(book))
-    recorded = found.deaths[0].recorded
-    assert recorded >= 6, found.deaths
+    outcome = check(World(tmp_path, book), [Moment(point="end.before")], quiet(book))
+    recorded = outcome.deaths[0].recorded
+    assert recorded >= 6, outcome.deaths
 
 
 def test_differences_are_seen(quiet: Quiet) -> None:

@@ -53,7 +53,7 @@ def test_a_quiet_notebook_hits_every_point(quiet: killing.Result) -> None:
     ],
 )
 def test_point(name: str, number: int, action: chaos.Action, world: killing.World, quiet: killing.Result) -> None:
-    """Cells are the engine's own points; there, and once in the kernel and in the agent."""
+    """Cells are the engine's own points; there, and once in the kernel and in the sidecar."""
     world.supervise(
         chaos.Plan(log=str(world.hits), at={name: [number]}, action=action), is_machine_dead=action == "machine"
     )

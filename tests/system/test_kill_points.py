@@ -68,21 +68,21 @@ def test_dead_machine(name: str, world: killing.World, quiet: killing.Result) ->
 
 @pytest.mark.parametrize("name", nightly_but(QUICK["process"], SCRIPT))
 def test_dead_process(name: str, world: killing.World, quiet: killing.Result) -> None:
-    """The one process alone: an agent is replaced, and after a script its agent publishes and lets go."""
+    """The one process alone: a sidecar is replaced, and after a script its sidecar publishes and releases the run."""
     plan = chaos.Plan(log=str(world.hits), at={name: [number(name)]}, action="kill")
     world.supervise(plan, is_machine_dead=False)
     assert world.struck == [name]
     if name.startswith(("publish", "drain", "end")):
-        assert world.codes == [0], f"the script did not outlive its agent\n{world.tail()}"
+        assert world.codes == [0], f"the script did not outlive its sidecar\n{world.tail()}"
     else:
         assert world.codes == [-9, 0]
     killing.check(world, quiet, is_machine_dead=False)
 
 
-@pytest.mark.parametrize(("fault", "told"), [("generators", "weights or draws differ"), ("rows", "too many")])
-def test_these_checks_can_fail(fault: str, told: str, world: killing.World, quiet: killing.Result) -> None:
+@pytest.mark.parametrize(("fault", "words"), [("generators", "weights or draws differ"), ("rows", "too many")])
+def test_these_checks_can_fail(fault: str, words: str, world: killing.World, quiet: killing.Result) -> None:
     """With a planted fault, the same kill is found out."""
     plan = chaos.Plan(log=str(world.hits), at={"local.after": [6]}, action="kill", plant=fault)
     world.supervise(plan, is_machine_dead=False)
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=words):
         killing.check(world, quiet, is_machine_dead=False)

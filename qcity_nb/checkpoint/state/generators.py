@@ -11,7 +11,7 @@ __all__ = ["put", "states"]
 
 
 def states() -> dict[str, Any]:
-    """Their states, of the libraries that this process has imported."""
+    """The states of the generators of imported libraries."""
     found: dict[str, Any] = {"random": random.getstate()}
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and "numpy.random" in sys.modules:
@@ -25,7 +25,7 @@ def states() -> dict[str, Any]:
 
 
 def put(found: dict[str, Any]) -> None:
-    """Set them to those states; a host with fewer GPUs gets as many as it has."""
+    """Set the generators to these states; on a host with fewer GPUs the other states are ignored."""
     random.setstate(found["random"])
     if "numpy" in found:
         importlib.import_module("numpy.random").set_state(found["numpy"])

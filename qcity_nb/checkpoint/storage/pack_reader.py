@@ -1,4 +1,4 @@
-"""Many objects out of pack files at once, each straight to where it belongs, verified on the way."""
+"""Reads many objects from pack files in parallel, each directly into its place, verified."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from qcity_nb.errors import CheckpointCorrupt
 __all__ = ["PackReader"]
 
 _PIECE = 4 << 20
-"""Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
+"""Bytes of one read: few enough to be still in the processor's cache when they are checked and copied."""
 _STRAIGHT_PIECE = 32 << 20
-"""The same where nothing is copied: more, since a thread that has read waits for the interpreter to go on."""
+"""The same if nothing is copied: more, since a thread must wait for the GIL after each read."""
 _LONE = 64 * 1024
-"""Smaller objects are read together with what lies around them."""
+"""Smaller objects are read together with their neighbors."""
 _THREADS = 4
-"""Reads in flight: while one waits for the disk, others are checked."""
+"""Reads at once: while one waits for the disk, others are checked."""
 
 _Place = tuple[ObjectRef, str, memoryview | None]
 
 
 class PackReader:
-    """Reads a checkpoint's objects by name. Keeps its packs open, so that they may be deleted meanwhile."""
+    """Reads a checkpoint's objects by name. Keeps its packs open, so they may be deleted meanwhile."""
 
     def __init__(self, folder: Path, objects: Mapping[str, ObjectRef]) -> None:
         """Open the packs.
 
         Raises:
-            CheckpointCorrupt: one is gone.
+            CheckpointCorrupt: a pack is gone.
         """
         self._objects = objects
         self._stack = ExitStack()
@@ -74,7 +74,7 @@ class PackReader:
         """One object, verified.
 
         Raises:
-            CheckpointCorrupt: it is not there or damaged.
+            CheckpointCorrupt: it does not exist or is damaged.
         """
         ref = self._ref(name)
         self._bounds(ref, name)
@@ -83,17 +83,17 @@ class PackReader:
         return bytes(data)
 
     def _bounds(self, ref: ObjectRef, name: str) -> None:
-        # Never ask for memory on a damaged record's word.
+        # Never allocate what a damaged record claims.
         if not 0 <= ref.offset <= ref.offset + ref.size_bytes <= self._files[ref.pack][1]:
             raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: the file is too short")
 
     def read_into(self, places: Iterable[tuple[str, memoryview]], *, is_own: bool = False) -> None:
-        """Objects by name, each into the memory given with it.
+        """Read objects by name, each into its own memory.
 
         Args:
-            is_own: bytes may stand in that memory before they are verified; without it only what is whole gets there.
+            is_own: that memory may hold bytes before they are verified; else only verified bytes are copied there.
         Raises:
-            CheckpointCorrupt: one of them is not there or damaged; what was read before it is in place.
+            CheckpointCorrupt: one of them does not exist or is damaged; those read before it are in place.
         """
         wanted: list[_Place] = []
         for name, target in places:
@@ -128,8 +128,8 @@ class PackReader:
             go.wait()
             self._read_groups(turn)  # one iterator for all threads: next() of a list's iterator is atomic
 
-        # All threads are there before one reads: a thread needs memory for its stack, and waits long for it while pages
-        # are made for what is read.
+        # All threads exist before one reads: a thread needs memory for its stack, and waits long for it while the
+        # system allocates pages for the reads.
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
             try:
                 parts = [pool.submit(part) for _ in range(_THREADS)]
@@ -139,7 +139,7 @@ class PackReader:
                 done.result()
 
     def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:
-        """What lies in memory as it lies in the file and can be read there without a copy; and the rest."""
+        """Runs of objects that can be read without a copy (same order in file and memory), and the other objects."""
         runs: list[list[_Place]] = []
         rest: list[_Place] = []
         following: tuple[str, int, int] | None = None
@@ -161,10 +161,10 @@ class PackReader:
         return runs, rest
 
     def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        """Objects by name, verified, in the order in which they lie; their memory is lent until the next is asked for.
+        """Objects by name, verified, in the order of the file; the memory of each is valid only until the next one.
 
         Raises:
-            CheckpointCorrupt: one of them is not there or damaged.
+            CheckpointCorrupt: one of them does not exist or is damaged.
         """
         wanted: list[_Place] = []
         for name in names:
@@ -230,7 +230,7 @@ class PackReader:
 
 
 def _grouped(places: list[_Place]) -> list[list[_Place]]:
-    """What lies close together in a file is read together."""
+    """Groups of objects that are close together in a file, which one call reads."""
     groups: list[list[_Place]] = []
     for place in places:
         ref = place[0]
@@ -250,7 +250,7 @@ def _grouped(places: list[_Place]) -> list[list[_Place]]:
 
 
 def _read(descriptor: int, memory: memoryview, offset: int, needed: int) -> None:
-    """At least ``needed`` bytes into ``memory``."""
+    """Read at least ``needed`` bytes into ``memory``."""
     got = 0
     while got < needed:
         count = os.preadv(descriptor, [memory[got:]], offset + got)

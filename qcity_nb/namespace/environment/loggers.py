@@ -1,4 +1,4 @@
-"""How loggers are set: their levels, and handlers that write plain lines to a stream or a file."""
+"""Settings of loggers: their levels, and handlers that write plain lines to a stream or a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES: dict[type, str] = {
 def _loggers() -> Iterator[tuple[str, logging.Logger]]:
     yield "root", logging.root
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger):  # others only hold a place
+        if isinstance(logger, logging.Logger):  # others are placeholders
             yield name, logger
 
 
@@ -34,7 +34,7 @@ def _kind(value: object) -> str:
 
 
 def _formatted(formatter: logging.Formatter | None) -> dict[str, Any] | None:
-    """How lines look; ``None``: not by a plain format."""
+    """The format of lines; ``None``: it is not a plain format."""
     if formatter is None:
         return {}
     style = getattr(formatter, "_style", None)
@@ -52,7 +52,7 @@ def _stream(handler: logging.StreamHandler[Any]) -> str | None:
 
 
 def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
-    """A handler as JSON's values; only its ``kind`` where another like it cannot be made."""
+    """A handler as JSON values; only its ``kind`` if it cannot be re-created."""
     odd = {"kind": _kind(handler)}
     lines = _formatted(handler.formatter)
     if lines is None or handler.filters:
@@ -72,7 +72,7 @@ def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
 
 
 def _by_its_package(logger: str, handler: logging.Handler) -> bool:
-    """Did the package that the logger is named after set it up? Then its import does so again."""
+    """Did the package with the logger's name set it up? Then importing the package does so again."""
     package = logger.partition(".")[0]
     if package == "__main__":
         return False
@@ -104,7 +104,7 @@ def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
     handler: logging.Handler
     if "file" in one:
         path = resolve(one["file"], root)
-        # What the earlier kernel wrote stays, and there is no file before there is a line.
+        # Keep what the earlier kernel wrote, and create no file before the first line.
         handler = logging.FileHandler(
             path, mode="a", encoding=one.get("encoding"), delay=True, errors=one.get("errors")
         )
@@ -117,12 +117,12 @@ def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
 
 
 def _variables() -> list[logging.Handler]:
-    """The handlers that the notebook has names for."""
+    """The handlers that are variables of the notebook."""
     return [each for each in list(vars(sys.modules["__main__"]).values()) if isinstance(each, logging.Handler)]
 
 
 class _Loggers:
-    """The loggers; how they are now is how they were at the beginning."""
+    """The loggers; their current settings are the initial ones."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -137,7 +137,7 @@ class _Loggers:
 
     def put(self, name: str, found: Any) -> Iterator[str]:
         if found.get("imported"):
-            # Imported later, it would find its handlers there, and add them a second time.
+            # If the package were imported later, it would add its handlers a second time.
             with contextlib.suppress(Exception):
                 importlib.import_module(name.partition(".")[0])
         logger = logging.getLogger(None if name == "root" else name)
@@ -155,14 +155,14 @@ class _Loggers:
             elif "kind" in one:
                 yield self._sentence(f"{one['kind'].rpartition('.')[2]} of the logger {name}")
             elif "file" in one and not resolve(one["file"], self._root).parent.is_dir():
-                yield f"The logger {name} wrote to {one['file']}, whose directory is not here."
+                yield f"The logger {name} wrote to {one['file']}, whose directory does not exist here."
             else:
                 kept.append(_made(one, self._root))
         for handler in list(logger.handlers):
             if handler not in kept and id(handler) in self._own and type(handler) is not logging.NullHandler:
-                logger.removeHandler(handler)  # the notebook took it away
+                logger.removeHandler(handler)  # the notebook removed it
         for handler in kept:
-            logger.addHandler(handler)  # one that is there is not added twice
+            logger.addHandler(handler)  # an existing one is not added twice
         there = [_kind(each) for each in logger.filters]
         for kind in found.get("filters", ()):
             if kind not in there:
@@ -170,7 +170,7 @@ class _Loggers:
 
     @staticmethod
     def _sentence(what: str) -> str:
-        return f"The {what} does not come back: add it in a cell tagged qcity-rerun."
+        return f"The {what} is not restored: add it in a cell tagged qcity-rerun."
 
 
 def _look() -> Iterator[tuple[str, Any]]:
@@ -188,11 +188,11 @@ def _put(name: str, value: Any) -> None:
 
 
 def libraries(root: Path) -> tuple[Library, ...]:
-    """The loggers, and what holds for all of them.
+    """The settings of each logger, and those of all of them.
 
     Args:
         root: the project's directory.
     """
     loggers = _Loggers(root)
-    # `captureWarnings` lasts only outside of `catch_warnings`, which gives the old way of showing back.
+    # `captureWarnings` must be outside `catch_warnings`, which restores the old way of showing warnings.
     return Library("loggers", loggers.look, loggers.put), Library("logging", _look, _put, is_quiet=False)

@@ -1,4 +1,4 @@
-"""Which warnings are shown: the filters that the notebook, and what it imported, added to the kernel's own."""
+"""Which warnings are shown: filters that the notebook and its imports added to the kernel's own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["library"]
 
 
 class _Odd(Exception):
-    """A filter that cannot be told."""
+    """A filter that cannot be saved."""
 
 
 def _pattern(value: Any) -> Any:
-    if value is None or type(value) is str:  # Python's own filters have a plain text here
+    if value is None or type(value) is str:  # Python's own filters have a plain string here
         return value
     if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
         return [value.pattern, value.flags & ~int(re.UNICODE)]
@@ -35,7 +35,7 @@ def _category(value: Any) -> str:
 
 
 def _found(category: str) -> Any:
-    """Where nothing is to be imported: that of a loaded module."""
+    """The category, if its module is loaded; imports nothing."""
     module, _, name = category.partition(":")
     try:
         return attrgetter(name)(sys.modules[module])
@@ -64,21 +64,21 @@ def _made(record: Mapping[str, Any]) -> Any:
         importlib.import_module(record["category"].partition(":")[0])
         category = _found(record["category"])
     if not (isinstance(category, type) and issubclass(category, Warning)):
-        raise TypeError(f"{record['category']} is no warning")
+        raise TypeError(f"{record['category']} is not a warning")
     return record["action"], message, category, module, record.get("line", 0)
 
 
 def _each(value: Any, made: list[tuple[Any, bool]]) -> Iterator[str]:
-    """Into ``made``: each filter, and whether it was the kernel's own."""
+    """Append each filter to ``filters``, and whether it was the kernel's own."""
     for one in value:
         try:
             made.append((_made(one), bool(one.get("own"))))
         except Exception as error:  # noqa: BLE001 - importing a category's module runs any code
-            yield f"A filter for warnings of {one.get('category')} does not come back ({type(error).__name__})."
+            yield f"A filter for warnings of {one.get('category')} is not restored ({type(error).__name__})."
 
 
 def library() -> Library:
-    """These filters; those that there are now are the kernel's own."""
+    """These filters; the current ones are the kernel's own."""
     own: list[Any] = list(warnings.filters)
 
     def look() -> Iterator[tuple[str, Any]]:
@@ -101,7 +101,7 @@ def library() -> Library:
         now: Any = warnings.filters  # a list, whatever typeshed says: `resetwarnings` empties it in place
         if name == "odd":
             there = {getattr(item[2], "__qualname__", "") for item in now}
-            yield from (f"A filter for warnings of {each} does not come back." for each in value if each not in there)
+            yield from (f"A filter for warnings of {each} is not restored." for each in value if each not in there)
             return
         found: list[tuple[Any, bool]] = []
         yield from _each(value, found)
@@ -112,14 +112,14 @@ def library() -> Library:
             now[:] = told
         else:
             rest = [item for item in now if item not in told]
-            # Another kernel's own filters are not this one's.
+            # Do not add another kernel's own filters to this kernel.
             found = [(item, is_own) for item, is_own in found if item in now or not is_own]
             place = next((n for n, (_, is_own) in enumerate(found) if is_own), len(found))
             told = [item for item, _ in found]
-            # What imports here added, and could not be told, stands behind the notebook's own.
+            # Filters that imports added here, and that could not be saved, come after the notebook's own.
             others = [item for item in rest if item not in own]
             now[:] = [*told[:place], *others, *told[place:], *(item for item in rest if item in own)]
         with warnings.catch_warnings():
-            pass  # its end tells Python that the list has changed
+            pass  # its exit tells Python that the list has changed
 
     return Library("warnings", look, put, is_quiet=False)

@@ -1,4 +1,4 @@
-"""Locks, what is built on them, and caches: made fresh, unlocked and empty. What a queue holds is kept."""
+"""Locks, what is built on them, and caches: re-created, unlocked and empty. The content of queues is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["HANDLERS", "WORDS", "cached_function", "lock", "new_type", "simple_q
 
 
 def lock() -> Any:
-    """A new lock, which nobody holds."""
+    """A new, unlocked lock."""
     return threading.Lock()
 
 
@@ -45,7 +45,7 @@ def simple_queue(items: list[Any]) -> Any:
 
 def _simple_queue(value: Any) -> Any:
     items = []
-    for _ in range(value.qsize()):  # it can only be read by taking: each goes back at the end at once
+    for _ in range(value.qsize()):  # reading removes an item: put it back at the end at once
         item = value.get_nowait()
         value.put(item)
         items.append(item)
@@ -94,7 +94,7 @@ HANDLERS: dict[str, Any] = {
     "weakref.WeakKeyDictionary": _weak_map,
     "weakref.WeakValueDictionary": _weak_map,
 }
-"""Events, semaphores and queues are Python objects over these: pickle writes them."""
+"""Events, semaphores and queues are Python objects built on these: pickle writes them."""
 
 WORDS: dict[Any, str] = {_lock: "lock", _rlock: "lock", _condition: "condition", _barrier: "barrier", _cached: "cache"}
-"""What does not come back as it was, by its handler. What a queue and a weak mapping hold does."""
+"""What is re-created instead of restored, by its handler. The content of queues and weak mappings is restored."""

@@ -256,7 +256,7 @@ class TrackerContract:
             for _ in range(3):
                 assert client.stdout.readline()
             client.send_signal(signal.SIGKILL)
-        there = len(self.stored(uri, run_id).rows)
-        assert 30 <= there < 400
+        stored = len(self.stored(uri, run_id).rows)
+        assert 30 <= stored < 400
         tracker.send(run_id, rows)
         assert self.stored(uri, run_id).rows == _as_stored(rows)

@@ -62,7 +62,7 @@ def test_the_list(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2:5] == [
         "numbers (generator) is not saved: a generator's frame lives only in this process",
         "    cells 2 and 3 are re-run (2.5 s) if a later cell needs it; else its use raises VariableLost",
-        "    advice: keep what it was made from, and make it anew",
+        "    advice: keep what it was made from, and create a new one",
     ]
     assert lines[6].split() == ["VARIABLE", "KIND", "SIZE", "COST", "BY", "CELL", "COMES", "BACK"]
     rows = [line.split(maxsplit=2) for line in lines[7:-2]]

@@ -160,7 +160,7 @@ def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStor
 
     class Between(FaultyStore):
         def read(self, run: str):  # type: ignore[no-untyped-def]  # the signature is the parent's
-            if self.log and self.log[-1].endswith("landed late"):
+            if self.log and self.log[-1].endswith("took effect late"):
                 self.log.append("a second process of the same attempt")
                 other.append(take(self.store, "a", clock))
             return super().read(run)

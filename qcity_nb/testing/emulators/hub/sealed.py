@@ -44,8 +44,8 @@ class Seal:
         if not sealed:
             return {}
         data = bytes.fromhex(sealed)
-        nonce, mark, text = data[:16], data[16:48], data[48:]
-        if not hmac.compare_digest(mark, self._mark(nonce + text)):
+        nonce, tag, text = data[:16], data[16:48], data[48:]
+        if not hmac.compare_digest(tag, self._mark(nonce + text)):
             raise ValueError("sealed with another key")
         opened = json.loads(self._mixed(text, nonce))
         return {str(name): str(value) for name, value in opened.items()}
@@ -56,4 +56,4 @@ class Seal:
     def _mixed(self, data: bytes, nonce: bytes) -> bytes:
         # One SHAKE over key and nonce is as long as it must be; its own inverse, by exclusive or.
         stream = hashlib.shake_256(self._key + b"stream" + nonce).digest(len(data))
-        return bytes(one ^ other for one, other in zip(data, stream, strict=True))
+        return bytes(byte ^ other for byte, other in zip(data, stream, strict=True))

@@ -174,5 +174,5 @@ def test_what_does_not_fit_is_named(live: Any, saved: Any, said: str) -> None:
 def test_a_state_dict_that_is_refused_is_named() -> None:
     flat = flatten({"c": Counter()})
     wrong = Flat(tree=flat.tree, tensors=flat.tensors, values={"c.7": "eight"})
-    with pytest.raises(CheckpointError, match="c does not fit what the file holds: no seven"):
+    with pytest.raises(CheckpointError, match="c does not fit the content of the file: no seven"):
         fill({"c": Counter()}, wrong)

@@ -268,7 +268,7 @@ def test_no_such_file_and_no_safetensors_file_are_said(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"hello, this is no such file")
     with pytest.raises(CheckpointError, match="gone"):
         from_safetensors(tmp_path / "gone")
-    with pytest.raises(CheckpointCorrupt, match=r"b\.safetensors is no safetensors file"):
+    with pytest.raises(CheckpointCorrupt, match=r"b\.safetensors cannot be read as a safetensors file"):
         from_safetensors(tmp_path / "b.safetensors")
 
 

@@ -94,7 +94,7 @@ def test_a_hub_that_breaks_the_contract_is_told(server: HubServer, monkeypatch: 
     monkeypatch.setattr(HubRepository, "commit", forced)
     wanted = ("only_the_newest", "names_are")
     address = hub_stores.fresh_address(server)
-    found = at_hub.contract(address, is_wanted=lambda name: any(part in name for part in wanted))
+    found = at_hub.contract(address, is_selected=lambda name: any(part in name for part in wanted))
     assert {finding.name: finding.is_as_expected for finding in found} == {
         "only the newest version is expected": False,
         "names are listed": True,
