@@ -10,7 +10,7 @@ papermill and nbclient:
     cells that never ran are called completed          system/test_failure_table.py::test_papermill_s_word_for_a_cell_is_not_taken
     a cell times out, and is called completed          system/test_papermill_ways.py::test_a_time_out_is_papermill_s_and_holds_for_the_cells_that_run
     a start wipes all outputs and saves                system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    the notebook is not written atomically             unit/test_bookkeeper.py::test_a_write_that_is_cut_off_leaves_the_old_notebook
+    the notebook is not written atomically             unit/engine/test_notebook_writer.py::test_a_write_that_is_cut_off_leaves_the_old_notebook
     on_cell_complete fires when a cell was sent        system/test_resume_plan.py::test_a_cell_that_failed_runs_again_and_those_before_do_not
     engines are found by their entry point             system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
     papermill is slow to import                        test_import_light.py::test_the_package_alone_loads_next_to_nothing
@@ -23,30 +23,30 @@ papermill and nbclient:
 Objects in a new process, in a kernel and alone:
 
     open file                                          system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    open file, alone                                   unit/test_namespace_kinds.py::test_files_are_reopened_where_they_were
-    open file that is gone or another                  unit/test_namespace_kinds.py::test_a_file_that_is_not_what_it_was_is_absent
+    open file, alone                                   unit/namespace/handlers/test_registry.py::test_files_are_reopened_where_they_were
+    open file that is gone or another                  unit/namespace/handlers/test_registry.py::test_a_file_that_is_not_what_it_was_is_absent
     temp file, mmap, socket, zmq, cursor, Popen        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    temp file, mmap, socket, Popen, alone              unit/test_namespace_kinds.py::test_what_lives_in_one_process_is_absent
+    temp file, mmap, socket, Popen, alone              unit/namespace/handlers/test_registry.py::test_what_lives_in_one_process_is_absent
     Lock, RLock, Event, Condition, Queue               system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    locks, alone                                       unit/test_namespace_kinds.py::test_locks_are_fresh_and_unlocked
-    queues, alone                                      unit/test_namespace_kinds.py::test_queues_keep_what_they_hold
+    locks, alone                                       unit/namespace/handlers/test_registry.py::test_locks_are_fresh_and_unlocked
+    queues, alone                                      unit/namespace/handlers/test_registry.py::test_queues_keep_what_they_hold
     generator, coroutine, frame                        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     generator that is needed: re-created               system/test_resume_plan.py::test_what_cannot_be_saved_is_re_created_where_it_is_needed
     Thread, executor, event loop                       system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     Thread that is used though it is lost              system/test_resume_plan.py::test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so
     sqlite file connection                             system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    sqlite file connection in a transaction            unit/test_namespace_kinds.py::test_a_database_is_opened_again
+    sqlite file connection in a transaction            unit/namespace/handlers/test_registry.py::test_a_database_is_opened_again
     DataLoader and its iterator                        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     torch.jit.script module                            system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    torch.jit.script module, alone                     unit/test_namespace_kinds.py::test_torchscript_is_saved_its_own_way
+    torch.jit.script module, alone                     unit/namespace/handlers/test_registry.py::test_torchscript_is_saved_its_own_way
     tensor with an autograd graph                      system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     ipywidgets                                         system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    ipywidgets, alone                                  unit/test_namespace_kinds.py::test_widgets_are_absent
+    ipywidgets, alone                                  unit/namespace/handlers/test_registry.py::test_widgets_are_absent
     lambda, partial, regex, figure, Linear, RNG, ...   system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    one bad object spoils the rest                     unit/test_namespace_space.py::test_one_bad_variable_hinders_no_other
+    one bad object spoils the rest                     unit/namespace/test_snapshot.py::test_one_bad_variable_hinders_no_other
     functions see later assignments                    system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
-    shared objects and memory                          unit/test_namespace_space.py::test_what_is_shared_is_kept_together
-    tied weights and their optimizer                   unit/test_namespace_space.py::test_models_come_back_whole_with_their_optimizer
+    shared objects and memory                          unit/namespace/test_snapshot.py::test_what_is_shared_is_kept_together
+    tied weights and their optimizer                   unit/namespace/test_snapshot.py::test_models_come_back_whole_with_their_optimizer
     a cell that must not run twice                     system/test_resume_plan.py::test_a_cell_that_must_not_run_twice_asks
     packages of an earlier machine                     system/test_resume_plan.py::test_packages_are_installed_on_a_new_machine_before_the_variables_come_back
 """  # noqa: E501  # a table: one row a line
