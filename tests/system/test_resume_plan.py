@@ -251,6 +251,7 @@ def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(world: Res
     assert world.shown()[4] == ["5 6 2000000\n"]
 
 
+@pytest.mark.nightly  # it waits for what is slow
 def test_a_snapshot_that_takes_longer_than_the_cells_before_it_waits(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(500_000)]"
     pause = "import time; time.sleep(6); many[0]"  # saves up more than the list takes
