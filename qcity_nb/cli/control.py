@@ -24,7 +24,7 @@ __all__ = ["ask_stop", "check_hosts", "check_kernel", "detach", "tracking_finish
 def check_hosts(names: tuple[str, ...], given: Settings) -> None:
     """Can they be launched on at all? Asked before anything is begun."""
     for name in names:
-        hosts.launcher(name, given).price()
+        hosts.launcher(name, given).quote()
 
 
 def check_kernel(name: str, notebook: Path) -> None:

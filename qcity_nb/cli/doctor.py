@@ -131,7 +131,7 @@ def _kernel(_given: Settings) -> Iterator[Finding]:
 def _hosts(given: Settings) -> Iterator[Finding]:
     for name in given.hosts:
         try:
-            price = hosts.launcher(name, given).price()
+            price = hosts.launcher(name, given).quote()
         except StoreUnavailable as error:
             yield Finding(what=f"host {name}", verdict="note", detail=str(error))
         except QcityError as error:

@@ -100,7 +100,7 @@ def show(args: argparse.Namespace) -> int:
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
         ("made", f"{when(head.created)} ({ago(head.created)})"),
         ("hosts", ", ".join(head.desired.hosts)),
-        ("holder", lease.describe(head.holder) if head.holder else "nobody"),
+        ("holder", lease.describe(head)),
         ("attempts", f"{head.term} of at most {head.launches.since_term + head.relaunch.max_attempts}"),
     ]
     if head.pending_launch is not None:

@@ -21,7 +21,7 @@ def open_tracker(uri: str) -> Tracker | None:
         uri: an MLflow tracking address, ``<scheme>://…`` of an installed tracker, or empty.
     Returns: ``None`` for an empty address: metrics stay in the outbox.
     Raises:
-        UsageError: no tracker takes such an address.
+        UsageError: no tracker accepts such an address.
         TrackerUnavailable: a package that it needs is missing; the message names the install line.
     """
     uri = uri.strip()
@@ -30,7 +30,7 @@ def open_tracker(uri: str) -> Tracker | None:
     from qcity_nb.tracking import mlflow
 
     scheme = uri.partition(":")[0].lower()
-    if scheme in mlflow.SCHEMES:  # the built-in one needs no look-up, which reads every installed package
+    if scheme in mlflow.SCHEMES:  # the built-in tracker needs no look-up, which reads every installed package
         return mlflow.open_tracker(uri)
     from importlib.metadata import entry_points  # slow to import, and rarely needed
 
@@ -39,6 +39,6 @@ def open_tracker(uri: str) -> Tracker | None:
             tracker: Tracker = entry.load()(uri)
             return tracker
     raise UsageError(
-        f"no tracker takes the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
-        "sqlite:////absolute/path.db, or nothing"
+        f"no tracker accepts the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
+        "sqlite:////absolute/path.db, or leave it empty"
     )

@@ -59,7 +59,7 @@ PHRASES = (
     phrase(r"\bjudg(?:e|es|ed|ing)\b(?: \S+){0,3}? dead\b", "declare dead"),
     # The class is still `Head`, so readers of the code meet it.
     word("heads?", "run record (of a branch: its tip)", PEOPLE),
-    word("desired", "desired state; of a job: needed"),
+    word("wanted", "desired state; of a job: needed"),
     word("intents?", "pending launch"),
     word("attended", "manual"),
     phrase(r"\bpass(?:es|ed|ing)? over\b", "skip"),
@@ -87,7 +87,7 @@ PHRASES = (
 )
 
 OLD_NAMES = (
-    phrase(r"--store\b", "--store"),
+    phrase(r"--state\b", "--store"),
     phrase(r"\bup\([^()\n]*\bstate=", "up(store=…)"),
     phrase(r"\bwatch-on\b", "qcity keep --schedule HOST"),
     phrase(r"(?<!_)\bsnapshot_share\b", "snapshot_time_share"),
@@ -315,15 +315,15 @@ PLANTED = {
     "lays a template": "extract",
     "| term | a higher epoch |": "term",
     "held by another, epoch 3": "term",
-    "`qcity ps --store x`": "--store",
-    "```python\ncity = qcity.up(run='a', store='x')\n```": "store=",
+    "`qcity ps --state x`": "--store",
+    "```python\ncity = qcity.up(run='a', state='x')\n```": "store=",
     "```bash\nqcity watch-on hf-jobs\n```": "keep --schedule",
     "```bash\nqcity ps   # what is passed over\n```": "skip",
     "    loop   each boundary: the agent looks": "sidecar",
     "| `attempts` | 50 |": "max_attempts",
     "`snapshot_share`": "snapshot_time_share",
     "packs/e<epoch>-1.pack": "t<term>",
-    "see sidecar.log": "sidecar.json",
+    "see agent.log": "sidecar.json",
     "`notebook/course.py`": "sidecar",
     "from qcity_nb.testing.hub.server import HubServer": "emulators",
 }

@@ -17,7 +17,7 @@ def test_a_head_comes_back_equal() -> None:
 
 
 def test_keys_of_a_newer_version_survive() -> None:
-    data = codec.dumps(HEAD).replace(b'"beat":0', b'"beat":0,"tomorrow":[1,{"a":null}]')
+    data = codec.dumps(HEAD).replace(b'"heartbeat":0', b'"heartbeat":0,"tomorrow":[1,{"a":null}]')
     again = codec.loads(Head, data)
     assert again.extra == {"tomorrow": [1, {"a": None}]}
     assert b'"tomorrow":[1,{"a":null}]' in codec.dumps(again)
@@ -43,7 +43,7 @@ def test_nan_comes_back_as_nan() -> None:
         (b"[]", "object"),
         (b"{}", "format"),
         (b'{"format":999}', "upgrade"),
-        (codec.dumps(HEAD).replace(b'"epoch":0', b'"epoch":"x"'), "term"),
+        (codec.dumps(HEAD).replace(b'"term":0', b'"term":"x"'), "term"),
         (codec.dumps(HEAD).replace(b'"run":"train-1",', b""), "run"),
         (codec.dumps(HEAD).replace(b'"state":"running"', b'"state":"bogus"', 1), "state"),
         (b"[" * 100_000, "not JSON"),

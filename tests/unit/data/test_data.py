@@ -268,7 +268,7 @@ def test_a_local_edit_inside_a_directory_stops_the_fetch(clone: Path) -> None:
     edited = clone / FOLDER / "03.bin"
     edited.parent.mkdir(parents=True)
     edited.write_bytes(b"mine")
-    with pytest.raises(DataError, match=f"03.bin: md5 {md5(b'mine')} was found, data/images.dvc expects") as e:
+    with pytest.raises(DataError, match=f"03.bin: has md5 {md5(b'mine')}, but data/images.dvc expects") as e:
         Data(clone)[FOLDER]
     assert md5(MEMBERS[f"{FOLDER}/03.bin"]) in str(e.value)
     assert [file.name for file in (clone / FOLDER).iterdir()] == ["03.bin"]
@@ -289,10 +289,10 @@ def test_a_directory_in_the_place_of_a_file(clone: Path) -> None:
 
 def test_an_object_that_the_remote_lacks(clone: Path) -> None:
     stored(clone, CONTENT).unlink()
-    with pytest.raises(DataError, match=r"digits\.csv: not here, and the remote .*dvc-remote does not have it"):
+    with pytest.raises(DataError, match=r"digits\.csv: not on this host, and the remote .*dvc-remote does not have it"):
         Data(clone)[FILE]
     stored(clone, MEMBERS[f"{FOLDER}/05.bin"]).unlink()
-    with pytest.raises(DataError, match=r"images/05\.bin: not here"):
+    with pytest.raises(DataError, match=r"images/05\.bin: not on this host"):
         Data(clone)[FOLDER]
     listing_object(clone).unlink()
     with pytest.raises(DataError, match="data/images: not here"):
@@ -304,7 +304,7 @@ def test_a_place_that_cannot_be_written(clone: Path) -> None:
     shutil.rmtree(clone / "data", ignore_errors=True)
     (clone / "data.dvc").write_text("outs:\n- md5: " + md5(CONTENT) + "\n  hash: md5\n  path: file/inside\n")
     (clone / "file").write_text("a file, not a folder")
-    with pytest.raises(DataError, match="file/inside: cannot be copied here"):
+    with pytest.raises(DataError, match="file/inside: cannot be copied from"):
         Data(clone)["file/inside"]
 
 

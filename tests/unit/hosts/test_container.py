@@ -55,8 +55,8 @@ def head(
         (head(), ""),
         (head(pending="another"), ""),
         (head(holder=MINE), ""),
-        (head(holder="another"), "is held by attempt another"),
-        (head(holder="another", pending="a-third"), "is held by attempt another"),
+        (head(holder="another"), "is held by attempt 0: another"),
+        (head(holder="another", pending="a-third"), "is held by attempt 0: another"),
         (head(state="succeeded"), "has succeeded"),
         (head(state="failed", pending=MINE), "has failed"),
         (head(state="stopped"), "is stopped"),
@@ -99,7 +99,7 @@ def test_a_job_without_a_spec_says_what_starts_it(
         monkeypatch.setenv("QCITY_SPEC", text)
         assert container.main() == 2
         said = capsys.readouterr().err
-        assert "QCITY_SPEC is no attempt's spec" in said
+        assert "QCITY_SPEC is not an attempt's spec" in said
         assert said.count("\n") == 1
 
 

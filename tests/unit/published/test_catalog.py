@@ -55,7 +55,12 @@ def packs(made: CheckpointRun, seq: int) -> list[Path]:
 
 def test_checkpoints_of_both_places_are_listed_newest_first(catalog: Catalog) -> None:
     found = catalog.checkpoints()
-    assert named(found) == [(5, ["store", "local e1"]), (4, ["local e1"]), (3, ["store"]), (1, ["store"])]
+    assert named(found) == [
+        (5, ["store", "local (attempt 1)"]),
+        (4, ["local (attempt 1)"]),
+        (3, ["store"]),
+        (1, ["store"]),
+    ]
     assert [one.term for one in found] == [1, 1, 1, 1]
     manifest = found[0].manifest
     assert manifest is not None
@@ -88,7 +93,7 @@ def test_another_checkpoint_of_the_same_number_stands_alone(made: CheckpointRun,
     for seq in range(1, 7):
         again.save({"epochs": state(seq)}, publish=False)
     found = catalog.checkpoints()
-    assert named(found)[:2] == [(6, ["local e7"]), (6, ["local e1"])]
+    assert named(found)[:2] == [(6, ["local (attempt 7)"]), (6, ["local (attempt 1)"])]
 
 
 @pytest.mark.parametrize(("text", "seq"), [("newest", 5), ("previous", 4), ("3", 3)])
@@ -122,8 +127,8 @@ def test_whole_checkpoints_verify(catalog: Catalog) -> None:
     verdicts = list(catalog.verify(found, see=seen.append))
     assert [(one.seq, one.where) for one in verdicts] == [
         (5, "store"),
-        (5, "local e1"),
-        (4, "local e1"),
+        (5, "local (attempt 1)"),
+        (4, "local (attempt 1)"),
         (3, "store"),
         (1, "store"),
     ]
@@ -160,7 +165,7 @@ def test_a_pack_that_is_gone_is_damage(made: CheckpointRun, catalog: Catalog) ->
     packs(made, 5)[0].unlink()
     (made.tier.path / "packs" / "e1-5.pack").unlink()
     damaged = [(one.seq, one.where) for one in catalog.verify([catalog.find("5")]) if one.damage]
-    assert damaged == [(5, "store"), (5, "local e1")]
+    assert damaged == [(5, "store"), (5, "local (attempt 1)")]
 
 
 def test_what_the_holder_drops_meanwhile_is_no_damage(made: CheckpointRun, catalog: Catalog) -> None:

@@ -85,7 +85,7 @@ def test_a_dry_run_changes_nothing(run: CheckpointRun) -> None:
 def test_a_living_holder_is_left_alone(run: CheckpointRun) -> None:
     names = run.store.names(RUN)
     for call in (plan, prune):
-        with pytest.raises(RunHeld, match=f"held by attempt a .* `qcity stop {RUN}` first"):
+        with pytest.raises(RunHeld, match=f"held by attempt 1: a .* `qcity stop {RUN}` first"):
             call(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
     assert len(run.head().checkpoints) == 3
@@ -106,7 +106,7 @@ def test_an_attempt_that_takes_the_run_meanwhile_wins(
         return publish(*args, **named)
 
     monkeypatch.setattr(run.store, "publish", late)
-    with pytest.raises(RunHeld, match="attempt b"):
+    with pytest.raises(RunHeld, match="attempt 2: b "):
         prune(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
     assert len(taken[0].head.checkpoints) == 3
@@ -145,7 +145,7 @@ def test_what_stays_and_cannot_be_read_stops_it(run: CheckpointRun) -> None:
     run.store.delete(RUN, [head.checkpoints[0].name])
     names = run.store.names(RUN)
     for call in (plan, prune):
-        with pytest.raises(CheckpointCorrupt, match="checkpoint 5 stays and cannot be read"):
+        with pytest.raises(CheckpointCorrupt, match="checkpoint 5 should stay but cannot be read"):
             call(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
 

@@ -74,7 +74,7 @@ class Host:
         self.refuses = ""
         self.costs = ""
 
-    def price(self) -> str:
+    def quote(self) -> str:
         return self.costs
 
     def launch(self, spec: AttemptSpec) -> None:
@@ -584,10 +584,10 @@ def test_what_an_attempt_costs_is_in_the_journal() -> None:
 def test_a_host_that_cannot_tell_its_price_is_launched_on_all_the_same() -> None:
     world = World()
 
-    def price() -> str:
+    def quote() -> str:
         raise StoreUnavailable("the host does not answer")
 
-    world.host.price = price  # type: ignore[method-assign]
+    world.host.quote = quote  # type: ignore[method-assign]
     [event] = world.keeper.reconcile(RUN).events
     assert event.kind == "launched"
     assert world.host.alive()
@@ -597,12 +597,12 @@ def test_a_host_that_says_never_is_not_asked_again() -> None:
     world = World()
     asked = 0
 
-    def price() -> str:
+    def quote() -> str:
         nonlocal asked
         asked += 1
         raise UsageError("no such flavor")
 
-    world.host.price = price  # type: ignore[method-assign]
+    world.host.quote = quote  # type: ignore[method-assign]
     first = world.keeper.reconcile(RUN)
     assert str(first.error) == "no such flavor"
     second = world.keeper.reconcile(RUN)

@@ -290,7 +290,7 @@ def test_a_writer_whose_temporary_file_was_cleaned_away(store: DirectoryStore, m
         link(source, target)
 
     monkeypatch.setattr(os, "link", clean_first)
-    with pytest.raises(StoreUnavailable, match="cleaned away"):
+    with pytest.raises(StoreUnavailable, match="removed meanwhile"):
         store.publish("r", b"x", expect=None)
     monkeypatch.undo()
     assert store.read("r") is None

@@ -90,7 +90,7 @@ def test_colours_of_the_page_are_kept() -> None:
 
 def test_the_facts_are_there() -> None:
     words = " ".join(Page(panel_html(full("run-1"))).words)
-    facts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "epoch 3", "0.02"]
+    facts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "attempt 3", "0.02"]
     facts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
     for fact in facts:
         assert fact in words
@@ -193,9 +193,9 @@ def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     panel.close()
     assert [update for _, _, update in front.sent] == [False, True, True]
     assert len({display_id for _, display_id, _ in front.sent}) == 1
-    assert [f"epoch {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
+    assert [f"attempt {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
     assert front.sent[-1][0][PANEL_MIME] == {"run": "r"}
-    assert "epoch 13" in str(panel)
+    assert "attempt 13" in str(panel)
 
 
 def test_our_displays_can_be_told_from_others() -> None:

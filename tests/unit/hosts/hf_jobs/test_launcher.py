@@ -131,7 +131,7 @@ def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
     monkeypatch.setattr(HfApi, "list_jobs_hardware", silent)
     try:
         with pytest.raises(StoreUnavailable, match=r"no answer from http://127.* in 0.05 s"):
-            world.launcher().price()
+            world.launcher().quote()
         assert asked.wait(60)
     finally:
         answer.set()
@@ -146,13 +146,13 @@ def test_want_of_credit_is_told_as_that(world: JobsWorld) -> None:
 def test_who_may_not_run_jobs_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     users = Users({TOKEN: User("reader", "read")})
     with jobs_world(tmp_path, monkeypatch, users=users) as world:
-        with pytest.raises(UsageError, match="lacks the right"):
+        with pytest.raises(UsageError, match="no permission to do that"):
             world.launcher().launch(world.spec())
         monkeypatch.setenv("HF_TOKEN", "hf_unknown")
         with pytest.raises(UsageError, match=r"the token is not accepted.*hf auth login"):
             world.launcher().launch(world.spec())
         monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-        for call in (world.launcher().price, lambda: world.launcher().launch(world.spec())):
+        for call in (world.launcher().quote, lambda: world.launcher().launch(world.spec())):
             with pytest.raises(UsageError, match="needs a Hugging Face token"):
                 call()
 
@@ -162,7 +162,7 @@ def test_another_namespace_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with jobs_world(tmp_path, monkeypatch, users=users) as world:
         HfJobsLauncher(world.settings(job_namespace="lab")).launch(world.spec())
         assert [job.owner.name for job in world.api.list_jobs(namespace="lab")] == ["lab"]
-        with pytest.raises(UsageError, match="lacks the right"):
+        with pytest.raises(UsageError, match="no permission to do that"):
             HfJobsLauncher(world.settings(job_namespace="others")).launch(world.spec())
 
 
@@ -187,18 +187,18 @@ def test_a_client_that_is_new_enough_is_taken(
     world: JobsWorld, monkeypatch: pytest.MonkeyPatch, installed: str
 ) -> None:
     monkeypatch.setattr(client, "version", lambda name: installed)
-    assert world.launcher().price() == "$0.01/h"
+    assert world.launcher().quote() == "$0.01/h"
 
 
 # --- flavors and prices
 
 
 def test_prices_are_asked_for(world: JobsWorld) -> None:
-    assert hosts.launcher("hf-jobs:t4-small", world.given).price() == "$0.40/h"
+    assert hosts.launcher("hf-jobs:t4-small", world.given).quote() == "$0.40/h"
     assert hosts.launcher("hf-jobs:t4-small", world.given).name == "hf-jobs:t4-small"
-    assert hosts.launcher("hf-jobs", world.given).price() == "$0.01/h"
+    assert hosts.launcher("hf-jobs", world.given).quote() == "$0.01/h"
     with pytest.raises(UsageError, match=r"no flavor 't9-huge'; there are: cpu-basic, .*t4-small.*h200"):
-        hosts.launcher("hf-jobs:t9-huge", world.given).price()
+        hosts.launcher("hf-jobs:t9-huge", world.given).quote()
 
 
 def test_a_price_in_another_unit_is_not_guessed() -> None:
@@ -214,7 +214,7 @@ def test_hosts_are_listed_without_flavors(world: JobsWorld) -> None:
 def test_a_keeper_may_be_kept_from_other_kinds_of_host(world: JobsWorld) -> None:
     find = hosts.finder(world.given, ["hf-jobs"])
     assert find("hf-jobs:l4x1").name == "hf-jobs:l4x1"
-    with pytest.raises(UnknownHost, match="launches on hf-jobs alone, not on 'local'"):
+    with pytest.raises(UnknownHost, match="launches only on hf-jobs, not on 'local'"):
         find("local")
 
 
@@ -304,7 +304,7 @@ def test_deaths_are_told_apart_as_the_service_tells_them(world: JobsWorld) -> No
         ("ERROR", "exit status 4", "gone", "exit code 4", 4),
         ("ERROR", "402 Payment required", "gone", "out of credit", None),
         ("ERROR", "no room for it", "gone", "error: no room for it", None),
-        ("ERROR", "", "gone", "error without a word", None),
+        ("ERROR", "", "gone", "error without a message", None),
         ("BUILDING", "", "unknown", "the job is BUILDING", None),
         ("UPDATING", "soon", "unknown", "the job is UPDATING: soon", None),
     ],
@@ -346,7 +346,7 @@ def test_a_job_that_waits_for_hardware_is_cancelled_at_once(world: JobsWorld, mo
     launcher = world.launcher(clock=clock)
     job = sleeper(world)
     with monkeypatch.context() as patch:
-        patch.setattr("qcity_nb.hosts.hf_jobs.launcher.observed", lambda job: Observation(state="pending"))
+        patch.setattr("qcity_nb.hosts.hf_jobs.launcher.observe_job", lambda job: Observation(state="pending"))
         launcher.stop(ATTEMPT, grace_s=30)
     assert clock.now_s() == 1000
     assert world.api.inspect_job(job_id=job).status.stage == "CANCELED"
@@ -425,7 +425,7 @@ def test_a_tracker_of_this_machine_stays_here(world: JobsWorld, monkeypatch: pyt
         with pytest.raises(UsageError, match=r"a job cannot reach the store .*--store hf://"):
             environment(world.given, there, store)
     with pytest.raises(UsageError, match="a job cannot reach the store"):
-        world.launcher(client=there).price()  # asked before a run is begun
+        world.launcher(client=there).quote()  # asked before a run is begun
 
 
 def test_a_secret_that_is_not_here_is_named(world: JobsWorld) -> None:

@@ -128,7 +128,7 @@ def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, ser
         store.read("r")
     assert told.value.retry_after_s == 7
     struck = len(server.faults.struck)
-    with pytest.raises(StoreUnavailable, match="asked again in 7 s") as told:
+    with pytest.raises(StoreUnavailable, match="next request in 7 s") as told:
         store.read("r")
     clock.advance(5)
     with pytest.raises(StoreUnavailable) as told:
