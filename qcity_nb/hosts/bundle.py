@@ -55,7 +55,7 @@ def _is_secret(path: str) -> bool:
     return any(fnmatchcase(name, each) for each in _SECRET) and not any(fnmatchcase(name, each) for each in _HARMLESS)
 
 
-def _tracked(root: Path) -> list[str]:
+def _list_tracked(root: Path) -> list[str]:
     """What git tracks below ``root``; empty without git, or without a repository."""
     try:
         listed = subprocess.run(
@@ -101,7 +101,7 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
     root = root.resolve()
     left_out = []
     sizes: dict[str, int] = {}
-    for name in {_PROJECT_FILE, *_tracked(root), *_match(root, patterns)}:
+    for name in {_PROJECT_FILE, *_list_tracked(root), *_match(root, patterns)}:
         path = root / name
         # A link, or a path below one: its target may be anything.
         if path.resolve() != root / name or not path.is_file() or _OURS & set(Path(name).parts):

@@ -111,7 +111,7 @@ class Catalog:
             StoreUnavailable, UnknownRun, HeadCorrupt: the run record cannot be read.
         """
         groups: dict[tuple[int, str], list[Copy]] = {}
-        for copy in (*self._published(), *self._in_tiers()):
+        for copy in (*self._list_published(), *self._list_local()):
             # A damaged copy has no time. It is listed alone, since whose copy it is cannot be known.
             time = copy.manifest.at if copy.manifest else copy.where
             groups.setdefault((copy.seq, time), []).append(copy)
@@ -125,7 +125,7 @@ class Catalog:
             for place, each in enumerate(listed)
         ]
 
-    def _published(self) -> list[Copy]:
+    def _list_published(self) -> list[Copy]:
         for look in range(_LOOKS):
             head = lease.read(self._store, self._run).head
             copies = []
@@ -144,7 +144,7 @@ class Catalog:
                 return copies
         raise AssertionError("the last turn returns")
 
-    def _in_tiers(self) -> Iterator[Copy]:
+    def _list_local(self) -> Iterator[Copy]:
         folder = tier_path(self._local_dir, self._run, 0).parent
         terms = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
         for term in terms:

@@ -167,7 +167,7 @@ class Keeper:
         """Write, if the run is still as it was when the action was chosen."""
         lines = b"".join(journal.encode_event(each) for each in events)
 
-        def guarded(head: Head) -> lease.Edit:
+        def change_if_same(head: Head) -> lease.Edit:
             if (head.seen, head.holder, head.pending_launch, head.state, head.desired) != (
                 expected.seen,
                 expected.holder,
@@ -189,12 +189,12 @@ class Keeper:
                 drop=[segment.replaced] if segment.replaced else [],
             )
 
-        return lease.amend(self._store, expected.run, guarded, clock=self._clock)
+        return lease.amend(self._store, expected.run, change_if_same, clock=self._clock)
 
     def _event(self, head: Head, kind: str, attempt: str, **data: object) -> Event:
         return journal.event(kind, term=head.term, attempt=attempt, keeper=self._name, **data)
 
-    def _died(self, head: Head, reason: str) -> list[Event]:
+    def _death_events(self, head: Head, reason: str) -> list[Event]:
         if head.holder is None or not reason:
             return []
         return [self._event(head, "died", head.holder.attempt, host=head.holder.host, reason=reason)]
@@ -219,7 +219,7 @@ class Keeper:
             grace_s=self._grace_s,
             since=iso_now(),
         )
-        events = self._died(head, action.death)
+        events = self._death_events(head, action.death)
         costs = {"price": price} if price else {}
         events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
         begun_s = self._clock.now_s()
@@ -282,7 +282,7 @@ class Keeper:
             return replace(now, state="failed", pending_launch=None, failure=failure)
 
         attempt = head.holder.attempt if head.holder else ""
-        events = [*self._died(head, death), self._event(head, "gave up", attempt, reason=reason)]
+        events = [*self._death_events(head, death), self._event(head, "gave up", attempt, reason=reason)]
         return self._amend(head, give_up, events), events
 
     def _act(self, head: Head, action: policy.Action, evidence: policy.Evidence) -> tuple[Head, list[Event]]:
@@ -297,7 +297,7 @@ class Keeper:
                 return self._fail(head, reason, death)
             case policy.MarkStopped(reason=reason):
                 attempt = head.holder.attempt if head.holder else ""
-                events = [*self._died(head, death), self._event(head, "stopped", attempt, reason=reason)]
+                events = [*self._death_events(head, death), self._event(head, "stopped", attempt, reason=reason)]
                 return self._amend(head, lambda now: replace(now, state="stopped", pending_launch=None), events), events
             case policy.Stop(attempt=attempt, host=host, reason=reason):
                 kind = "stalled" if head.holder is not None else "called off"

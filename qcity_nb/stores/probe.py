@@ -82,33 +82,33 @@ def _probe_links(root: Path, first: Path, second: Path) -> None:
         except OSError as error:
             if error.errno in _REFUSALS:
                 raise
-            raise _refused(root, f"fsync fails ({error.strerror})") from None
+            raise _refuse(root, f"fsync fails ({error.strerror})") from None
     try:
         os.link(first, second)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        raise _refused(root, f"hard links cannot be made ({error.strerror})") from None
+        raise _refuse(root, f"hard links cannot be made ({error.strerror})") from None
     if first.stat().st_ino != second.stat().st_ino or second.read_bytes() != b"probe":
-        raise _refused(root, "a hard link is a copy here")
+        raise _refuse(root, "a hard link is a copy here")
     try:
         os.link(first, second)
     except FileExistsError:
         pass
     except OSError as error:
-        raise _refused(root, f"a second hard link of one name fails with {error.strerror!r}") from None
+        raise _refuse(root, f"a second hard link of one name fails with {error.strerror!r}") from None
     else:
-        raise _refused(root, "a hard link replaces a file that exists")
+        raise _refuse(root, "a hard link replaces a file that exists")
     folder = os.open(first.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     except OSError as error:
-        raise _refused(root, f"fsync of a directory fails ({error.strerror})") from None
+        raise _refuse(root, f"fsync of a directory fails ({error.strerror})") from None
     finally:
         os.close(folder)
 
 
-def _refused(root: Path, reason: str) -> StoreRefused:
+def _refuse(root: Path, reason: str) -> StoreRefused:
     return StoreRefused(
         f"{root} cannot be a store: {reason}, so two writers could both win; mounted drives and buckets are "
         "like that: use a directory on a local disk, or an hf:// store"

@@ -197,8 +197,8 @@ class HandsOutOneVersion(Parts):
     """Versions come round again: an old one is taken for the newest."""
 
     def read(self, run: str) -> Stamped | None:
-        found = super().read(run)
-        return found and replace(found, version=str(int(found.version) % 4))
+        stamped = super().read(run)
+        return stamped and replace(stamped, version=str(int(stamped.version) % 4))
 
     def found(self, run: str) -> Version | None:
         version = super().found(run)
@@ -258,8 +258,8 @@ class Contract(StoreContract):
 def failures(kind: type[Parts], tmp_path: Path) -> set[str]:
     """The names of the contract's tests that ``kind`` fails."""
     # Parts checks no names, and lives in one process.
-    found = outcomes(Contract(), kind, tmp_path, is_wanted=lambda name: "process" not in name and "paths" not in name)
-    return {name.removeprefix("test_") for name, failure in found if failure is not None}
+    results = outcomes(Contract(), kind, tmp_path, is_wanted=lambda name: "process" not in name and "paths" not in name)
+    return {name.removeprefix("test_") for name, failure in results if failure is not None}
 
 
 def test_the_sound_store_passes(tmp_path: Path) -> None:

@@ -483,8 +483,8 @@ def test_a_deleted_experiment_is_named(mlflow_database: Callable[..., str]) -> N
     tracker = mlflow(uri)
     begin(tracker, "r")
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name("own")
-    assert found is not None
-    client.delete_experiment(found.experiment_id)
+    deleted = client.get_experiment_by_name("own")
+    assert deleted is not None
+    client.delete_experiment(deleted.experiment_id)
     with pytest.raises(TrackerUnavailable, match="'own' is deleted"):
         begin(tracker, "r")

@@ -22,17 +22,17 @@ from qcity_nb.sidecar import start as sidecar
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    one = World(tmp_path)
-    one.start()
-    return one
+    loop_world = World(tmp_path)
+    loop_world.start()
+    return loop_world
 
 
 def city_of(world: World, **overrides: object) -> City:
     """A city over the world's newest attempt."""
     mailbox = world.session.sidecar.mailbox
-    given = settings.load(world.path, overrides, environ={})
-    config = sidecar.config_for(given, run="r", attempt=mailbox.path.name, host="here")
-    city = City(given, detect(environ={}), config, mailbox, mailbox.status())
+    attempt_settings = settings.load(world.path, overrides, environ={})
+    config = sidecar.config_for(attempt_settings, run="r", attempt=mailbox.path.name, host="here")
+    city = City(attempt_settings, detect(environ={}), config, mailbox, mailbox.status())
     world.session = city.session
     world.cell()
     return city
@@ -192,8 +192,8 @@ def test_the_session_ends_by_the_setting_or_by_what_is_known_of_the_host(world: 
 
 
 def test_what_is_to_stay_reaches_the_sidecar_and_is_checked_first(world: World) -> None:
-    given = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
-    config = sidecar.config_for(given, run="r", attempt="a", host="here")
+    keep_settings = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
+    config = sidecar.config_for(keep_settings, run="r", attempt="a", host="here")
     assert config.keep == Keep(last=5, every=10, best="fid", best_mode="min")
     assert codec.loads(sidecar.Config, codec.dumps(config)) == config
     with pytest.raises(UsageError, match="keep_last = 101"):

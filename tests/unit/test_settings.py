@@ -103,7 +103,7 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('ttl = "soon"', "ttl_s = 'soon'"),
         ("ttl = -1", "ttl_s = -1"),
@@ -137,11 +137,11 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
         ("ttl = 5\nheartbeat = 2", "ttl = 5 s is less than three heartbeats of 2 s"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, message: str) -> None:
     write(tmp_path, f"[tool.qcity]\n{line}\n")
     with pytest.raises(UsageError) as caught:
         load(tmp_path, environ={})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -216,18 +216,18 @@ def test_what_is_no_duration(value: object) -> None:
 
 
 def test_a_store_on_the_hub_has_a_slower_pace(tmp_path: Path) -> None:
-    given = load(tmp_path, {"store": "hf://user/runs"}, {})
-    assert (given.ttl_s, given.heartbeat_s, given.publish_s) == (300.0, 60.0, 60.0)
-    assert given.origin["ttl_s"] == "default for hf:// stores"
+    settings = load(tmp_path, {"store": "hf://user/runs"}, {})
+    assert (settings.ttl_s, settings.heartbeat_s, settings.publish_s) == (300.0, 60.0, 60.0)
+    assert settings.origin["ttl_s"] == "default for hf:// stores"
     slower = load(tmp_path, {"store": "hf://user/runs", "publish": "10m"}, {})
     assert slower.publish_s == 600.0
 
 
 def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
     hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "heartbeat": 1, "ttl": "10m"}
-    given = load(tmp_path, hasty, {})
-    assert (given.publish_s, given.heartbeat_s) == (60.0, 60.0)
-    assert "huggingface.co" in given.origin["publish_s"]
+    settings = load(tmp_path, hasty, {})
+    assert (settings.publish_s, settings.heartbeat_s) == (60.0, 60.0)
+    assert "huggingface.co" in settings.origin["publish_s"]
     with pytest.raises(UsageError, match="three heartbeats"):
         load(tmp_path, {**hasty, "ttl": 10}, {})
     for environ, store in (
@@ -235,8 +235,8 @@ def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
         ({}, "hf://user/runs?endpoint=http%3A%2F%2F127.0.0.1"),
         ({}, "hf://user/runs?endpoint=https%3A%2F%2Fnothuggingface.co"),
     ):
-        given = load(tmp_path, {**hasty, "store": store}, environ)
-        assert (given.publish_s, given.heartbeat_s) == (1.0, 1.0)
+        settings = load(tmp_path, {**hasty, "store": store}, environ)
+        assert (settings.publish_s, settings.heartbeat_s) == (1.0, 1.0)
 
 
 def test_sizes(tmp_path: Path) -> None:

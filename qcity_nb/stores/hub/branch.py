@@ -253,7 +253,7 @@ class HubBranch:
                 if not drop and mine is None:
                     return
             except (Stale, NoRevision):
-                moved = self._moved(expect, mine)
+                moved = self._find_new_tip(expect, mine)
                 if moved is None:
                     break
                 tip = moved
@@ -275,7 +275,7 @@ class HubBranch:
         for operation in operations:
             self._sent.pop(operation.path_in_repo.removeprefix(FILES), None)
 
-    def _moved(self, expect: Version | None, mine: Stamp | None) -> str | None:
+    def _find_new_tip(self, expect: Version | None, mine: Stamp | None) -> str | None:
         """The branch's new tip, after a commit on an outdated parent, if the run record is still the same.
 
         ``None``: the run record is already the new one: an earlier try of the same request was made.

@@ -117,9 +117,9 @@ def test_dvc_agrees_with_what_was_placed(clone: Path) -> None:
     )
     report = json.loads(done.stdout)
     train = report.pop("train")[0]
-    found = [*(entry[0] for entry in report.values()), train]
+    entries = [*(entry[0] for entry in report.values()), train]
     # DVC's own cache is empty, which is all that it has to say: no file is "modified" or "deleted".
-    assert sorted(state for entry in found for state in entry["changed outs"].values()) == ["not in cache"] * 3
+    assert sorted(state for entry in entries for state in entry["changed outs"].values()) == ["not in cache"] * 3
     assert len(train) == 1
 
 
@@ -132,8 +132,8 @@ def test_the_working_directory_does_not_matter(clone: Path, monkeypatch: pytest.
 
 def test_a_directory_is_fetched_whole(clone: Path) -> None:
     path = Data(clone)[FOLDER]
-    found = {file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    assert found == MEMBERS
+    contents = {file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert contents == MEMBERS
     assert not leftovers(clone)
 
 
@@ -382,18 +382,18 @@ def test_an_edit_in_the_same_clock_tick_is_seen(tmp_path: Path, monkeypatch: pyt
 def test_two_threads_and_one_file(clone: Path) -> None:
     data = Data(clone)
     start = threading.Barrier(4)
-    found: list[bytes] = []
+    contents: list[bytes] = []
 
     def get() -> None:
         start.wait(10)
-        found.append((data[FOLDER] / "sub/deep.bin").read_bytes() + Data(clone)[FILE].read_bytes())
+        contents.append((data[FOLDER] / "sub/deep.bin").read_bytes() + Data(clone)[FILE].read_bytes())
 
     threads = [threading.Thread(target=get) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert found == [b"deep\n" + CONTENT] * 4
+    assert contents == [b"deep\n" + CONTENT] * 4
 
 
 def test_an_interrupted_copy_leaves_no_file(clone: Path) -> None:

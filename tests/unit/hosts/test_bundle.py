@@ -132,8 +132,8 @@ def test_without_git_there_is_the_project_file_and_what_patterns_name(tmp_path: 
 
 def test_the_digits_go_along_with_all_that_they_need(tmp_path: Path) -> None:
     templates.extract("digits", tmp_path / "p")
-    given = settings.load(tmp_path / "p", environ={})
-    packed = bundle.pack(given.project.root, given.bundle)
+    config = settings.load(tmp_path / "p", environ={})
+    packed = bundle.pack(config.project.root, config.bundle)
     bundle.unpack(packed.name, packed.data, tmp_path / "elsewhere" / "digits")
     assert settings.load(tmp_path / "elsewhere" / "digits", environ={}).project.name == "digits"
     assert Data(tmp_path / "elsewhere" / "digits")["data/digits.csv"].stat().st_size == 264974

@@ -64,10 +64,10 @@ def head(
     ],
 )
 def test_whether_it_is_still_desired(now: Head, why: str) -> None:
-    said = reason_to_skip(now, SPEC)
-    assert bool(said) is bool(why)
-    assert why in said
-    assert "\n" not in said
+    reason = reason_to_skip(now, SPEC)
+    assert bool(reason) is bool(why)
+    assert why in reason
+    assert "\n" not in reason
 
 
 def test_the_store_is_asked_again_for_a_while(
@@ -98,9 +98,9 @@ def test_a_job_without_a_spec_says_what_starts_it(
     for text in ("", "{}", "rubbish"):
         monkeypatch.setenv("QCITY_SPEC", text)
         assert container.main() == 2
-        said = capsys.readouterr().err
-        assert "QCITY_SPEC is not an attempt's spec" in said
-        assert said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert "QCITY_SPEC is not an attempt's spec" in printed
+        assert printed.count("\n") == 1
 
 
 STUB = """
@@ -138,8 +138,8 @@ def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    folder, attempt, local, has_spec, told = up.read_text().split("\n", 4)
+    folder, attempt, local, has_spec, spec_text = up.read_text().split("\n", 4)
     assert Path(folder).name == "p", "named as the project, which has no file that names it"
     assert (attempt, local, has_spec) == (MINE, f"{folder}/.qcity/local", "False")
-    assert f'"project":"{folder}"' in told.replace('": "', '":"')
+    assert f'"project":"{folder}"' in spec_text.replace('": "', '":"')
     assert not Path(folder).exists(), "what it laid is gone with it"

@@ -86,12 +86,12 @@ class Host:
     def find(self, attempt: str) -> Observation | None:
         if not self.is_reachable:
             raise StoreUnavailable("the host does not answer")
-        found = self.attempts.get(attempt)
-        if found is None:
+        process = self.attempts.get(attempt)
+        if process is None:
             return None
-        if found.state == "gone":
-            return Observation(state="gone", reason=f"exit {found.code}", exit_code=found.code)
-        return Observation(state="pending" if found.state == "pending" else "running")
+        if process.state == "gone":
+            return Observation(state="gone", reason=f"exit {process.code}", exit_code=process.code)
+        return Observation(state="pending" if process.state == "pending" else "running")
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
         self.attempts[attempt].end(-15)

@@ -90,9 +90,9 @@ def test_colours_of_the_page_are_kept() -> None:
 
 def test_the_facts_are_there() -> None:
     words = " ".join(Page(panel_html(full("run-1"))).words)
-    facts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "attempt 3", "0.02"]
-    facts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
-    for fact in facts:
+    texts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "attempt 3", "0.02"]
+    texts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
+    for fact in texts:
         assert fact in words
     plain = text(full("run-1"))
     for fact in ("run-1", "3 / 10", "4 s left", "published #4", "2 waiting", "died at step 7, 20", "! run-1"):
@@ -129,9 +129,9 @@ def coordinates(svg: str) -> list[tuple[float, float]]:
 
 def test_a_death_is_marked_at_its_step() -> None:
     svg = loss_svg([(0, 0.0), (100, 1.0)], [25, 400])
-    marks = [float(x) for x in re.findall(r'<line x1="([\d.]+)"', svg)]
+    lines = [float(x) for x in re.findall(r'<line x1="([\d.]+)"', svg)]
     (left, _), (right, _) = coordinates(svg)
-    assert marks == [pytest.approx(left + (right - left) / 4), right]
+    assert lines == [pytest.approx(left + (right - left) / 4), right]
     assert "<title>died at step 25</title>" in svg
     assert "<line" not in loss_svg([(0, 0.0), (100, 1.0)])
 

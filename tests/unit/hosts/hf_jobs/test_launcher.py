@@ -383,8 +383,8 @@ def test_a_log_that_the_client_breaks_off_is_read_to_its_end(world: JobsWorld, m
     world.ended(launcher)
     read = HfApi.fetch_job_logs
 
-    def break_off(self: HfApi, *, follow: bool, **given: Any) -> Iterable[str]:
-        return itertools.islice(read(self, follow=follow, **given), 2 if follow else None)
+    def break_off(self: HfApi, *, follow: bool, **options: Any) -> Iterable[str]:
+        return itertools.islice(read(self, follow=follow, **options), 2 if follow else None)
 
     monkeypatch.setattr(HfApi, "fetch_job_logs", break_off)
     whole = list(launcher.follow(ATTEMPT) or ())
@@ -429,16 +429,16 @@ def test_a_tracker_of_this_machine_stays_here(world: JobsWorld, monkeypatch: pyt
 
 
 def test_a_secret_that_is_not_here_is_named(world: JobsWorld) -> None:
-    given = world.settings(job_secrets=["WANDB_API_KEY"])
+    config = world.settings(job_secrets=["WANDB_API_KEY"])
     with pytest.raises(UsageError, match="job_secrets names WANDB_API_KEY, which is not set here"):
-        environment(given, JobsClient(), given.store)
+        environment(config, JobsClient(), config.store)
 
 
 def test_what_is_installed_first(world: JobsWorld) -> None:
     words = ["python", "-m", "x"]
     default = re.escape(f"'qcity-nb[local]=={__version__}'")
-    given = world.settings(job_install=None)
-    del given
+    config = world.settings(job_install=None)
+    del config
     for install, pattern in (
         ("none", r"exec python -m x"),
         (
@@ -478,9 +478,9 @@ def test_this_very_machine(address: str, is_it: bool) -> None:
 
 
 @examples(st.text(), st.text())
-def test_labels_are_what_the_service_takes_and_tell_texts_apart(one: str, other: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_-]{0,100}", label(one))
-    assert (label(one) == label(other)) is (one == other)
+def test_labels_are_what_the_service_takes_and_tell_texts_apart(text: str, other: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-]{0,100}", label(text))
+    assert (label(text) == label(other)) is (text == other)
 
 
 @pytest.mark.parametrize("text", ["a" * 101, "run.1", "a/b", "", "ü", "a\n"])

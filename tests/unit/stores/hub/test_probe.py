@@ -40,7 +40,7 @@ def test_a_hub_that_reads_yesterdays_branch_is_told(server: HubServer, capsys: p
     # The fifth commit is the first of those that are read at once.
     count = 0
 
-    def after_a_commit(**facts: object) -> None:
+    def after_a_commit(**event: object) -> None:
         nonlocal count
         count += 1
         if count == 5:
@@ -52,10 +52,10 @@ def test_a_hub_that_reads_yesterdays_branch_is_told(server: HubServer, capsys: p
     finally:
         remove()
         server.faults.clear()
-    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
-    assert not found["reads follow writes"]["is_as_expected"]
-    assert "1 of 10 reads" in found["reads follow writes"]["detail"]
-    assert found["one of two wins"]["is_as_expected"]
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert not findings["reads follow writes"]["is_as_expected"]
+    assert "1 of 10 reads" in findings["reads follow writes"]["detail"]
+    assert findings["one of two wins"]["is_as_expected"]
 
 
 def test_nothing_is_left_on_the_hub(server: HubServer) -> None:
@@ -92,10 +92,10 @@ def forced(repository: HubRepository, branch: str, operations: list[Any], *, par
 def test_a_hub_that_breaks_the_contract_is_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HubBranch, "at", lambda branch, expect: branch.look())
     monkeypatch.setattr(HubRepository, "commit", forced)
-    wanted = ("only_the_newest", "names_are")
+    parts = ("only_the_newest", "names_are")
     address = hub_stores.fresh_address(server)
-    found = at_hub.contract(address, is_wanted=lambda name: any(part in name for part in wanted))
-    assert {finding.name: finding.is_as_expected for finding in found} == {
+    findings = at_hub.contract(address, is_wanted=lambda name: any(part in name for part in parts))
+    assert {finding.name: finding.is_as_expected for finding in findings} == {
         "only the newest version is expected": False,
         "names are listed": True,
     }

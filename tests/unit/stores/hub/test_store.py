@@ -54,9 +54,9 @@ def test_a_long_history_is_squashed_under_everybodys_feet(
     assert seen is not None
     store.reclaim("r")
     assert commits(store) == 1
-    found = HubStore(store._repository.address).read("r")
-    assert found is not None
-    assert (found.data, found.version) == (b"5", version) == (seen.data, seen.version)
+    stamped = HubStore(store._repository.address).read("r")
+    assert stamped is not None
+    assert (stamped.data, stamped.version) == (b"5", version) == (seen.data, seen.version)
     assert rival.publish("r", b"6", expect=version) != version, "its parent is gone, its version is not"
     assert store.get("r", "packs/e1-0-x.pack") == b"0" * 1000
     assert store.names("r") == ["packs/e1-0-x.pack"]
@@ -85,7 +85,7 @@ def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.M
     store.read("r")
     store.reclaim("r")
     assert store.usage("r").held_bytes == 0
-    left = {one.filename for one in api.list_lfs_files(repo)}
+    left = {content.filename for content in api.list_lfs_files(repo)}
     assert {"files/packs/e1-2-x.pack", "files/packs/e1-9-x.pack", "mine.bin"} <= left
     assert store.get("r", "packs/e1-2-x.pack") == files["packs/e1-2-x.pack"]
 
@@ -112,9 +112,9 @@ def test_a_run_that_somebody_else_makes_meanwhile(
     with pytest.raises(Conflict):
         store.publish("r", b"ours", expect=None)
     assert calls == (1 if when == "before its tip is read" else 2)
-    found = rival.read("r")
-    assert found is not None
-    assert found.data == b"theirs"
+    stamped = rival.read("r")
+    assert stamped is not None
+    assert stamped.data == b"theirs"
     assert heads_of(store, "r") == [b"theirs"]
 
 
@@ -124,16 +124,16 @@ def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, ser
     store.publish("r", b"0", expect=None)
     server.faults.retry_s = 7
     server.faults.set("rate-429")
-    with pytest.raises(StoreUnavailable, match="rate limit") as told:
+    with pytest.raises(StoreUnavailable, match="rate limit") as caught:
         store.read("r")
-    assert told.value.retry_after_s == 7
+    assert caught.value.retry_after_s == 7
     struck = len(server.faults.struck)
-    with pytest.raises(StoreUnavailable, match="next request in 7 s") as told:
+    with pytest.raises(StoreUnavailable, match="next request in 7 s") as caught:
         store.read("r")
     clock.advance(5)
-    with pytest.raises(StoreUnavailable) as told:
+    with pytest.raises(StoreUnavailable) as caught:
         store.names("r")
-    assert told.value.retry_after_s == pytest.approx(2)
+    assert caught.value.retry_after_s == pytest.approx(2)
     clock.advance(2.1)
     assert store.read("r") is not None
     assert len(server.faults.struck) == struck, "it was left alone meanwhile"
@@ -146,7 +146,7 @@ def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
     monkeypatch.setattr(client, "ANSWER_S", 0.3)
     gate = threading.Event()
 
-    def stand_still(**facts: object) -> None:
+    def stand_still(**event: object) -> None:
         gate.wait(20)
 
     remove = server.faults.on("commit.landed", stand_still)
@@ -157,9 +157,9 @@ def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
         gate.set()
         remove()
     monkeypatch.undo()
-    found = store.read("r")
-    assert found is not None
-    assert (found.data, found.version) == (b"1", newer)
+    stamped = store.read("r")
+    assert stamped is not None
+    assert (stamped.data, stamped.version) == (b"1", newer)
 
 
 _OVER_XET = """
