@@ -54,7 +54,7 @@ class Parts(MemoryStore):
 
 
 class Gate:
-    """Where a broken store loses the race: it lets a second writer come as far before the first goes on.
+    """Where a broken store loses the race: it lets a second writer come equally far before the first continues.
 
     Alone, a writer passes after a moment, so that the other tests still end.
     """
@@ -146,7 +146,7 @@ class IgnoresAbsent(Parts):
 
 
 class TornHead(Parts):
-    """Writes in place: the head is visible before it is complete."""
+    """Writes in place: the run record is visible before it is complete."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
@@ -159,7 +159,7 @@ class TornHead(Parts):
 
 
 class HeadFirst(Parts):
-    """The head names files that are not there yet."""
+    """The run record names files that are not stored yet."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
@@ -214,7 +214,7 @@ class HandsOutOneVersion(Parts):
 
 
 class DropsFirst(Parts):
-    """Deletes what a head drops, though that head may never come to be."""
+    """Deletes what a run record drops, although that record may never be stored."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any

@@ -101,7 +101,7 @@ class TestServer(MlflowContract):
 
 
 class Faulty:
-    """MLflow behind one planted fault."""
+    """MLflow with one planted fault."""
 
     def __init__(self, uri: str, fault: str) -> None:
         self.inner, self.fault, self.calls = mlflow(uri), fault, 0
@@ -345,7 +345,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_a_server_that_does_not_serve_is_told_within_bounds_and_without_the_password(kind: str) -> None:
+def test_a_server_that_does_not_serve_is_reported_within_bounds_and_without_the_password(kind: str) -> None:
     server = Silent(REFUSALS[kind])
     before = dict(os.environ)
     try:
@@ -368,7 +368,7 @@ def test_a_server_that_does_not_serve_is_told_within_bounds_and_without_the_pass
     assert dict(os.environ) == before
 
 
-def test_a_server_that_is_down_is_told_at_once(proxy: Proxy) -> None:
+def test_a_server_that_is_down_is_reported_at_once(proxy: Proxy) -> None:
     tracker = mlflow(proxy.uri)
     run_id = begin(tracker, "down")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -448,7 +448,7 @@ else:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_told_at_once_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_at_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"not a database " * 100)
     start = time.monotonic()
@@ -458,7 +458,7 @@ def test_a_file_that_is_no_database_is_told_at_once_and_kept(tmp_path: Path) -> 
     assert path.read_bytes() == b"not a database " * 100
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrackerUnavailable, match="file"):
         begin(mlflow(f"sqlite:///{tmp_path}/file/mlflow.db"), "r")

@@ -40,7 +40,7 @@ def city_of(world: World, **overrides: object) -> City:
 
 @contextmanager
 def answering(world: World) -> Iterator[list[str]]:
-    """An agent that answers each request with the newest checkpoint's number."""
+    """A sidecar that answers each request with the newest checkpoint's number."""
     end = threading.Event()
     asked: list[str] = []
     mailbox = world.session.sidecar.mailbox
@@ -173,7 +173,7 @@ def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> N
     assert "name" not in world.session.manifest.values
 
 
-def test_a_name_is_refused_where_it_says_nothing_or_there_is_no_room(world: World) -> None:
+def test_a_name_is_refused_if_it_cannot_be_shown_or_the_record_is_full(world: World) -> None:
     city = city_of(world)
     for name in (" ", "x" * 101, "a\nb"):
         with pytest.raises(UsageError, match="printable"):

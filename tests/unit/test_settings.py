@@ -32,7 +32,7 @@ def test_every_setting_has_an_origin(tmp_path: Path) -> None:
     assert set(settings.origin) == {field.name for field in fields(Settings)} - {"project", "origin"}
 
 
-def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
+def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
     write(tmp_path, "[tool.qcity]\nttl = 40\nheartbeat = 4\npublish = 5\n")
     environ = {"QCITY_TTL": "50", "QCITY_HEARTBEAT": "6s"}
     settings = load(tmp_path, {"ttl_s": 60}, environ)
@@ -54,7 +54,7 @@ def test_an_empty_variable_is_not_given(tmp_path: Path) -> None:
     assert load(tmp_path, environ={"QCITY_TTL": "", "MLFLOW_TRACKING_URI": ""}).origin["ttl_s"] == "default"
 
 
-def test_the_full_name_of_a_variable_beats_the_short_one(tmp_path: Path) -> None:
+def test_the_full_name_of_a_variable_overrides_the_short_one(tmp_path: Path) -> None:
     settings = load(tmp_path, environ={"QCITY_TTL": "50", "QCITY_TTL_S": "70"})
     assert (settings.ttl_s, settings.origin["ttl_s"]) == (70, "environment QCITY_TTL_S")
 

@@ -50,7 +50,7 @@ def test_only_hosts_without_the_files_get_a_bundle(given: Settings) -> None:
     assert "`bundle = [...]` in [tool.qcity]" in said[-1]
     (given.project.root / ".env").write_text("X=1")
     bundle.pack_for_hosts(replace(given, bundle=(".env",)), ["hf-jobs"], said.append)
-    assert "stays here: .env (its name says that it is secret)" in said
+    assert "stays here: .env (by its name it may hold a secret)" in said
 
 
 def test_the_notebook_comes_home(given: Settings, store: MemoryStore) -> None:

@@ -117,7 +117,7 @@ def test_too_long_to_make_again(kernel: Kernel, capsys: pytest.CaptureFixture[st
 
 def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(said(capsys, "train", "--json"))
-    assert (facts["run"], facts["checkpoint"], facts["where"]) == (RUN, 3, ["local e1"])
+    assert (facts["run"], facts["checkpoint"], facts["where"]) == (RUN, 3, ["local (attempt 1)"])
     assert (facts["cell"], facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (3, 3, [1, 2, 3], 4)
     report: dict[str, Any] = {one["name"]: one for one in facts["variables"]}
     assert [*report] == ["numbers", "a", "b", "lock", "np"]

@@ -122,7 +122,7 @@ def test_a_run_is_shown_with_all_that_is_asked_for(store: Counting, clock: Manua
     [shown] = Reader(store, clock=clock).read()
     assert (shown.run, shown.state, shown.host) == ("train-1", "running", "hf-jobs:t4-small")
     page = listing([shown], address="memory:x")
-    for words in ("train-1", "running", "hf-jobs:t4-small", "epoch 2", "published #5 at step 5", "<polyline"):
+    for words in ("train-1", "running", "hf-jobs:t4-small", "attempt 2", "published #5 at step 5", "<polyline"):
         assert words in page
     assert "died at step 3" in page
     assert "4 sent to the tracker · 1 waiting" in page
@@ -141,7 +141,7 @@ def test_runs_under_way_come_first_then_the_newest(store: Counting, clock: Manua
     assert [each.run for each in shown] == ["mid-1", "new-1", "old-1", "bad-1"]
     page = listing(shown, address="a")
     assert page.count('class="qcity-panel"') == 1, "what has ended stands in the table alone"
-    assert "bad-1: the head of run" in page
+    assert "bad-1: the run record of run" in page
     assert "No runs in this store yet." in listing([], address="a")
     ended = [each for each in shown if each.run == "old-1"]
     assert 'class="qcity-panel"' in listing(ended, address="a"), "where nothing runs, the newest one is shown"

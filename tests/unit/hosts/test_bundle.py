@@ -176,7 +176,7 @@ def test_nothing_but_plain_files_inside_comes_out(entry: tarfile.TarInfo, tmp_pa
         names = bundle.unpack(name, data, folder)
     except CheckpointCorrupt:
         names = []
-    # An absolute name is laid below the folder.
+    # An absolute name is extracted below the folder.
     assert all((folder / each.lstrip("/")).resolve().is_relative_to(folder) for each in names)
     assert not (tmp_path / "outside").exists()
     assert not Path("/tmp/qcity-outside").exists()

@@ -114,7 +114,7 @@ time.sleep(60)
 """
 
 
-def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
+def test_a_signal_is_passed_to_the_attempt(tmp_path: Path) -> None:
     """As process 1 of a container it would be ignored."""
     store = open_store(str(tmp_path / "store"))
     lease.create(store, head(pending=MINE))
@@ -142,4 +142,4 @@ def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
     assert Path(folder).name == "p", "named as the project, which has no file that names it"
     assert (attempt, local, has_spec) == (MINE, f"{folder}/.qcity/local", "False")
     assert f'"project":"{folder}"' in spec_text.replace('": "', '":"')
-    assert not Path(folder).exists(), "what it laid is gone with it"
+    assert not Path(folder).exists(), "what it extracted is gone with it"

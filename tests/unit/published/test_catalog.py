@@ -113,7 +113,7 @@ def test_states_are_read_from_either_place(catalog: Catalog, tmp_path: Path) -> 
         assert loaded["fixed"].tolist() == list(range(2000))
 
 
-def test_a_damaged_copy_is_passed_over(made: CheckpointRun, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_skipped(made: CheckpointRun, catalog: Catalog, tmp_path: Path) -> None:
     damage(made.tier.path / "packs" / "e1-5.pack")
     assert catalog.state(catalog.find("5"), "epochs", tmp_path / "incoming")["a"][0] == 5
     damage(packs(made, 5)[0])
@@ -243,7 +243,7 @@ def test_a_module_that_is_missing_is_said(
         catalog.state(catalog.find("newest"), "epochs", tmp_path / "incoming")
 
 
-def test_a_full_disk_is_said_and_nothing_stays_behind(
+def test_a_full_disk_is_reported_and_nothing_is_left(
     made: CheckpointRun, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_arguments: object) -> None:

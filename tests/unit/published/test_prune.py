@@ -1,4 +1,4 @@
-"""Pruning a run at rest: fenced by the head, never under a living holder, and what stays is whole."""
+"""Pruning a run that is not active: fenced by the run record, never under a living holder, and what stays is whole."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_dead_holder_is_superseded_first(run: CheckpointRun, monkeypatch: pyte
     assert run.head().checkpoints == head.checkpoints
 
 
-def test_a_successor_goes_on_from_what_stays(run: CheckpointRun, tmp_path: Path) -> None:
+def test_a_successor_resumes_from_what_stays(run: CheckpointRun, tmp_path: Path) -> None:
     run.release()
     prune(run.store, RUN, keep=1)
     lease.acquire(run.store, RUN, Holder(attempt="b", host="local"))

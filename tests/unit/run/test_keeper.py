@@ -1,6 +1,6 @@
 """Keepers against one another: whoever dies, pauses or loses a reply, never two attempts at once.
 
-The schedules are seeded: threads run one at a time, and a random generator chooses who goes on at every store
+The schedules are seeded: threads run one at a time, and a random generator chooses which one continues at every store
 call. A failing seed replays exactly.
 """
 
@@ -136,7 +136,7 @@ class World:
 
     @property
     def pending(self) -> str:
-        """The attempt of the intent."""
+        """The attempt of the pending launch."""
         return self.head.pending_launch.attempt if self.head.pending_launch else ""
 
     def step(self) -> policy.Action:
@@ -369,7 +369,7 @@ class Turns:
         return actor
 
     def give(self) -> None:
-        """Let somebody else go on; returns when it is this thread's turn again."""
+        """Let another thread continue; returns when it is this thread's turn again."""
         actor: Actor | None = getattr(self.local, "actor", None)
         if actor is None:
             return
@@ -519,7 +519,7 @@ class Schedule:
                 if turn == stop_at:
                     lease.amend(world.store, RUN, lambda now: replace(now, desired=DesiredState(state="stopped")))
                 if rng.random() < 0.004:
-                    # Everybody waits long enough for an abandoned intent to be void.
+                    # Everybody waits long enough for an abandoned pending launch to be void.
                     for _ in range(40):
                         world.clock.advance(1)
                         self._attempts_go_on()

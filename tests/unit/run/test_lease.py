@@ -70,7 +70,7 @@ def test_a_run_is_made_whatever_becomes_of_the_reply(clock: ManualClock, fault: 
     assert now(store) == made
 
 
-def test_an_unknown_run_and_a_corrupt_head_are_told_apart(store: FaultyStore) -> None:
+def test_an_unknown_run_and_a_corrupt_head_differ(store: FaultyStore) -> None:
     with pytest.raises(UnknownRun, match="nobody"):
         lease.read(store, "nobody")
     version = lease.read(store, "r").version
@@ -108,7 +108,7 @@ def test_a_heartbeat_after_the_declaration_saves_the_holder(store: FaultyStore, 
     first = take(store, "a", clock)
     declared_dead = first.head.seen
     store.before_publish = _calls(first.renew)
-    with pytest.raises(RunHeld):  # its read saw the judged beat; its publish did not land on it
+    with pytest.raises(RunHeld):  # its read saw the heartbeat declared dead; its publish found another
         take(store, "b", clock, declared_dead)
     first.update(mark(1))
     assert now(store).holder == first.me
@@ -157,7 +157,7 @@ def test_taking_the_lease_whatever_becomes_of_the_reply(store: FaultyStore, cloc
 
 
 def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStore, clock: ManualClock) -> None:
-    """Even by a process with the same attempt's name: one epoch must not have two owners."""
+    """Even by a process with the same attempt's name: one term must not have two owners."""
 
     class Between(FaultyStore):
         def read(self, run: str):  # type: ignore[no-untyped-def]  # the signature is the parent's
@@ -291,7 +291,7 @@ def test_a_delayed_write_of_a_superseded_holder_never_lands(store: FaultyStore, 
 
 
 def test_a_stale_read_is_no_lost_lease(store: FaultyStore, clock: ManualClock) -> None:
-    """The head before the takeover shows another holder: epochs only grow, so it is old, not news."""
+    """The run record from before the takeover shows another holder: terms only grow, so it is old."""
     dead = take(store, "a", clock)
     mine = take(store, "b", clock, dead.head.seen)
     store.inject("stale")
@@ -381,7 +381,7 @@ def test_a_slow_holder_with_heartbeats_is_never_declared_dead(store: FaultyStore
 
 
 def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStore, clock: ManualClock) -> None:
-    """As under SIGSTOP: no beats, but a panel and a keeper go on writing, which makes new versions."""
+    """As under SIGSTOP: no heartbeats, but a panel and a keeper keep writing, which makes new versions."""
     mine = take(store, "a", clock)
     observer = Observer(clock)
     declared_dead = None

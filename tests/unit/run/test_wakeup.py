@@ -1,4 +1,4 @@
-"""The bell: it rings for a file that is renamed into a directory, for an end, and when asked; else after its time."""
+"""A wakeup comes for a file that is renamed into a directory, for a process's end, and when asked; else in time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qcity_nb.run import wakeup
 from qcity_nb.run.wakeup import POLL_S, Wakeup
 
 LONG_S = 30.0
-"""Far beyond any wake-up, and below the test's timeout: a bell that does not ring is seen."""
+"""Far beyond any wake-up, and below the test's timeout: a wakeup that does not come is noticed."""
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_stopped_between_files_and_link(store: DirectoryStore, rivals: int) -> N
 
 @pytest.mark.parametrize("later", [1, KEEP_HEADS - 1, KEEP_HEADS, 40])
 def test_stopped_between_link_and_check(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, later: int) -> None:
-    """Our link was the head, and others went on from it: a success, or unknown, never a conflict."""
+    """Our link was the run record, and others wrote on top: a success, or unknown, never a conflict."""
     base = store.publish("r", b"base", expect=None)
     check = DirectoryStore._check_link
 
@@ -133,7 +133,7 @@ def test_stopped_between_link_and_check(store: DirectoryStore, monkeypatch: pyte
 
 
 def test_a_link_whose_reply_the_network_lost(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An NFS client sends the link again and is told that the name exists."""
+    """An NFS client sends the link again and hears that the name exists."""
     link = os.link
 
     def twice(source: Path, target: Path) -> None:

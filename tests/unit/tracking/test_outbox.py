@@ -1,4 +1,4 @@
-"""Metric rows as bytes: exact, torn lines told, damage refused."""
+"""Metric rows as bytes: exact, torn lines reported, damage refused."""
 
 import math
 import struct

@@ -88,7 +88,7 @@ def test_colours_of_the_page_are_kept() -> None:
     assert not re.search(r"[;\"](color|background):(#fff|#000|white|black)", html)
 
 
-def test_the_facts_are_there() -> None:
+def test_all_details_are_there() -> None:
     words = " ".join(Page(panel_html(full("run-1"))).words)
     texts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "attempt 3", "0.02"]
     texts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
@@ -198,7 +198,7 @@ def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     assert "attempt 13" in str(panel)
 
 
-def test_our_displays_can_be_told_from_others() -> None:
+def test_our_displays_can_be_distinguished_from_others() -> None:
     front = FrontEnd()
     Panel("r", publish=front).update(PanelView(run="r"))
     assert is_panel({"output_type": "display_data", "data": front.sent[0][0]})

@@ -117,9 +117,7 @@ def test_no_answer_at_all_leaves_the_question_open(world: JobsWorld, monkeypatch
     assert launcher.find(ATTEMPT) is None
 
 
-def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
-    world: JobsWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_that_does_not_answer_has_a_time_limit(world: JobsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = threading.Event(), threading.Event()
 
     def silent(self: HfApi) -> list[Any]:
@@ -137,13 +135,13 @@ def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
         answer.set()
 
 
-def test_want_of_credit_is_told_as_that(world: JobsWorld) -> None:
+def test_missing_credit_is_reported_as_that(world: JobsWorld) -> None:
     world.server.faults.set("credit")
     with pytest.raises(UsageError, match=r"no credit left .*balance is insufficient.*settings/billing"):
         world.launcher().launch(world.spec())
 
 
-def test_who_may_not_run_jobs_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     users = Users({TOKEN: User("reader", "read")})
     with jobs_world(tmp_path, monkeypatch, users=users) as world:
         with pytest.raises(UsageError, match="no permission to do that"):
@@ -268,7 +266,7 @@ def test_a_job_that_somebody_ran_again_by_hand_is_the_attempt_while_it_lives(wor
     assert first != again
 
 
-def test_deaths_are_told_apart_as_the_service_tells_them(world: JobsWorld) -> None:
+def test_deaths_are_distinguished_as_the_service_reports_them(world: JobsWorld) -> None:
     def death(number: int, script: str = "sleep 1000", timeout_s: float = 600, fault: str = "") -> str:
         attempt = f"{RUN}-{number}"
         job = sleeper(world, attempt, script, timeout_s=timeout_s)

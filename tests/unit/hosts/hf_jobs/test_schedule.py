@@ -109,7 +109,7 @@ def test_what_a_look_does(world: JobsWorld) -> None:
     assert done.status.stage == "COMPLETED", log
     assert f"{RUN}: first attempt on hf-jobs, $0.01/h" in log
     [job] = world.api.list_jobs(namespace="user", labels={"qcity-run": RUN})
-    assert "PYTHONPATH" in (job.secrets or {}), "what the watch was told holds for what it launches"
+    assert "PYTHONPATH" in (job.secrets or {}), "the settings of the watch hold for what it launches"
     over(world.api, job)
     assert lease.read(world.store, "here-1").head.pending_launch is None, "that container is not the user's machine"
 

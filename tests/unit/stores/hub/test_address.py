@@ -1,4 +1,4 @@
-"""How a store's address, a run's branch and a head's file are written on the Hub."""
+"""How a store's address, a run's branch and a run record's file are written on the Hub."""
 
 from __future__ import annotations
 

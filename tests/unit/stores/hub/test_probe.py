@@ -1,4 +1,4 @@
-"""The probes of a Hub: the emulator passes them, and a Hub that behaves differently is told from it."""
+"""The probes of a Hub: the emulator passes them, and a Hub that behaves differently does not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_emulator_is_as_the_store_expects(server: HubServer, capsys: pytest.
     assert f"all {len(PROBES)} are as expected" in out
 
 
-def test_a_hub_that_reads_yesterdays_branch_is_told(server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_with_stale_reads_is_reported(server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     # The fifth commit is the first of those that are read at once.
     count = 0
 
@@ -89,7 +89,7 @@ def forced(repository: HubRepository, branch: str, operations: list[Any], *, par
     return str(api.create_commit(**repository._at, operations=operations, commit_message=title, revision=branch).oid)
 
 
-def test_a_hub_that_breaks_the_contract_is_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_breaks_the_contract_is_reported(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HubBranch, "at", lambda branch, expect: branch.look())
     monkeypatch.setattr(HubRepository, "commit", forced)
     parts = ("only_the_newest", "names_are")

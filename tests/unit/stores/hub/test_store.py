@@ -1,4 +1,4 @@
-"""What only the store on the Hub has: its room, its pace, its patience, Xet."""
+"""What only the store on the Hub has: its storage, its pace, its time limits, Xet."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def commits(store: HubStore, run: str = "r") -> int:
     return len(api.list_repo_commits(repo, revision=f"run/{run}"))
 
 
-def test_a_long_history_is_squashed_under_everybodys_feet(
+def test_a_long_history_is_squashed_while_others_write(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the head nor its version changes, and whoever has an older tip goes on."""
+    """Neither the run record nor its version changes, and a writer with an older tip continues."""
     monkeypatch.setattr(hub, "SQUASH_AFTER", 6)
     version = store.publish("r", b"0", expect=None, files={"packs/e1-0-x.pack": b"0" * 1000})
     for number in range(1, 5):
@@ -62,7 +62,7 @@ def test_a_long_history_is_squashed_under_everybodys_feet(
     assert store.names("r") == ["packs/e1-0-x.pack"]
 
 
-def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nothing_names_is_freed(store: HubStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs that this store dropped and no branch has any more; nobody else's content, and nothing young."""
     api, repo = hub_stores.api_of(store)
     monkeypatch.setattr(hub, "SQUASH_AFTER", 2)
@@ -94,7 +94,7 @@ def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.M
 def test_a_run_that_somebody_else_makes_meanwhile(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Between the look and the reading of a branch's tip: a commit on that tip would replace the other's head."""
+    """Between the look and the reading of a branch's tip: a commit on that tip would replace the other's run record."""
     rival = HubStore(store._repository.address)
     store.publish("first", b"", expect=None)
     tip, calls = store._repository.tip, 0
@@ -139,7 +139,7 @@ def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, ser
     assert len(server.faults.struck) == struck, "it was left alone meanwhile"
 
 
-def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
+def test_a_hub_that_does_not_answer_has_a_time_limit(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = store.publish("r", b"0", expect=None)
