@@ -52,7 +52,7 @@ def __getattr__(name: str) -> object:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """`%load_ext qcity_nb`: cells run by hand that have finished in an earlier kernel need not run again."""
+    """`%load_ext qcity_nb`: cells run by hand are skipped if they finished in an earlier kernel."""
     from qcity_nb import city
     from qcity_nb.interactive import extension
 
@@ -60,7 +60,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """`%unload_ext qcity_nb`: cells run as they do without it."""
+    """`%unload_ext qcity_nb`: every cell runs again as without the extension."""
     from qcity_nb.interactive import extension
 
     extension.unload(shell)

@@ -1,13 +1,15 @@
 """The composition root: what `qcity.up()` puts together, and the object that a notebook holds. Read this first.
 
-    up()
-      settings   defaults < pyproject.toml < environment < arguments
-      host       which machine is this, by what evidence
-      run        found by its key, or made                      run/identity.py
-      agent      a process: lease, beats, publishes, drains     agent/
-      session    this kernel: rows, loops, checkpoints          kernel/session.py
+    qcity.up()
+      settings   defaults < pyproject.toml < environment < arguments              settings.py
+      host       which machine this is, and by what evidence                      hosts/detect.py
+      run        this notebook's unfinished run, or a new one                     run/identity.py
+      sidecar    a process: holds the lease, sends heartbeats, publishes, drains  sidecar/
+      session    this kernel: loops, metric rows, checkpoints                     kernel/session.py
 
-Under `qcity run` the engine has done the first four already, and `up()` joins them.
+Under `qcity run` the papermill engine has done the first four already, and `up()` joins its attempt.
+
+Read next: `ports.py`, what the protocol asks of stores, launchers and trackers; then `run/lease.py`, who may publish.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from qcity_nb import codec, crashpoints, settings
+from qcity_nb import codec, crashpoints
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
@@ -29,6 +31,7 @@ from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.settings import Settings
+from qcity_nb.settings import load as load_settings
 from qcity_nb.sidecar import start as sidecar
 
 if TYPE_CHECKING:
@@ -55,36 +58,38 @@ def up(
     namespace: MutableMapping[str, Any] | None = None,
     **overrides: Any,
 ) -> City:
-    """Bring up the run that this notebook belongs to, and go on where it was.
+    """Bring up the run that this notebook belongs to. An unfinished run resumes where it stopped.
 
     Args:
-        run: what the run is called after, where the notebook's path cannot be told (Colab).
-        name: tells apart several runs of one notebook with the same parameters.
-        params: the parameters that make this run, when it is run by hand.
-        state: where runs live: a directory or a store's address. Default: ``.qcity/store`` in the project.
+        run: identifies the run instead of the notebook's path; needed where that path is unknown (Colab).
+        name: distinguishes several runs of one notebook with the same parameters.
+        params: the parameters that identify this run, if it is run by hand.
+        store: where runs live: a directory or a store's address. Default: ``.qcity/store`` in the project.
         tracking: MLflow tracking address. Default: ``.qcity/mlflow.db`` in the project.
-        fresh: begin a new run, even if an unfinished one is there.
+        fresh: begin a new run, even if an unfinished one exists.
         take_over: take the run from the host that holds it now.
-        overrides: any other setting by name (see ``qcity doctor``).
+        namespace: the variables in which to look for the notebook's path, outside IPython. Default: ``__main__``'s.
+        overrides: any other setting by name, such as ``heartbeat="5s"`` (``qcity doctor`` lists them).
+    Returns: this kernel's city. A second call returns the same one while it holds the run, unless ``fresh``.
     Raises:
         RunHeld: another host holds the run and is alive; the message names it and says what you can do.
-        UsageError: a setting is wrong, or the notebook's path cannot be told and ``run`` is missing.
+        UsageError: a setting is wrong, or the notebook's path is unknown and ``run`` is missing.
         StoreError: the store refuses or does not answer.
-    Does not: ask anything, or wait for longer than the holder's ttl plus two minutes.
+    Does not: prompt, or wait for longer than the holder's ttl plus two minutes.
     """
     global _city
     if _city is not None and not fresh and _city.is_up:
         return _city
-    given = settings.load(overrides={"store": store, "tracking": tracking, **overrides})
+    settings = load_settings(overrides={"store": store, "tracking": tracking, **overrides})
     shell = _shell()
     scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
-    facts = detect()
-    if given.mailbox:
-        city = _join(given, facts)
+    host = detect()
+    if settings.mailbox:
+        city = _join(settings, host)
     else:
-        city = _begin(given, facts, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
-    if city.session.finished_cells is None:  # else it was there before, for this kernel's first cell
-        crashpoints.arm_plan(given.chaos, attempt=city._config.attempt)
+        city = _begin(settings, host, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+    if city.session.finished_cells is None:  # else the engine set it up before this kernel's first cell
+        crashpoints.arm_plan(settings.chaos, attempt=city._config.attempt)
         if shell is not None:
             from qcity_nb.kernel import ipython_hooks
 
@@ -95,9 +100,9 @@ def up(
 
 
 def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
-    """A city that a snapshot of the notebook's variables holds, in another kernel."""
+    """What a city in a snapshot of the notebook's variables becomes in another kernel: that kernel's own city."""
     city = up(**asked)
-    if panel and city._panel is None:  # else this kernel shows one already
+    if panel and city._panel is None:  # else this kernel already shows one
         city._show_panel(panel)
     return city
 
@@ -109,22 +114,22 @@ def _main() -> Mapping[str, Any]:
 
 
 def _shell() -> Any:
-    """The IPython shell with a kernel behind it, if that is where we are."""
+    """The IPython shell of a Jupyter kernel; ``None`` elsewhere, as in terminal IPython, whose shell has no kernel."""
     module = sys.modules.get("IPython")
     shell = module.get_ipython() if module is not None else None
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
-def _join(given: Settings, facts: HostFacts) -> City:
-    """Under the engine: its agent holds the lease already."""
-    mailbox = Mailbox(Path(given.mailbox))
+def _join(settings: Settings, host: HostFacts) -> City:
+    """Under the engine: join its attempt, whose sidecar already holds the lease."""
+    mailbox = Mailbox(Path(settings.mailbox))
     config = codec.loads(sidecar.Config, (mailbox.path / "sidecar.json").read_bytes())
-    return City(given, facts, config, mailbox, sidecar.wait_held(mailbox))
+    return City(settings, host, config, mailbox, sidecar.wait_held(mailbox))
 
 
 def _begin(
-    given: Settings,
-    facts: HostFacts,
+    settings: Settings,
+    host: HostFacts,
     scope: Mapping[str, Any],
     *,
     run: str | None,
@@ -133,26 +138,25 @@ def _begin(
     fresh: bool,
     take_over: bool,
 ) -> City:
-    """By hand: find or make the run, start an agent."""
+    """By hand: find or make the run, and start a sidecar that acquires its lease."""
     from qcity_nb.stores import open_store
 
-    found = notebook_path(scope)
-    path = found[0].resolve() if found is not None else None
+    located = notebook_path(scope)
+    path = located[0].resolve() if located is not None else None
     if run is not None:
         notebook = run
     elif path is not None:
-        root = given.project.root
+        root = settings.project.root
         notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     else:
         raise UsageError(
-            f"the notebook's path cannot be told here ({facts.name}): say which run this is, "
-            'as in qcity.up(run="train")'
+            f'the notebook\'s path is unknown here ({host.name}): name the run, as in qcity.up(run="train")'
         )
     content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
-    store = open_store(given.store)
+    store = open_store(settings.store)
     head, _ = identity.find_or_create(
         store,
-        project=given.project.name,
+        project=settings.project.name,
         notebook=notebook,
         parameters=dict(params or {}),
         name=name,
@@ -164,47 +168,54 @@ def _begin(
     if head.state == "stopped" or head.desired.state == "stopped":
         head = amend(store, head.run, _resume_run)
     config = sidecar.config_for(
-        given,
+        settings,
         run=head.run,
         attempt=f"{head.run}-{uuid.uuid4().hex[:8]}",
-        host=facts.name,
+        host=host.name,
         take_over=take_over,
         wait=True,
     )
     mailbox, process = sidecar.spawn(config)
-    from qcity_nb.kernel import session  # noqa: F401  # comes in while the agent takes the lease
+    from qcity_nb.kernel import session  # noqa: F401  # imported while the sidecar acquires the lease
 
     try:
         status = sidecar.wait_held(mailbox, process)
     except RunHeld as held:
-        if facts.is_interactive:
+        if host.is_interactive:
             raise RunHeld(
-                f"{held}. Take it over with qcity.up(take_over=True), or watch it with `qcity show {head.run}`"
+                f"{held}. Take over with qcity.up(take_over=True), or watch the run with `qcity show {head.run}`"
             ) from None
         raise
-    return City(given, facts, config, mailbox, status, process)
+    return City(settings, host, config, mailbox, status, process)
 
 
 def _resume_run(head: Head) -> Head:
-    """Somebody runs a stopped run again, by hand."""
+    """A person runs a stopped run again, by hand: a change for ``amend``."""
     desired = replace(head.desired, state="running", manual=True)
     return head if head.is_over else replace(head, state="running", desired=desired)
 
 
 class City:
-    """What a notebook holds: one attempt at one run."""
+    """What a notebook holds: one attempt at one run. Made by ``up()``.
+
+    Attributes:
+        settings: what holds for this attempt, and where each value came from.
+        host: which machine this is, and by what evidence.
+        run: the run's id.
+        session: this kernel's loops, metric rows and checkpoints.
+    """
 
     def __init__(
         self,
-        given: Settings,
-        facts: HostFacts,
+        settings: Settings,
+        host: HostFacts,
         config: sidecar.Config,
         mailbox: Mailbox,
         status: Status,
         process: Any = None,
     ) -> None:
-        self.settings = given
-        self.host = facts
+        self.settings = settings
+        self.host = host
         self.run = config.run
         self._config = config
         self._mailbox = mailbox
@@ -216,17 +227,17 @@ class City:
         from qcity_nb.kernel.engine_requests import session_here
         from qcity_nb.kernel.session import Session
 
-        limit_s = given.session_limit_s or facts.session_limit_s
+        limit_s = settings.session_limit_s or host.session_limit_s
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
         self.session = session_here(mailbox) or Session(mailbox, status, revive=self._revive)
         self.session.deadline_s = deadline_s
 
     def __repr__(self) -> str:
         status = self.session.sidecar.look(now=True)
-        return f"<City run={self.run!r} {status.state} epoch={status.term} host={self.host.name}>"
+        return f"<City run={self.run!r} attempt={status.term} {status.state} host={self.host.name}>"
 
     def __reduce__(self) -> Any:
-        # What a city is lies in its kernel's process: another kernel brings up its own.
+        # A city is bound to its kernel's process: another kernel brings up its own.
         return _revive_city, (self._asked, self._panel.display_id if self._panel is not None else "")
 
     @property
@@ -235,8 +246,8 @@ class City:
         return self.session.sidecar.look(now=True).state == "held"
 
     def _revive(self) -> None:
-        """The agent died while this attempt lives: start another one for it."""
-        self.session.sidecar.note("sidecar-died", message="the agent died; a new one goes on")
+        """The sidecar died while this attempt lives: start another one for it."""
+        self.session.sidecar.note("sidecar-died", message="qcity's background process died; a new one takes its place")
         sidecar.spawn(sidecar.respawn(self._config))
 
     def loop(
@@ -248,24 +259,27 @@ class City:
         name: str | None = None,
         lazy: bool | None = None,
     ) -> Iterator[T]:
-        """Iterate over ``items``, and go on where a dead host stopped.
+        """Iterate over ``items``; resume after the last saved iteration if an earlier attempt died.
+
+            for epoch in city.loop(range(100), state={"model": model, "optimizer": optimizer}):
+                ...
 
         Args:
-            items: a sequence resumes by index; any other iterable must be deterministic, and its finished items
-                are consumed again without running the body.
-            state: what one iteration hands to the next: a dict of arrays, modules, optimizers, estimators or
-                plain objects, or one such object. It is restored in place before the first item comes.
-                ``None`` declares that nothing carries over. Your own random generators belong in it; the global
-                ones of Python, numpy and torch are saved anyway.
-            every: iterations (a whole number), a time ("60s", a timedelta), ``every_steps``, ``every_time`` or
-                ``on_best``, joined by ``|`` and ``&``. By default saving takes under 1% of the loop's time, and less
-                if the run seldom dies (kernel/save_policy.py). Where the host's session is about to end, every boundary
-                is saved.
-            name: the loop's key; by default its cell and place in it.
-            lazy: by default what a torch optimizer in the state steps over is copied while the next iteration has
-                begun, and the step waits for it: until then weights may be read, not written by other means. False
-                copies everything at the boundary. True copies everything later: call ``city.wait()`` before you
-                change anything.
+            items: a sequence resumes by index. Any other iterable must be deterministic: its finished items are
+                consumed again without running the body.
+            state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
+                objects, or one such object. It is restored in place before the first item. ``None`` declares that
+                nothing carries over. Put random generators of your own in it; the global generators of Python, numpy
+                and torch are saved anyway.
+            every: when to save: a number of iterations, a time (``"60s"``, a timedelta), ``every_steps``,
+                ``every_time`` or ``on_best``, combined with ``|`` and ``&``. By default saving takes under 1% of the
+                loop's time, and less if the run seldom dies (kernel/save_policy.py). When the host's session is about
+                to end, every boundary is saved.
+            name: the loop's key. Default: its cell, and its position in that cell.
+            lazy: when the state is copied. Default: the weights and optimizer state of a torch optimizer are copied
+                while the next iteration begins, and ``optimizer.step()`` waits for that copy; until then the weights
+                may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
+                everything later: call ``city.wait()`` before you change anything.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
@@ -280,23 +294,25 @@ class City:
         self.session.engine.wait_copied()
 
     def log(self, *, step: int | None = None, **metrics: float) -> None:
-        """Log metrics: one row each, which reaches the tracker exactly once, after the checkpoint that covers it.
+        """Log metrics: one row each. A row reaches the tracker exactly once, after the checkpoint that covers it.
 
         Args:
-            step: by default the innermost loop's 0-based count over the whole run; 0 outside loops.
+            step: Default: the innermost loop's 0-based count over the whole run; 0 outside loops.
+            metrics: the values by name, as in ``city.log(loss=0.1, accuracy=0.9)``.
         """
         self.session.log(metrics, step)
 
     def checkpoint(self, *, name: str = "") -> int:
-        """Save and publish now; inside a loop at its next boundary. Returns the newest checkpoint's number.
+        """Save and publish now; inside a loop, at its next boundary.
 
         Args:
-            name: it is called so, and stays in the store for ever. A loop then waits, at that boundary, until the
-                store has it, a minute at most. Code that runs again after a death gives the name again: the newest
-                checkpoint of a name is the one that counts.
+            name: a name for the checkpoint, which then stays in the store permanently. A loop waits at that boundary
+                until the store has the checkpoint, for a minute at most. Code that is re-run after a death gives the
+                name again: the newest checkpoint of a name is the one that counts.
+        Returns: the newest checkpoint's number; inside a loop that is the one before the next boundary.
         Raises:
-            UsageError: no name that can be shown, another one is waiting for the same boundary, or the run has as
-                many names as its head has room for (about 200).
+            UsageError: the name cannot be displayed, another name is waiting for the same boundary, or the run record
+                is full (about 200 names).
         """
         self.session.sidecar.check()
         if name:
@@ -305,7 +321,7 @@ class City:
             self.session.force = True
             return self.session.seq
         if sys.exc_info()[0] is None or not self.session.has_left:
-            self.session.save("asked for", strict=True)  # else: an exception left the loop, and may yet end the cell
+            self.session.save("asked for", strict=True)  # else: an exception left the loop and may still end the cell
         return int(self.session.sidecar.ask("flush", wait_s=60)["seq"])
 
     def _label(self, name: str) -> None:
@@ -314,31 +330,33 @@ class City:
         session = self.session
         check_name(name)
         if session.label and session.label != name:
-            raise UsageError(f"checkpoint(name={name!r}): the next boundary's is called {session.label!r} already")
+            raise UsageError(f"checkpoint(name={name!r}): the next boundary's checkpoint is {session.label!r} already")
         if session.sidecar.look(now=True).names_left == 0:
             raise UsageError(
-                f"checkpoint(name={name!r}): this run has as many named checkpoints as its head has room for; "
+                f"checkpoint(name={name!r}): this run has as many named checkpoints as its run record can list; "
                 "leave out the name"
             )
         session.label = name
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
-        """Fill ``state`` in place from the newest checkpoint of a loop; without ``state``, return a fresh object.
+        """Restore the state of a loop from its newest checkpoint.
 
         Args:
-            name: the loop's name or key; may be left out if there is one loop.
+            state: is filled in place. ``None``: the state is returned as a new object.
+            name: the loop's name or key; may be left out if there is only one loop.
+        Returns: ``state``, or the new object.
         Raises:
-            UsageError: no checkpoint yet, or no such loop; the message lists what there is.
+            UsageError: no checkpoint yet, or no such loop; the message lists the loops that have one.
         """
         from qcity_nb.checkpoint.state.capture import load, restore
 
-        loops = [one for one in self.session.loops.values() if one.saved_state is not None]
-        found = [one for one in loops if name is None or name == one.key]
-        found = found or [one for one in loops if name == one.name]
-        if len(found) != 1:
-            names = ", ".join(sorted(one.key for one in loops)) or "none yet"
+        loops = [loop for loop in self.session.loops.values() if loop.saved_state is not None]
+        matches = [loop for loop in loops if name is None or name == loop.key]
+        matches = matches or [loop for loop in loops if name == loop.name]
+        if len(matches) != 1:
+            names = ", ".join(sorted(loop.key for loop in loops)) or "none yet"
             raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
-        captured, _ = self.session.read_loop_state(found[0])
+        captured, _ = self.session.read_loop_state(matches[0])
         assert captured is not None
         if state is None:
             return load(captured)
@@ -346,9 +364,9 @@ class City:
         return state
 
     def finish(self) -> None:
-        """By hand: end the run as succeeded; everything is published, drained and closed.
+        """End a run that was begun by hand, as succeeded: everything is published, drained and closed.
 
-        Under `qcity run` the engine ends the run, and this does nothing.
+        Under `qcity run` the engine ends the run, and this call does nothing.
         """
         if self.settings.mailbox:
             return
@@ -357,26 +375,26 @@ class City:
         self._finish_saves()
 
     def hand_over(self) -> None:
-        """Publish everything and let go, so that a keeper elsewhere goes on with the run."""
+        """Publish everything and release the run, so that a keeper elsewhere can resume it."""
         self.session.commit("hand over")
         self.session.sidecar.ask("release", wait_s=90, hand_over=True)
         self._finish_saves()
 
     def _finish_saves(self) -> None:
-        """Let the agent say its last word, so that what is shown, and a next `up()`, find the attempt ended."""
+        """Wait for the sidecar's last status, so that the panel and the next `up()` see that the attempt has ended."""
         until = time.monotonic() + 5
         while self.is_up and time.monotonic() < until:
             time.sleep(0.005)
         self.refresh()
         if self._panel is not None:
-            self._panel.close()  # the buttons would ask an agent that is gone
+            self._panel.close()  # its buttons would ask a sidecar that is gone
         if self._process is not None:
             self._process.wait(timeout=30)
         self.session.engine.close()  # its arena is as large as the state
 
     @property
     def data(self) -> Data:
-        """DVC-tracked data of the project: ``city.data["data/digits.csv"]`` is a verified local path."""
+        """The project's DVC-tracked data: ``city.data["data/digits.csv"]`` is a verified local path."""
         if self._data is None:
             from qcity_nb.data import Data
 
@@ -384,17 +402,17 @@ class City:
         return self._data
 
     def secret(self, name: str) -> str:
-        """A secret by name, from the environment, Colab's or Kaggle's store. It is never logged or saved.
+        """A secret by name, from the environment, or from Colab's or Kaggle's secrets. It is never logged or saved.
 
         Raises:
-            UsageError: nobody has it; the message says where to put it on this host.
+            UsageError: there is none of that name; the message says where to put it on this host.
         """
         from qcity_nb.hosts.secret import find
 
         return find(name, self.host)
 
     def panel(self) -> None:
-        """Show the run's panel below this cell; it updates by itself and stays in the saved notebook."""
+        """Show the run's panel below this cell. It updates itself, and stays in the saved notebook."""
         if self._panel is None:
             self._show_panel("")
         self._update_panel()

@@ -12,7 +12,7 @@ __all__ = ["Clock", "SystemClock", "iso_now", "within"]
 
 T = TypeVar("T")
 
-# CLOCK_MONOTONIC stands still while a laptop sleeps, and a lease must not; Linux has BOOTTIME.
+# CLOCK_MONOTONIC stands still while a laptop sleeps, and lease time must not; Linux has BOOTTIME.
 _LEASE_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", 0))
 
 
@@ -46,30 +46,31 @@ class SystemClock:
 
 
 def within(limit_s: float, call: Callable[[], T], *, name: str) -> T:
-    """What ``call`` returns or raises, if it does so in time: for libraries that wait for ever.
+    """Call with a time limit, for libraries that would wait indefinitely.
 
     Args:
-        name: of the thread that it runs in.
+        name: of the thread in which the call runs.
+    Returns: what ``call`` returns; what it raises is raised here.
     Raises:
-        TimeoutError: it has not. It goes on in its thread, and nobody hears what comes of it.
+        TimeoutError: it took too long. It continues in its thread, and its outcome is lost.
     """
-    box: list[T] = []
-    raised: list[BaseException] = []
+    results: list[T] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            box.append(call())
-        except BaseException as error:  # noqa: BLE001  # raised again where it was called
-            raised.append(error)
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001  # raised again in the caller's thread
+            errors.append(error)
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     thread.join(limit_s)
-    if raised:
-        raise raised[0]
-    if not box:
+    if errors:
+        raise errors[0]
+    if not results:
         raise TimeoutError(f"no answer in {limit_s:.0f} s")
-    return box[0]
+    return results[0]
 
 
 def iso_now() -> str:

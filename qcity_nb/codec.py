@@ -28,7 +28,7 @@ def _fields(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-# Heads are read and written every other second for hours; what a type looks like does not change meanwhile.
+# Run records are read and written every other second for hours, so what is known of a type is cached.
 _origin: Callable[[Any], Any] = functools.cache(typing.get_origin)
 _dataclass_fields = functools.cache(dataclasses.fields)
 _SCALARS: frozenset[type] = frozenset({str, int, bool})
@@ -62,7 +62,7 @@ def encode(value: object) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
-            return float(value["float"])  # others are somebody's own mapping
+            return float(value["float"])  # any other such mapping is the user's own
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
@@ -177,5 +177,5 @@ def loads(cls: type[T], data: bytes) -> T:
         raise DecodeError(f"format {version} is older than this version reads ({OLDEST}), and was never released")
     try:
         return decode(cls, value)
-    except RecursionError:  # what the parser just took may be too deep for the rest
+    except RecursionError:  # the JSON parser accepts deeper nesting than this module
         raise DecodeError("nested too deep") from None

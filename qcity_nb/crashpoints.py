@@ -34,7 +34,7 @@ NAMES = (
 """Every run of a notebook passes all of these."""
 
 AT_A_HUB = ("publish.upload", "publish.commit")
-"""And with a store on the Hub these: large content is about to be sent, a commit is."""
+"""With a store on the Hub a run also passes these: before large content is sent, and before a commit."""
 
 GROUP = "qcity_nb.crashpoints"
 
@@ -48,22 +48,22 @@ def arm(hook: Callable[[str], None] | None) -> None:
 
 
 def arm_plan(plan: str, *, attempt: str = "", owner: int = 0) -> None:
-    """Arm this process with a plan of kills (``qcity_nb.testing.chaos``); an empty one does nothing.
+    """Arm this process with a plan of kills (``qcity_nb.testing.chaos``); an empty plan does nothing.
 
     Args:
-        attempt, owner: whom a kill of the whole host means, where this process does not carry the attempt's label.
+        attempt, owner: what a kill of the whole host ends, if this process does not carry the attempt's label.
     Raises:
-        ValueError: the plan names no crash point, or is no plan.
-        LookupError: nothing is installed that could carry it out.
+        ValueError: the plan is malformed, or names no crash point.
+        LookupError: no entry point is installed that could execute it.
     """
     if not plan:
         return
-    from importlib.metadata import entry_points  # slow, and needed for a plan alone
+    from importlib.metadata import entry_points  # slow to import, and needed only for a plan
 
     for tool in entry_points(group=GROUP):
         tool.load()(plan, attempt=attempt, owner=owner)
         return
-    raise LookupError(f"a chaos plan is set, and no entry point {GROUP!r} is installed to carry it out")
+    raise LookupError(f"a chaos plan is set, but no entry point {GROUP!r} is installed to execute it")
 
 
 def hit(name: str) -> None:

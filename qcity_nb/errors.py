@@ -11,21 +11,21 @@
     ├── LeaseLost               exit 5   another attempt took the run over
     ├── StoreError              exit 6
     │   ├── Conflict                     another writer was first
-    │   ├── Missing                      an object that was named is gone
-    │   ├── StoreUnavailable             outcome unknown: re-read before deciding
-    │   ├── StoreRefused                 this place cannot be a store
-    │   └── HeadCorrupt                  the head cannot be read
+    │   ├── Missing                      an object that a run record named is gone
+    │   ├── StoreUnavailable             outcome unknown: read again before deciding
+    │   ├── StoreRefused                 this location cannot be a store
+    │   └── HeadCorrupt                  a run record cannot be read
     ├── CheckpointError         exit 7
     │   ├── CheckpointCorrupt            bytes do not match their digest
-    │   ├── CheckpointUntrusted          nobody vouches for it: it is not loaded
-    │   ├── StateRefused                 a variable that cannot be saved
+    │   ├── CheckpointUntrusted          its source is not trusted, so it is not loaded
+    │   ├── StateRefused                 a variable in `state` cannot be saved
     │   └── VariableLost                 a variable was used that could not be saved
     ├── DataError               exit 8   a data file is missing or has the wrong md5
     ├── TrackerUnavailable      exit 9   the tracker did not answer
     │   └── TrackerMissing               a package that the tracker needs is not installed
     └── GaveUp                  exit 10  the relaunch budget is spent
 
-Exit code 0 is success, 1 an error nobody foresaw (a bug: please report it), 130 Ctrl-C.
+Exit code 0 is success, 1 an unexpected error (a bug: please report it), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class UnknownHost(UsageError):
 
 
 class UnknownRun(UsageError):
-    """No run of that name lives in this store."""
+    """This store has no run of that name."""
 
 
 class NotebookFailed(QcityError):
@@ -113,18 +113,18 @@ class StoreError(QcityError):
 
 
 class Conflict(StoreError):
-    """The head is not the version that the writer expected: another writer was first."""
+    """The run record is not the version that the writer expected: another writer was first."""
 
 
 class Missing(StoreError):
-    """A stored object is gone; re-read the head, it no longer names it."""
+    """A stored object is gone; read the run record again, which no longer names it."""
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer: whether the write landed is unknown.
+    """The store did not answer: whether the write was made is unknown.
 
     Args:
-        retry_after_s: how long the store asks to be left alone.
+        retry_after_s: how long the store asks callers to wait.
     """
 
     def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
@@ -133,11 +133,11 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRefused(StoreError):
-    """This place cannot keep the store's promises (no atomic create, read-only, full)."""
+    """This location cannot keep a store's promises (no atomic create, read-only, full)."""
 
 
 class HeadCorrupt(StoreError):
-    """The run's head is not readable as a head."""
+    """The stored run record is not readable as one."""
 
 
 class CheckpointError(QcityError):
@@ -151,7 +151,7 @@ class CheckpointCorrupt(CheckpointError):
 
 
 class CheckpointUntrusted(CheckpointError):
-    """A checkpoint that nobody vouches for is not loaded; the message says what to do."""
+    """The checkpoint's source is not trusted, so it is not loaded; the message says what to do."""
 
 
 class StateRefused(CheckpointError):
@@ -159,7 +159,7 @@ class StateRefused(CheckpointError):
 
 
 class VariableLost(CheckpointError):
-    """A variable was used that could not be saved, and is not there since the notebook was restored."""
+    """A variable was used that could not be saved, so it is missing since the notebook was restored."""
 
 
 class DataError(QcityError):

@@ -1,7 +1,11 @@
-"""The ports: what the protocol asks of stores, trackers, launchers and clocks.
+"""The ports: what the protocol asks of stores, launchers and trackers, on one page.
 
-Each is a small protocol; adapters live in ``stores/``, ``tracking/`` and ``hosts/`` and are found by the entry
-point groups ``qcity_nb.stores`` (by address scheme), ``qcity_nb.trackers`` and ``qcity_nb.hosts``.
+    Store       where runs live          adapters in stores/    entry point group qcity_nb.stores, by address scheme
+    Launcher    where attempts run       adapters in hosts/     entry point group qcity_nb.hosts, by host name
+    Tracker     where metrics go         adapters in tracking/  entry point group qcity_nb.trackers, by address scheme
+
+Each is a small protocol. The shipped contract suites (``testing/contracts/``) test an adapter of your own. Everything
+else in the package knows these protocols only: a new backend is one class and one entry point.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from qcity_nb.records import AttemptSpec, Row
 __all__ = ["Launcher", "Observation", "Source", "Stamped", "Store", "Tracker", "Usage", "Version"]
 
 Version = str
-"""A store's own name for one version of a head; compared only for equality."""
+"""A store's own name for one version of a run record; compared only for equality."""
 
 Source = bytes | Path
 """Content to store: the bytes themselves, or a file that holds them."""
@@ -24,14 +28,17 @@ Source = bytes | Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamped:
-    """A head as the store gives it, with two times of the store's *own* clock."""
+    """A run record as the store returns it, with two times of the store's *own* clock.
+
+    A reader may subtract the two. It must not compare either of them with its own clock.
+    """
 
     data: bytes
     version: Version
     written_s: float
-    """When the store took this version, seconds on the store's clock."""
+    """When the store accepted this version, in seconds on the store's clock."""
     now_s: float
-    """The store's clock at this read."""
+    """The store's clock at this read, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,39 +46,42 @@ class Usage:
     """What a run occupies in its store."""
 
     objects: int
+    """How many objects there are; run records are not counted."""
     size_bytes: int
-    """Of the objects that are there, heads not counted."""
+    """Of these objects."""
     held_bytes: int = 0
-    """Of what was deleted and still counts against a quota, as far as the store tells."""
+    """Of deleted objects that still count against a quota, as far as the store says."""
 
 
 class Store(Protocol):
-    """Where runs live: heads, checkpoints, journals, executed notebooks.
+    """Where runs live: run records, checkpoints, journals, executed notebooks.
 
-    Run ids and object names are relative POSIX paths of ``[A-Za-z0-9._-]`` segments, at most 200 characters;
-    no segment starts with a dot. Every method may raise ``StoreUnavailable``.
+    A run is one record, changed only by compare-and-set, and any number of immutable objects. Run ids and object names
+    are relative POSIX paths of ``[A-Za-z0-9._-]`` segments, at most 200 characters; no segment starts with a dot. Every
+    method may raise ``StoreUnavailable``.
 
-    Does not promise: that a listing is newer than the last read, that two runs share anything, or that a
-    superseded writer is stopped before its files (never its head) arrive.
+    Does not promise: that a listing is newer than the last read; that two runs share anything; or that the files of a
+    superseded writer never arrive (its run record never does).
+    Contract suite: ``testing/contracts/store_contract.py``.
     """
 
     @property
     def release_s(self) -> float:
-        """How long a deleted object may go on counting against a quota; 0: its room is free at once."""
+        """How long a deleted object may still count against a quota, in seconds; 0: its storage is free at once."""
 
     @property
     def has_pages(self) -> bool:
-        """Does it show ``page`` of ``publish`` to people?"""
+        """Does it show the ``page`` of ``publish`` to people?"""
 
     @property
     def address(self) -> str:
-        """What ``stores.open`` takes to open this store again, here or on another machine."""
+        """What ``stores.open_store`` needs to open this store again, here or on another machine."""
 
     def runs(self) -> list[str]:
-        """The ids of the runs that have a head, sorted."""
+        """The ids of the runs that have a run record, sorted."""
 
     def read(self, run: str) -> Stamped | None:
-        """The run's newest head, or ``None`` where there is none. Does not parse it."""
+        """The newest run record, or ``None`` if there is none. Does not parse it."""
 
     def publish(
         self,
@@ -83,56 +93,61 @@ class Store(Protocol):
         drop: Sequence[str] = (),
         page: Mapping[str, bytes] | None = None,
     ) -> Version:
-        """Store ``files``, then make ``head`` the run's head, in one compare-and-set, and delete ``drop``.
+        """Store ``files``, then replace the run record by ``head`` in one compare-and-set, then delete ``drop``.
 
         Args:
-            expect: the version that this writer last saw, or ``None`` for a run that must not exist yet.
+            head: the new run record; it may name the files.
+            expect: the version that this writer last saw, or ``None`` for a run that must not exist yet. It is the
+                fence: a writer that was superseded holds an old version.
             files: content by name; a name that is already stored is not sent again.
-            drop: objects that nobody needs once this head is there; one that is not there is no error. Where they
-                cannot be deleted now, that is no error either: they stay.
-            page: files for people who look at the store (``README.md``), where it ``has_pages``; the newest stay.
-        Returns: the new head's version.
+            drop: objects that the new record no longer needs. Missing ones are no error. If they cannot be deleted now,
+                that is no error either: they stay.
+            page: files for people who look at the store (``README.md``), if it ``has_pages``; the newest ones stay.
+        Returns: the new run record's version.
         Raises:
-            Conflict: the head is not ``expect``; it is unchanged by this call.
-            StoreUnavailable: outcome unknown; re-read and look for the write id first.
-        Does not: remove files of a publish that conflicted; no head names them.
+            Conflict: the run record is not ``expect``; this call did not change it.
+            StoreUnavailable: outcome unknown; read the record again and look for the write id first.
+        Does not: remove the files of a publish that conflicted; no run record names them.
         """
 
     def get(self, run: str, name: str) -> bytes:
         """The object's content.
 
         Raises:
-            Missing: no such object; re-read the head.
+            Missing: no such object; read the run record again.
         """
 
     def fetch(self, run: str, name: str, path: Path) -> None:
-        """Bring the object into the file ``path``, whole or not at all; its folder is there.
+        """Write the object's content to the file ``path``, completely or not at all.
 
-        A call after one that was cut off may go on where that stopped (it keeps what it has beside ``path``).
+        A call after an interrupted one may continue where that stopped: it keeps its part of the content beside
+        ``path``.
 
+        Args:
+            path: in a directory that exists.
         Raises:
-            Missing: no such object; re-read the head.
+            Missing: no such object; read the run record again.
             OSError: ``path`` cannot be written.
-        Does not: check the content against anything; its reader does.
+        Does not: verify the content; its reader does.
         """
 
     def names(self, run: str) -> list[str]:
-        """The names of the run's stored objects, sorted; heads are not among them."""
+        """The names of the run's stored objects, sorted; run records are not among them."""
 
     def delete(self, run: str, names: Sequence[str]) -> None:
-        """Remove objects; one that is not there is no error."""
+        """Delete objects; missing ones are no error."""
 
     def usage(self, run: str) -> Usage:
-        """What the run occupies; nothing for a run that is not there."""
+        """What the run occupies; zeros for a run that does not exist."""
 
     def reclaim(self, run: str) -> None:
-        """Give back room that deleted objects still take, where that is work; called now and then by the holder.
+        """Free the storage that deleted objects still occupy, if that takes work; the holder calls it now and then.
 
-        It changes neither the head nor its version.
+        Changes neither the run record nor its version.
         """
 
     def forget(self, run: str) -> None:
-        """Remove the run, head and all. For people and tests; no protocol step calls it."""
+        """Remove the run completely. For people and tests; no step of the protocol calls it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +155,7 @@ class Observation:
     """What a launcher knows of one attempt."""
 
     state: Literal["pending", "running", "gone", "unknown"]
-    """``gone`` only when the launcher *knows*; a failed status call is ``unknown``, never a death."""
+    """``gone`` only if the launcher *knows* it; a failed status call is ``unknown``, never a death."""
     reason: str = ""
     exit_code: int | None = None
 
@@ -150,59 +165,65 @@ class Launcher(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that ``--on`` takes."""
+        """The name that ``--on`` accepts."""
 
-    def price(self) -> str:
-        """What an attempt costs there, as the host says now, for people: ``$0.40/h``; empty where nobody pays.
+    def quote(self) -> str:
+        """What an attempt costs there now, for people: ``$0.40/h``; empty if nobody pays.
+
+        Asked before a launch, so it also refuses what could never be launched.
 
         Raises:
-            UsageError: no attempt can ever be launched so (unknown hardware, no token); the message says why.
+            UsageError: no attempt can ever be launched this way (unknown hardware, no token); the message says why.
             StoreUnavailable: the host did not answer.
         """
 
     def launch(self, spec: AttemptSpec) -> None:
-        """Start the attempt, labelled with its id; returns once the host has taken it.
+        """Start the attempt, labelled with its id. Returns once the host has accepted it.
 
         Raises:
-            UsageError: this host can never run it (the message says why).
+            UsageError: this host can never run it; the message says why.
             StoreUnavailable: the host did not answer: look for the label before trying again.
         """
 
     def find(self, attempt: str) -> Observation | None:
-        """What became of the attempt with that label; ``None`` if this host never saw it."""
+        """What is known of the attempt with that label; ``None`` if this host never saw it."""
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
-        """Ask the attempt to end, and after ``grace_s`` seconds end it, with all its processes."""
+        """Ask the attempt to end; after ``grace_s`` seconds end it, with all its processes."""
 
     def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
-        """What the attempt wrote, in pieces of text; ``None`` if this launcher has nothing of it.
+        """What the attempt has printed, in pieces of text; ``None`` if this launcher has none of it.
 
         Args:
-            until: goes on with what is yet to be written, until the host says that the attempt has ended, or this
-                answers true, asked whenever nothing new is there. Without it: what there is now.
+            until: keep reading until the host says that the attempt has ended, or until this returns true; it is called
+                whenever there is nothing new. ``None``: only what there is now.
         """
 
 
 class Tracker(Protocol):
-    """Where metrics go. Every method may raise ``TrackerUnavailable``."""
+    """Where metrics go. Every method may raise ``TrackerUnavailable``.
+
+    Contract suite: ``testing/contracts/tracker_contract.py``.
+    """
 
     @property
     def uri(self) -> str:
-        """Address without credentials."""
+        """The address, without credentials."""
 
     def prepare(self) -> None:
-        """What takes time and asks nobody: slow imports, an empty database. The other calls do it if need be."""
+        """Do what is slow and needs no network: imports, an empty database. The other calls do it if necessary."""
 
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
-        """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
+        """Find the tracker's run for ``run`` (by tag), or make it. One that had ended is reopened.
 
-        A tag ``qcity.made`` belongs to the identity: runs of two stores may have the same id.
-
-        Returns: the tracker's id for it.
+        Args:
+            experiment: the name under which the tracker groups runs.
+            tags: ``qcity.made`` is part of the identity, since two stores may have runs of the same id.
+        Returns: the tracker's own id for the run.
         """
 
     def send(self, run_id: str, rows: Sequence[Row]) -> None:
-        """Store rows. Sending a row again, exactly the same, stores nothing more."""
+        """Store rows. Sending exactly the same row again stores nothing more."""
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""

@@ -1,6 +1,6 @@
-"""The facts that travel: frozen records, stored as JSON (see ``codec``).
+"""What is stored and sent: frozen records, written as JSON (see ``codec``).
 
-Words are those of docs/design.md. Unknown keys survive in ``extra``.
+Their words are those of docs/design.md. Unknown keys survive in ``extra``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RunState = Literal["running", "succeeded", "failed", "stopped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """What an observer watches: a holder lives while this changes."""
+    """What an observer watches: the holder is alive while this pair changes."""
 
     term: int
     heartbeat: int
@@ -40,7 +40,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """The attempt that may publish."""
+    """The attempt that may publish, and the process that holds the lease for it."""
 
     attempt: str
     host: str
@@ -53,7 +53,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingLaunch:
-    """A keeper is about to launch ``attempt``; void once unchanged for ``grace_s``."""
+    """A keeper is about to launch ``attempt``. Void once the run record has not changed for ``grace_s``."""
 
     attempt: str
     host: str
@@ -66,12 +66,12 @@ class PendingLaunch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredState:
-    """What should be."""
+    """What should be: running or stopped, and on which hosts."""
 
     state: Literal["running", "stopped"] = "running"
     hosts: tuple[str, ...] = ("local",)
     manual: bool = False
-    """Begun by hand: no keeper launches it until somebody hands it over."""
+    """Begun by hand: no keeper launches it until a person hands it over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +84,13 @@ class CheckpointRef:
     term: int
     step: int = 0
     cells: int = 0
-    """So many of the notebook's first code cells a new kernel passes over, unless it must make something again."""
+    """How many of the notebook's first code cells a new kernel skips, unless it must re-create a variable."""
     size_bytes: int = 0
     at: str = ""
     label: str = ""
-    """The name that the user gave it: it stays for ever. Empty: none."""
+    """The name that the user gave it: it then stays permanently. Empty: none."""
     values: Mapping[str, float] = field(default_factory=dict)
-    """The newest values of the metrics that decide what stays, among the rows that it added."""
+    """Of the metrics that retention looks at: the newest values among the rows that this checkpoint added."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -105,26 +105,26 @@ class Failure:
     term: int = 0
     times: int = 1
     seq: int = 0
-    """The newest checkpoint at that moment: a later one is progress."""
+    """The newest checkpoint at that moment: a newer one is progress."""
     error: str = ""
-    """The name of the error in ``errors``, where it is one of ours."""
+    """The error's name in ``errors``, if it is one of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracked:
-    """Where the run is in the tracker."""
+    """The run in the tracker: where it is, and how far its rows were sent."""
 
     uri: str = ""
     run_id: str = ""
     drained_seq: int = 0
-    """Rows of checkpoints up to this one have been acknowledged."""
+    """The tracker has acknowledged the rows of checkpoints up to this one."""
     status: str = "RUNNING"
-    """As MLflow says it; ``WAITING``: this host could not reach it at all, rows wait in the outbox."""
+    """In MLflow's words; ``WAITING``: this host could not reach the tracker at all, and rows wait in the outbox."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaunch:
-    """How often and how fast a dead run is launched again."""
+    """How often and how soon a run whose attempt died is relaunched."""
 
     max_attempts: int = 50
     max_attempts_without_progress: int = 5
@@ -135,19 +135,19 @@ class Relaunch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launches:
-    """What the relaunch budget needs to know and the epoch does not tell. Keepers write it."""
+    """What the relaunch budget needs besides the term. Keepers write it."""
 
     failed: int = 0
-    """Attempts since ``epoch`` that ended, or never began, without taking the lease."""
+    """Launches since ``term`` whose attempt ended, or never began, without acquiring the lease."""
     term: int = 0
     reason: str = ""
     since_term: int = 0
-    """The budget counts from here: a person resumed the run at this epoch."""
+    """The budget counts from this term, at which a person resumed the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The one small record per run, changed only by compare-and-set."""
+    """The run record: the one small record of a run, changed only by compare-and-set (``run/lease.py``)."""
 
     run: str
     key: str
@@ -168,18 +168,18 @@ class Head:
     source: str = ""
     """Name of the stored notebook that a fresh host executes."""
     bundle: str = ""
-    """Name of the stored project files that a fresh host lays beside it; empty: there are none."""
+    """Name of the stored project files that a fresh host extracts beside it; empty: there are none."""
     executed: str = ""
     """Name of the newest stored executed notebook."""
     checkpoints: tuple[CheckpointRef, ...] = ()
-    """Newest first; the older ones are what a reader falls back to."""
+    """Newest first; a reader falls back to the older ones."""
     journal: str = ""
     outbox: str = ""
     tracked: Tracked = Tracked()
     failure: Failure | None = None
 
     sent: Mapping[str, int] = field(default_factory=dict)
-    """Bytes published in each of the last hours (since 1970, UTC), where the store gives room back late."""
+    """Bytes published in each of the last hours (since 1970, UTC), if the store frees deleted storage late."""
 
     needs: Mapping[str, Any] = field(default_factory=dict)
     budget: Mapping[str, Any] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class Head:
     """Where the executed notebook goes on a host with the project's files; relative to the project."""
 
     writes: tuple[str, ...] = ()
-    """The last 16 write ids: how a writer with a lost reply finds out."""
+    """The last 16 write ids: how a writer whose reply was lost finds out whether its write was made."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -234,7 +234,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptSpec:
-    """All that a launcher and a fresh host need to make one attempt. Holds no secret."""
+    """All that a launcher and a fresh host need for one attempt. Holds no secret."""
 
     run: str
     attempt: str
@@ -243,9 +243,9 @@ class AttemptSpec:
     store: str
     """The store's address."""
     declared_dead: Heartbeat | None = None
-    """The holder judged dead; the lease is taken only if that is unchanged."""
+    """The heartbeat of the holder that was declared dead; the lease is acquired only if that is unchanged."""
     project: str = ""
     """The project's directory on a host that shares this file system."""
     output: str = ""
-    """Where the executed notebook goes on such a host; empty: only into the store."""
+    """Where the executed notebook is written on such a host; empty: only to the store."""
     needs: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What looks as if it let somebody in: it is never written into a snapshot."""
+"""What looks like a credential: it is never written into a snapshot."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _SECRET_VALUE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _LONGEST = 4096
-"""Longer values of settings are not known; a key file's content may be."""
+"""No setting is known to be longer; the content of a key file may be."""
 
 
 def looks_secret(name: str, value: str) -> bool:
-    """Does a variable's name or value look as if it let somebody in? Rather once too often than too seldom."""
+    """Does a variable's name or value look like a credential? False alarms are preferred to leaks."""
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)) or len(value) > _LONGEST

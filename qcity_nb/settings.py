@@ -23,7 +23,7 @@ __all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds
 
 ENV = "QCITY_"
 KEY = ENV + "KEY"
-"""The environment variable with the key that signs checkpoints: a secret, no setting, and never written anywhere."""
+"""The environment variable with the key that signs checkpoints: a secret, not a setting, and never written anywhere."""
 _KEY_CHARACTERS = 16
 
 
@@ -45,17 +45,17 @@ class Settings:
 
     project: Project
     store: str
-    """Where runs live: a directory, or an address such as ``file:///…``."""
+    """Where runs live: a directory, or an address such as ``hf://user/repo``."""
     local_dir: Path
     """The local tier: this host's own disk."""
     tracking: str
     """MLflow tracking address; empty: metrics stay in the outbox."""
     hosts: tuple[str, ...] = ("local",)
     ttl_s: float = 10.0
-    """A holder silent for so long may be superseded."""
+    """A holder without a heartbeat for this long may be superseded."""
     heartbeat_s: float = 2.0
     publish_s: float = 2.0
-    """At most one checkpoint is published in so many seconds (the end and a stop excepted)."""
+    """At most one checkpoint is published in this time (except at the end and at a stop)."""
     max_attempts: int = 50
     max_attempts_without_progress: int = 5
     stop_grace_s: float = 30.0
@@ -64,35 +64,35 @@ class Settings:
     session_limit_s: float | None = None
     """How long this host lets a session live; ``None``: what is known of the host."""
     storage_budget: int = 50_000_000_000
-    """Bytes that may lie in a store which gives deleted content back late (the Hub); it publishes more rarely then."""
+    """Bytes to use in a store that frees deleted content late (the Hub). From half of it on, publishes become rarer."""
     keep_last: int = 3
-    """So many of the newest checkpoints stay in the store."""
+    """How many of the newest checkpoints stay in the store."""
     keep_every: int | None = None
-    """And the first one of each so many steps."""
+    """The first checkpoint in each interval of this many steps stays too."""
     keep_best: str = ""
-    """And the one with the best value of this metric; ``fid:min`` says which way is better."""
+    """The checkpoint with the best value of this metric stays too; ``fid:min`` says that lower is better."""
     snapshot_time_share: float = 0.1
-    """Snapshots of the variables take at most so much of the cells' time; 0: none is taken."""
+    """Snapshots of the variables take at most this share of the cells' time; 0: none are taken."""
     bundle: tuple[str, ...] = ()
-    """Files beside those that git tracks that a host without the project's files gets: patterns as of ``Path.glob``."""
+    """What hosts without the project's files get beside the files that git tracks: patterns as of ``Path.glob``."""
     job_image: str = "python:3.12"
     """The container that a job runs in; it needs bash and Python."""
     job_install: str = f"qcity-nb[local]=={__version__}"
-    """What pip installs there first, as on its command line; empty: the image has it."""
+    """What pip installs there first, as on its command line; empty: nothing, the image has it."""
     job_timeout_s: float = 21_600.0
-    """When the service ends a job, unless the run's needs say otherwise."""
+    """After how long the service ends a job, unless the run's needs say otherwise."""
     job_namespace: str = ""
     """The user or organization that pays; empty: the token's owner."""
     job_secrets: tuple[str, ...] = ()
-    """Variables of this environment that a job gets too, as secrets."""
+    """Variables of this environment that a job also gets, as secrets."""
     mailbox: str = ""
-    """Set by the engine for its kernel: the desk of the attempt that it belongs to."""
+    """Set by the engine for its kernel: the mailbox of the attempt that it belongs to."""
     chaos: str = ""
     """Crash points to arm; for tests (``qcity_nb.testing.chaos``)."""
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def mailbox_of(self, attempt: str) -> Path:
-        """Where the processes of that attempt leave each other word on this host; see ``run.desk``."""
+        """Where the processes of that attempt exchange messages on this host; see ``run.mailbox``."""
         return self.local_dir / "attempts" / attempt
 
 
@@ -100,10 +100,10 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def find_project(start: Path) -> Project:
-    """The nearest directory upwards with [tool.qcity] in a pyproject.toml, else a git root, else ``start``.
+    """The nearest directory upwards with [tool.qcity] in its pyproject.toml, or with a git repository; else ``start``.
 
     Raises:
-        UsageError: a pyproject.toml on the way is not TOML.
+        UsageError: a pyproject.toml on the way is not valid TOML.
     """
     start = start.resolve()
     for folder in (start, *start.parents):
@@ -136,7 +136,7 @@ def seconds(value: object, *, name: str) -> float:
         return float(value)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", str(value))
     if match is None:
-        raise UsageError(f"{name} = {value!r}: write seconds, as 90, '90s', '2m' or '1.5h'")
+        raise UsageError(f"{name} = {value!r}: write seconds, such as 90, '90s', '2m' or '1.5h'")
     return float(match[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
@@ -145,50 +145,50 @@ _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
 _POSITIVE = {"ttl_s", "heartbeat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
 _TOKEN = re.compile(r"://(?!git@)[^/@]+@")
-"""A name alone in an address is no secret; where packages come from it is a token."""
-_ELSEWHERE = {
+"""A user name alone in an address is no secret; in a package's address it is a token."""
+_PASSWORD_ADVICE = {
     "store": "give the address without it",
     "tracking": "give the address without it, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-    "job_install": "it would stand in the job's command for all to see; make an image that has the package",
+    "job_install": "everybody could read it in the job's command; use an image that has the package",
 }
-"""An address is written to files that others read: where a password belongs instead."""
+"""Addresses are written to files that others read; this says where a password belongs instead."""
 _LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
 _NONE = {"tracking", "job_install"}
-"""What may be ``none``: an empty variable counts as not given, so the environment needs a word for it."""
+"""What may be ``none``: an empty variable counts as not set, so the environment needs a word for it."""
 _BYTES = {"storage_budget"}
 _AT_A_HUB = {"ttl_s": 300.0, "heartbeat_s": 60.0, "publish_s": 60.0}
-"""What a store on the Hub has by default: each beat and each publish is a commit there."""
+"""The defaults for a store on the Hub, where each heartbeat and each publish is a commit."""
 HUB_FLOOR_S = 60.0
-"""Commits to huggingface.co are no closer together than this: its users report limits at 128 an hour."""
+"""Commits to huggingface.co are at least this far apart: its users report a limit of 128 an hour."""
 _SHARES = {"snapshot_time_share"}
 _INTEGERS = {"max_attempts", "max_attempts_without_progress", "keep_last", "keep_every"}
 
 
 def _value(name: str, value: object) -> Any:
     if name in _SECONDS:
-        given = seconds(value, name=name)
-        if given == 0 and name in _POSITIVE:
-            raise UsageError(f"{name} = {value!r}: more than 0 s is needed")
-        return given
+        duration_s = seconds(value, name=name)
+        if duration_s == 0 and name in _POSITIVE:
+            raise UsageError(f"{name} = {value!r}: write more than 0 s")
+        return duration_s
     if name in _BYTES:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|)\s*", str(value), re.IGNORECASE)
         if match is None or float(match[1]) == 0:
-            raise UsageError(f"{name} = {value!r}: write bytes, as 50000000000 or '50GB'")
+            raise UsageError(f"{name} = {value!r}: write a size, such as 50000000000 or '50GB'")
         return int(float(match[1]) * {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[match[2].upper()])
     if name in _INTEGERS:
         if re.fullmatch(r"\s*[1-9][0-9]*\s*", str(value)) is None:
-            raise UsageError(f"{name} = {value!r}: a whole number, 1 or more, is needed")
+            raise UsageError(f"{name} = {value!r}: write a whole number, 1 or more")
         return int(str(value))
     if name in _SHARES:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", str(value))
         if match is None:
-            raise UsageError(f"{name} = {value!r}: write a share of the cells' time, as 0.1 or '10%'")
+            raise UsageError(f"{name} = {value!r}: write a share of the cells' time, such as 0.1 or '10%'")
         return float(match[1]) / (100 if match[2] else 1)
     if name in _LISTS:
         items = value.split(",") if isinstance(value, str) else value
         names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ("",)
         if not all(names) or (name == "hosts" and not names):
-            raise UsageError(f"{name} = {value!r}: a list of {_LISTS[name]} is needed")
+            raise UsageError(f"{name} = {value!r}: write a list of {_LISTS[name]}")
         return names
     if name in _NONE and str(value).strip().lower() == "none":
         return ""
@@ -206,7 +206,7 @@ def signing_key(environ: Mapping[str, str] | None = None) -> bytes | None:
     value = (os.environ if environ is None else environ).get(KEY, "").strip()
     if value and len(value) < _KEY_CHARACTERS:
         raise UsageError(
-            f"{KEY} has {len(value)} characters, and needs {_KEY_CHARACTERS}: take `python -c "
+            f"{KEY} has {len(value)} characters, and needs {_KEY_CHARACTERS}: make one with `python -c "
             "'import secrets; print(secrets.token_hex(32))'`"
         )
     return value.encode() or None
@@ -229,7 +229,7 @@ def _pace_at_a_hub(values: dict[str, Any], origin: dict[str, str], environ: Mapp
         for name in ("heartbeat_s", "publish_s"):
             if values[name] < HUB_FLOOR_S:
                 values[name] = HUB_FLOOR_S
-                origin[name] += f", raised: huggingface.co takes a commit each {HUB_FLOOR_S:g} s"
+                origin[name] += f", raised: at most one commit each {HUB_FLOOR_S:g} s to huggingface.co"
 
 
 def load(
@@ -240,7 +240,7 @@ def load(
     """Settings for the project around ``start`` (the working directory by default).
 
     Args:
-        overrides: arguments; ``None`` values count as not given.
+        overrides: arguments; ``None`` counts as not set.
         environ: the environment, for tests.
     Raises:
         UsageError: a value of the wrong kind, or an unknown key in [tool.qcity]; the message names it.
@@ -273,22 +273,24 @@ def load(
         for spelled in sorted({name, name.removesuffix("_s")}):
             if value := environ.get(ENV + spelled.upper()):
                 put(name, value, f"environment {ENV}{spelled.upper()}")
-    for name, given in (overrides or {}).items():
+    for name, argument in (overrides or {}).items():
         if _ALIASES.get(name, name) not in known:
             raise UsageError(f"no setting is named {name!r}")
-        if given is not None:
-            put(_ALIASES.get(name, name), given, "argument")
+        if argument is not None:
+            put(_ALIASES.get(name, name), argument, "argument")
     for name in ("store", "local_dir"):
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():
             values[name] = _value(name, str(project.root / Path(text).expanduser()))
-    for name in _ELSEWHERE:
+    for name in _PASSWORD_ADVICE:
         words = str(values.get(name, "")).split()
         if any(_PASSWORD.search(word) or (name == "job_install" and _TOKEN.search(word)) for word in words):
-            raise UsageError(f"{name} ({origin[name]}) holds a password: {_ELSEWHERE[name]}")
+            raise UsageError(f"{name} ({origin[name]}) holds a password: {_PASSWORD_ADVICE[name]}")
     if values["store"].startswith("hf://"):
         _pace_at_a_hub(values, origin, environ)
     settings = Settings(project=project, origin=origin, **values)
     if settings.ttl_s < 3 * settings.heartbeat_s:
-        raise UsageError(f"ttl = {settings.ttl_s:g} s is under three beats of {settings.heartbeat_s:g} s: raise it")
+        raise UsageError(
+            f"ttl = {settings.ttl_s:g} s is less than three heartbeats of {settings.heartbeat_s:g} s: raise it"
+        )
     return settings

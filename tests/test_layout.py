@@ -78,7 +78,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "data.tracked": {"yaml"},
     "tracking.database": {"alembic", "mlflow", "sqlalchemy"},
     "tracking.mlflow": {"mlflow"},
-    "tracking.patience": {"mlflow"},
+    "tracking.timeouts": {"mlflow"},
     "hosts.hf_jobs.client": {"huggingface_hub"},
     "hosts.secret": {"google", "kaggle_secrets"},
     "engine.attempt": {"nbclient", "papermill"},

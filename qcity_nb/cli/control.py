@@ -24,7 +24,7 @@ __all__ = ["ask_stop", "check_hosts", "check_kernel", "detach", "tracking_finish
 def check_hosts(names: tuple[str, ...], settings: Settings) -> None:
     """Raise an error if one of these hosts cannot be launched on. Called before a run is started."""
     for name in names:
-        hosts.launcher(name, settings).price()
+        hosts.launcher(name, settings).quote()
 
 
 def check_kernel(name: str, notebook: Path) -> None:

@@ -136,7 +136,7 @@ def _kernel(_settings: Settings) -> Iterator[Finding]:
 def _hosts(settings: Settings) -> Iterator[Finding]:
     for name in settings.hosts:
         try:
-            price = hosts.launcher(name, settings).price()
+            price = hosts.launcher(name, settings).quote()
         except StoreUnavailable as error:
             yield Finding(what=f"host {name}", verdict="note", detail=str(error))
         except QcityError as error:

@@ -101,7 +101,7 @@ def show(args: argparse.Namespace) -> int:
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
         ("created", f"{when(head.created)} ({ago(head.created)})"),
         ("hosts", ", ".join(head.desired.hosts)),
-        ("holder", lease.describe(head.holder) if head.holder else "nobody"),
+        ("holder", lease.describe(head)),
         ("attempt", _attempt_of(head)),
     ]
     if head.pending_launch is not None:

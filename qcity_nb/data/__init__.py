@@ -2,7 +2,7 @@
 
 ``Data`` (in ``dvc``) is what a notebook holds as ``city.data``. ``tracked`` reads what DVC recorded,
 ``objects`` copies content out of caches and directory remotes, ``verified`` remembers what was hashed,
-and ``fetch`` asks DVC itself for what lies elsewhere.
+and ``fetch`` asks DVC itself for content that is elsewhere.
 
 May import: root. Imported by: hosts, city.
 """

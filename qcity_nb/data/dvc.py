@@ -1,8 +1,8 @@
-"""``city.data``: a path goes in, a file with the recorded md5 comes out.
+"""``city.data``: the verified local path of a file that DVC tracks.
 
     path = city.data["data/digits.csv"]
 
-The file is there already, or it is fetched; in both cases its bytes have the md5 that DVC recorded in git.
+A missing file is fetched. In any case the file's bytes have the md5 that DVC recorded in git.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _STALE_S = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """One tracked output as it is on this host."""
+    """The state of one tracked output on this host."""
 
     path: str
     state: Literal["ok", "missing", "modified", "unknown"]
-    """``missing``: some or all of it is not here. ``unknown``: a directory whose listing is not here."""
+    """``missing``: not on this host, or not all of it. ``unknown``: a directory whose listing is not on this host."""
     md5: str
     size_bytes: int | None
     source: str
@@ -49,13 +49,14 @@ class Data:
 
     ``data[path]`` takes a path relative to the project (or an absolute one) and returns an absolute path:
 
-    - tracked by DVC (a ``.dvc`` file, ``dvc.lock``, or inside a tracked directory) and here: its md5 is
+    - tracked by DVC (a ``.dvc`` file, ``dvc.lock``, or inside a tracked directory) and present: its md5 is
       checked, and remembered until the file changes, so that a warm call costs a few file reads;
-    - tracked and not here: it is copied from DVC's cache or remote, md5 checked on the way, and appears whole;
-    - a tracked directory: every file of it, fetched by 16 threads; files beyond its record are left alone;
-    - not tracked, but here: returned unchecked.
+    - tracked and missing: it is copied from DVC's cache or remote, its md5 is checked, and it appears completely or
+      not at all;
+    - a tracked directory: all its files, fetched by 16 threads; files that are not in its record are left alone;
+    - not tracked, but present: returned unchecked.
 
-    A directory remote needs no DVC installed; others are asked through ``dvc fetch``.
+    A directory remote does not need DVC; content of other remotes is fetched by ``dvc fetch``.
 
     Does not: overwrite or remove a file whose md5 differs (it may be your edit); lock files against changes
     after the check; read DVC configuration outside the project.
@@ -68,13 +69,13 @@ class Data:
         self._lock = threading.RLock()
 
     def __getitem__(self, path: str | os.PathLike[str]) -> Path:
-        """The file or directory at ``path``, here and verified.
+        """The file or directory at ``path``, present and verified.
 
         Raises:
-            DataError: nothing there and not tracked; the md5 differs here or in the remote; the remote lacks it
-                or cannot be reached. One line, with what to do; no file of yours was changed.
+            DataError: it does not exist and is not tracked; its md5 differs, here or in the remote; the remote lacks
+                it or cannot be reached. The message is one line, with what to do; none of your files was changed.
         """
-        # Not resolved: a link inside the project to data elsewhere is the path that DVC tracks.
+        # Not resolved: DVC tracks the path of a link inside the project, not that of the data elsewhere.
         full = Path(os.path.normpath(self.root / path))
         if not full.is_relative_to(self.root):
             full = full.resolve()
@@ -97,13 +98,13 @@ class Data:
         return [output.path for output in tracked.scan(self.root)]
 
     def status(self) -> list[Status]:
-        """How each tracked output stands on this host. Hashes what changed; fetches nothing."""
+        """The state of each tracked output on this host. Hashes what changed; fetches nothing."""
         places = tracked.places(self.root)
-        found = []
+        statuses = []
         with self._lock:
             verified = Verified(self._state / "verified.json")
             for output in tracked.scan(self.root):
-                found.append(
+                statuses.append(
                     Status(
                         path=output.path,
                         state=self._state_of(output, places, verified),
@@ -113,37 +114,37 @@ class Data:
                     )
                 )
             verified.save()
-        return found
+        return statuses
 
     def _state_of(
         self, output: Output, places: Places, verified: Verified
     ) -> Literal["ok", "missing", "modified", "unknown"]:
         try:
-            wanted = self._files(output, output.path, self._directories(places, output))
+            files = self._files(output, output.path, self._directories(places, output))
         except DataError:
             return "unknown"
-        if wanted is None:
+        if files is None:
             return "unknown" if (self.root / output.path).exists() else "missing"
-        missing, wrong = self._compare(wanted, verified)
+        missing, wrong = self._compare(files, verified)
         return "modified" if wrong else "missing" if missing else "ok"
 
     def _bring(self, output: Output, name: str) -> None:
-        """Make ``name``, which ``output`` is or contains, be here with the right md5."""
+        """Make sure that ``name``, which ``output`` is or contains, is on this host with the right md5."""
         if output.is_legacy:
             raise DataError(f"{output.source}: recorded by DVC 2; rewrite it with `dvc cache migrate --dvc-files`")
         places = tracked.places(self.root)
         directories = self._directories(places, output)
-        wanted = self._files(output, name, directories)
-        if wanted is None:
+        files = self._files(output, name, directories)
+        if files is None:
             self._ask_dvc(output, name, places)
-            wanted = self._files(output, name, directories)
-            if wanted is None:
+            files = self._files(output, name, directories)
+            if files is None:
                 raise self._explain_missing(output, output.path, places)
         verified = Verified(self._state / "verified.json")
-        missing, wrong = self._compare(wanted, verified)
+        missing, wrong = self._compare(files, verified)
         if wrong:
             verified.save()
-            raise self._differs(output, wrong)
+            raise self._explain_difference(output, wrong)
         if missing:
             if any(not objects.locate(directories, md5) for md5 in missing.values()):
                 self._ask_dvc(output, name, places)
@@ -158,7 +159,7 @@ class Data:
         return [places.cache] if remote is None else [places.cache, remote]
 
     def _files(self, output: Output, name: str, directories: Sequence[Path]) -> dict[str, str] | None:
-        """The files that ``name`` stands for, with their md5s; ``None`` if the listing is not at hand."""
+        """The md5s of the files of ``name``, by path; ``None`` if the directory's listing is not on this host."""
         if not output.is_directory:
             return {output.path: output.md5}
         data = self._listing(output, directories)
@@ -176,22 +177,22 @@ class Data:
     def _listing(self, output: Output, directories: Sequence[Path]) -> Mapping[str, str] | None:
         wrong: objects.Mismatch | None = None
         for place in objects.locate(directories, output.md5, ".dir"):
-            # Two copies may differ in worth: a damaged cache does not hide a good remote.
-            found = objects.md5_of(place)
-            if found == output.md5:
+            # A damaged copy in the cache does not hide a good one in the remote.
+            actual = objects.md5_of(place)
+            if actual == output.md5:
                 return objects.listing(place.read_bytes(), name=output.path)
-            wrong = objects.Mismatch(place, found)
+            wrong = objects.Mismatch(place, actual)
         if wrong is not None:
-            raise _damaged(output.path, output.md5, wrong)
+            raise _explain_damage(output.path, output.md5, wrong)
         return None
 
-    def _compare(self, wanted: Mapping[str, str], verified: Verified) -> tuple[dict[str, str], dict[str, str]]:
-        """What is missing (with the md5 it should have), and what is wrong (with the md5 it has)."""
+    def _compare(self, files: Mapping[str, str], verified: Verified) -> tuple[dict[str, str], dict[str, str]]:
+        """Which files are missing (with the md5 they should have), and which differ (with the md5 they have)."""
         missing: dict[str, str] = {}
         wrong: dict[str, str] = {}
-        for path, md5 in wanted.items():
+        for path, md5 in files.items():
             try:
-                found = verified.md5(path, self.root / path)
+                actual = verified.md5(path, self.root / path)
             except (FileNotFoundError, NotADirectoryError):
                 missing[path] = md5
             except IsADirectoryError:
@@ -199,54 +200,54 @@ class Data:
             except OSError as error:
                 raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
             else:
-                if found != md5:
-                    wrong[path] = found
+                if actual != md5:
+                    wrong[path] = actual
         return missing, wrong
 
     def _copy_all(self, missing: Mapping[str, str], directories: Sequence[Path], verified: Verified) -> None:
         parts = self._state / "part"
-        _sweep(parts)
+        _remove_leftovers(parts)
         sources = {path: objects.locate(directories, md5) for path, md5 in missing.items()}
         total = sum(places[0].stat().st_size for places in sources.values() if places)
         with _progress(total, next(iter(missing)) if len(missing) == 1 else f"{len(missing)} files") as on_bytes:
 
-            def one(path: str) -> None:
-                _copy_one(path, self.root / path, missing[path], sources[path], parts, on_bytes)
+            def copy(path: str) -> None:
+                _copy_file(path, self.root / path, missing[path], sources[path], parts, on_bytes)
 
             if len(missing) == 1:
-                one(next(iter(missing)))
+                copy(next(iter(missing)))
             else:
                 with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-data") as pool:
                     try:
-                        for _ in pool.map(one, missing):
+                        for _ in pool.map(copy, missing):
                             pass
-                    except BaseException:  # Ctrl-C too: or it would wait for downloads that nobody wants
+                    except BaseException:  # Ctrl-C too: else it would wait for downloads that are not needed any more
                         pool.shutdown(cancel_futures=True)
                         raise
         for path, md5 in missing.items():
             verified.note(path, self.root / path, md5)
 
     def _ask_dvc(self, output: Output, name: str, places: Places) -> None:
-        """For content that neither the cache nor a directory remote can give."""
+        """Let DVC fetch content that is neither in the cache nor in a directory remote."""
         if places.directory(output.remote) is not None:
             return
         remote = output.remote or places.default
         dvc = fetch.command()
         if dvc is None:
-            where = f"the remote {remote!r} ({_scheme(places, remote)})" if remote else "a remote DVC must find"
+            where = f"the remote {remote!r} ({_scheme(places, remote)})" if remote else "its remote"
             raise DataError(f"{name}: {where} needs DVC: pip install 'qcity-nb[dvc]'")
         if not places.config.is_dir():
-            raise DataError(f"{name}: tracked in {output.source}, but there is no .dvc/config that names a remote")
+            raise DataError(f"{name}: tracked in {output.source}, but no .dvc/config names a remote")
         fetch.fetch(self.root, name, dvc=dvc)
 
     def _explain_missing(self, output: Output, path: str, places: Places) -> DataError:
         place = places.directory(output.remote)
         where = f"the remote {place}" if place is not None else "the remote"
-        what = "run `dvc repro` to make it" if output.is_pipeline else "run `dvc push` where the file still is"
-        return DataError(f"{path}: not here, and {where} does not have it; {what}")
+        what = "run `dvc repro` to make it" if output.is_pipeline else "run `dvc push` on a machine that has the file"
+        return DataError(f"{path}: not on this host, and {where} does not have it; {what}")
 
-    def _differs(self, output: Output, wrong: Mapping[str, str]) -> DataError:
-        path, found = next(iter(wrong.items()))
+    def _explain_difference(self, output: Output, wrong: Mapping[str, str]) -> DataError:
+        path, actual = next(iter(wrong.items()))
         expected = output.md5
         if output.is_directory:
             listing = self._listing(output, self._directories(tracked.places(self.root), output)) or {}
@@ -254,7 +255,7 @@ class Data:
         more = f" (and {len(wrong) - 1} more files)" if len(wrong) > 1 else ""
         keep = "`dvc repro` or `dvc commit`" if output.is_pipeline else f"`dvc add {output.path}`"
         return DataError(
-            f"{path}: md5 {found} was found, {output.source} expects {expected}{more}; keep the change with"
+            f"{path}: has md5 {actual}, but {output.source} expects {expected}{more}; keep the change with"
             f" {keep}, or undo it with `dvc checkout` or by deleting the file, which is then fetched again"
         )
 
@@ -280,17 +281,17 @@ def _scheme(places: Places, remote: str) -> str:
     return url.partition("://")[0] if url else "not in .dvc/config"
 
 
-def _damaged(path: str, md5: str, wrong: objects.Mismatch) -> DataError:
+def _explain_damage(path: str, md5: str, wrong: objects.Mismatch) -> DataError:
     return DataError(
-        f"{path}: the stored copy {wrong.place} has md5 {wrong.actual}, expected {md5}; nothing was placed:"
-        f" delete that copy and `dvc push` again from where the file is whole"
+        f"{path}: the stored copy {wrong.place} has md5 {wrong.actual}, expected {md5}; nothing was copied:"
+        f" delete that copy, and `dvc push` again from a machine where the file is intact"
     )
 
 
-def _copy_one(
+def _copy_file(
     path: str, target: Path, md5: str, sources: Sequence[Path], parts: Path, on_bytes: Callable[[int], None]
 ) -> None:
-    """Copy from the first source whose bytes are right."""
+    """Copy from the first source with the right md5."""
     wrong: objects.Mismatch | None = None
     for source in sources:
         try:
@@ -298,16 +299,16 @@ def _copy_one(
         except objects.Mismatch as mismatch:
             wrong = mismatch
         except OSError as error:
-            raise DataError(f"{path}: cannot be copied here from {source}: {error.strerror or error}") from None
+            raise DataError(f"{path}: cannot be copied from {source}: {error.strerror or error}") from None
         else:
             return
     if wrong is None:
-        raise DataError(f"{path}: its stored copy vanished while it was fetched; try again")
-    raise _damaged(path, md5, wrong)
+        raise DataError(f"{path}: its stored copy disappeared while it was fetched; try again")
+    raise _explain_damage(path, md5, wrong)
 
 
-def _sweep(parts: Path) -> None:
-    """Remove what killed processes left half copied, a day later."""
+def _remove_leftovers(parts: Path) -> None:
+    """Remove incomplete copies of killed processes once they are a day old."""
     with contextlib.suppress(OSError):
         for part in parts.iterdir():
             if time.time() - part.stat().st_mtime > _STALE_S:
@@ -316,10 +317,10 @@ def _sweep(parts: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(total_bytes: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar that shows itself once the copy has taken a second."""
+    """A progress bar that appears once the copy has taken a second."""
     from tqdm import tqdm
 
-    # The plain bar, not tqdm.auto: without ipywidgets that one warns in a notebook.
+    # The plain bar, not tqdm.auto: without ipywidgets, tqdm.auto warns in a notebook.
     lock = threading.Lock()
     with tqdm(total=total_bytes, desc=what, unit="B", unit_scale=True, delay=1.0, leave=False) as bar:
 

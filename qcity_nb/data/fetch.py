@@ -1,4 +1,4 @@
-"""Content that only DVC can reach (HTTP, S3, …): ``dvc fetch`` in a process of its own."""
+"""Content that only DVC can reach (HTTP, S3, …): ``dvc fetch`` in a separate process."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def fetch(root: Path, target: str, *, dvc: Sequence[str], wait: Callable[[float]
         dvc: how to call DVC.
         wait: sleeps for so many seconds.
     Raises:
-        DataError: DVC failed (its own reason is in the message), or its lock stayed taken.
+        DataError: DVC failed (its own reason is in the message), or another process kept its lock.
     Source: DVC's lock waits 3 s, then fails (treeverse/dvc #10752), so the call is repeated: 8 times, with
-        0.5 s more between them each time, about 40 s in all.
+        0.5 s more between them each time, about 40 s in total.
     """
-    # A process of its own, because DVC keeps global state and takes a lock per repository.
+    # A separate process, because DVC keeps global state and has one lock per repository.
     for attempt in range(1, _ATTEMPTS + 1):
         with _one_at_a_time:
             done = subprocess.run(
@@ -50,9 +50,9 @@ def fetch(root: Path, target: str, *, dvc: Sequence[str], wait: Callable[[float]
             )
         if done.returncode == 0:
             return
-        said = (done.stderr or done.stdout).strip()
-        if _LOCKED not in said:
-            reason = next((line for line in said.splitlines() if line.startswith("ERROR")), said[:300])
+        output = (done.stderr or done.stdout).strip()
+        if _LOCKED not in output:
+            reason = next((line for line in output.splitlines() if line.startswith("ERROR")), output[:300])
             raise DataError(f"{target}: dvc fetch failed: {reason or f'exit code {done.returncode}'}")
         if attempt < _ATTEMPTS:
             wait(0.5 * attempt)

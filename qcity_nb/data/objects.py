@@ -1,4 +1,4 @@
-"""Content by its md5: found in directories that DVC laid out, copied out with the md5 checked on the way."""
+"""Content by its md5: located in directories with DVC's layout, and copied out with its md5 checked."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Mismatch", "copy", "listing", "locate", "md5_of"]
 _CHUNK_BYTES = 1 << 20
 _part = itertools.count()
 
-# A placed file gets a modification time this far in the past, so that any later edit has a newer one, however
+# A copied file gets a modification time this far in the past, so that any later edit has a newer one, however
 # coarse the file system's clock is (2 s on FAT); ``verified`` relies on it.
 _BACKDATE_NS = 3_000_000_000
 
 
 class Mismatch(Exception):
-    """A stored object whose bytes do not have the md5 in its name; ``found`` is what they have."""
+    """A stored object whose bytes do not have the md5 in its name; ``actual`` is the md5 that they have."""
 
-    def __init__(self, place: Path, found: str) -> None:
-        super().__init__(f"{place} has md5 {found}")
+    def __init__(self, place: Path, actual: str) -> None:
+        super().__init__(f"{place} has md5 {actual}")
         self.place = place
-        self.actual = found
+        self.actual = actual
 
 
 def md5_of(file: Path) -> str:
@@ -45,15 +45,15 @@ def locate(directories: Sequence[Path], md5: str, suffix: str = "") -> list[Path
 
 
 def copy(source: Path, target: Path, *, md5: str, parts: Path, on_bytes: Callable[[int], None]) -> None:
-    """Copy ``source`` to ``target``, which appears whole and with this md5, or not at all.
+    """Copy ``source`` to ``target``, which appears complete and with this md5, or not at all.
 
     Args:
         parts: a folder for the file while it is incomplete.
-        on_bytes: told how many more bytes have been copied.
+        on_bytes: called with the number of bytes of each piece that was copied.
     Raises:
         Mismatch: the source has another md5.
-        OSError: it cannot be read, or the target not be written.
-    Does not: wait for the disk. After a power failure the file may be found wrong, and is then fetched again.
+        OSError: the source cannot be read, or the target cannot be written.
+    Does not: sync the file to the disk. After a power failure it may have a wrong md5; it is then fetched again.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def listing(data: bytes, *, name: str) -> dict[str, str]:
     """The md5 of each file of a tracked directory, by relative path, from its ``.dir`` object.
 
     Raises:
-        DataError: not such a listing, or a path that leaves the directory.
+        DataError: it is not such a listing, or a path leaves the directory.
     """
     try:
         entries = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(data)}

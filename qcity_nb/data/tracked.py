@@ -1,6 +1,6 @@
 """What DVC recorded: outputs in ``*.dvc`` files and ``dvc.lock``, and the configuration that locates content.
 
-DVC's files are read here without DVC, whose import alone costs more than most data sets take to copy.
+DVC's files are read here without DVC, whose import alone takes longer than copying most data sets.
 Source: https://dvc.org/doc/user-guide/project-structure (formats of .dvc files, dvc.lock, configuration).
 """
 
@@ -32,13 +32,13 @@ class Output:
     source: str
     """The file that records it, relative to the project."""
     remote: str | None = None
-    """The remote that this output names for itself."""
+    """The remote that is recorded for this output."""
     is_legacy: bool = False
-    """Recorded by DVC 2, whose md5 of text is taken after rewriting line ends, and whose remote differs."""
+    """Recorded by DVC 2, which hashes text after converting line ends, and has another layout of remotes."""
 
     @property
     def is_pipeline(self) -> bool:
-        """Made by a stage of dvc.yaml."""
+        """Is it made by a stage of dvc.yaml?"""
         return PurePosixPath(self.source).name == "dvc.lock"
 
 
@@ -89,12 +89,12 @@ def _read(root: Path, file: Path) -> list[Output]:
         )
     definition = file.with_name("dvc.yaml")
     definitions = (_yaml(definition) or {}).get("stages", {}) if definition.is_file() else {}
-    found: list[Output] = []
+    outputs: list[Output] = []
     for name, stage in (document.get("stages") or {}).items():
         # "train@0" is an item of the foreach or matrix stage "train".
         wdir = (definitions.get(name.split("@")[0]) or {}).get("wdir") or ""
-        found += _outputs(stage.get("outs"), folder=posixpath.join(folder, wdir), source=source)
-    return found
+        outputs += _outputs(stage.get("outs"), folder=posixpath.join(folder, wdir), source=source)
+    return outputs
 
 
 def _covers(output: Output, path: str) -> bool:
@@ -102,10 +102,10 @@ def _covers(output: Output, path: str) -> bool:
 
 
 def find(root: Path, path: str) -> Output | None:
-    """The output that is ``path`` or the tracked directory around it.
+    """The output that is ``path``, or the tracked directory that contains it.
 
-    The usual places come first (``<path>.dvc``, a ``dvc.lock`` above it); only a path that they do not know
-    costs a walk through the project.
+    The usual places are read first (``<path>.dvc``, a ``dvc.lock`` above it). Only a path that is not in them costs a
+    walk through the project.
     """
     pure = PurePosixPath(path)
     for candidate in (pure, *pure.parents[:-1]):
@@ -128,28 +128,28 @@ def scan(root: Path) -> list[Output]:
 
     Hidden folders, virtual environments, nested DVC projects and tracked directories are not entered.
     """
-    found: dict[str, Output] = {}
+    outputs: dict[str, Output] = {}
     for at, folders, files in os.walk(root):
         here = Path(at)
         for name in files:
             if (name.endswith(".dvc") and name != ".dvc") or name == "dvc.lock":
-                found |= {output.path: output for output in _read(root, here / name)}
+                outputs |= {output.path: output for output in _read(root, here / name)}
         relative = here.relative_to(root).as_posix()
         folders[:] = [
             name
             for name in folders
             if not name.startswith(".")
             and name not in ("__pycache__", "node_modules")
-            and posixpath.normpath(posixpath.join(relative, name)) not in found
+            and posixpath.normpath(posixpath.join(relative, name)) not in outputs
             and not (here / name / "pyvenv.cfg").exists()
             and not (here / name / ".dvc").is_dir()
         ]
-    return [found[path] for path in sorted(found)]
+    return [outputs[path] for path in sorted(outputs)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where content may lie."""
+    """Where content may be stored."""
 
     config: Path
     """The folder ``.dvc``; it need not exist."""

@@ -1,4 +1,4 @@
-"""What was hashed before: modification time, size and inode of a file stand for its md5 until one changes."""
+"""Known md5s: as long as a file's modification time, size and inode are unchanged, so is its md5."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FORMAT = 1
 
 
 class Verified:
-    """Remembers md5s in one JSON file; losing that file costs time only.
+    """Remembers md5s in one JSON file; losing that file costs only time.
 
-    A file that changed so recently that a second change could carry the same modification time is hashed again
-    next time: 20 ms covers the kernel's clock tick, 2 s file systems that keep whole seconds.
+    A file that changed so recently that a second change could have the same modification time is hashed again
+    next time: 20 ms covers the kernel's clock tick, 2 s covers file systems that store whole seconds.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,10 +30,10 @@ class Verified:
             if document["format"] == _FORMAT and isinstance(document["files"], dict):
                 self._known = document["files"]
         except (OSError, ValueError, TypeError, KeyError):
-            pass  # none yet, or not ours: everything is hashed again
+            pass  # no such file yet, or another format: everything is hashed again
 
     def md5(self, name: str, file: Path) -> str:
-        """The md5 of ``file``, from memory where it is unchanged."""
+        """The md5 of ``file``; remembered if the file is unchanged, else computed."""
         before = file.stat()
         key: list[object] = [before.st_mtime_ns, before.st_size, before.st_ino]
         known = self._known.get(name)
@@ -55,7 +55,7 @@ class Verified:
         self._is_changed = True
 
     def save(self) -> None:
-        """Write what is new; a folder that cannot be written costs the memory only."""
+        """Write what is new. If the folder cannot be written, files are only hashed again later."""
         if not self._is_changed:
             return
         temporary = self._file.with_name(f"{self._file.name}.{os.getpid()}")

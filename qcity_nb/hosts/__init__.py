@@ -1,8 +1,8 @@
-"""Where we are, and how to launch elsewhere: one module a host.
+"""Which host this is, and launchers for others: one folder for each launcher.
 
-Launchers are found by the entry point group ``qcity_nb.hosts``: each entry is a callable that takes the
-settings and what follows the colon in the host's name (``hf-jobs:t4-small``), empty without one, and returns a
-``Launcher``.
+Launchers are found by the entry point group ``qcity_nb.hosts``. Each entry is a callable that takes the settings and
+the flavor, which is what follows the colon in the host's name (``hf-jobs:t4-small``) or empty, and returns a
+``ports.Launcher``.
 
 May import: root, run, stores, data. Imported by: kernel, city, cli, testing.
 """
@@ -21,8 +21,8 @@ __all__ = ["kind", "launcher", "names", "finder"]
 
 GROUP = "qcity_nb.hosts"
 
-# The same line stands in pyproject.toml; here too, because reading every installed distribution's entry points
-# costs tens of milliseconds.
+# The same entries are in pyproject.toml. They are repeated here because reading every installed distribution's entry
+# points takes tens of milliseconds.
 _BUILT_IN = {
     "hf-jobs": ("qcity_nb.hosts.hf_jobs.launcher", "HfJobsLauncher"),
     "local": ("qcity_nb.hosts.local.launcher", "LocalLauncher"),
@@ -30,7 +30,7 @@ _BUILT_IN = {
 
 
 def kind(name: str) -> str:
-    """The host's name without its flavor: what is installed under."""
+    """The host's name without its flavor: the name of the entry point."""
     return name.partition(":")[0]
 
 
@@ -42,11 +42,11 @@ def names() -> list[str]:
 
 
 def launcher(name: str, settings: Settings) -> Launcher:
-    """The launcher of that name, whose flavor may follow a colon.
+    """The launcher of that name; a flavor may follow a colon.
 
     Raises:
-        UnknownHost: none is installed; the message lists those that are.
-        UsageError: it takes no flavor.
+        UnknownHost: it is not installed; the message lists those that are.
+        UsageError: it has no flavors.
     """
     from importlib import import_module
     from importlib.metadata import entry_points
@@ -66,17 +66,17 @@ def finder(settings: Settings, kinds: Collection[str] = ()) -> Callable[[str], L
     """A function from a host's name to its launcher, for a keeper.
 
     Args:
-        kinds: restricts the keeper to these kinds of host; empty: all. A keeper in a container must not take that
-            container for the user's machine and launch ``local`` runs in it.
+        kinds: restricts the keeper to these kinds of host; empty: all. A keeper in a container must not launch
+            ``local`` runs in it: the container is not the user's machine.
     Raises (when called):
-        UnknownHost: another kind, or none of that name.
+        UnknownHost: another kind, or no such launcher.
     """
 
     def find(name: str) -> Launcher:
         from qcity_nb.errors import UnknownHost
 
         if kinds and kind(name) not in kinds:
-            raise UnknownHost(f"this keeper launches on {', '.join(sorted(kinds))} alone, not on {name!r}")
+            raise UnknownHost(f"this keeper launches only on {', '.join(sorted(kinds))}, not on {name!r}")
         return launcher(name, settings)
 
     return find

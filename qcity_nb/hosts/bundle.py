@@ -1,7 +1,8 @@
 """The project's small files for a host that does not have them: packed when a run begins, unpacked where it runs.
 
-What is taken: files that git tracks in the project's directory, and those that ``bundle`` in ``[tool.qcity]`` names.
-Never: what looks like a secret, what DVC tracks (its ``.dvc`` files go along, the data comes from DVC's remote), links.
+Included: files that git tracks in the project's directory, and those that ``bundle`` in ``[tool.qcity]`` names.
+Never included: links, what looks like a secret, and data that DVC tracks (its ``.dvc`` files are included; the data
+comes from DVC's remote).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from qcity_nb.errors import CheckpointCorrupt, UsageError
 __all__ = ["LIMIT_BYTES", "Bundle", "pack", "unpack"]
 
 LIMIT_BYTES = 20_000_000
-"""Of all files together; the largest stay behind."""
+"""Of all files together; the largest ones are left out."""
 _PLAIN_BYTES = 3 * LIMIT_BYTES
-"""With what the archive adds to each file: more is no bundle of ours."""
+"""Including what the archive adds to each file. A larger archive was not made by ``pack``."""
 _SECRET = (
     *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.keystore"),
@@ -46,7 +47,7 @@ class Bundle:
     data: bytes
     files: tuple[str, ...]
     left_out: tuple[str, ...]
-    """What was to be taken and was not, each with the reason."""
+    """Files that were left out, each with the reason."""
 
 
 def _is_secret(path: str) -> bool:
@@ -54,8 +55,8 @@ def _is_secret(path: str) -> bool:
     return any(fnmatchcase(name, each) for each in _SECRET) and not any(fnmatchcase(name, each) for each in _HARMLESS)
 
 
-def _tracked(root: Path) -> list[str]:
-    """What git tracks below ``root``; nothing where there is no git, or no repository."""
+def _list_tracked(root: Path) -> list[str]:
+    """What git tracks below ``root``; empty without git, or without a repository."""
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z"], cwd=root, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True
@@ -65,14 +66,14 @@ def _tracked(root: Path) -> list[str]:
     return [name.decode("utf-8", "surrogateescape") for name in listed.stdout.split(b"\0") if name]
 
 
-def _named(root: Path, patterns: Sequence[str]) -> list[str]:
-    """The files that the patterns name, without what DVC tracks."""
+def _match(root: Path, patterns: Sequence[str]) -> list[str]:
+    """The files that match the patterns, without what DVC tracks."""
     if not patterns:
         return []
     from qcity_nb.data import tracked
 
     outputs = tracked.scan(root)
-    found = []
+    names = []
     for pattern in patterns:
         try:
             if any("**" in part and part != "**" for part in pattern.split("/")):  # Python 3.13 would take it for "*"
@@ -83,8 +84,8 @@ def _named(root: Path, patterns: Sequence[str]) -> list[str]:
         for path in paths:
             name = path.relative_to(root).as_posix()
             if not any(name == each.path or name.startswith(f"{each.path}/") for each in outputs):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
@@ -94,35 +95,35 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
         patterns: the setting ``bundle``: more files, as ``Path.glob`` takes them.
     Returns: a bundle; without any file its name is empty.
     Raises:
-        UsageError: a pattern that is none.
-        DataError: what DVC tracks cannot be told.
-    Does not promise: that a secret in a file of another name stays here. Nothing is read but names and sizes
-        before a file is taken.
+        UsageError: an invalid pattern.
+        DataError: DVC's files cannot be read.
+    Does not promise: that a secret in a file with a harmless name is left out. Files are chosen by name and size, not
+        by content.
     """
     root = root.resolve()
     left_out = []
     sizes: dict[str, int] = {}
-    for name in {_PROJECT_FILE, *_tracked(root), *_named(root, patterns)}:
+    for name in {_PROJECT_FILE, *_list_tracked(root), *_match(root, patterns)}:
         path = root / name
-        # A link, or below one: what it leads to may be anything.
+        # A link, or a path below one: its target may be anything.
         if path.resolve() != root / name or not path.is_file() or _OURS & set(Path(name).parts):
             continue
         if _is_secret(name):
-            left_out.append(f"{name} (its name says that it is secret)")
+            left_out.append(f"{name} (by its name it may hold a secret)")
             continue
         sizes[name] = path.stat().st_size
-    taken, total = [], 0
+    included, total = [], 0
     for name in sorted(sizes, key=lambda name: (sizes[name], name)):
         total += sizes[name]
         if total > LIMIT_BYTES:
-            left_out.append(f"{name} ({sizes[name] / 1e6:.0f} MB: all together over {LIMIT_BYTES / 1e6:.0f} MB)")
+            left_out.append(f"{name} ({sizes[name] / 1e6:.0f} MB: more than {LIMIT_BYTES / 1e6:.0f} MB in total)")
         else:
-            taken.append(name)
-    if not taken:
+            included.append(name)
+    if not included:
         return Bundle(name="", data=b"", files=(), left_out=tuple(sorted(left_out)))
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name in sorted(taken):
+        for name in sorted(included):
             content = (root / name).read_bytes()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -131,24 +132,24 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
     return Bundle(
         name=_name(plain.getvalue()),
         data=gzip.compress(plain.getvalue(), mtime=0),
-        files=tuple(sorted(taken)),
+        files=tuple(sorted(included)),
         left_out=tuple(sorted(left_out)),
     )
 
 
 def _name(plain: bytes) -> str:
-    """By its content, not by what a version of zlib makes of it."""
+    """The bundle's name, by its content before compression: versions of zlib compress differently."""
     return f"project-{hashlib.sha256(plain).hexdigest()[:16]}.tar.gz"
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, bundle: str) -> None:
-    """One plain file, below ``folder`` and nowhere else.
+    """Extract one plain file below ``folder``, and nowhere else.
 
-    By hand: what ``tarfile`` does for it with ``filter="data"`` came with Python 3.11.4, and Debian 12 has 3.11.2.
+    Written by hand: ``filter="data"`` of ``tarfile`` came with Python 3.11.4, and Debian 12 has 3.11.2.
     """
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise CheckpointCorrupt(f"the project's bundle {bundle} is refused: {member.name} lies outside of it")
+        raise CheckpointCorrupt(f"the project's bundle {bundle} is refused: {member.name} is outside of it")
     target = folder.joinpath(*path.parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     content = archive.extractfile(member)
@@ -160,23 +161,25 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, bu
 
 
 def unpack(name: str, data: bytes, folder: Path) -> list[str]:
-    """Lay the files of a bundle below ``folder``.
+    """Extract the files of a bundle below ``folder``.
 
     Returns: their names.
     Raises:
-        CheckpointCorrupt: it is not what its name says, is larger than one may be, or holds anything but plain files
-            below ``folder``; a part of it may be there then.
+        CheckpointCorrupt: its content does not match its name, it is too large, or it holds anything but plain files
+            below ``folder``. Some of its files may have been extracted.
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
             plain = packed.read(_PLAIN_BYTES + 1)
         if len(plain) > _PLAIN_BYTES or _name(plain) != name:
-            raise CheckpointCorrupt(f"the project's bundle {name} is not what its name says")
+            raise CheckpointCorrupt(f"the content of the project's bundle {name} does not match its name")
         with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
             members = archive.getmembers()
             for member in members:
                 if not member.isfile():
-                    raise CheckpointCorrupt(f"the project's bundle {name} is refused: {member.name} is no plain file")
+                    raise CheckpointCorrupt(
+                        f"the project's bundle {name} is refused: {member.name} is not a plain file"
+                    )
             for member in members:
                 _extract(archive, member, folder, name)
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:

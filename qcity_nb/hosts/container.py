@@ -1,10 +1,10 @@
 """What runs inside a job: `python -m qcity_nb.hosts.container`, with the attempt's spec in ``QCITY_SPEC``.
 
-Asks first whether this attempt is still wanted: a job may have waited for hours until it began. Then lays the project's
-files into a directory of its own, starts the attempt there as a process, and waits for it, and after it for the agent's
-last publish: when this process ends, the container does, and everything in it.
+It first checks whether this attempt is still needed: a job may have waited for hours before it began. Then it extracts
+the project's files into a new directory, starts the attempt there as a process, and waits for it, and after that for
+the sidecar's last publish: when this process ends, the container ends, with everything in it.
 
-Exit codes are the attempt's; 0 also where nothing was to be done.
+The exit code is the attempt's; 0 also if there was nothing to do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["SPEC", "main", "reason_to_skip"]
 SPEC = "QCITY_SPEC"
 """The variable that holds the attempt's spec."""
 LAST_PUBLISH_S = 600.0
-"""How long a job stays for an agent whose notebook is gone: what it still publishes need not be done again."""
+"""How long a job waits for a sidecar whose notebook has ended: what it still publishes need not be computed again."""
 _TRIES = 6
 """How often the store is asked before the job gives up: with the pauses, half a minute."""
 
@@ -49,7 +49,7 @@ def _say(text: str) -> None:
 
 
 def reason_to_skip(head: Head, spec: AttemptSpec) -> str:
-    """Why this attempt has nothing to do; empty: it has."""
+    """Why this attempt is not needed; empty: it is."""
     if head.is_over or head.state == "stopped":
         return f"run {head.run} has {head.state}" if head.is_over else f"run {head.run} is stopped"
     if head.desired.state != "running":
@@ -58,7 +58,7 @@ def reason_to_skip(head: Head, spec: AttemptSpec) -> str:
         return ""
     if head.holder is None or head.holder.attempt == spec.attempt:
         return ""
-    return f"run {head.run} is held by {lease.describe(head.holder)}, and nobody waits for {spec.attempt} any more"
+    return f"run {head.run} is held by {lease.describe(head)}, and {spec.attempt} is not needed any more"
 
 
 def _ask(ask: Callable[[], Result]) -> Result:
@@ -76,8 +76,8 @@ def _ask(ask: Callable[[], Result]) -> Result:
 
 
 def _extract(store: Store, head: Head) -> Path:
-    """The project, as far as the run brought it along."""
-    # The directory's name is the project's, where no pyproject.toml says another.
+    """A directory with the project's files that are stored with the run."""
+    # Without a pyproject.toml, the directory's name is the project's name.
     folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project or "project")
     folder.mkdir()
     if head.bundle:
@@ -86,12 +86,12 @@ def _extract(store: Store, head: Head) -> Path:
     return folder
 
 
-def _is_sidecar(found: labelled_processes.Process) -> bool:
-    return " qcity_nb.sidecar " in f" {found.command} "
+def _is_sidecar(process: labelled_processes.Process) -> bool:
+    return " qcity_nb.sidecar " in f" {process.command} "
 
 
-def _attend(spec: AttemptSpec, folder: Path) -> int:
-    """Run the attempt to its end, and its agent's; its exit code."""
+def _run_attempt(spec: AttemptSpec, folder: Path) -> int:
+    """Run the attempt until it and its sidecar have ended; returns its exit code."""
     file = folder.parent / "spec.json"
     file.write_bytes(codec.dumps(replace(spec, project=str(folder), output="")))
     around = {name: value for name, value in os.environ.items() if name != SPEC}
@@ -101,7 +101,7 @@ def _attend(spec: AttemptSpec, folder: Path) -> int:
     def pass_on(number: int, _frame: FrameType | None) -> None:
         child.send_signal(number)
 
-    # As process 1 of a container nothing would happen at all without a handler.
+    # Process 1 of a container ignores a signal for which it has no handler.
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         code = child.wait()
@@ -118,7 +118,7 @@ def _run() -> int:
         spec = codec.loads(AttemptSpec, text.encode())
     except ValueError as error:
         raise UsageError(
-            f"{SPEC} is no attempt's spec ({error}): jobs are started by `qcity run --on hf-jobs`"
+            f"{SPEC} is not an attempt's spec ({error}): jobs are started by `qcity run --on hf-jobs`"
         ) from None
     _say(f"version {__version__}, attempt {spec.attempt} of run {spec.run} on {spec.host}")
     store = open_store(spec.store)
@@ -128,7 +128,7 @@ def _run() -> int:
         return 0
     folder = _extract(store, head)
     try:
-        return _attend(spec, folder)
+        return _run_attempt(spec, folder)
     finally:
         shutil.rmtree(folder.parent, ignore_errors=True)
 

@@ -1,8 +1,8 @@
-"""Where we are: which host runs this process, and what made us say so.
+"""Which host runs this process, and by what evidence.
 
-Everything here is a pure reading of what is passed in (environment, modules, a file test), so that a table of
-cases tests it. Hosts that give a notebook server to others are asked first: Kaggle's and Colab's images carry
-each other's libraries, and all of them are Jupyter underneath.
+Everything here depends only on what is passed in (environment, modules, a file test), so that a table of cases tests
+it. Hosts that build on others are asked first: Kaggle's and Colab's images contain each other's libraries, and all of
+them are Jupyter underneath.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class HostFacts:
     name: str
     """One of ``NAMES``."""
     evidence: str
-    """The variable, file or object that gave the host away."""
+    """The variable, file or object by which the host was recognised."""
     session_limit_s: float | None
-    """How long the host lets a session live as a rule, seconds; ``None``: no known limit. See ``limits``.
+    """How long the host usually lets a session live, in seconds; ``None``: no known limit. See ``limits``.
 
-    Does not promise that the session lives so long: hosts evict earlier, for idleness or for nothing.
+    Does not promise that the session lives that long: hosts end sessions earlier, if idle or for no known reason.
     """
     is_interactive: bool
-    """Somebody may be looking and can answer: a front end that takes input, or a terminal."""
+    """Can a person answer? True with a front end that accepts input, and in a terminal."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """A few facts that are worth showing; never a secret (only the variables that are named here)."""
+    """A few details worth showing. Never a secret: only the variables that are named in this module."""
     environ: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-    """The environment that was looked at, secrets and all: for other probes of this process. Never encode it."""
+    """The environment that was inspected, secrets included: for other probes of this process. Never encode it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Here:
-    """What the probes may look at."""
+    """What the probes may inspect."""
 
     environ: Mapping[str, str]
     exists: Callable[[Path], bool]
@@ -51,7 +51,7 @@ class _Here:
     """The main module's variables."""
 
     def first(self, *names: str) -> str | None:
-        """The evidence, if one of these variables is set to something."""
+        """The evidence, if one of these variables is set and not empty."""
         return next((f"{name} is set" for name in names if self.environ.get(name)), None)
 
 
@@ -102,12 +102,12 @@ def _vscode(here: _Here) -> str | None:
         return None
     if "__vsc_ipynb_file__" in here.namespace:
         return "a kernel in which __vsc_ipynb_file__ is defined"
-    return f"a kernel for which {found}" if (found := here.first("VSCODE_PID")) else None
+    return f"a kernel for which {evidence}" if (evidence := here.first("VSCODE_PID")) else None
 
 
 def _jupyter(here: _Here) -> str | None:
-    if found := here.first("JPY_SESSION_NAME"):
-        return found
+    if evidence := here.first("JPY_SESSION_NAME"):
+        return evidence
     if here.shell is not None:
         return "an IPython kernel runs this code"
     # Programs that a kernel starts inherit this one.
@@ -121,7 +121,7 @@ class _Kind:
     labels: tuple[str, ...] = ()
     """Variables that are shown as labels."""
     is_headless: bool = False
-    """Nobody ever watches, whatever the process thinks."""
+    """No person ever watches, whatever the process reports."""
 
 
 _KINDS = (
@@ -146,7 +146,7 @@ _KINDS = (
     ),
     _Kind(name="vscode", probe=_vscode),
     _Kind(name="jupyter", probe=_jupyter),
-    _Kind(name="plain", probe=lambda here: "no host left a mark: a plain Python process"),
+    _Kind(name="plain", probe=lambda here: "no host was recognised: a plain Python process"),
 )
 
 NAMES = tuple(kind.name for kind in _KINDS)
@@ -169,8 +169,8 @@ def detect(
         modules: the loaded modules (``sys.modules``); a running kernel is found there, so nothing is imported.
         namespace: the main module's variables; the kernel's own by default.
         has_terminal: whether standard input is a terminal.
-    Returns: the first host in ``NAMES`` that left a mark; ``plain`` when none did.
-    Does not: reach the network, import anything, or tell a host that imitates another from the real one.
+    Returns: the first host in ``NAMES`` that is recognised; ``plain`` if none is.
+    Does not: use the network, import anything, or distinguish a host that imitates another from the real one.
     Source: the hosts' own documentation of their variables; docs/design.md, "How a run flows".
     """
     environ = os.environ if environ is None else environ
@@ -212,10 +212,10 @@ def _kernel_shell(modules: Mapping[str, object]) -> object | None:
 
 
 def _takes_input(shell: object) -> bool:
-    """Whether the front end that asked for the running cell would answer ``input()``.
+    """Would the front end that runs this cell answer ``input()``?
 
     JupyterLab and VS Code say yes with each request, papermill and nbclient no. ipykernel keeps the answer in a
-    private attribute; where that is gone, the safe answer is that nobody is there to ask.
+    private attribute; if that is missing, the safe answer is no.
     """
     return bool(getattr(getattr(shell, "kernel", None), "_allow_stdin", False))
 
@@ -228,13 +228,13 @@ def _stdin_is_terminal() -> bool:
 
 
 def notebook_path(namespace: Mapping[str, object], environ: Mapping[str, str] | None = None) -> tuple[Path, str] | None:
-    """The notebook (or script) that is running, and what named it.
+    """The notebook (or script) that is running, and the evidence for it.
 
     Args:
         namespace: the main module's variables.
         environ: the environment; the process's own by default.
-    Returns: an absolute path and the evidence, or ``None`` where it cannot be told, as in Colab, Kaggle and
-        under programs that execute notebooks.
+    Returns: an absolute path and the evidence, or ``None`` if it is unknown, as in Colab, in Kaggle and under
+        programs that execute notebooks.
     Does not promise: that the file still has this name. Jupyter sets it when the kernel starts.
     """
     environ = os.environ if environ is None else environ
@@ -246,8 +246,7 @@ def notebook_path(namespace: Mapping[str, object], environ: Mapping[str, str] | 
     if isinstance(script, str) and script and Path(script).name != "ipykernel_launcher.py":
         return Path(script).absolute(), "__main__.__file__"
     session = environ.get("JPY_SESSION_NAME", "")
-    # Consoles have a session too, named after no file; a relative name starts at a folder that only the server
-    # knows.
+    # Consoles have a session too, without a file; a relative name starts at a folder that only the server knows.
     if session.endswith(".ipynb") and Path(session).is_absolute():
         return Path(session), "JPY_SESSION_NAME"
     return None

@@ -1,9 +1,9 @@
-"""Processes of this machine by the label in their environment: found, told apart, ended.
+"""Processes of this machine by the label in their environment: find, identify and end them.
 
-A label travels in an environment variable to every descendant, also to those that made their own session. A
-process that cleared its environment is still found through its parent, while that lives.
+The label is an environment variable, which every descendant inherits, also in a session of its own. A process that
+cleared its environment is still found through its parent, as long as that lives.
 
-Process ids are used again: a process is the same only while its start time is.
+Process ids are reused: a process is identified by id and start time together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One process as it was when it was looked at."""
+    """One process at the time it was read."""
 
     pid: int
     parent: int
@@ -40,19 +40,19 @@ class Process:
 
 
 def machine() -> dict[str, str]:
-    """What a process id means anything in: the machine, its boot, its process namespace."""
+    """Where a process id is valid: the machine, its boot, its process namespace."""
     return dict(_machine(os.getpid()))
 
 
 @functools.cache
 def _machine(_pid: int) -> dict[str, str]:
-    # None of it changes while a process lives; a child that was forked into another namespace has another id.
-    found = {"node": os.uname().nodename, "boot": "", "namespace": ""}
+    # None of it changes while a process lives. A child that is forked into another namespace has another id.
+    names = {"node": os.uname().nodename, "boot": "", "namespace": ""}
     with contextlib.suppress(OSError):
-        found["boot"] = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        names["boot"] = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     with contextlib.suppress(OSError):
-        found["namespace"] = str((_PROC / "self/ns/pid").readlink())
-    return found
+        names["namespace"] = str((_PROC / "self/ns/pid").readlink())
+    return names
 
 
 def _parse_stat(pid: int, stat: str, command: str) -> Process:
@@ -72,7 +72,7 @@ def _read(pid: int) -> Process | None:
 
 
 def _ps(*arguments: str) -> list[Process]:
-    """Processes where there is no /proc (macOS); with ``-E`` the command carries the environment."""
+    """Processes by ``ps``, where there is no /proc (macOS); with ``-E`` the command includes the environment."""
     columns = "pid=,ppid=,stat=,lstart=,command="
     done = subprocess.run(
         ["ps", *arguments, "-o", columns],
@@ -83,12 +83,12 @@ def _ps(*arguments: str) -> list[Process]:
         timeout=10,
         env={"PATH": "/bin:/usr/bin", "LC_ALL": "C"},
     )
-    found = []
+    processes = []
     for line in done.stdout.splitlines():
         match = re.match(r"\s*(\d+)\s+(\d+)\s+(\S+)\s+(\S+ +\S+ +\d+ +[\d:]+ +\d+)\s?(.*)", line)
         if match:
             pid, parent, state, started, command = match.groups()
-            found.append(
+            processes.append(
                 Process(
                     pid=int(pid),
                     parent=int(parent),
@@ -97,7 +97,7 @@ def _ps(*arguments: str) -> list[Process]:
                     command=command,
                 )
             )
-    return found
+    return processes
 
 
 def look_up(pid: int) -> Process | None:
@@ -110,59 +110,59 @@ def look_up(pid: int) -> Process | None:
 def is_alive(pid: int, started: str) -> bool:
     """Is it still that process, and not a zombie?"""
     if _PROC.joinpath("self").exists():
-        # Without the command line, which nobody asks for here.
+        # Without the command line, which is not needed here.
         try:
             stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return False
-        found: Process | None = _parse_stat(pid, stat, "")
+        process: Process | None = _parse_stat(pid, stat, "")
     else:
-        found = look_up(pid)
-    return found is not None and found.started == started and not found.is_zombie
+        process = look_up(pid)
+    return process is not None and process.started == started and not process.is_zombie
 
 
-def _with_label(label: str) -> tuple[list[Process], set[int]]:
-    """Every process that can be seen, and the ids of those whose environment has the label."""
+def _list_processes(label: str) -> tuple[list[Process], set[int]]:
+    """Every visible process, and the ids of those whose environment has the label."""
     text = f"{LABEL}={label}"
     if not _PROC.joinpath("self").exists():
-        found = _ps("-axwwE")
+        processes = _ps("-axwwE")
         word = re.compile(rf"(^|\s){re.escape(text)}(\s|$)")
-        return found, {process.pid for process in found if word.search(process.command)}
-    found, having = [], set()
+        return processes, {process.pid for process in processes if word.search(process.command)}
+    processes, having = [], set()
     for entry in os.scandir(_PROC):
         if not entry.name.isdigit():
             continue
         process = _read(int(entry.name))
         if process is None:
             continue
-        found.append(process)
-        # Other people's processes, and those that just ended, cannot be read: they are none of ours.
+        processes.append(process)
+        # The environment of other users' processes, and of those that just ended, cannot be read: not ours.
         with contextlib.suppress(OSError):
             if text.encode() in (_PROC / entry.name / "environ").read_bytes().split(b"\0"):
                 having.add(process.pid)
-    return found, having
+    return processes, having
 
 
 def find_labelled(label: str) -> list[Process]:
     """The living processes with the label, and their descendants; never this process itself."""
-    found, having = _with_label(label)
+    processes, having = _list_processes(label)
     children: dict[int, list[int]] = {}
-    for process in found:
+    for process in processes:
         children.setdefault(process.parent, []).append(process.pid)
-    wanted, todo = set(having), list(having)
+    pids, todo = set(having), list(having)
     while todo:
         for child in children.get(todo.pop(), []):
-            if child not in wanted:
-                wanted.add(child)
+            if child not in pids:
+                pids.add(child)
                 todo.append(child)
-    wanted.discard(os.getpid())
-    return [process for process in found if process.pid in wanted and not process.is_zombie]
+    pids.discard(os.getpid())
+    return [process for process in processes if process.pid in pids and not process.is_zombie]
 
 
 def send(process: Process, number: int) -> None:
     """Send a signal, if it is still that process."""
     if sys.platform == "linux":
-        # A pidfd names the process, not the number: nothing can slip between the check and the signal.
+        # A pidfd identifies the process, not the number: its id cannot be reused between the check and the signal.
         with contextlib.suppress(OSError):
             handle = os.pidfd_open(process.pid)
             try:
@@ -191,10 +191,10 @@ def end(label: str, *, spare: Callable[[Process], bool], spare_s: float, timeout
     """Kill every process with the label.
 
     Args:
-        spare: those that may finish by themselves first.
-        spare_s: for how long, all together.
-        timeout_s: how long to wait for the dead to be gone.
-    Returns: what could not be ended in that time (a process that hangs in the kernel, or is not ours).
+        spare: says which processes may first finish by themselves.
+        spare_s: for how long, all of them together.
+        timeout_s: how long to wait until the killed ones are gone.
+    Returns: processes that could not be ended in that time (hanging in the kernel, or not ours).
     """
     spare_until = time.monotonic() + spare_s
     until = spare_until + timeout_s
@@ -206,6 +206,6 @@ def end(label: str, *, spare: Callable[[Process], bool], spare_s: float, timeout
         doomed = [process for process in left if process not in spared]
         for process in doomed:
             send(process, signal.SIGKILL)
-        # Look again afterwards: one of them may have started another before it died.
+        # List them again afterwards: one of them may have started another before it died.
         wait_gone(doomed or spared, timeout_s=min(0.5, until - now) if doomed else max(0.0, spare_until - now))
     return []

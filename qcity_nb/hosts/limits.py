@@ -1,7 +1,7 @@
-"""How long a host lets a session live, and since when this one does.
+"""How long a host lets a session live, and how old this session is.
 
-Kaggle, Colab, GitHub Actions and HF Jobs end a session at a fixed age, without a word before. Nothing here promises
-that it lives so long.
+Kaggle, Colab, GitHub Actions and HF Jobs end a session at a fixed age, without a warning. Nothing here promises that
+it lives that long.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """A host's limit, and who says so."""
+    """A host's limit, and where it is documented."""
 
     limit_s: float
     source: str
@@ -29,9 +29,9 @@ class Limit:
 
 LIMITS: Mapping[str, Limit] = {
     "kaggle": Limit(limit_s=12 * _HOUR_S, source="https://www.kaggle.com/docs/notebooks"),
-    # Paid plans: up to 24 h. A session that outlives 12 h shows that it has one, see kernel/save_policy.py.
+    # Paid plans: up to 24 h. A session older than 12 h shows that it is one of these, see kernel/save_policy.py.
     "colab": Limit(limit_s=12 * _HOUR_S, source="https://research.google.com/colaboratory/faq.html"),
-    # The default: a job cannot see with what timeout it was made. Who gave it another one sets `session_limit`.
+    # The default: a job cannot see its own timeout. Whoever gives it another timeout also sets `session_limit`.
     "hf-job": Limit(limit_s=0.5 * _HOUR_S, source="https://huggingface.co/docs/huggingface_hub/guides/jobs"),
     "actions": Limit(limit_s=6 * _HOUR_S, source="https://docs.github.com/en/actions/reference/limits"),
 }
@@ -44,7 +44,7 @@ _SELF_HOSTED = Limit(
 
 
 def limit_of(host: str, environ: Mapping[str, str]) -> Limit | None:
-    """The limit of a host by name; ``None`` where none is known."""
+    """The limit of a host by name; ``None`` if none is known."""
     if host == "actions" and environ.get("RUNNER_ENVIRONMENT") == "self-hosted":
         return _SELF_HOSTED
     return LIMITS.get(host)
@@ -52,27 +52,27 @@ def limit_of(host: str, environ: Mapping[str, str]) -> Limit | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """This host's session, as far as it can be told."""
+    """This host's session, as far as it is known."""
 
     limit_s: float
     age_s: float
-    """Since it began."""
+    """How long ago it began."""
     evidence: str
-    """What told the age."""
+    """How its age was determined."""
     ends_at_s: float
-    """When the limit is reached, on ``clock``'s ``now_s``."""
+    """When the limit is reached, in the time of ``clock.now_s``."""
 
 
 def session(limit_s: float, *, clock: Clock | None = None, proc: Path = _PROC) -> Session:
-    """When the session that this process belongs to began, and when it will be ended.
+    """When the session of this process began, and when the host will end it.
 
-    The best evidence comes first: the start of process 1 (a container's own), that of this machine (its boot), each
-    only if it is younger than the limit, as one's own computer often is not; else the start of this process.
+    The best evidence comes first: the start of process 1 (in a container its own), then the machine's boot. Each counts
+    only if it is younger than the limit, since a computer of one's own is often older. Else: the start of this process.
 
     Args:
-        limit_s: how long it may live.
-        clock: one that counts since this machine's boot, as Linux's CLOCK_BOOTTIME.
-        proc: where processes are told; tests pass a directory.
+        limit_s: how long the session may live.
+        clock: one that counts since this machine's boot, such as Linux's CLOCK_BOOTTIME.
+        proc: the directory ``/proc``; tests pass another one.
     """
     clock = clock or SystemClock()
     now_s = clock.now_s()

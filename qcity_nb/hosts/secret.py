@@ -1,4 +1,4 @@
-"""Secrets: from the environment, or from the host's own store. Never from a file, never into a log."""
+"""Secrets: from the environment, or from the host's own secrets. Never from a file, never into a log."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def find(name: str, host: HostFacts) -> str:
     """The secret's value.
 
     Raises:
-        UsageError: nobody has it; the message says where this host keeps secrets.
-    Does not: keep, print or pass it on.
+        UsageError: there is none; the message says where this host keeps secrets.
+    Does not: store, print or pass it on.
     """
     if value := os.environ.get(name):
         return value
@@ -32,7 +32,7 @@ def _colab(name: str) -> str:
         from google.colab import userdata
 
         return str(userdata.get(name))
-    except Exception as error:  # noqa: BLE001  # three kinds, none importable elsewhere, one meaning
+    except Exception as error:  # noqa: BLE001  # three types, not importable elsewhere, with the same meaning
         raise UsageError(f"no secret {name!r} ({type(error).__name__}): {where}") from None
 
 

@@ -1,8 +1,8 @@
 """The checkpoints of a run, wherever they are: in the store and in this host's local tier.
 
-Both hold the same checkpoint under one number; a copy is told by its time, as an attempt that was superseded may
-have made another one of that number. Reading goes through digests, so no damaged byte is handed on. Nothing here
-changes anything, and a run may be at work meanwhile: what its holder drops is not there any more, not damaged.
+Both hold the same checkpoint under one number. Copies are matched by number and time, since a superseded attempt may
+have made another checkpoint of that number. Reading verifies digests, so no damaged byte is returned. Nothing here
+changes a run, and the run may be active: what its holder drops meanwhile counts as gone, not as damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qcity_nb.run import lease
 __all__ = ["Catalog", "Checkpoint", "Copy", "Verdict", "loop_of", "size_to_read"]
 
 _LOOKS = 3
-"""How often the head is read again after its holder dropped what it named."""
+"""How often the run record is read again after its holder dropped an object that it named."""
 
 Read = Callable[[str], bytes]
 
@@ -38,22 +38,22 @@ class Copy:
     """One copy of a checkpoint."""
 
     where: str
-    """``store``, or ``local`` and the epoch of the tier."""
+    """``store``, or ``local`` and the number of the attempt whose tier it is."""
     seq: int
     manifest: Manifest | None = None
     trouble: str = ""
-    """Why there is no manifest."""
+    """Why there is no manifest; empty: there is one."""
     ref: CheckpointRef | None = None
     tier: LocalTier | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint and its copies; at least one."""
+    """A checkpoint and its copies, at least one."""
 
     copies: tuple[Copy, ...]
     new_bytes: int | None = None
-    """Bytes that the one before did not have; ``None`` where nobody can tell any more."""
+    """Bytes that the previous checkpoint did not have; ``None``: not known any more."""
 
     @property
     def seq(self) -> int:
@@ -62,17 +62,17 @@ class Checkpoint:
 
     @property
     def manifest(self) -> Manifest | None:
-        """Of the first copy that has one."""
+        """The manifest of the first copy that has one."""
         return next((copy.manifest for copy in self.copies if copy.manifest), None)
 
     @property
     def ref(self) -> CheckpointRef | None:
-        """What the head names, if it does."""
+        """The run record's reference to it; ``None`` if the run record does not name it."""
         return next((copy.ref for copy in self.copies if copy.ref), None)
 
     @property
     def term(self) -> int:
-        """That of the attempt that made it: a successor's copy has the successor's."""
+        """The term of the attempt that made it; a successor's copy has the successor's term."""
         return min(copy.manifest.term if copy.manifest else copy.ref.term if copy.ref else 0 for copy in self.copies)
 
     @property
@@ -83,12 +83,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What reading one copy showed."""
+    """The result of reading one copy."""
 
     seq: int
     where: str
     count: int = 0
-    """Objects read and found whole."""
+    """Objects that were read and match their digests."""
     damage: tuple[str, ...] = field(default_factory=tuple)
 
 
@@ -96,7 +96,7 @@ class Catalog:
     """The checkpoints of one run.
 
     Args:
-        local: this host's local tier (the setting of that name).
+        local_dir: where this host's local tier is (the setting of that name).
     """
 
     def __init__(self, store: Store, run: str, local_dir: Path) -> None:
@@ -108,25 +108,27 @@ class Catalog:
         """All of them, newest first.
 
         Raises:
-            StoreUnavailable, UnknownRun, HeadCorrupt: the head cannot be read.
+            StoreUnavailable, UnknownRun, HeadCorrupt: the run record cannot be read.
         """
         groups: dict[tuple[int, str], list[Copy]] = {}
-        for copy in (*self._published(), *self._in_tiers()):
-            # A damaged one has no time; it stands alone, as nobody can say whose copy it is.
+        for copy in (*self._list_published(), *self._list_local()):
+            # A damaged copy has no time. It is listed alone, since whose copy it is cannot be known.
             time = copy.manifest.at if copy.manifest else copy.where
             groups.setdefault((copy.seq, time), []).append(copy)
-        found = [Checkpoint(copies=tuple(copies)) for copies in groups.values()]
-        # Of two with one number, the published one is the run's, else that of the later attempt.
-        found.sort(key=lambda one: (-one.seq, one.ref is None, -max(c.tier.term if c.tier else 0 for c in one.copies)))
+        listed = [Checkpoint(copies=tuple(copies)) for copies in groups.values()]
+        # Of two checkpoints with one number, the published one comes first, then that of the later attempt.
+        listed.sort(
+            key=lambda each: (-each.seq, each.ref is None, -max(c.tier.term if c.tier else 0 for c in each.copies))
+        )
         return [
-            Checkpoint(copies=one.copies, new_bytes=_new_bytes(one, found[place + 1 :]))
-            for place, one in enumerate(found)
+            Checkpoint(copies=each.copies, new_bytes=_count_new_bytes(each, listed[place + 1 :]))
+            for place, each in enumerate(listed)
         ]
 
-    def _published(self) -> list[Copy]:
+    def _list_published(self) -> list[Copy]:
         for look in range(_LOOKS):
             head = lease.read(self._store, self._run).head
-            found = []
+            copies = []
             is_gone = False
             for ref in head.checkpoints:
                 copy = Copy(where="store", seq=ref.seq, ref=ref)
@@ -137,48 +139,48 @@ class Catalog:
                     copy = Copy(where="store", seq=ref.seq, ref=ref, trouble=str(error))
                 except (CheckpointError, DecodeError) as error:
                     copy = Copy(where="store", seq=ref.seq, ref=ref, trouble=str(error))
-                found.append(copy)
+                copies.append(copy)
             if not is_gone or look == _LOOKS - 1:
-                return found
-        raise AssertionError("the last look returns")
+                return copies
+        raise AssertionError("the last turn returns")
 
-    def _in_tiers(self) -> Iterator[Copy]:
+    def _list_local(self) -> Iterator[Copy]:
         folder = tier_path(self._local_dir, self._run, 0).parent
-        epochs = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
-        for term in epochs:
+        terms = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
+        for term in terms:
             tier = LocalTier(tier_path(self._local_dir, self._run, term), term=term)
             for seq in reversed(tier.seqs()):
-                where = f"local e{term}"
+                where = f"local (attempt {term})"
                 try:
                     yield Copy(where=where, seq=seq, tier=tier, manifest=tier.load(seq))
                 except CheckpointCorrupt as error:
-                    if seq in tier.seqs():  # else its owner dropped it meanwhile
+                    if seq in tier.seqs():  # else its attempt dropped it meanwhile
                         yield Copy(where=where, seq=seq, tier=tier, trouble=str(error))
 
     def find(self, text: str) -> Checkpoint:
         """The checkpoint that ``text`` names: a number, ``newest`` or ``previous``.
 
         Raises:
-            UsageError: there is none; the message says which there are.
+            UsageError: there is none; the message lists those that there are.
         """
-        found = self.checkpoints()
-        if not found:
+        checkpoints = self.checkpoints()
+        if not checkpoints:
             raise UsageError(f"{self._run} has no checkpoint yet")
         names = {"newest": 0, "previous": 1}
         if text in names:
-            seqs = list(dict.fromkeys(one.seq for one in found))
+            seqs = list(dict.fromkeys(checkpoint.seq for checkpoint in checkpoints))
             if names[text] >= len(seqs):
-                raise UsageError(f"{self._run} has one checkpoint only, {seqs[0]}")
+                raise UsageError(f"{self._run} has only one checkpoint, {seqs[0]}")
             text = str(seqs[names[text]])
-        for one in found:
-            if str(one.seq) == text:
-                return one
-        there = ", ".join(str(one.seq) for one in found)
+        for checkpoint in checkpoints:
+            if str(checkpoint.seq) == text:
+                return checkpoint
+        there = ", ".join(str(checkpoint.seq) for checkpoint in checkpoints)
         raise UsageError(f"{self._run} has no checkpoint {text!r}; there are {there}, newest and previous")
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
-        """Where packs of the store are kept while they are read: the local disk, or where temporary files go.
+        """A directory for packs of the store while they are read: in ``local_dir``, else among temporary files.
 
         Raises:
             CheckpointError: the disk is full.
@@ -201,30 +203,30 @@ class Catalog:
         return reader(self._store, self._run, copy.manifest, incoming)
 
     def state(self, checkpoint: Checkpoint, loop: str, incoming: Path) -> Any:
-        """A loop's state as fresh objects, from the first copy that is whole; the local ones are asked first.
+        """A loop's state as new objects, from the first undamaged copy; local copies are tried first.
 
-        Classes that only the notebook defines come as stand-ins.
+        Objects of classes that only the notebook defines are stand-ins.
 
         Args:
             loop: the loop's key.
         Raises:
-            CheckpointError: no copy is whole, or a class that the state needs is not there.
-            CheckpointUntrusted: nobody vouches for the store's copy.
+            CheckpointError: no copy is undamaged, or a class that the state needs cannot be imported.
+            CheckpointUntrusted: the store's copy is not trusted.
             UsageError: the checkpoint has no state of such a loop.
         """
         trouble: Exception | None = None
-        for copy in sorted(checkpoint.copies, key=lambda one: one.tier is None):
+        for copy in sorted(checkpoint.copies, key=lambda copy: copy.tier is None):
             if copy.manifest is None:
                 trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged: {copy.trouble}")
                 continue
-            record = next((one for one in copy.manifest.loops if one.key == loop), None)
+            record = next((record for record in copy.manifest.loops if record.key == loop), None)
             if record is None or record.state is None:
                 raise UsageError(f"checkpoint {checkpoint.seq} has no state of a loop {loop!r}")
             if copy.tier is None:
                 check_signed(self._store, self._run, copy.manifest)
             try:
                 with contextlib.ExitStack() as stack:
-                    # Buffers are read while it is loaded, so damage may show only then.
+                    # Buffers are read during loading, so damage may show only then.
                     return load_anyway(decode_state(record.state, self._open(copy, incoming, stack)))
             except (CheckpointCorrupt, Missing) as error:
                 trouble = CheckpointCorrupt(f"checkpoint {copy.seq} in {copy.where} is damaged or gone: {error}")
@@ -234,18 +236,18 @@ class Catalog:
     def verify(
         self, checkpoints: Sequence[Checkpoint], *, see: Callable[[int], None] = lambda size_bytes: None
     ) -> Iterator[Verdict]:
-        """Read every object of every copy, and say what does not match its digest.
+        """Read every object of every copy, and report what does not match its digest.
 
-        What several checkpoints share is read once in each place.
+        An object that several checkpoints share is read once in each place.
 
         Args:
-            see: told the size of each object when it is done with.
+            see: called with each object's size, once it has been read.
         """
         known: dict[tuple[str, str, int, str], str] = {}
         with self.incoming() as incoming:
             for checkpoint in checkpoints:
                 for copy in checkpoint.copies:
-                    # One at a time on the disk; what a pack has for others was read with the first of them.
+                    # One copy's packs on the disk at a time; objects shared with later copies were read with the first.
                     with tempfile.TemporaryDirectory(dir=incoming) as folder:
                         verdict = self._verdict(copy, Path(folder), known, see)
                     if not (verdict.damage and self._is_dropped(copy)):
@@ -284,7 +286,7 @@ class Catalog:
         return Verdict(seq=copy.seq, where=copy.where, count=count, damage=tuple(damage))
 
     def _is_dropped(self, copy: Copy) -> bool:
-        """Did its holder drop it while it was read?"""
+        """Was it dropped while it was read?"""
         if copy.tier is not None:
             return copy.seq not in copy.tier.seqs()
         named = lease.read(self._store, self._run).head.checkpoints
@@ -303,14 +305,14 @@ def size_to_read(checkpoints: Sequence[Checkpoint]) -> int:
     return sum(sizes.values())
 
 
-def _new_bytes(one: Checkpoint, older: Sequence[Checkpoint]) -> int | None:
-    """What it added: as the store says, else against the next older one that is still there."""
-    if one.ref is not None:
-        return one.ref.size_bytes
-    before = next((other.manifest for other in older if other.seq < one.seq and other.manifest), None)
-    if one.manifest is None or before is None:
+def _count_new_bytes(checkpoint: Checkpoint, older: Sequence[Checkpoint]) -> int | None:
+    """What it added: as the run record says, else compared with the next older checkpoint that still exists."""
+    if checkpoint.ref is not None:
+        return checkpoint.ref.size_bytes
+    before = next((other.manifest for other in older if other.seq < checkpoint.seq and other.manifest), None)
+    if checkpoint.manifest is None or before is None:
         return None
-    return sum(ref.size_bytes for name, ref in one.manifest.objects.items() if name not in before.objects)
+    return sum(ref.size_bytes for name, ref in checkpoint.manifest.objects.items() if name not in before.objects)
 
 
 def loop_of(manifest: Manifest, name: str | None) -> LoopRecord:
@@ -320,9 +322,9 @@ def loop_of(manifest: Manifest, name: str | None) -> LoopRecord:
         UsageError: none, or more than one; the message lists what there is.
     """
     loops = [loop for loop in manifest.loops if loop.state is not None]
-    found = [loop for loop in loops if name is None or name == loop.key]
-    found = found or [loop for loop in loops if name == loop.name]
-    if len(found) == 1:
-        return found[0]
+    matches = [loop for loop in loops if name is None or name == loop.key]
+    matches = matches or [loop for loop in loops if name == loop.name]
+    if len(matches) == 1:
+        return matches[0]
     there = ", ".join(sorted(loop.key for loop in loops)) or "none"
     raise UsageError(f"checkpoint {manifest.seq}: name one of its loops with --loop: {there}")

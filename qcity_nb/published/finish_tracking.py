@@ -1,4 +1,4 @@
-"""The tracker's part of a run that has ended: drained and closed by whoever comes by, usually a keeper."""
+"""Finish the tracking of a run that has ended: send the remaining rows and close it. Usually a keeper does it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["finish_tracking"]
 
 
 def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -> None:
-    """Send the rows that the tracker lacks, and give its run the status that the head has.
+    """Send the rows that the tracker lacks, and give its run the final status of the run record.
 
-    Any number may do this at once: rows are sent exactly as logged, and statuses agree.
+    Any number of processes may do this at once: rows are sent exactly as logged, and the statuses agree.
 
     Args:
-        tracking: the tracker's address, where the head does not name one yet.
+        tracking: the tracker's address, if the run record does not name one yet.
     Raises:
         TrackerUnavailable: try again later; nothing is lost.
         StoreUnavailable: the same.
@@ -39,7 +39,7 @@ def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -
     tracked = Tracked(uri=uri, run_id=run_id, drained_seq=drained, status=status)
 
     def note(now: Head) -> Head:
-        # A run that was resumed meanwhile is its new holder's; what was sent stays right.
+        # A run that was resumed meanwhile is left to its new holder; what was sent stays valid.
         return replace(now, tracked=tracked) if now.holder is None and now.state == head.state else now
 
     amend(store, run, note)

@@ -1,9 +1,9 @@
-"""Dropping older published checkpoints of a run that nobody holds (docs/design.md, "Deletion is fenced").
+"""Drop older published checkpoints of a run that nobody holds (docs/design.md, "Deletion is fenced").
 
-A holder tidies up by itself; this is for runs at rest. The head is changed first, by compare-and-set and only while
-nobody holds the run; what no confirmed head can name any more is deleted after that. Everybody who takes the run
-later builds on what that head names, and stores under a higher epoch. Should that head be damaged and put aside,
-the one before names checkpoints that are gone; its newest is still there.
+A holder deletes by itself; this is for runs that are not active. The run record is changed first, by compare-and-set
+and only while nobody holds the run. Objects that no confirmed run record can name any more are deleted after that.
+Whoever takes the run later builds on that run record, and stores under a higher term. If that record is damaged and
+removed, the previous one names checkpoints that are gone, but its newest one still exists.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from qcity_nb.ports import Store
 from qcity_nb.published.read import manifest_of
 from qcity_nb.records import CheckpointRef, Head, Holder
 from qcity_nb.run import lease
+from qcity_nb.run.observer import Observer
 
 __all__ = ["Plan", "plan", "prune"]
 
@@ -30,28 +31,27 @@ class Plan:
     kept: tuple[CheckpointRef, ...]
     dropped: tuple[CheckpointRef, ...]
     garbage: tuple[str, ...]
-    """Stored names that nothing which stays needs."""
+    """Names of stored objects that nothing needs any more."""
     freed_bytes: int
-    """Of the packs and manifests whose size is known: those that some readable manifest names."""
+    """Of those packs and manifests whose size is known, because some readable manifest names them."""
 
 
 def plan(store: Store, run: str, *, keep: int) -> Plan:
     """What ``prune`` would do now; reads only.
 
     Raises:
-        RunHeld: an attempt holds the run and is alive: it tidies up by itself.
-        CheckpointCorrupt: a checkpoint that stays cannot be read, so nobody can say what it needs.
+        RunHeld: an attempt holds the run and is alive: it deletes by itself.
+        CheckpointCorrupt: a checkpoint that stays cannot be read, so what it needs is unknown.
     """
     snapshot = lease.read(store, run)
-    holder = snapshot.head.holder
-    if holder is not None and lease.Observer().declare_dead(snapshot) is None:
-        raise _held(snapshot.head, holder)
+    if snapshot.head.holder is not None and Observer().declare_dead(snapshot) is None:
+        raise _refuse_held(snapshot.head)
     return _plan(store, snapshot.head, keep)
 
 
-def _held(head: Head, holder: Holder) -> RunHeld:
+def _refuse_held(head: Head) -> RunHeld:
     return RunHeld(
-        f"{head.run} is held by {lease.describe(holder)}, which alone deletes and tidies up by itself:"
+        f"{head.run} is held by {lease.describe(head)}; only the holder may delete, and does so by itself:"
         f" `qcity stop {head.run}` first"
     )
 
@@ -67,7 +67,7 @@ def _plan(store: Store, head: Head, keep: int) -> Plan:
             if ref in dropped:
                 continue
             raise CheckpointCorrupt(
-                f"checkpoint {ref.seq} stays and cannot be read, so nobody can say what it needs: {error}"
+                f"checkpoint {ref.seq} should stay but cannot be read, so what it needs is unknown: {error}"
             ) from error
         packs = _packs(manifest)
         sizes.update({name: max(size, sizes.get(name, 0)) for name, size in packs.items()})
@@ -78,7 +78,7 @@ def _plan(store: Store, head: Head, keep: int) -> Plan:
 
 
 def _packs(manifest: Manifest) -> dict[str, int]:
-    """The packs that it needs, each with its size as far as it uses it."""
+    """The packs that it needs, each with its size up to the last byte used."""
     sizes: dict[str, int] = {}
     for ref in manifest.objects.values():
         sizes[ref.pack] = max(sizes.get(ref.pack, 0), ref.offset + ref.size_bytes)
@@ -86,7 +86,7 @@ def _packs(manifest: Manifest) -> dict[str, int]:
 
 
 def _is_ours(name: str, head: Head) -> bool:
-    """A pack or manifest of an epoch that has ended: a later holder's names have a higher one."""
+    """Is it a pack or manifest of a past term? A later holder's names have a higher term."""
     folder, _, rest = name.partition("/")
     term = rest[1:].partition("-")[0]
     return folder in ("packs", "checkpoints") and term.isdigit() and int(term) <= head.term
@@ -95,23 +95,23 @@ def _is_ours(name: str, head: Head) -> bool:
 def prune(store: Store, run: str, *, keep: int, clock: Clock | None = None) -> Plan:
     """Keep the ``keep`` newest published checkpoints, and delete what only the others needed.
 
-    A holder that is silent for its ttl is superseded first, as a new attempt would do; that is one epoch.
+    A holder that was silent for its ttl is superseded first, as by a new attempt; that takes one term.
 
     Args:
-        keep: at least 1: the newest always stays.
+        keep: at least 1: the newest checkpoint always stays.
     Raises:
         RunHeld: an attempt holds the run and is alive. Nothing was changed.
         CheckpointCorrupt: a checkpoint that stays cannot be read. Nothing was changed.
-        StoreUnavailable: outcome unknown; nothing was deleted unless the head was confirmed. Do it again.
+        StoreUnavailable: outcome unknown; nothing was deleted unless the run record was confirmed. Call it again.
     """
     if keep < 1:
         raise ValueError("the newest checkpoint stays")
     snapshot = lease.read(store, run)
     if snapshot.head.holder is not None:
-        declared_dead = lease.Observer(clock).declare_dead(snapshot)
+        declared_dead = Observer(clock).declare_dead(snapshot)
         if declared_dead is None:
-            raise _held(snapshot.head, snapshot.head.holder)
-        _plan(store, snapshot.head, keep)  # it must not cost an epoch to find that nothing can be done
+            raise _refuse_held(snapshot.head)
+        _plan(store, snapshot.head, keep)  # raises what makes pruning impossible, before that costs a term
         me = Holder(attempt=f"{run}-prune-{uuid.uuid4().hex[:8]}", host=snapshot.head.holder.host)
         lease.acquire(store, run, me, declared_dead=declared_dead, clock=clock).release()
     planned: Plan | None = None
@@ -119,7 +119,7 @@ def prune(store: Store, run: str, *, keep: int, clock: Clock | None = None) -> P
     def drop(head: Head) -> Head:
         nonlocal planned
         if head.holder is not None:
-            raise _held(head, head.holder)
+            raise _refuse_held(head)
         planned = _plan(store, head, keep)
         return replace(head, checkpoints=planned.kept)
 

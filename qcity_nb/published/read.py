@@ -11,10 +11,7 @@ from qcity_nb.checkpoint import signing
 from qcity_nb.checkpoint.storage import manifest as manifests
 from qcity_nb.checkpoint.storage.manifest import Manifest
 from qcity_nb.checkpoint.storage.pack import read_object
-from qcity_nb.errors import (
-    CheckpointCorrupt,
-    Missing,
-)
+from qcity_nb.errors import CheckpointCorrupt, Missing
 from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, Event, Head
 from qcity_nb.run import journal, lease
@@ -24,11 +21,11 @@ __all__ = ["events", "manifest_of", "published_rows", "reader", "check_signed"]
 
 
 FETCHES = 4
-"""So many packs are fetched at a time."""
+"""How many packs are fetched at a time."""
 
 
 def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
-    """A published checkpoint's manifest, its digest checked; its objects are not looked at.
+    """A published checkpoint's manifest. Its digest is checked; its objects are not read.
 
     Raises:
         CheckpointCorrupt, Missing: it is damaged or gone.
@@ -40,10 +37,10 @@ def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
 
 
 def check_signed(store: Store, run: str, manifest: Manifest) -> None:
-    """Make sure that its content may be unpickled.
+    """Check that the checkpoint's content may be unpickled.
 
     Raises:
-        CheckpointUntrusted: nobody vouches for it; the message says what to do.
+        CheckpointUntrusted: its source is not trusted; the message says what to do.
     """
     trust_problem = trust.trust_problem(store)
     signing.check(manifest, run, settings.signing_key(), where=store.address, trust_problem=trust_problem)
@@ -52,10 +49,11 @@ def check_signed(store: Store, run: str, manifest: Manifest) -> None:
 def reader(
     store: Store, run: str, manifest: Manifest, incoming: Path, *, ahead: bool = False
 ) -> Callable[[str], bytes]:
-    """Reads a published checkpoint's objects, verified; each pack is fetched once.
+    """A function that reads a published checkpoint's objects, verified. Each pack is fetched once.
 
     Args:
-        ahead: fetch all packs now, several at a time; else each when it is first read.
+        incoming: a directory for the fetched packs.
+        ahead: fetch all packs now, several at a time; otherwise each when it is first read.
     """
     incoming.mkdir(parents=True, exist_ok=True)
 
@@ -78,7 +76,7 @@ def reader(
 
 
 def published_rows(store: Store, head: Head, after: int) -> dict[int, bytes]:
-    """The rows of published checkpoints after ``after``: encoded rows by checkpoint."""
+    """The encoded rows of the published checkpoints after ``after``, by checkpoint number."""
     blocks: dict[int, list[bytes]] = {}
     current: list[bytes] = []
 
@@ -98,10 +96,10 @@ def events(store: Store, run: str, head: Head) -> list[Event]:
     """The run's journal, oldest first."""
     for _ in range(3):
         try:
-            found = list(journal.walk(head.journal, lambda name: store.get(run, name)))
+            lines = list(journal.walk(head.journal, lambda name: store.get(run, name)))
         except Missing:
-            # A holder replaced the segment while we read: its head names the new one.
+            # A holder replaced the segment while we read; the newest run record names the new one.
             head = lease.read(store, run).head
             continue
-        return [codec.loads(Event, line) for line in found]
+        return [codec.loads(Event, line) for line in lines]
     return []

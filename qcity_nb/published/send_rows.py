@@ -1,4 +1,4 @@
-"""Sending the rows that published checkpoints cover to the tracker."""
+"""Send the rows that published checkpoints cover to the tracker."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
-"""The tracker's status for a run that has ended, by the head's state."""
+"""The tracker's status for a run that has ended, by the run's state."""
 
 
 SLICE = 2000
-"""Rows that are sent before the progress is remembered."""
+"""How many rows are sent at a time; progress is remembered after each slice."""
 
 
 @dataclass(slots=True)
 class Part:
-    """How far sending has come into what the head does not yet call drained; this process alone knows.
+    """How many of the rows that the run record does not yet count as drained were sent. Only this process knows it.
 
-    A repeat costs MLflow several times a first sending, and more with every row that it has: to begin a checkpoint of
-    100,000 rows anew after each failure might never come to an end.
+    Sending rows again costs MLflow several times as much as the first time, and more with every row that it has.
+    Starting a checkpoint of 100,000 rows over after each failure might never end.
     """
 
     first: int = 0
-    """The checkpoint whose rows come first in it."""
+    """The checkpoint whose rows are sent first."""
     rows: int = 0
+    """How many rows, from the first one of that checkpoint on, were sent."""
 
 
 def send_covered(
@@ -51,12 +52,16 @@ def send_covered(
     sent: Callable[[int, int], None] = lambda seq, rows: None,
     part: Part | None = None,
 ) -> int:
-    """Send all rows of checkpoints after ``after`` that the head covers; returns the newest one sent.
+    """Send all rows of the published checkpoints after ``after``.
 
     Args:
-        part: of an earlier call of this process for the same tracker's run; changed.
+        run_id: the tracker's own id for the run.
+        allowed: asked before each slice; if false, sending ends.
+        sent: called with a checkpoint's number and how many rows were sent up to it.
+        part: of an earlier call of this process for the same tracker's run; it is changed.
+    Returns: the newest checkpoint whose rows were all sent.
     Raises:
-        TrackerUnavailable: some rows may be there already; sending them again changes nothing.
+        TrackerUnavailable: some rows may have arrived; sending them again changes nothing.
     """
     newest = head.checkpoint.seq if head.checkpoint else 0
     if newest <= after:
@@ -66,7 +71,7 @@ def send_covered(
     blocks = published_rows(store, head, after)
     seqs = [seq for seq in sorted(blocks) if seq <= newest]
     while seqs:
-        # Many small blocks go together; a failure then repeats no more than a slice.
+        # Many small blocks are sent together; a failure then repeats at most one slice.
         rows: list[Row] = []
         if part.first != seqs[0]:
             part.first, part.rows = seqs[0], 0

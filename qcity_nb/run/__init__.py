@@ -1,5 +1,4 @@
-"""The protocol of a run: records and journal, lease, policy, keeper, and the mailbox in which one attempt's processes
-meet.
+"""The protocol of a run: lease, observer, policy, keeper, identity, journal, and the mailbox of an attempt's processes.
 
 May import: root. Imported by: hosts, published, sidecar, kernel, engine, city, cli, testing.
 """

@@ -2,8 +2,8 @@
 
     find_or_create(store, project=…, notebook=…)  ->  head, is_new      an unfinished run, else a new one
 
-A run's id is ``<slug>-<key6>-<n>``: what people recognise, what tells keys apart, and a count. A new one is
-made by compare-and-set, so two who ask at once get the same run.
+A run's id is ``<slug>-<key6>-<n>``: a name that people recognise, six digits of the key, and a count. A new run is made
+by compare-and-set, so two callers at the same time get the same run.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ def key(*, project: str, notebook: str, parameters: Mapping[str, Any], name: str
 
 
 def slug(notebook: str, name: str = "") -> str:
-    """What people recognise a run by, fit for an id: its name, or the notebook's."""
+    """What people recognise a run by, in characters fit for an id: its name, or the notebook's."""
     text = name or notebook.rsplit("/", 1)[-1].removesuffix(".ipynb")
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")[:40].strip("-_") or "run"
 
 
-def _numbered(store: Store, prefix: str) -> list[int]:
-    """The counts of the runs whose id begins so, newest first."""
-    found = []
+def _list_numbers(store: Store, prefix: str) -> list[int]:
+    """The counts of the runs whose id begins with ``prefix``, newest first."""
+    numbers = []
     for run in store.runs():
         rest = run.removeprefix(prefix)
         if rest != run and rest.isdecimal():
-            found.append(int(rest))
-    return sorted(found, reverse=True)
+            numbers.append(int(rest))
+    return sorted(numbers, reverse=True)
 
 
 def source_name(source: bytes) -> str:
-    """The stored name of a notebook as it was."""
+    """The name under which this content of a notebook is stored."""
     return f"source.ipynb-{hashlib.sha256(source).hexdigest()[:16]}"
 
 
@@ -72,37 +72,37 @@ def find_or_create(
     desired: DesiredState | None = None,
     relaunch: Relaunch | None = None,
 ) -> tuple[Head, bool]:
-    """The newest unfinished run of these, or a new one.
+    """The newest unfinished run with this key, or a new one.
 
     Args:
         project, notebook, parameters, name: see ``key``.
-        fresh: make a new one in any case.
+        fresh: make a new run in any case.
         source: the notebook's content, stored with a new run for hosts without the project's files.
         bundle: name and content of the project's files for such hosts, stored too.
         output: where a new run's executed notebook goes; ``{run}`` in it becomes the run's id.
-        wanted, relaunch: what a new run begins with.
-    Returns: the head, and whether it is new; an old one is as it was found.
+        desired, relaunch: what a new run begins with.
+    Returns: the run record, and whether it is new; an old one is returned unchanged.
     Raises:
-        HeadCorrupt: a run of this id's family cannot be read, so whether it is unfinished is unknown;
-            ``fresh`` goes on without it.
+        HeadCorrupt: a run whose id begins like this one's cannot be read, so whether it is unfinished is unknown;
+            ``fresh`` ignores it.
         StoreUnavailable: the store did not answer.
     """
     parameters = dict(parameters or {})
-    wanted_key = key(project=project, notebook=notebook, parameters=parameters, name=name)
-    prefix = f"{slug(notebook, name)}-{wanted_key[:6]}-"
-    numbers = _numbered(store, prefix)
+    run_key = key(project=project, notebook=notebook, parameters=parameters, name=name)
+    prefix = f"{slug(notebook, name)}-{run_key[:6]}-"
+    numbers = _list_numbers(store, prefix)
     if not fresh:
         for n in numbers:
-            found = _unfinished(store, f"{prefix}{n}", wanted_key)
-            if found is not None:
-                return found, False
+            unfinished = _read_unfinished(store, f"{prefix}{n}", run_key)
+            if unfinished is not None:
+                return unfinished, False
     n = numbers[0] if numbers else 0
     for _ in range(_TRIES):
         n += 1
         run = f"{prefix}{n}"
         head = Head(
             run=run,
-            key=wanted_key,
+            key=run_key,
             project=project,
             notebook=notebook,
             name=name,
@@ -117,15 +117,15 @@ def find_or_create(
         try:
             return lease.create(store, head, files=files or None), True
         except Conflict:
-            # A listing may lag behind: somebody made it before us, perhaps just now and for the same key.
-            found = None if fresh else _unfinished(store, run, wanted_key)
-            if found is not None:
-                return found, False
-    raise Conflict(f"{_TRIES} runs {prefix}… were made while this one was: try again")
+            # The listing may lag: somebody made this run before us, perhaps just now and for the same key.
+            unfinished = None if fresh else _read_unfinished(store, run, run_key)
+            if unfinished is not None:
+                return unfinished, False
+    raise Conflict(f"{_TRIES} other runs {prefix}… were made at the same time: try again")
 
 
 def renew_source(store: Store, head: Head, content: bytes) -> Head:
-    """The run goes on with the notebook as it is now; hosts without the project's files then get that one."""
+    """Store the notebook as it is now: hosts without the project's files then resume the run with it."""
     name = source_name(content)
     if not content or head.source == name:
         return head
@@ -133,21 +133,21 @@ def renew_source(store: Store, head: Head, content: bytes) -> Head:
 
 
 def renew_bundle(store: Store, head: Head, bundle: tuple[str, bytes]) -> Head:
-    """The run goes on with the project's files as they are now, on hosts that do not have them."""
+    """Store the project's files as they are now: hosts that do not have them then resume the run with these."""
     name, content = bundle
     if not name or head.bundle == name:
         return head
     return lease.amend(store, head.run, lambda now: replace(now, bundle=name), files={name: content})
 
 
-def _unfinished(store: Store, run: str, desired: str) -> Head | None:
+def _read_unfinished(store: Store, run: str, run_key: str) -> Head | None:
     try:
         head = lease.read(store, run).head
     except UnknownRun:
         return None
     except HeadCorrupt as error:
         raise HeadCorrupt(f"{error}; --fresh begins a new run beside it") from None
-    return head if head.key == desired and not head.is_over else None
+    return head if head.key == run_key and not head.is_over else None
 
 
 def match(store: Store, text: str) -> str:
@@ -159,33 +159,34 @@ def match(store: Store, text: str) -> str:
     runs = store.runs()
     if text in runs:
         return text
-    found = [run for run in runs if run.startswith(text)] if text else []
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UnknownRun(f"{text!r} may be any of {', '.join(found[:5])}{' …' if len(found) > 5 else ''}")
-    raise UnknownRun(f"no run {text!r} in {store.address}: `qcity ps` lists what is there")
+    matches = [run for run in runs if run.startswith(text)] if text else []
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UnknownRun(f"{text!r} may be any of {', '.join(matches[:5])}{' …' if len(matches) > 5 else ''}")
+    raise UnknownRun(f"no run {text!r} in {store.address}: `qcity ps` lists the runs")
 
 
 def reopen(
     store: Store, run: str, *, hosts: tuple[str, ...] = (), output: str = "", once: Literal["", "done", "again"] = ""
 ) -> Head:
-    """A person wants the run to go on: from a stop, from attended, or after its budget was spent.
+    """Let a run resume, as a person asked: after a stop, from manual, or after its relaunch budget was spent.
 
-    Grants a new relaunch budget; keeps the hosts unless some are named.
+    It gets a new relaunch budget, and keeps its hosts unless ``hosts`` names some.
 
     Args:
-        once: what is so of the cell that must not run twice and began before.
+        once: what a person found out about the cell that must not run twice and had begun: its effect happened
+            (``done``), or it may run ``again``.
     Raises:
-        UsageError: it succeeded, or its notebook failed: that is final; or ``once`` is missing, or means no cell.
+        UsageError: it succeeded, or its notebook failed: that is final; or ``once`` is missing, or no cell is in doubt.
     """
 
     def change(head: Head) -> Head:
         if head.state == "succeeded":
-            raise UsageError(f"run {run} has succeeded; `qcity run --fresh` begins a new one")
+            raise UsageError(f"run {run} has succeeded; `qcity run --fresh` begins a new run")
         if head.state == "failed" and (head.failure is None or head.failure.cause == "notebook"):
             why = f": {head.failure.message}" if head.failure else ""
-            raise UsageError(f"run {run} failed for a reason of its own{why}; `qcity run` begins a new one")
+            raise UsageError(f"the notebook of run {run} failed{why}; `qcity run` begins a new run")
         doubt: Mapping[str, Any] = head.extra.get("once", {})
         if doubt and not once and "say" not in doubt:
             raise UsageError(str(doubt["message"]).replace("RUN", run))

@@ -1,7 +1,7 @@
-"""Chains: append-only lines kept as a linked list of small stored segments; the journal and the outbox are two.
+"""Chains: append-only lines, stored as a linked list of small segments. The journal and the outbox are chains.
 
-The head names the newest segment; its first line names the one before it. A segment under 64 KiB is rewritten
-with the new lines added, not followed, so a chain of n bytes has about n / 64 KiB segments.
+The run record names the newest segment; a segment's first line names the previous one. A segment under 64 KiB is
+rewritten with the new lines added instead of getting a successor, so a chain of n bytes has about n / 64 KiB segments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Segment:
     name: str
     data: bytes
     replaced: str
-    """The segment that this one holds all lines of; nobody needs it once the head names this one."""
+    """The segment whose lines are all in this one; nobody needs it once the run record names this one."""
 
 
 def _split(data: bytes) -> tuple[str, bytes]:
@@ -59,7 +59,7 @@ def predecessor(data: bytes) -> str:
 
 
 def append(tip: str, lines: bytes, *, folder: str, term: int, read: Read) -> Segment:
-    """A chain's next newest segment, holding ``lines`` (each ended by a newline) after all that went before.
+    """A chain's next segment, with ``lines`` (each ended by a newline) after all earlier lines.
 
     Args:
         tip: the newest segment's name, or empty for a new chain.
@@ -80,9 +80,9 @@ def walk(tip: str, read: Read, *, until: Callable[[bytes], bool] = lambda lines:
     """The lines of a chain, oldest first, without their newlines.
 
     Args:
-        until: given a segment's lines, whether the segments before it are not wanted.
+        until: called with a segment's lines; true if the segments before it are not needed.
     Raises:
-        Missing: a segment was replaced while reading; read the head again and start over.
+        Missing: a segment was replaced while reading; read the run record again and start over.
     """
     parts: list[bytes] = []
     seen: set[str] = set()

@@ -2,13 +2,13 @@
 
     Keeper(store, settings, launchers=hosts.finder(settings)).keep(["train-1a2b3c-1"], until=…)
 
-One step reads the head, asks the launchers, lets ``run.policy.decide`` choose, and does that one thing. What it
-writes, it writes by compare-and-set, and calls it off if the run is no longer as it was judged: so any number
+One step reads the run record, asks the launchers, lets ``run.policy.decide`` choose one action, and does it. Every
+write is a compare-and-set, and is cancelled if the run is no longer as it was when the action was chosen. So any number
 of keepers may watch one run, and any of them may die at any moment.
 
-    judge (epoch, beat) dead → intent, by compare-and-set: one keeper wins → launch → the attempt takes over
+    declare (term, heartbeat) dead → pending launch, by compare-and-set: one keeper wins → launch → the attempt acquires
 
-Keeps nothing of its own but clocks: how long it has seen a head unchanged. Those only shorten a wait.
+A keeper has no state of its own except how long it has seen a run record unchanged. That only shortens a wait.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRu
 from qcity_nb.ports import Launcher, Observation, Store
 from qcity_nb.records import AttemptSpec, Event, Failure, Head, Launches, PendingLaunch
 from qcity_nb.run import journal, lease, policy
+from qcity_nb.run.observer import Observer
 from qcity_nb.settings import Settings
 
 __all__ = ["Keeper", "Outcome", "is_tracking_finished"]
 
 _STEPS = 8
-"""Rounds of one step against rivals that keep changing the run; the next round of ``keep`` goes on."""
+"""Tries of one step while rivals keep changing the run; the next round of ``keep`` continues."""
 _FINISH_TRACKING_EVERY_S = 10.0
 _ENDED_EVERY_S = 5.0
 
 
-class _MovedOn(Exception):
-    """The run is no longer as it was judged."""
+class _RunChanged(Exception):
+    """The run is no longer as it was when the action was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one step found and did."""
+    """What one step saw and did."""
 
     run: str
     head: Head | None
-    """``None`` where the store could not be read; ``error`` says why."""
+    """``None`` if the store could not be read; ``error`` says why."""
     action: policy.Action
     events: tuple[Event, ...] = ()
     """What this keeper wrote into the journal."""
@@ -52,7 +53,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Watch:
-    """What one keeper remembers of one run: only its own clock's times."""
+    """What one keeper remembers of one run: only times of its own clock."""
 
     head: Head
     since_s: float
@@ -61,10 +62,10 @@ class _Watch:
 
 
 def is_tracking_finished(head: Head, *, tracking: str) -> bool:
-    """Is nothing left to do for this run: it ended, and the tracker knows?
+    """Is nothing left to do for this run: has it ended, and does the tracker have everything?
 
     Args:
-        tracking: the tracker that this project has; with none, here or in the head, metrics stay in the outbox.
+        tracking: this project's tracker; with none, here or in the run record, metrics stay in the outbox.
     """
     if head.state == "running":
         return False
@@ -82,13 +83,14 @@ class Keeper:
 
     Args:
         store: where the runs live.
-        settings: the project that attempts on this machine run in.
+        settings: of the project in which attempts on this machine run.
         launchers: a host's launcher by name; raises ``UnknownHost``.
         clock, rng: time and attempt ids; tests inject their own.
-        settle: brings the tracker's part of a run that ended to its end; called again until it succeeds.
-        pause: waits between two rounds, at most so many seconds; may return early when there is news.
-        name: who this keeper is, for people who read an intent.
-        grace_s: how long a launch may take until others take the intent for abandoned.
+        finish_tracking: sends the remaining rows and the final status of a run that has ended; called again until it
+            succeeds.
+        pause: waits between two rounds, at most as many seconds as it is called with; may return early.
+        name: who this keeper is, for people who read a pending launch.
+        grace_s: how long a launch may take before other keepers consider the pending launch abandoned.
     """
 
     def __init__(
@@ -114,12 +116,12 @@ class Keeper:
         self._pause = pause or self._clock.sleep
         self._name = name or f"keeper-{self._rng.getrandbits(32):08x}"
         self._grace_s = grace_s
-        self._observer = lease.Observer(self._clock)
+        self._observer = Observer(self._clock)
         self._watched: dict[str, _Watch] = {}
         self._tracking_tried_s: dict[str, float] = {}
         self._unable: set[tuple[str, str]] = set()
 
-    # --- seeing
+    # --- observing
 
     def _launcher(self, host: str) -> Launcher | None:
         if host not in self._launchers:
@@ -159,13 +161,13 @@ class Keeper:
             stalled_s=now_s - watch.progress_s,
         )
 
-    # --- doing
+    # --- acting
 
     def _amend(self, expected: Head, change: Callable[[Head], Head], events: Iterable[Event]) -> Head:
-        """Write, if the run is still exactly as it was judged."""
+        """Write, if the run is still as it was when the action was chosen."""
         lines = b"".join(journal.encode_event(each) for each in events)
 
-        def guarded(head: Head) -> lease.Edit:
+        def change_if_same(head: Head) -> lease.Edit:
             if (head.seen, head.holder, head.pending_launch, head.state, head.desired) != (
                 expected.seen,
                 expected.holder,
@@ -173,7 +175,7 @@ class Keeper:
                 expected.state,
                 expected.desired,
             ):
-                raise _MovedOn
+                raise _RunChanged
             segment = journal.append(
                 head.journal,
                 lines,
@@ -187,12 +189,12 @@ class Keeper:
                 drop=[segment.replaced] if segment.replaced else [],
             )
 
-        return lease.amend(self._store, expected.run, guarded, clock=self._clock)
+        return lease.amend(self._store, expected.run, change_if_same, clock=self._clock)
 
     def _event(self, head: Head, kind: str, attempt: str, **data: object) -> Event:
         return journal.event(kind, term=head.term, attempt=attempt, keeper=self._name, **data)
 
-    def _died(self, head: Head, reason: str) -> list[Event]:
+    def _death_events(self, head: Head, reason: str) -> list[Event]:
         if head.holder is None or not reason:
             return []
         return [self._event(head, "died", head.holder.attempt, host=head.holder.host, reason=reason)]
@@ -202,9 +204,9 @@ class Keeper:
         assert launcher is not None, "decide() was given only hosts with a launcher"
         price = ""
         try:
-            price = launcher.price()
+            price = launcher.quote()
         except StoreUnavailable:
-            pass  # whether the host takes the attempt, it says when asked for that
+            pass  # the launch itself shows whether the host accepts the attempt
         except UsageError:
             self._unable.add((head.run, action.host))
             raise
@@ -217,13 +219,13 @@ class Keeper:
             grace_s=self._grace_s,
             since=iso_now(),
         )
-        events = self._died(head, action.death)
+        events = self._death_events(head, action.death)
         costs = {"price": price} if price else {}
         events.append(self._event(head, "launched", attempt, host=action.host, reason=action.reason, **costs))
         begun_s = self._clock.now_s()
         head = self._amend(head, lambda now: replace(now, pending_launch=pending_launch), events)
         if head.pending_launch != pending_launch or self._clock.now_s() - begun_s > self._grace_s / 2:
-            # The write was so slow that another keeper may be about to take it for abandoned: leave it to that.
+            # The write was so slow that another keeper may consider it abandoned soon: leave the launch to that one.
             return head, events
         root = self._settings.project.root if head.project == self._settings.project.name else None
         spec = AttemptSpec(
@@ -239,12 +241,12 @@ class Keeper:
         try:
             launcher.launch(spec)
         except UsageError as error:
-            # This keeper's machine cannot run it; another's may. The run is left as it was.
+            # This keeper's machine cannot run it; another keeper's may. The run is left as it was.
             self._unable.add((head.run, action.host))
             self._clear(head, str(error), is_failure=False)
             raise
         except StoreUnavailable:
-            # Whether it was taken is unknown: the next step looks for the label.
+            # Whether the host accepted it is unknown: the next step looks for the label.
             return head, events
         return head, events
 
@@ -280,7 +282,7 @@ class Keeper:
             return replace(now, state="failed", pending_launch=None, failure=failure)
 
         attempt = head.holder.attempt if head.holder else ""
-        events = [*self._died(head, death), self._event(head, "gave up", attempt, reason=reason)]
+        events = [*self._death_events(head, death), self._event(head, "gave up", attempt, reason=reason)]
         return self._amend(head, give_up, events), events
 
     def _act(self, head: Head, action: policy.Action, evidence: policy.Evidence) -> tuple[Head, list[Event]]:
@@ -295,7 +297,7 @@ class Keeper:
                 return self._fail(head, reason, death)
             case policy.MarkStopped(reason=reason):
                 attempt = head.holder.attempt if head.holder else ""
-                events = [*self._died(head, death), self._event(head, "stopped", attempt, reason=reason)]
+                events = [*self._death_events(head, death), self._event(head, "stopped", attempt, reason=reason)]
                 return self._amend(head, lambda now: replace(now, state="stopped", pending_launch=None), events), events
             case policy.Stop(attempt=attempt, host=host, reason=reason):
                 kind = "stalled" if head.holder is not None else "called off"
@@ -309,7 +311,7 @@ class Keeper:
         return head, []
 
     def _finish(self, head: Head) -> None:
-        """The tracker's part of a run that ended, now and then until it is done."""
+        """Finish the tracking of a run that has ended; tried now and then until it succeeds."""
         is_waiting = head.tracked.status == "WAITING"
         if (
             self._finish_tracking is None
@@ -323,12 +325,12 @@ class Keeper:
         self._finish_tracking(head.run)
 
     def reconcile(self, run: str) -> Outcome:
-        """One step: look, decide, do one thing.
+        """One step: observe, decide, do one thing.
 
         Raises:
             UnknownRun: the store has no such run.
-            HeadCorrupt: its head cannot be read.
-            Nothing else that a store, host or tracker did: the outcome's ``error`` says it.
+            HeadCorrupt: its run record cannot be read.
+            Other errors of store, host and tracker are not raised: they are in the outcome's ``error``.
         """
         nothing = policy.Nothing(reason="others are changing the run")
         head: Head | None = None
@@ -345,7 +347,7 @@ class Keeper:
                 action = policy.decide(head, evidence, hosts=able)
                 head, events = self._act(head, action, evidence)
                 self._finish(head)
-            except _MovedOn:
+            except _RunChanged:
                 continue
             except QcityError as error:
                 if head is None and not isinstance(error, StoreUnavailable):
@@ -361,9 +363,9 @@ class Keeper:
 
     @property
     def pace_s(self) -> float:
-        """Seconds between two looks: several to a beat, so that a known death costs little time.
+        """Seconds between two rounds: several in each heartbeat, so that a known death costs little time.
 
-        The end of an attempt that this process started wakes it before (``hosts.local.wait_for_end``).
+        The end of an attempt that this process started ends the pause early (``hosts.local.wait_for_end``).
         """
         return min(5.0, max(0.1, self._settings.heartbeat_s / 4))
 
@@ -375,12 +377,12 @@ class Keeper:
         until: Callable[[Mapping[str, Outcome]], bool] | None = None,
         see: Callable[[Outcome], None] | None = None,
     ) -> dict[str, Outcome]:
-        """Step again and again.
+        """Reconcile runs, round after round.
 
         Args:
-            runs: which; by default all that the store has, now and later.
-            once: one step for each run; ends by itself.
-            until: asked after each round; by default never true.
+            runs: which ones; by default all runs of the store, now and later.
+            once: only one round.
+            until: called after each round; ends the loop when it returns true. By default it never ends.
             see: called with every outcome.
         Returns: the last outcome of each run.
         """
@@ -405,12 +407,12 @@ class Keeper:
                         and head is not None
                         and is_tracking_finished(head, tracking=self._settings.tracking)
                     ):
-                        # It may be resumed, so it is looked at again, but not at every turn.
+                        # It may be resumed, so it is read again, but not in every round.
                         due_s[run] = self._clock.now_s() + _ENDED_EVERY_S
                 except QcityError as error:
                     if chosen is not None:
                         raise
-                    # One unreadable run must not keep the others from being kept.
+                    # One unreadable run must not keep the keeper from the others.
                     gone = isinstance(error, UnknownRun)
                     last[run] = Outcome(
                         run=run,

@@ -1,18 +1,28 @@
-"""The lease: one compare-and-set head says who may publish, and what is newest.
+"""The lease: one run record, changed by compare-and-set, says who may publish and which checkpoint is newest.
 
-    acquire(store, run, me, judged=…)  ->  Lease        epoch + 1, or RunHeld
-    lease.update(change, files=…)      ->  Head         one winner, or LeaseLost
-    amend(store, run, change)          ->  Head         anybody: wanted and intent only
-    observe(store, run, …)             ->  Beat | None  the holder that has been silent for its ttl
+    acquire(store, run, me, declared_dead=…)  ->  Lease             the next term, or RunHeld
+    rejoin(store, run, me)                    ->  Lease             the same term: another sidecar of the same attempt
+    lease.update(change, files=…)             ->  Head              publish: one winner, or LeaseLost
+    lease.renew()                             ->  Head              a heartbeat alone
+    lease.release(change)                     ->  Head              a successor need not wait
+    amend(store, run, change)                 ->  Head              anybody: desired state, pending launch
+
+Who may be declared dead: ``run/observer.py``.
+
+The run record (``records.Head``) holds the term, the holder *and* the newest checkpoints. So an attempt that was
+superseded cannot publish: its compare-and-set fails, by construction. The term is the fencing token: it grows by one
+with each lease, and people read it as the attempt's number.
 
 Rules (docs/design.md, "The central idea"):
 
-* A write is retried only after the head was read again. A reply that was lost means *unknown*: the head
-  carries the last 16 write ids, and ours is among them or it is not.
-* A conflict costs nothing while epoch and holder are still ours: the foreign change is kept, ours is put on
-  top. Only a higher epoch means ``LeaseLost``.
-* Lease time runs from just before the confirmed renewal was sent, on a clock that counts sleep.
-* Epochs only grow, and a lease is taken only from nobody or from exactly the ``(epoch, beat)`` judged dead.
+* A lost reply means *unknown*. A write is retried only after the run record was read again: the record carries the
+  last 16 write ids, and the write was made if its id is among them.
+* A conflict costs nothing while term and holder are still ours: the other writer's change is kept, and ours is applied
+  on top. Only a higher term means ``LeaseLost``.
+* Lease time runs from just before the newest confirmed write was sent, on a clock that also counts while the machine
+  sleeps. No two machines' clocks are ever compared.
+* Terms only grow. A lease is acquired only if nobody holds the run, or from exactly the ``(term, heartbeat)`` that was
+  declared dead.
 
 Does not: stop a superseded holder from computing, or undo its effects outside the store.
 """
@@ -37,7 +47,6 @@ __all__ = [
     "Change",
     "Edit",
     "Lease",
-    "Observer",
     "Snapshot",
     "acquire",
     "amend",
@@ -48,35 +57,36 @@ __all__ = [
 ]
 
 KEEP_WRITES = 16
+"""Write ids that a run record carries."""
 MARGIN = 0.2
-"""Share of the ttl that a holder gives up before others may take over: outside effects stop there."""
+"""Share of the ttl: a holder stops its outside effects that long before others may take over."""
 _TRIES = 60
-"""Bound on read-change-publish rounds; with every rival making progress a writer needs far fewer."""
+"""Bound on read-change-publish rounds. Each lost round is a rival's success, so a writer needs far fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """A changed head together with the files that it names for the first time."""
+    """A changed run record, together with the files that it names for the first time."""
 
     head: Head
     files: Mapping[str, Source]
     drop: Sequence[str] = ()
-    """Objects that nobody needs once this head is there."""
+    """Objects that nobody needs once this run record is stored."""
     page: Mapping[str, bytes] | None = None
     """Files for people who look at the store."""
 
 
 Change = Callable[[Head], Head | Edit]
-"""From the head as just read to the head as it should be; called again after every conflict."""
+"""From the run record as just read to the one that should replace it. It is called again after every conflict."""
 
 
 class _Stale(StoreUnavailable):
-    """The store answered with a head that is older than one it confirmed to this writer."""
+    """The store answered with a run record that is older than one it confirmed to this writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A head as read, with the store's version and times."""
+    """A run record as read, with the store's version of it and two times of the store's own clock."""
 
     head: Head
     version: Version
@@ -86,34 +96,38 @@ class Snapshot:
 
 @functools.lru_cache(maxsize=8)
 def _decode(data: bytes) -> Head:
-    """A head from its bytes. A keeper finds the same ones most of the time; decoding is most of the cost of a look."""
+    """A run record from its bytes. Cached: a keeper mostly reads unchanged ones, and decoding is most of that cost."""
     return codec.loads(Head, data)
 
 
 def read(store: Store, run: str) -> Snapshot:
-    """The run's head.
+    """Read the run record.
 
     Raises:
         UnknownRun: the store has no such run.
-        HeadCorrupt: the head's bytes are no head; the store keeps older versions (see ``qcity doctor``).
+        HeadCorrupt: its bytes are no run record; the store keeps older versions (see ``qcity doctor``).
         StoreUnavailable: the store did not answer.
     """
     stamped = store.read(run)
     if stamped is None:
-        raise UnknownRun(f"no run {run!r} in {store.address}: `qcity ps` lists what is there")
+        raise UnknownRun(f"no run {run!r} in {store.address}: `qcity ps` lists the runs")
     try:
         head = _decode(stamped.data)
     except codec.DecodeError as error:
-        raise HeadCorrupt(f"the head of run {run!r} in {store.address} cannot be read: {error}") from None
+        raise HeadCorrupt(f"the run record of run {run!r} in {store.address} cannot be read: {error}") from None
     return Snapshot(head=head, version=stamped.version, written_s=stamped.written_s, now_s=stamped.now_s)
 
 
 def create(store: Store, head: Head, *, files: Mapping[str, Source] | None = None) -> Head:
     """Make a new run.
 
+    Args:
+        head: its first run record; ``created`` is filled in if empty.
+        files: what the record names, by name.
+    Returns: the record as stored.
     Raises:
         Conflict: the run exists; read it.
-        StoreUnavailable: the store did not answer within the tries.
+        StoreUnavailable: the store did not answer in three tries.
     """
     write = uuid.uuid4().hex[:12]
     new = replace(head, created=head.created or iso_now(), writes=(write,))
@@ -125,10 +139,10 @@ def create(store: Store, head: Head, *, files: Mapping[str, Source] | None = Non
         except (Conflict, StoreUnavailable) as error:
             last = error
             with contextlib.suppress(UnknownRun, StoreUnavailable):
-                found = read(store, new.run).head
-                if write in found.writes:
+                stored = read(store, new.run).head
+                if write in stored.writes:
                     return new
-                raise Conflict(f"run {new.run!r} exists already in {store.address}") from error
+                raise Conflict(f"run {new.run!r} already exists in {store.address}") from error
     assert last is not None
     raise last
 
@@ -144,8 +158,11 @@ def _write(
 ) -> tuple[Head, float]:
     """Read, check, change, publish; again after a conflict or a lost reply.
 
-    Returns the head, and the lease clock's time just before it was sent.
-    The write id stays the same over the tries, so a late arrival of an earlier try is recognised as ours.
+    The write id is the same in all tries, so an earlier try that arrives late is recognised as ours.
+
+    Args:
+        guard: raises if this writer may not write on the record as read.
+    Returns: the run record, and the lease clock's time just before it was sent.
     """
     write = uuid.uuid4().hex[:12]
     sent: list[tuple[Head, float]] = []
@@ -158,7 +175,7 @@ def _write(
         except StoreUnavailable as error:
             if not sent:
                 raise
-            # A write is in flight and nobody can say what became of it: keep asking, within bounds.
+            # A write was sent and its outcome is unknown: keep asking, within bounds.
             last = error
             if turn >= 8:
                 raise
@@ -166,7 +183,7 @@ def _write(
             continue
         head = snapshot.head
         if write in head.writes:
-            # It landed, whatever the reply said; which of the tries is unknown, and the first is safe.
+            # The write was made, whatever the reply said. Which try made it is unknown: the first one's time is safe.
             return head, sent[0][1]
         try:
             guard(head)
@@ -177,12 +194,12 @@ def _write(
             clock.sleep(_pause_s(turn))
             continue
         if snapshot.version == refused:
-            # The version that was just refused as old: a read that lags (NFS caches listings). Let it catch up.
+            # The same version was just refused as outdated: this read lags (NFS caches listings). Let it catch up.
             clock.sleep(_pause_s(turn))
         try:
             edit = change(head)
         except Missing:
-            continue  # the change reads what the head names, and that was replaced meanwhile
+            continue  # the change reads objects that the record names, and one was replaced meanwhile
         if isinstance(edit, Head):
             edit = Edit(head=edit, files={})
         new = replace(edit.head, writes=(*head.writes, write)[-KEEP_WRITES:])
@@ -223,28 +240,37 @@ def amend(
     files: Mapping[str, Source] | None = None,
     clock: Clock | None = None,
 ) -> Head:
-    """Change what anybody may change: ``wanted``, ``intent``, and what belongs to no holder.
+    """Change what anybody may change: the desired state, the pending launch, and whatever belongs to no holder.
 
-    ``change`` may raise to call the whole thing off (nothing is written then). It must leave epoch, beat and
-    holder alone; this is checked.
+    Args:
+        change: must leave term, heartbeat and holder alone; this is checked. It may raise to cancel: then nothing is
+            written.
+        files: what the changed record names for the first time, by name.
+    Returns: the run record as stored.
+    Raises:
+        UnknownRun, HeadCorrupt: see ``read``.
+        StoreUnavailable: outcome unknown; the next call reads first.
     """
 
-    def checked(head: Head) -> Head | Edit:
+    def change_and_check(head: Head) -> Head | Edit:
         edit = change(head)
         new = edit if isinstance(edit, Head) else edit.head
         if (new.term, new.heartbeat, new.holder) != (head.term, head.heartbeat, head.holder):
-            raise AssertionError("only the holder changes epoch, beat and holder")
+            raise AssertionError("only the holder changes term, heartbeat and holder")
         return edit
 
-    head, _ = _write(store, run, checked, files=files, guard=lambda _: None, clock=clock or SystemClock())
+    head, _ = _write(store, run, change_and_check, files=files, guard=lambda _: None, clock=clock or SystemClock())
     return head
 
 
-def describe(holder: Holder) -> str:
-    """The holder in a few words, for messages."""
+def describe(head: Head) -> str:
+    """Who holds the run, for messages: ``attempt 3: train-1a2b3c-1-4f5e96 (jupyter on box since …)``, or ``nobody``."""
+    holder = head.holder
+    if holder is None:
+        return "nobody"
     where = f" on {holder.node}" if holder.node else ""
     since = f" since {holder.since}" if holder.since else ""
-    return f"attempt {holder.attempt} ({holder.host}{where}{since})"
+    return f"attempt {head.term}: {holder.attempt} ({holder.host}{where}{since})"
 
 
 def acquire(
@@ -255,44 +281,46 @@ def acquire(
     declared_dead: Heartbeat | None = None,
     clock: Clock | None = None,
 ) -> Lease:
-    """Become the holder, at the next epoch.
+    """Become the holder, at the next term.
 
     Args:
-        judged: the ``(epoch, beat)`` that an observer found silent for its ttl, or whose death a launcher
-            knows. The lease is taken only if nothing has moved since.
+        me: the attempt that wants the run, and the process that holds the lease for it.
+        declared_dead: the ``(term, heartbeat)`` that an observer saw unchanged for its ttl, or whose death a
+            launcher knows. The lease is acquired only if the record still has exactly that pair.
     Raises:
-        RunHeld: somebody holds the run, and it is not the one judged dead.
-        RunStopped: the run has succeeded or failed; nobody takes it any more.
+        RunHeld: another attempt holds the run, and it is not the one declared dead.
+        RunStopped: the run has succeeded or failed: that is final.
+        LeaseLost: this attempt acquired the lease, and was superseded before it knew.
         StoreUnavailable: the store did not answer.
     """
     clock = clock or SystemClock()
     me = replace(me, since=me.since or iso_now())
-    taken = 0
+    term = 0
 
     def guard(head: Head) -> None:
         if head.is_over:
-            raise RunStopped(f"run {run!r} has {head.state} already")
+            raise RunStopped(f"run {run!r} has already {head.state}")
         if head.holder is not None and head.holder.attempt != me.attempt and head.seen != declared_dead:
-            raise RunHeld(f"run {run!r} is held by {describe(head.holder)}, epoch {head.term}")
+            raise RunHeld(f"run {run!r} is held by {describe(head)}")
 
-    def take(head: Head) -> Head:
-        nonlocal taken
-        taken = head.term + 1
+    def become_holder(head: Head) -> Head:
+        nonlocal term
+        term = head.term + 1
         pending_launch = (
             head.pending_launch if head.pending_launch and head.pending_launch.attempt != me.attempt else None
         )
-        return replace(head, term=taken, heartbeat=0, holder=me, pending_launch=pending_launch)
+        return replace(head, term=term, heartbeat=0, holder=me, pending_launch=pending_launch)
 
-    head, sent_s = _write(store, run, take, files=None, guard=guard, clock=clock)
-    # The reply may have been lost, and the head be a later one. A later epoch is another process's, even where
-    # it has this attempt's name: two processes with one epoch would both believe that they may publish.
-    if head.holder is None or head.holder.attempt != me.attempt or head.term != taken:
-        raise LeaseLost(_lost(run, head))
+    head, sent_s = _write(store, run, become_holder, files=None, guard=guard, clock=clock)
+    # The reply may have been lost, and this may be a later record. A later term belongs to another process, even if
+    # that has this attempt's name: two processes with one term would both believe that they may publish.
+    if head.holder is None or head.holder.attempt != me.attempt or head.term != term:
+        raise LeaseLost(_explain_loss(run, head))
     return Lease(store, head, me, confirmed_s=sent_s, clock=clock)
 
 
 def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) -> Lease:
-    """Go on as the holder that ``me`` already is: a second agent of the same attempt.
+    """Continue as the holder that ``me`` already is: another sidecar of the same attempt, at the same term.
 
     Raises:
         LeaseLost: ``me`` no longer holds the run.
@@ -300,21 +328,24 @@ def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) ->
     """
     head = read(store, run).head
     if head.holder is None or head.holder.attempt != me.attempt:
-        raise LeaseLost(_lost(run, head))
+        raise LeaseLost(_explain_loss(run, head))
     lease = Lease(store, head, me, confirmed_s=float("-inf"), clock=clock or SystemClock())
-    # The head names this process from now on, or a rival on this machine finds the holder's process gone.
+    # The record must name this process: a rival on this machine would see that the old one is gone.
     me = replace(me, since=head.holder.since)
     lease.update(lambda head: replace(head, holder=me))
     return lease
 
 
-def _lost(run: str, head: Head) -> str:
-    now = f"{describe(head.holder)} holds it" if head.holder else "it was taken over and let go"
-    return f"run {run!r} is no longer this attempt's: {now}, epoch {head.term}"
+def _explain_loss(run: str, head: Head) -> str:
+    now = f"it is held by {describe(head)}" if head.holder else f"attempt {head.term} took it over and released it"
+    return f"run {run!r} is no longer this attempt's: {now}"
 
 
 class Lease:
-    """The right to publish, while it lasts. One process owns it; its methods may be called from any thread."""
+    """The right to publish, while it lasts. One process owns it; its methods may be called from any thread.
+
+    Made by ``acquire`` and ``rejoin``. Its states are drawn in docs/design.md, "States".
+    """
 
     def __init__(self, store: Store, head: Head, me: Holder, *, confirmed_s: float, clock: Clock) -> None:
         self.store = store
@@ -328,7 +359,7 @@ class Lease:
 
     @property
     def head(self) -> Head:
-        """The head as this holder last confirmed it."""
+        """The run record as this holder last confirmed it."""
         return self._head
 
     @property
@@ -348,7 +379,7 @@ class Lease:
 
     @property
     def is_confirmed(self) -> bool:
-        """May this holder still affect the outside? False too when it merely cannot know."""
+        """May this holder still have outside effects? ``False`` also while it cannot know."""
         return self._lost is None and self._clock.now_s() < self.until_s
 
     @property
@@ -358,31 +389,38 @@ class Lease:
 
     def _guard(self, head: Head) -> None:
         if head.term < self.term:
-            # Epochs only grow: a read that lags says nothing about who holds the run now.
-            raise _Stale(f"run {self.run!r}: the store answers with epoch {head.term}, before {self.term}")
+            # Terms only grow: a read that lags says nothing about who holds the run now.
+            raise _Stale(
+                f"run {self.run!r}: the store answers with an old run record, of attempt {head.term}; "
+                f"this is attempt {self.term}"
+            )
         if head.term == self.term and head.holder is not None and head.holder.attempt == self.me.attempt:
             return
-        self._lost = _lost(self.run, head)
+        self._lost = _explain_loss(self.run, head)
         raise LeaseLost(self._lost)
 
     def update(self, change: Change, *, files: Mapping[str, Source] | None = None) -> Head:
-        """Publish ``files`` and the changed head, with the next beat.
+        """Publish ``files`` and the changed run record, with the next heartbeat.
 
+        Args:
+            change: called with the newest run record; again after every conflict.
+            files: content by name, as in ``Store.publish``.
+        Returns: the run record as stored.
         Raises:
-            LeaseLost: a higher epoch. Nothing of this call is visible, unless its reply was lost: it may then
-                have landed before the successor took over, which has it.
-            StoreUnavailable: outcome unknown; the next call re-reads first.
+            LeaseLost: the record has a higher term. Nothing of this call is visible, except if its reply was lost: the
+                write may have been made before the successor took over, and then the successor builds on it.
+            StoreUnavailable: outcome unknown; the next call reads first.
         """
 
-        def heartbeat(head: Head) -> Edit:
+        def change_and_count(head: Head) -> Edit:
             edit = change(head)
             if isinstance(edit, Head):
                 edit = Edit(head=edit, files={})
             return replace(edit, head=replace(edit.head, heartbeat=head.heartbeat + 1))
 
-        head, sent_s = _write(self.store, self.run, heartbeat, files=files, guard=self._guard, clock=self._clock)
+        head, sent_s = _write(self.store, self.run, change_and_count, files=files, guard=self._guard, clock=self._clock)
         if head.term != self.term:
-            # Our write landed, and a successor wrote on top before we looked: theirs is the newest word.
+            # Our write was made, and a successor wrote on top before we read again: the lease is lost.
             self._guard(head)
         with self._lock:
             self._confirmed_s = max(self._confirmed_s, sent_s)
@@ -391,45 +429,19 @@ class Lease:
         return head
 
     def renew(self) -> Head:
-        """A sign of life: a head-only write."""
+        """Send a heartbeat: a write of the run record alone."""
         return self.update(lambda head: head)
 
     def release(self, change: Change = lambda head: head) -> Head:
-        """Let go: the last write of this holder; a successor need not wait."""
+        """Give the lease back: the last write of this holder. A successor need not wait for its ttl."""
 
-        def let_go(head: Head) -> Edit:
+        def clear_holder(head: Head) -> Edit:
             edit = change(head)
             if isinstance(edit, Head):
                 edit = Edit(head=edit, files={})
             return replace(edit, head=replace(edit.head, holder=None, heartbeat=head.heartbeat + 1))
 
-        head, _ = _write(self.store, self.run, let_go, files=None, guard=self._guard, clock=self._clock)
-        self._lost = f"run {self.run!r} was let go by this attempt"
+        head, _ = _write(self.store, self.run, clear_holder, files=None, guard=self._guard, clock=self._clock)
+        self._lost = f"run {self.run!r} was released by this attempt"
         self._head = head
         return head
-
-
-class Observer:
-    """Judges silence: hand it every head you read, and it says when the holder's ttl has passed unchanged.
-
-    It waits that long itself, on its own clock, or subtracts two times of the store's own clock; it never
-    compares two machines' clocks.
-    """
-
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
-        self._since: dict[str, tuple[Heartbeat, float]] = {}
-
-    def declare_dead(self, snapshot: Snapshot) -> Heartbeat | None:
-        """The ``(epoch, beat)`` that may be superseded; ``None``: alive, unheld, or not silent long enough."""
-        head = snapshot.head
-        if head.holder is None:
-            self._since.pop(head.run, None)
-            return None
-        now = self._clock.now_s()
-        seen, since = self._since.get(head.run, (None, now))
-        if seen != head.seen:
-            self._since[head.run] = (head.seen, now)
-            since = now
-        silent_s = max(now - since, snapshot.now_s - snapshot.written_s)
-        return head.seen if silent_s >= head.holder.ttl_s else None

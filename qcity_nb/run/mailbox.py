@@ -1,15 +1,15 @@
-"""The desk: the directory where the processes of one attempt meet.
+"""The mailbox: the directory through which the processes of one attempt exchange messages.
 
-    <local>/attempts/<attempt>/
-      status.json        written by the agent alone, replaced atomically
-      requests/<id>.json written by kernel and engine; the agent answers in answers/<id>.json
-      events.jsonl       journal lines of kernel and engine, appended; the agent publishes them
-      executed.ipynb     the executed notebook so far
-      earlier.json       metrics before this attempt, thinned; the agent writes it once, for the panel
-      agent.log
-      agent.lock         held by the agent that lives, so that there is one
+    <local_dir>/attempts/<attempt>/
+      status.json         written by the sidecar alone, replaced atomically
+      requests/<id>.json  written by kernel and engine; the sidecar answers in answers/<id>.json
+      events.jsonl        journal lines of kernel and engine, appended; the sidecar publishes them
+      executed.ipynb      the executed notebook so far
+      earlier.json        metrics before this attempt, thinned; the sidecar writes it once, for the panel
+      sidecar.log
+      sidecar.lock        held by the sidecar that lives, so that there is only one
 
-Any of them may die at any time; nothing that matters lives only in a process.
+Any of these processes may die at any time: no message is lost with it.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ __all__ = ["Answer", "Mailbox", "Request", "Status"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What the agent knows; kernel and engine act on it."""
+    """What the sidecar knows; kernel and engine act on it."""
 
     state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
     run: str = ""
     term: int = 0
     pid: int = 0
     until_s: float = 0.0
-    """Until then (lease clock) outside effects are allowed."""
+    """Until when outside effects are allowed, on the lease clock."""
     reason: str = ""
-    """Why it is lost or refused, in one line for people."""
+    """Why the lease is lost or refused, in one line for people."""
     error: str = ""
-    """The name of the error in ``errors`` that ``reason`` belongs to."""
+    """The error in ``errors`` that ``reason`` belongs to, by name."""
     stop: str = ""
-    """Not empty: end at the next boundary, for this reason."""
+    """If not empty: end at the next boundary, for this reason."""
     tier: str = ""
     """The directory of this attempt's local tier."""
     restored_seq: int = 0
-    """The checkpoint that this attempt goes on from; 0: none, it starts from the beginning."""
+    """The checkpoint from which this attempt resumes; 0: none, it starts from the beginning."""
     restored_from: str = ""
     published_seq: int = 0
     published_step: int = 0
     published_at_s: float = 0.0
     drained_seq: int = 0
     drained_rows: int = 0
-    """Rows that this attempt's agent has sent."""
+    """Rows that this attempt's sidecar has sent."""
     names_left: int | None = None
-    """So many more checkpoints can be given a name."""
+    """How many more checkpoints can be given a name."""
     store: str = ""
     tracking: str = ""
     tracking_run: str = ""
     message: str = ""
-    """The newest trouble that needs no action, such as a store that does not answer."""
+    """The newest problem that needs no action, such as a store that does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What kernel or engine ask of the agent."""
+    """What kernel or engine ask of the sidecar."""
 
     id: str
     op: Literal["flush", "end", "release", "stop"]
@@ -78,7 +78,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came of a request."""
+    """The outcome of a request."""
 
     id: str
     ok: bool
@@ -108,7 +108,7 @@ class Mailbox:
         return self
 
     def claim(self) -> bool:
-        """Be the one agent of this attempt, until this process ends; False if another one is."""
+        """Become the only sidecar of this attempt, until this process ends; ``False`` if there is another one."""
         handle = os.open(self.path / "sidecar.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,18 +118,18 @@ class Mailbox:
         return True  # the handle stays open, and with it the lock
 
     def write_status(self, status: Status) -> None:
-        """Replace the status. The agent alone calls this."""
+        """Replace the status. Only the sidecar calls this."""
         _replace(self.path / "status.json", codec.dumps(status))
 
     def status(self) -> Status:
-        """The newest status; the default one before the agent wrote any."""
+        """The newest status; the default one before the sidecar has written any."""
         try:
             return codec.loads(Status, (self.path / "status.json").read_bytes())
         except FileNotFoundError:
             return Status()
 
     def version(self) -> tuple[int, int]:
-        """Another value when the status was replaced: a look that costs less than reading it."""
+        """Changes whenever the status is replaced; costs less than reading it."""
         with contextlib.suppress(FileNotFoundError):
             stat = os.stat(self.path / "status.json")  # noqa: PTH116  # looked at several times a second
             return stat.st_mtime_ns, stat.st_ino
@@ -143,17 +143,17 @@ class Mailbox:
 
     def requests(self) -> list[tuple[Path, Request]]:
         """Open requests, oldest first."""
-        found = []
+        requests = []
         names = [name for name in os.listdir(self.path / "requests") if name[0].isdigit()]  # noqa: PTH208  # ten times a second
         for file in (self.path / "requests" / name for name in sorted(names)):
             try:
-                found.append((file, codec.loads(Request, file.read_bytes())))
+                requests.append((file, codec.loads(Request, file.read_bytes())))
             except (FileNotFoundError, codec.DecodeError):
                 continue
-        return found
+        return requests
 
     def answer(self, file: Path, answer: Answer) -> None:
-        """Answer a request, then take it off the desk."""
+        """Answer a request, then remove it."""
         _replace(self.path / "answers" / f"{answer.id}.json", codec.dumps(answer))
         file.unlink(missing_ok=True)
 
@@ -165,9 +165,9 @@ class Mailbox:
             return None
 
     def note(self, event: Event) -> None:
-        """Append one event for the journal; one write call, so lines of two processes never mix.
+        """Append one event for the journal, in one write call, so that lines of two processes never mix.
 
-        Does not raise where the disk is full: a line is not worth an attempt.
+        Does not raise if the disk is full: a line is not worth an attempt.
         """
         line = codec.dumps(event) + b"\n"
         with contextlib.suppress(OSError):
@@ -187,22 +187,22 @@ class Mailbox:
         except FileNotFoundError:
             return b"", offset
         end = data.rfind(b"\n") + 1
-        # What a full disk cut off is no event.
+        # A line that a full disk cut off is no event.
         whole = [line for line in data[:end].splitlines(keepends=True) if line.endswith(b"}\n")]
         return b"".join(whole), offset + end
 
     def write_earlier(self, series: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-        """Tell the panel which metrics there were before this attempt: (step, value) by name."""
+        """Write the metrics before this attempt, for the panel: (step, value) by name."""
         _replace(self.path / "earlier.json", json.dumps(series).encode())
 
     def earlier(self) -> dict[str, list[tuple[int, float]]] | None:
-        """Metrics before this attempt; ``None`` where the agent has written none yet."""
+        """Metrics before this attempt; ``None`` if the sidecar has not written them yet."""
         try:
-            found = json.loads((self.path / "earlier.json").read_bytes())
-            return {key: [(step, value) for step, value in points] for key, points in found.items()}
+            series = json.loads((self.path / "earlier.json").read_bytes())
+            return {key: [(step, value) for step, value in points] for key, points in series.items()}
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):  # a picture is not worth a training
+        except (OSError, ValueError):  # a curve in the panel is not worth the training
             return {}
 
     def offset(self) -> int:

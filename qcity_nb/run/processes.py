@@ -11,7 +11,7 @@ __all__ = ["is_alive", "process_state", "start_time"]
 def _stat(pid: int) -> list[bytes]:
     """The fields of /proc/<pid>/stat after the name; empty if there is no such process.
 
-    With bare calls: supervision reads it several times a second, and Python's files cost three times as much.
+    Read with bare system calls: supervision does it several times a second, and file objects cost three times as much.
     """
     try:
         handle = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
@@ -44,13 +44,13 @@ def process_state(pid: int) -> str:
 
 
 def start_time(pid: int) -> int:
-    """When the process began, in the kernel's ticks: with the pid it names one process for good. 0: unknown."""
+    """When the process began, in the kernel's ticks; pid and start time together name one process only. 0: unknown."""
     fields = _stat(pid)
     return int(fields[19]) if len(fields) > 19 else 0
 
 
 def is_alive(pid: int, started: int = 0) -> bool:
-    """Does that very process exist and run (a zombie does not)?"""
+    """Does that very process exist and run? A zombie does not."""
     if fields := _stat(pid):
         return fields[0] not in (b"Z", b"X") and (not started or int(fields[19]) == started)
     return process_state(pid) not in ("", "Z", "X")

@@ -1,11 +1,10 @@
-"""A bell: a process waits on it for files that come into directories and for another process's end.
+"""A wakeup: a process sleeps until a file comes into a directory, or another process ends.
 
-    bell = Bell(owner.pid, [desk.path / "requests"])
-    bell.wait(1.0)
+    wakeup = Wakeup(owner.pid, [mailbox.path / "requests"])
+    wakeup.wait(1.0)
 
-To wake up only to find nothing costs a good part of a CPU millisecond, ten times a second. Linux tells of news instead
-(inotify, pidfd). A bell is only a reason to look: it may ring for nothing, and where the system cannot tell, it rings
-every ``POLL_S``.
+Polling ten times a second costs a good part of a CPU millisecond each time. Linux notifies instead (inotify, pidfd).
+A wakeup is only a reason to look: it may come for nothing. Where the system cannot notify, it comes every ``POLL_S``.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from pathlib import Path
 __all__ = ["POLL_S", "Wakeup"]
 
 POLL_S = 0.1
-"""How often it rings where the system does not tell of news."""
+"""How often ``wait`` returns where the system does not notify."""
 _MOVED_TO = 0x80
-"""A file was renamed to a name in the directory: how every file of ours comes to be seen (inotify(7))."""
+"""A file was renamed to a name in the directory, as every file of a mailbox is (inotify(7))."""
 
 
 def _inotify(folders: Iterable[Path]) -> int:
-    """A descriptor that can be read once a file has been renamed into one of the directories.
+    """A descriptor that becomes readable once a file has been renamed into one of the directories.
 
     Raises:
         OSError: no such system call, no such directory, or the user's limit of watches is reached.
     """
-    import ctypes  # slow to import, and nobody but an agent needs it
+    import ctypes  # slow to import, and only a sidecar needs it
 
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "inotify_init1"):
@@ -47,11 +46,11 @@ def _inotify(folders: Iterable[Path]) -> int:
 
 
 class Wakeup:
-    """See the module. One thread waits; any may ring.
+    """See the module. One thread waits; any thread may wake it.
 
     Args:
-        pid: the process whose end rings.
-        folders: directories that are there already.
+        pid: the process whose end wakes.
+        folders: directories that already exist.
     """
 
     def __init__(self, pid: int, folders: Iterable[Path]) -> None:
@@ -70,20 +69,20 @@ class Wakeup:
 
     @property
     def is_notified(self) -> bool:
-        """Does the system tell of all the news, so that there is no need to look often?"""
+        """Does the system notify of everything, so that there is no need to look often?"""
         return self._files >= 0 and self._process >= 0
 
     def ring(self) -> None:
-        """Wake the one who waits. Never blocks."""
-        with contextlib.suppress(OSError):  # full: it rings already
+        """Wake the thread that waits. Never blocks."""
+        with contextlib.suppress(OSError):  # full: a wakeup is already pending
             os.write(self._write, b"!")
 
     def wait(self, timeout_s: float) -> None:
-        """Until it rings, at most for so long."""
+        """Sleep until woken, at most ``timeout_s`` seconds."""
         timeout_s = timeout_s if self.is_notified else min(timeout_s, POLL_S)
         for handle, _ in self._poll.poll(max(0.0, timeout_s) * 1000):
             if handle == self._process:
-                # It stays so for ever, and whoever looks finds the process gone; should it not, this is no busy loop.
+                # It stays readable. The caller sees that the process is gone; if it does not, this is no busy loop.
                 time.sleep(0.001)
                 continue
             with contextlib.suppress(OSError):
@@ -91,7 +90,7 @@ class Wakeup:
                     pass
 
     def close(self) -> None:
-        """Let the descriptors go."""
+        """Close the descriptors."""
         for handle in (self._read, self._write, self._files, self._process):
             if handle >= 0:
                 os.close(handle)

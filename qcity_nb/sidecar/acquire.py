@@ -8,7 +8,8 @@ from qcity_nb.clock import Clock
 from qcity_nb.errors import LeaseLost, RunHeld, StoreUnavailable
 from qcity_nb.ports import Store
 from qcity_nb.records import Head, Heartbeat, Holder
-from qcity_nb.run.lease import Lease, Observer, acquire, read, rejoin
+from qcity_nb.run.lease import Lease, acquire, read, rejoin
+from qcity_nb.run.observer import Observer
 from qcity_nb.run.processes import is_alive
 from qcity_nb.sidecar.start import Config
 

@@ -26,8 +26,8 @@ __all__ = ["GROUP", "open_store"]
 
 GROUP = "qcity_nb.stores"
 
-# The same lines stand in pyproject.toml; here too, because reading every installed distribution's entry points
-# costs tens of milliseconds, and `qcity.up()` has 500 in all.
+# The same entries are in pyproject.toml. They are repeated here because reading every installed distribution's entry
+# points takes tens of milliseconds, and `qcity.up()` has a budget of 500 ms.
 _BUILT_IN = {
     "file": "qcity_nb.stores.directory",
     "hf": "qcity_nb.stores.hub.store",
@@ -40,10 +40,10 @@ def open_store(address: str) -> Store:
 
     Raises:
         UsageError: no installed package knows the scheme; the message names the known ones.
-        StoreRefused: this place cannot be a store; the message says why and what to use.
+        StoreRefused: this location cannot be a store; the message says why and what to use.
     """
-    scheme, found, _ = str(address).partition("://")
-    if not found:
+    scheme, separator, _ = str(address).partition("://")
+    if not separator:
         scheme = "file"
     if scheme in _BUILT_IN:
         opener = import_module(_BUILT_IN[scheme]).open_store

@@ -1,16 +1,16 @@
 """A store in a directory of a file system with hard links: a local disk, NFS.
 
-    <root>/runs/<run>/heads/<n>        version n of the head; the highest n is the head
+    <root>/runs/<run>/heads/<n>        version n of the run record; the highest n is the newest
     <root>/runs/<run>/files/<name>     objects
     <root>/tmp/…                       what is being written; also each process's clock file
     <root>/probed                      see ``probe``
 
 A ``/`` in a run's id is a ``+`` in its directory's name. Every file is written to ``tmp``, fsynced, and
-hard-linked to its name: a name that can be seen has its whole content, and of two writers of one name one wins.
-There is no lock file: a stopped process would hold it for ever.
+hard-linked to its name: a visible name has its complete content, and of two writers of one name one wins.
+There is no lock file: a stopped process would hold it indefinitely.
 
 On NFS a listing may be as old as the mount's attribute cache (``acdirmax``, often 60 s), so a reader may see an
-older head for that long; it cannot publish on it, since the server makes each link once. Set ``ttl`` above it.
+older run record for that long. It cannot publish on it, since the server makes each link once. Set ``ttl`` above it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from qcity_nb.stores.probe import MARKER, probe, translate
 __all__ = ["KEEP_HEADS", "DirectoryStore", "open_store"]
 
 KEEP_HEADS = 16
-"""So many versions of a head stay on disk."""
+"""How many versions of a run record stay on disk."""
 STALE_TMP_S = 3600.0
-"""A temporary file untouched for so long is removed, unless its writer lives on this machine."""
+"""A temporary file unchanged for this long is removed, unless its writer is alive on this machine."""
 _TRUST_S = 1.0
-"""A head that looks younger than this needs no look at the file system's own clock."""
+"""For a run record that looks younger than this, the file system's own clock is not read."""
 _SAME_CLOCK_S = 0.1
-"""Clocks this close are one clock: file times are stamped in ticks of up to 10 ms."""
+"""Clocks this close count as one clock: file times have ticks of up to 10 ms."""
 
 
 def open_store(address: str) -> DirectoryStore:
-    """Open (and make, if need be) the store in the directory ``address``, a path or ``file://`` address.
+    """Open the store in the directory ``address``, a path or ``file://`` address; the directory is made if necessary.
 
     Raises:
         UsageError: a ``file://`` address of another machine.
@@ -59,7 +59,7 @@ def open_store(address: str) -> DirectoryStore:
             raise UsageError(f"store {address!r}: a file:// address has three slashes, as in file:///data/runs")
         path = unquote(parts.path)
     if not path:
-        raise UsageError("the store's address is empty: name a directory")
+        raise UsageError("the store's address is empty: give a directory")
     root = Path(path).expanduser().absolute()
     probe(root)
     store = DirectoryStore(root)
@@ -85,35 +85,35 @@ class DirectoryStore:
 
     def runs(self) -> list[str]:
         """See ``ports.Store``."""
-        self._check_there()
+        self._check_exists()
         try:
-            found = sorted(path.name for path in (self.root / "runs").iterdir())
+            names = sorted(path.name for path in (self.root / "runs").iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
             raise translate(error, "listing the runs", self.root) from None
-        return sorted(name.replace("+", "/") for name in found if self._versions(self.root / "runs" / name / "heads"))
+        return sorted(name.replace("+", "/") for name in names if self._versions(self.root / "runs" / name / "heads"))
 
-    def _check_there(self) -> None:
+    def _check_exists(self) -> None:
         """An unmounted or renamed directory is a store that does not answer, not one without runs."""
         if not (self.root / MARKER).exists():
-            raise StoreUnavailable(f"store {self.root}: the directory is gone; it is looked for again and again")
+            raise StoreUnavailable(f"store {self.root}: the directory is gone; qcity keeps looking for it")
 
-    # --- heads
+    # --- run records
 
     def _folder(self, run: str) -> Path:
-        # One level for every run, or run `a/heads` would lie among the heads of run `a`.
+        # One level for every run, or run `a/heads` would be inside the directory `heads` of run `a`.
         return self.root / "runs" / check_run(run).replace("/", "+")
 
     def _versions(self, heads: Path) -> set[int]:
         try:
-            # Some twenty short names come in one system call, under the directory's own lock: no half listing.
-            found = os.listdir(heads)  # noqa: PTH208  # every beat comes through here; iterdir costs twice as much
+            # Some twenty short names come in one system call, under the directory's own lock: no partial listing.
+            names = os.listdir(heads)  # noqa: PTH208  # called for every heartbeat; iterdir costs twice as much
         except (FileNotFoundError, NotADirectoryError):
             return set()
         except OSError as error:
-            raise translate(error, "listing the heads", self.root) from None
-        return {int(name) for name in found if name.isascii() and name.isdigit() and name[0] != "0"}
+            raise translate(error, "listing the run records", self.root) from None
+        return {int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0"}
 
     def read(self, run: str) -> Stamped | None:
         """See ``ports.Store``."""
@@ -121,7 +121,7 @@ class DirectoryStore:
         for _ in range(100):
             versions = self._versions(heads)
             if not versions:
-                self._check_there()
+                self._check_exists()
                 return None
             newest = max(versions)
             try:
@@ -129,11 +129,11 @@ class DirectoryStore:
                     data = file.read()
                     written_s = os.fstat(file.fileno()).st_mtime
             except FileNotFoundError:
-                continue  # pruned since the listing: there are newer ones
+                continue  # pruned since the listing: there are newer versions
             except OSError as error:
-                raise translate(error, "reading the head", self.root) from None
+                raise translate(error, "reading the run record", self.root) from None
             return Stamped(data=data, version=str(newest), written_s=written_s, now_s=self._now_s(written_s))
-        raise StoreUnavailable(f"run {run!r} in {self.root}: the head changes faster than it can be read")
+        raise StoreUnavailable(f"run {run!r} in {self.root}: the run record changes faster than it can be read")
 
     def publish(
         self,
@@ -152,9 +152,9 @@ class DirectoryStore:
             check_name(name)
         newest = max(self._versions(heads), default=0)
         if newest == 0:
-            self._check_there()
+            self._check_exists()
         if (str(newest) if newest else None) != expect:
-            raise Conflict(f"run {run!r}: the head is version {newest or None}, not {expect}")
+            raise Conflict(f"run {run!r}: the run record is version {newest or None}, not {expect}")
         try:
             if newest == 0:
                 self._make(heads)
@@ -162,7 +162,7 @@ class DirectoryStore:
                 crashpoints.hit("publish.files.before")
                 self._put(folder / "files", files)
                 crashpoints.hit("publish.files.after")
-            with self._written(head) as tmp:
+            with self._write_tmp(head) as tmp:
                 self._commit(run, heads, tmp, newest + 1)
         except OSError as error:
             raise translate(error, "writing", self.root) from None
@@ -175,13 +175,13 @@ class DirectoryStore:
         try:
             os.link(tmp, heads / str(version))
         except FileExistsError:
-            # An NFS client that lost the reply sends the link again, and is told that its own work exists.
+            # An NFS client that lost the reply sends the link again, and gets EEXIST for its own link.
             if not _is_same_file(tmp, heads / str(version)):
                 raise Conflict(f"run {run!r}: another writer made version {version}") from None
         except FileNotFoundError:
             if not tmp.exists():
-                # Stopped for so long that it was taken for a dead writer's.
-                raise StoreUnavailable(f"run {run!r}: the temporary file was cleaned away; read again") from None
+                # This process was stopped for so long that its file was removed as a dead writer's.
+                raise StoreUnavailable(f"run {run!r}: the temporary file was removed meanwhile; read again") from None
             raise Conflict(f"run {run!r} was removed") from None
         try:
             self._check_link(run, heads, version)
@@ -190,30 +190,32 @@ class DirectoryStore:
             raise StoreUnavailable(f"run {run!r}: the outcome is unknown: {error.strerror}") from None
 
     def _check_link(self, run: str, heads: Path, version: int) -> None:
-        """The link was made; was the name free because nobody had taken it, or because it was pruned?
+        """The link was made: was the name free because nobody had used it, or because it was pruned?
 
         Only versions that are ``KEEP_HEADS`` or more below an existing one are pruned, and the highest version
         never falls. So:
 
-        * highest < version + KEEP_HEADS: nobody can have pruned ``version``; it was never taken, and it is ours
-          alone. Versions above it, if any, were made by writers that had read ours. Success.
-        * otherwise this process was stopped for at least KEEP_HEADS versions, either before the link (it went
-          into a pruned gap, no reader saw it) or after it (it was the head for a while). Nothing here can tell
-          the two apart, so neither "it landed" nor "it did not" may be said: the outcome is unknown, and the
-          writer looks for its write id. Our name is prunable in both cases, so it is removed.
+        * highest < version + KEEP_HEADS: nobody can have pruned ``version``. It was never used, and is ours alone.
+          Versions above it, if any, were made by writers that had read ours. Success.
+        * Otherwise this process was stopped for at least KEEP_HEADS versions, either before the link (which then is in
+          a pruned gap, and no reader saw it) or after it (it was the run record for a while). Nothing here can
+          distinguish the two, so the outcome is unknown, and the writer looks for its write id. Our name may be pruned
+          in both cases, so it is removed.
 
-        A predecessor that is gone though no version allows its pruning means that the run was removed under us.
+        If the predecessor is gone although no version allows its pruning, the run was removed meanwhile.
         """
         versions = self._versions(heads)
         highest = max(versions, default=0)
         if highest >= version + KEEP_HEADS:
             (heads / str(version)).unlink(missing_ok=True)
-            raise StoreUnavailable(f"run {run!r}: version {highest} came before {version} was confirmed: read again")
+            raise StoreUnavailable(
+                f"run {run!r}: others wrote up to version {highest} before {version} was confirmed: read again"
+            )
         before = version - 1
         if before and before not in versions and highest < before + KEEP_HEADS:
             (heads / str(version)).unlink(missing_ok=True)
             raise Conflict(f"run {run!r} was removed")
-        # Ascending, so that a name is never seen while the one above it is already pruned.
+        # In ascending order, so that no version is visible while the next one is already pruned.
         for old in sorted(versions):
             if old <= highest - KEEP_HEADS:
                 (heads / str(old)).unlink(missing_ok=True)
@@ -224,14 +226,14 @@ class DirectoryStore:
         folders = {files_folder}
         for name, source in files.items():
             target = files_folder / name
-            # Also where the name is stored already: its writer may have died before this fsync.
+            # Also if the name is already stored: its writer may have died before this fsync.
             folders.add(target.parent)
             if target.is_file():
                 continue
             self._make(target.parent)
             if target.is_dir():
                 raise UsageError(f"{name!r} cannot be an object's name: other objects' names begin with it and a /")
-            with self._written(source) as tmp, contextlib.suppress(FileExistsError):
+            with self._write_tmp(source) as tmp, contextlib.suppress(FileExistsError):
                 os.link(tmp, target)
         for folder in folders:
             _sync(folder)
@@ -266,12 +268,12 @@ class DirectoryStore:
     def names(self, run: str) -> list[str]:
         """See ``ports.Store``."""
         folder = self._folder(run) / "files"
-        found = []
+        names: list[str] = []
         for where, _, files in os.walk(folder):
-            # NFS leaves .nfs… for a file that was removed while open; no object's name starts so.
+            # NFS leaves .nfs… for a file that was removed while open; no object's name starts with a dot.
             kept = [Path(where, file) for file in files if not file.startswith(".")]
-            found += [path.relative_to(folder).as_posix() for path in kept]
-        return sorted(found)
+            names += [path.relative_to(folder).as_posix() for path in kept]
+        return sorted(names)
 
     def delete(self, run: str, names: Sequence[str]) -> None:
         """See ``ports.Store``."""
@@ -295,16 +297,16 @@ class DirectoryStore:
         return Usage(objects=len(sizes), size_bytes=sum(sizes))
 
     def reclaim(self, run: str) -> None:
-        """See ``ports.Store``: a file's room is free once it is deleted."""
+        """See ``ports.Store``: a file's storage is free once it is deleted."""
         check_run(run)
 
     def forget(self, run: str) -> None:
-        """See ``ports.Store``. One rename takes the run out of sight; its files go after that."""
+        """See ``ports.Store``. One rename makes the run invisible; its files are deleted after that."""
         folder = self._folder(run)
-        grave = self._tmp("forgotten")
+        target = self._tmp("forgotten")
         try:
-            folder.rename(grave)
-            shutil.rmtree(grave)
+            folder.rename(target)
+            shutil.rmtree(target)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -316,8 +318,8 @@ class DirectoryStore:
         return self.root / "tmp" / f"{kind}-{platform.node()}-{os.getpid()}-{os.urandom(6).hex()}"
 
     @contextlib.contextmanager
-    def _written(self, source: Source) -> Iterator[Path]:
-        """A temporary file with the whole content on disk; it is gone afterwards, its links stay."""
+    def _write_tmp(self, source: Source) -> Iterator[Path]:
+        """A temporary file with the complete content on disk. It is removed afterwards; its links stay."""
         tmp = self._tmp("write")
         try:
             with tmp.open("xb") as file:
@@ -343,20 +345,20 @@ class DirectoryStore:
         if folder.is_dir():
             return
         if folder == self.root:
-            # It was there when it was opened: making it anew would stand in the way of its coming back.
+            # It existed when the store was opened: a new one would be in the way when a mount comes back.
             raise FileNotFoundError(errno.ENOENT, "the directory is gone", str(folder))
         self._make(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError:
-            raise UsageError(f"{folder}: a name that an object has cannot begin another object's name") from None
+            raise UsageError(f"{folder}: another object has this name, so no object's name may begin with it") from None
         _sync(folder.parent)
 
     def clean(self) -> None:
         """Remove what dead writers left in ``tmp``.
 
-        A writer that lives on this machine keeps its files, however old: it may be stopped. One on another
-        machine keeps them for ``STALE_TMP_S``; should it wake later, its publish fails and stores nothing.
+        A writer that is alive on this machine keeps its files, however old: it may be stopped. One on another
+        machine keeps them for ``STALE_TMP_S``; if it continues later, its publish fails and stores nothing.
         """
         folder = self.root / "tmp"
         with contextlib.suppress(OSError, StoreRefused):
@@ -375,10 +377,10 @@ class DirectoryStore:
     def _now_s(self, written_s: float) -> float:
         """The store's clock, which is the one that stamps its files.
 
-        On a local disk that is this machine's wall clock; on NFS it is the server's. Asking costs a write, so
-        it is asked only when it matters: at first, when a head looks silent, and when it seems to come from the
-        future. In between, the wall clock and the offset found last will do. (Not a monotonic clock: if the
-        wall clock is set back, file times go back with it, and a monotonic one would call every holder silent.)
+        On a local disk that is this machine's wall clock; on NFS it is the server's. Reading it costs a write, so it is
+        read only when it matters: at first, when a run record has not changed for a while, and when one seems to come
+        from the future. Otherwise the wall clock and the last offset are used. (Not a monotonic clock: if the wall
+        clock is set back, file times go back with it, and by a monotonic clock every holder would look silent.)
         """
         offset_s = self._offset_s
         if offset_s is None or not 0 <= time.time() + offset_s - written_s < _TRUST_S:
@@ -386,7 +388,7 @@ class DirectoryStore:
                 before_s = time.time()
                 offset_s = self._file_clock_s() - before_s
             except OSError:
-                offset_s = offset_s or 0.0  # a reader without the right to write: the wall clock must do
+                offset_s = offset_s or 0.0  # a reader without write permission has only the wall clock
             if abs(offset_s) < _SAME_CLOCK_S:
                 offset_s = 0.0
             self._offset_s = offset_s
@@ -395,7 +397,7 @@ class DirectoryStore:
     def _file_clock_s(self) -> float:
         path = self.root / "tmp" / f"clock-{platform.node()}-{os.getpid()}-0"
         with self._lock:
-            # With no times given, the file server sets its own time (NFS: SET_TO_SERVER_TIME).
+            # Without explicit times, the file server sets its own time (NFS: SET_TO_SERVER_TIME).
             try:
                 os.utime(path)
             except FileNotFoundError:
@@ -418,9 +420,9 @@ def _is_writer_alive(name: str) -> bool:
     return True
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def _is_same_file(path: Path, other: Path) -> bool:
     try:
-        return one.samefile(other)
+        return path.samefile(other)
     except FileNotFoundError:
         return False
 

@@ -1,4 +1,4 @@
-"""A store in this process's memory: for tests, and for looking at the protocol without a disk."""
+"""A store in this process's memory: for tests, and for studying the protocol without a disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _named_lock = threading.Lock()
 
 
 def open_store(address: str) -> MemoryStore:
-    """The process-wide store of that name; made when first asked for. It lives as long as the process."""
+    """The process-wide store of that name; made by the first call. It lives as long as the process."""
     name = address.removeprefix("memory://")
     with _named_lock:
         if name not in _named:
@@ -37,10 +37,10 @@ class _Run:
 
 
 class MemoryStore:
-    """A dict behind a lock.
+    """A dict with a lock.
 
     Args:
-        name: what comes after ``memory://`` in its address; only ``open_store`` registers it.
+        name: what follows ``memory://`` in its address; only ``open_store`` registers it.
         clock: the store's own clock.
     """
 
@@ -52,12 +52,12 @@ class MemoryStore:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._runs: dict[str, _Run] = {}
-        # Never reset, so that a run which was forgotten and made again has no version twice.
+        # Never reset, so that a run that was forgotten and then made anew has no version twice.
         self._count = 0
 
     @property
     def address(self) -> str:
-        """``memory://name``; it means something in this process only."""
+        """``memory://name``; valid in this process only."""
         return f"memory://{self._name}"
 
     def runs(self) -> list[str]:
@@ -95,9 +95,9 @@ class MemoryStore:
             crashpoints.hit("publish.files.after")
         with self._lock:
             kept = self._runs.setdefault(run, _Run())
-            found = kept.version if kept.head is not None else None
-            if found != expect:
-                raise Conflict(f"run {run!r}: the head is version {found!r}, not {expect!r}")
+            version = kept.version if kept.head is not None else None
+            if version != expect:
+                raise Conflict(f"run {run!r}: the run record is version {version!r}, not {expect!r}")
             self._count += 1
             kept.head = bytes(head)
             kept.version = str(self._count)

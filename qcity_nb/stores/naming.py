@@ -1,4 +1,4 @@
-"""What is the same in every store: what a run id and an object's name look like, how an object becomes a file."""
+"""What is the same in every store: valid run ids and object names, and how an object becomes a file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _check(text: str, what: str) -> str:
 
 
 def place(path: Path, content: bytes) -> None:
-    """Make ``path`` hold ``content``, whole or not at all.
+    """Write ``content`` to the file ``path``, completely or not at all.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Can this directory keep the promises of a store? Tried once, before anything depends on it."""
+"""Can this directory keep the promises of a store? Tested once, before anything depends on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["MARKER", "probe", "translate"]
 MARKER = "probed"
 """File in the store's root: the machine and device on which the probe last succeeded."""
 
-# What no retry mends. Everything else may be a passing fault of a disk or a network.
+# What no retry can fix. Everything else may be a temporary fault of a disk or a network.
 _REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -29,21 +29,21 @@ _REFUSALS = {
 
 
 def translate(error: OSError, doing: str, root: Path) -> StoreError:
-    """The store's word for an error of the file system.
+    """The store error for an error of the file system.
 
-    Only for steps that come before the head is linked: after that, any error means *outcome unknown*.
+    Only for steps before the run record is linked: after that, any error means *outcome unknown*.
     """
     reason = _REFUSALS.get(error.errno or 0)
     if reason is not None:
-        return StoreRefused(f"store {root}: {doing} failed: {reason}; make room or rights there, or name another store")
+        return StoreRefused(f"store {root}: {doing} failed: {reason}; fix that, or use another store")
     return StoreUnavailable(f"store {root}: {doing} failed: {error.strerror or error}")
 
 
 def probe(root: Path) -> None:
     """Make the store's directories, and check that a hard link is made at most once and that fsync works.
 
-    Success is remembered in ``MARKER``, for this machine and device: the same directory may be reached through
-    a mount elsewhere that cannot do what this one can (a synchronised drive carries the marker along).
+    Success is recorded in ``MARKER``, for this machine and device: elsewhere the same directory may be mounted in a
+    way that cannot do this (a synchronised drive copies the marker too).
 
     Raises:
         StoreRefused: the message names the reason, and what to use instead.
@@ -82,33 +82,33 @@ def _probe_links(root: Path, first: Path, second: Path) -> None:
         except OSError as error:
             if error.errno in _REFUSALS:
                 raise
-            raise _refused(root, f"fsync fails ({error.strerror})") from None
+            raise _refuse(root, f"fsync fails ({error.strerror})") from None
     try:
         os.link(first, second)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        raise _refused(root, f"hard links cannot be made ({error.strerror})") from None
+        raise _refuse(root, f"hard links cannot be made ({error.strerror})") from None
     if first.stat().st_ino != second.stat().st_ino or second.read_bytes() != b"probe":
-        raise _refused(root, "a hard link is a copy here")
+        raise _refuse(root, "a hard link is a copy here")
     try:
         os.link(first, second)
     except FileExistsError:
         pass
     except OSError as error:
-        raise _refused(root, f"a second hard link of one name fails with {error.strerror!r}") from None
+        raise _refuse(root, f"a second hard link of one name fails with {error.strerror!r}") from None
     else:
-        raise _refused(root, "a hard link replaces a file that exists")
+        raise _refuse(root, "a hard link replaces a file that exists")
     folder = os.open(first.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     except OSError as error:
-        raise _refused(root, f"fsync of a directory fails ({error.strerror})") from None
+        raise _refuse(root, f"fsync of a directory fails ({error.strerror})") from None
     finally:
         os.close(folder)
 
 
-def _refused(root: Path, reason: str) -> StoreRefused:
+def _refuse(root: Path, reason: str) -> StoreRefused:
     return StoreRefused(
         f"{root} cannot be a store: {reason}, so two writers could both win; mounted drives and buckets are "
         "like that: use a directory on a local disk, or an hf:// store"

@@ -1,4 +1,4 @@
-"""Who can write to a store: without a signature, its checkpoints are trusted as far as that."""
+"""Who can write to a store. Without a signature, its checkpoints can be trusted only as far as these people."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["trust_problem", "who_writes"]
 
 def who_writes(store: Store) -> str:
     """Who can put a checkpoint there, for people."""
-    scheme, found, rest = store.address.partition("://")
-    if found and scheme == "hf":
-        return f"whoever may write to the repository {rest} on the Hub"
-    if found and scheme != "file":
-        return f"whoever may write to {store.address}"
+    scheme, separator, rest = store.address.partition("://")
+    if separator and scheme == "hf":
+        return f"everybody who may write to the repository {rest} on the Hub"
+    if separator and scheme != "file":
+        return f"everybody who may write to {store.address}"
     mode = _mode(store)
     if mode & stat.S_IWOTH:
         return "everybody on this machine"
@@ -24,9 +24,9 @@ def who_writes(store: Store) -> str:
 
 
 def trust_problem(store: Store) -> str:
-    """Why its checkpoints are not to be trusted without a signature; empty: they are."""
-    scheme, found, _ = store.address.partition("://")
-    if (found and scheme != "file") or not _mode(store) & stat.S_IWOTH:
+    """Why its checkpoints cannot be trusted without a signature; empty: they can."""
+    scheme, separator, _ = store.address.partition("://")
+    if (separator and scheme != "file") or not _mode(store) & stat.S_IWOTH:
         return ""
     return (
         f"everybody on this machine can write to {store.address}: `chmod o-w` it, "
@@ -36,7 +36,7 @@ def trust_problem(store: Store) -> str:
 
 def _mode(store: Store) -> int:
     try:
-        # The sticky bit does not help: it keeps others from replacing, not from adding.
+        # The sticky bit does not help: it prevents replacing, not adding.
         return Path(store.address.removeprefix("file://")).stat().st_mode
     except OSError:
         return 0

@@ -19,6 +19,7 @@ from qcity_nb.errors import Conflict, LeaseLost, RunHeld, StoreUnavailable
 from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, Head, Heartbeat, Holder, PendingLaunch
 from qcity_nb.run import lease
+from qcity_nb.run.observer import Observer
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.faults import Fault, FaultyStore
 from qcity_nb.testing.oracle import Oracle, Signed
@@ -53,7 +54,7 @@ class HeadWorld:
         self.oracle = Oracle(make_store(self.clock), self.clock, quiet=quiet)
         self.store = FaultyStore(self.oracle, delay=_CAN_BE_LATE)
         self.leases: dict[str, lease.Lease] = {}
-        self.observer = lease.Observer(self.clock)
+        self.observer = Observer(self.clock)
         self.declared_dead: Heartbeat | None = None
         self.count = 0
         self.confirmed_notes: list[str] = []
@@ -94,7 +95,7 @@ class HeadWorld:
         except StoreUnavailable:
             return
         # The second observer is new, as in `qcity keep --once`: it has only the store's clock.
-        for observer in (self.observer, lease.Observer(self.clock)):
+        for observer in (self.observer, Observer(self.clock)):
             declared_dead = observer.declare_dead(snapshot)
             if declared_dead is not None:
                 self.declared_dead = declared_dead

@@ -21,7 +21,7 @@ def open_tracker(uri: str) -> Tracker | None:
         uri: an MLflow tracking address, ``jsonl:///folder``, ``<scheme>://…`` of an installed tracker, or empty.
     Returns: ``None`` for an empty address: metrics stay in the outbox.
     Raises:
-        UsageError: no tracker takes such an address.
+        UsageError: no tracker accepts such an address.
         TrackerUnavailable: a package that it needs is missing; the message names the install line.
     """
     uri = uri.strip()
@@ -43,6 +43,6 @@ def open_tracker(uri: str) -> Tracker | None:
             tracker: Tracker = entry.load()(uri)
             return tracker
     raise UsageError(
-        f"no tracker takes the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
-        "sqlite:////absolute/path.db, jsonl:///absolute/folder, or nothing"
+        f"no tracker accepts the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
+        "sqlite:////absolute/path.db, jsonl:///absolute/folder, or leave it empty"
     )

@@ -1,7 +1,7 @@
-"""A new embedded MLflow database: made beside its place and put there in one step.
+"""A new embedded MLflow database: made in a temporary file, and put in its place in one step.
 
-mlflow makes one by running every migration it ever had, for seconds, in place: two processes that start at once
-break each other's, and one that dies half way leaves a file that no mlflow opens.
+mlflow itself makes one in place, by running all its migrations, which takes seconds: two processes that start at the
+same time break each other's database, and one that dies half way leaves a file that mlflow cannot open.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import uuid
 from pathlib import Path
 
 from qcity_nb.errors import TrackerUnavailable
-from qcity_nb.tracking.patience import patience
+from qcity_nb.tracking.timeouts import short_timeouts
 
 __all__ = ["prepare"]
 
 _LEFTOVER_S = 3600.0
-"""Age at which somebody's unfinished database is removed; a migration takes seconds."""
+"""Age at which an unfinished database of another process is removed; a migration takes seconds."""
 
 
 def prepare(path: Path) -> None:
     """Make the SQLite file at ``path`` a database that mlflow opens, unless one is there.
 
-    Any number of processes may call this at once: one of their databases becomes the file, whole.
+    Any number of processes may call this at the same time: one of their complete databases becomes the file.
 
     Raises:
         ImportError: only mlflow-skinny is installed.
         TrackerUnavailable: the directory cannot be written, or the file is no database.
     """
-    import alembic  # noqa: F401  # what mlflow-skinny lacks; said here, before anything is written
+    import alembic  # noqa: F401  # what mlflow-skinny lacks; raises here, before anything is written
     import sqlalchemy  # noqa: F401
 
     try:
@@ -44,11 +44,11 @@ def prepare(path: Path) -> None:
                 if time.time() - old.stat().st_mtime > _LEFTOVER_S:
                     old.unlink()
         fresh = path.parent / f".{path.name}.new-{uuid.uuid4().hex[:12]}"
-        fresh.touch(exist_ok=False)  # a directory that refuses us says so here, not after ten tries of mlflow's
+        fresh.touch(exist_ok=False)  # a read-only directory raises here, not after ten tries of mlflow
         try:
-            with patience():
+            with short_timeouts():
                 _create(fresh)
-            # A link never replaces a file that another process put there first, as a rename would.
+            # Unlike a rename, a link never replaces a file that another process put there first.
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, path)
         finally:
@@ -58,7 +58,7 @@ def prepare(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    # mlflow would try ten times, for minutes, before it told.
+    # mlflow itself would try ten times, for minutes, before it raised.
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=5)) as connection:
             connection.execute("PRAGMA schema_version").fetchone()
@@ -72,7 +72,7 @@ def _create(path: Path) -> None:
     uri = f"sqlite:///{path}"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.get_experiment_by_name("Default")
-    # Pooled connections would keep the file open under a name that is about to go.
+    # Pooled connections would keep the file open under its temporary name.
     engine = getattr(getattr(getattr(client, "_tracking_client", None), "store", None), "engine", None)
     if engine is not None:
         engine.dispose()

@@ -3,12 +3,12 @@
 Only calls of the MLflow 2.0 REST API are used, because servers may be old: experiments get-by-name and create;
 runs search, get, create, update, delete and log-batch.
 
-What makes a replay exactly-once: MLflow's SQL store drops an exact repeat of (key, value, timestamp, step). Its
+Sending rows again is safe because MLflow's SQL store drops an exact repeat of (key, value, timestamp, step). Its
 directory store does not, so a directory is refused here.
 
 What is stored differs from what was logged in three ways: an infinity becomes ±1.7976931348623157e308 (SQL has
 none, and every server would do the same); a character that MLflow does not allow in a key becomes ``_``; long
-keys, tags and parameters are cut at the server's limits.
+keys, tags and parameters are truncated to the server's limits.
 
 Does not promise: a bound below about 10 s for a request that fails, or 20 s for one to a locked SQLite file.
 Source: https://mlflow.org/docs/latest/rest-api.html
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 from qcity_nb.errors import TrackerMissing, TrackerUnavailable, UsageError
 from qcity_nb.records import Row
 from qcity_nb.tracking import database
-from qcity_nb.tracking.patience import patience
+from qcity_nb.tracking.timeouts import short_timeouts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
 
 RUN_TAG = "qcity.run"
+"""The tag by which a run is found again."""
 MADE_TAG = "qcity.made"
 """When the run was made: two stores may have runs of the same id, on one server."""
-"""The tag by which a run is found again."""
 
 SCHEMES = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql"})
-"""Addresses that this tracker takes; a ``+driver`` may follow."""
+"""Schemes of addresses that this tracker accepts; a ``+driver`` may follow."""
 
 LARGEST = 1.7976931348623157e308
-"""What stands for an infinity."""
+"""Stored in place of an infinity."""
 
 _METRICS, _PARAMS, _TAGS, _BYTES = 1000, 100, 100, 900_000
 """Limits of one log-batch request (MLflow REST API, "Log Batch"); it refuses more than 1 MB."""
@@ -50,7 +50,7 @@ _SMALLEST_BATCH = 50
 _KEY_CHARS = 250
 _TAG_CHARS = 5000
 _PARAM_CHARS = (6000, 500, 250)
-"""Newest servers first; each was the limit of some release."""
+"""Of the newest servers first; each was the limit of some release."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,25 +65,25 @@ def open_tracker(uri: str) -> MlflowTracker:
     """MLflow at this tracking address; neither imports mlflow nor connects before the first call.
 
     Raises:
-        UsageError: the address is of a kind that this tracker does not take.
+        UsageError: this tracker does not accept such an address.
     """
     scheme = uri.partition(":")[0].lower().partition("+")[0]
     if scheme not in SCHEMES or "://" not in uri:
         raise UsageError(
-            f"tracking = {without_userinfo(uri)!r}: MLflow is taken at http(s)://… or "
+            f"tracking = {without_userinfo(uri)!r}: for MLflow write http(s)://… or "
             "sqlite:////absolute/path.db; its directory store would keep repeated rows twice"
         )
     return MlflowTracker(uri)
 
 
-def _translated(
+def _translate_errors(
     method: Callable[Concatenate[MlflowTracker, P], T],
 ) -> Callable[Concatenate[MlflowTracker, P], T]:
-    """Every failure of the method as ``TrackerUnavailable``: one line, no credentials."""
+    """Raise every failure of the method as ``TrackerUnavailable``: one line, without credentials."""
 
     @wraps(method)
     def call(self: MlflowTracker, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with patience():
+        with short_timeouts():
             try:
                 return method(self, *args, **kwargs)
             except TrackerUnavailable:
@@ -92,15 +92,15 @@ def _translated(
                 if self._address.startswith("http"):
                     raise TrackerMissing(f"mlflow cannot be imported ({error}): reinstall qcity-nb") from None
                 raise TrackerMissing(
-                    f'the MLflow database {self.uri} needs the whole of mlflow ({error}): pip install "qcity-nb[local]"'
+                    f'the MLflow database {self.uri} needs all of mlflow ({error}): pip install "qcity-nb[local]"'
                 ) from None
-            except Exception as error:  # noqa: BLE001  # mlflow lets those of requests, SQLAlchemy, protobuf through
-                raise TrackerUnavailable(f"{self.uri}: {_line(error)}") from None
+            except Exception as error:  # noqa: BLE001  # mlflow passes on those of requests, SQLAlchemy, protobuf
+                raise TrackerUnavailable(f"{self.uri}: {_summarize(error)}") from None
 
     return call
 
 
-def _line(error: Exception) -> str:
+def _summarize(error: Exception) -> str:
     text = " ".join(without_userinfo(str(error)).split()) or type(error).__name__
     if "Connection refused" in text or "NewConnectionError" in text:
         return "connection refused or name unknown: is the server running?"
@@ -118,34 +118,34 @@ class MlflowTracker:
         self._batch = _METRICS
         self._file: Path | None = None
         if uri.startswith("sqlite:///"):
-            name, mark, query = uri.removeprefix("sqlite:///").partition("?")
+            name, separator, query = uri.removeprefix("sqlite:///").partition("?")
             self._file = Path(name).absolute()
             # Absolute, so that a later chdir does not change which file is meant.
-            self._address = f"sqlite:///{self._file}{mark}{query}"
+            self._address = f"sqlite:///{self._file}{separator}{query}"
 
     @property
     def uri(self) -> str:
-        """Address without credentials."""
+        """The address, without credentials."""
         return without_userinfo(self._address)
 
-    @_translated
+    @_translate_errors
     def prepare(self) -> None:
-        """Import mlflow, which takes seconds, and make the database where that is a file."""
+        """Import mlflow, which takes seconds, and make the database if it is a file."""
         self._connect()
 
-    @_translated
+    @_translate_errors
     def start(self, run: str, *, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
-        """Find the tracker's run for ``run`` (by tag), or make it; reopen it if it had ended.
+        """Find the tracker's run for ``run`` (by tag), or make it. One that had ended is reopened.
 
-        Where two clients made it at the same moment, the next call of either settles on one of them and removes
-        the other, if that is empty; ``send`` to the removed one fails, and ``start`` again gives the right one.
+        If two clients made it at the same moment, the next call of either chooses one of the two and removes the
+        other, if that is empty. ``send`` to the removed one fails; calling ``start`` again returns the right one.
 
         Args:
-            experiment: its name; made if it is not there. Empty: MLflow's ``Default``.
-            params: those that the tracker does not have yet are logged; MLflow lets none be changed.
-            tags: set, over older values; ``mlflow.runName`` is the run's name there (else ``run``). ``qcity.made``
-                belongs to the identity: a run with another value is another run.
-        Returns: the tracker's id for it.
+            experiment: its name; made if it does not exist. Empty: MLflow's ``Default``.
+            params: those that the tracker does not have yet are logged; in MLflow they cannot be changed.
+            tags: replace older values. ``mlflow.runName`` is the run's name there (default: ``run``). ``qcity.made``
+                is part of the identity: a run with another value is another run.
+        Returns: the tracker's own id for the run.
         """
         client = self._connect()
         experiment_id = self._experiment(client, experiment or "Default")
@@ -167,12 +167,12 @@ class MlflowTracker:
         self._log_params(client, run_id, params, known.data.params)
         return run_id
 
-    @_translated
+    @_translate_errors
     def send(self, run_id: str, rows: Sequence[Row]) -> None:
-        """Store rows. Sending a row again, exactly the same, stores nothing more.
+        """Store rows. Sending exactly the same row again stores nothing more.
 
-        Requests hold at most 1,000 rows, fewer after a server was too slow for that many. When one fails, those
-        before it have been stored; send them all again.
+        A request has at most 1,000 rows, fewer after a server was too slow for that many. If one fails, the rows of
+        those before it are stored; send all rows again.
         """
         client = self._connect()
         from mlflow.entities import Metric
@@ -187,17 +187,17 @@ class MlflowTracker:
                 self._batch = max(_SMALLEST_BATCH, self._batch // 2)
                 raise
             start += len(batch)
-        # Not after each request: where 500 go and 1,000 do not, no call of more than 1,500 rows would ever succeed.
+        # Not after each request: if 500 rows succeed and 1,000 fail, no call with more than 1,500 would ever succeed.
         self._batch = min(_METRICS, self._batch * 2)
 
-    @_translated
+    @_translate_errors
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags."""
         self._set_tags(self._connect(), run_id, tags)
 
-    @_translated
+    @_translate_errors
     def end(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-        """Set the final status, and the end time where it had another status."""
+        """Set the final status, and the end time if it had another status."""
         client = self._connect()
         if client.get_run(run_id).info.status != status:
             client.set_terminated(run_id, status)
@@ -212,32 +212,32 @@ class MlflowTracker:
         return self._client
 
     def _experiment(self, client: MlflowClient, name: str) -> str:
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             # By default mlflow puts the artifacts of an SQLite store into ./mlruns, wherever this process runs.
-            place = None
+            location = None
             if self._file is not None:
-                place = (self._file.parent / "mlartifacts" / re.sub(r"[^\w.-]+", "-", name)).as_uri()
+                location = (self._file.parent / "mlartifacts" / re.sub(r"[^\w.-]+", "-", name)).as_uri()
             try:
-                return str(client.create_experiment(name, artifact_location=place))
-            except Exception:  # whatever the client calls it, another one may have been first
-                found = client.get_experiment_by_name(name)
-                if found is None:
+                return str(client.create_experiment(name, artifact_location=location))
+            except Exception:  # of whatever type: another client may have been first
+                experiment = client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise TrackerUnavailable(
                 f"{self.uri}: the experiment {name!r} is deleted there: restore it "
                 "(mlflow experiments restore) or give the project another name"
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _find(self, client: MlflowClient, experiment_id: str, run: str, made: str) -> str | None:
         if "'" in run + made or '"' in run + made:
             raise TrackerUnavailable(f"{run!r} is no run id")
         same = f"tags.`{RUN_TAG}` = '{run}'" + (f" and tags.`{MADE_TAG}` = '{made}'" if made else "")
-        found = client.search_runs([experiment_id], filter_string=same, max_results=100)
-        # All clients choose the same one, a used one first, then the oldest; empty others are nobody's.
-        ranked = sorted(found, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
+        runs = client.search_runs([experiment_id], filter_string=same, max_results=100)
+        # All clients choose the same one: one with metrics first, then the oldest. The others are removed if empty.
+        ranked = sorted(runs, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
         for other in ranked[1:]:
             if not other.data.metrics:
                 client.delete_run(other.info.run_id)  # MLflow can restore it
@@ -269,7 +269,7 @@ class MlflowTracker:
                     "BAD_REQUEST",
                 ):
                     raise
-                # Too long for this server, or another client was first with some of them.
+                # Too long for this server, or another client has logged some of them first.
                 there = client.get_run(run_id).data.params
                 missing = {name: value for name, value in missing.items() if name not in there}
 
@@ -280,7 +280,7 @@ def _finite(value: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _key(name: str) -> str:
-    """The name as MLflow takes it: letters, digits and ``_-. /``, no path that leads upwards."""
+    """The name as MLflow accepts it: letters, digits and ``_-. /``, and no path that leads upwards."""
     clean = re.sub(r"[^\w\-. /]", "_", name)
     clean = "/".join(part if part.strip(".") else "_" * max(1, len(part)) for part in clean.split("/"))
     return clean[:_KEY_CHARS].rstrip("/")

@@ -1,7 +1,7 @@
 """Metric rows as bytes: JSON lines, exact for every float, fast enough to write with each checkpoint.
 
-One row is one line, a list in the order of ``Row``'s fields; lists are a third of the size of objects with
-names and several times faster to read. The first element is the format's version.
+One row is one line: a list in the order of ``Row``'s fields. Lists are a third of the size of objects with names, and
+several times faster to read. The first element is the format's version.
 
     [1,"loss",0.25,1700000000000,3,"train",3,0]
 
@@ -32,9 +32,9 @@ _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def encode_rows(rows: Sequence[Row]) -> bytes:
     """The rows as JSON lines, in order; every float comes back with the same value.
 
-    Returns: UTF-8 bytes that end with a newline, or nothing for no rows. Two such results may be joined.
+    Returns: UTF-8 bytes that end with a newline; empty for no rows. Two such results may be concatenated.
     """
-    # Lines are put together by hand: the generic encoder costs five times as much. Few keys and loops repeat.
+    # Lines are formatted by hand: the generic encoder costs five times as much. A few keys and loops repeat.
     quoted: dict[str, str] = {}
     for text in {row.key for row in rows} | {row.loop for row in rows}:
         quoted[text] = json.dumps(text)
@@ -54,7 +54,7 @@ def decode_rows(data: bytes, *, torn: bool = False) -> list[Row]:
 
     Args:
         torn: the writer may have died in the middle of the last line: a last line without its newline is
-            left out instead of refused. Other damage is refused all the same.
+            left out instead of refused. Other damage is still refused.
     Raises:
         DecodeError: a line is torn or is not a row; the message names its number, counted from 1.
     """
@@ -65,14 +65,14 @@ def decode_rows(data: bytes, *, torn: bool = False) -> list[Row]:
         return []
     lines = body.split(b"\n")
     try:
-        # One call of the C decoder for all rows. A newline inside a list would join two damaged lines to one
-        # good row, so the count is checked.
+        # One call of the C decoder for all rows. Two damaged lines might be one valid row together, so the count is
+        # checked.
         table = json.loads(b"[" + b",".join(lines) + b"]", parse_constant=_refuse)
         if len(table) != len(lines):
             raise ValueError
         return [_row(item) for item in table]
     except (ValueError, TypeError, RecursionError):
-        raise DecodeError(_complaint(lines)) from None
+        raise DecodeError(_explain(lines)) from None
 
 
 def _refuse(name: str) -> float:
@@ -81,7 +81,7 @@ def _refuse(name: str) -> float:
 
 def _row(item: Any) -> Row:
     if type(item) is not list or tuple(map(type, item)) != _KINDS:
-        item = _repaired(item)
+        item = _convert_value(item)
     version, key, value, timestamp_ms, step, loop, iteration, ordinal = item
     if version != FORMAT:
         raise ValueError(f"format {version} is not {FORMAT}: upgrade qcity-nb")
@@ -96,8 +96,8 @@ def _row(item: Any) -> Row:
     )
 
 
-def _repaired(item: object) -> list[Any]:
-    """The list with its value as a float, where it is one of the three strings or a whole number."""
+def _convert_value(item: object) -> list[Any]:
+    """The list with its value as a float, if that is one of the three strings or a whole number."""
     if not isinstance(item, list) or len(item) != len(_KINDS):
         raise ValueError("not a list of 8 items")
     value = item[2]
@@ -110,7 +110,8 @@ def _repaired(item: object) -> list[Any]:
     return list(item)
 
 
-def _complaint(lines: Sequence[bytes]) -> str:
+def _explain(lines: Sequence[bytes]) -> str:
+    """Which line is no row, and why."""
     for number, line in enumerate(lines, 1):
         try:
             _row(json.loads(line, parse_constant=_refuse))

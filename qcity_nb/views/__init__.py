@@ -1,4 +1,4 @@
-"""Pure functions from facts to HTML, SVG and text.
+"""Pure functions from records to HTML, SVG and text.
 
 May import: root. Imported by: sidecar, kernel, cli.
 """

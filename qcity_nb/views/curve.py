@@ -1,4 +1,4 @@
-"""A metric's curve as a small SVG, with a mark where the run died."""
+"""A metric's curve as a small SVG, with a dashed line where the run died."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CURVE = "var(--jp-brand-color1, #3b82f6)"
 
 
 def thin_out(series: Sequence[Point], limit: int) -> list[Point]:
-    """At most ``limit`` points of the same shape: of each stretch of steps its lowest and highest one stay.
+    """At most ``limit`` points with the same shape: of each stretch of steps, the lowest and the highest point stay.
 
-    Points come back ordered by step; the first, the last and every extreme are kept, and one that is not finite
-    stays where it breaks the line.
+    The points are returned in the order of their steps. The first, the last and every extreme are kept. A stretch
+    without a finite value keeps one of its points, so that the line still breaks there.
     """
     ordered = sorted(series, key=lambda point: point[0])
     if len(ordered) <= limit:
@@ -85,7 +85,7 @@ def loss_svg(
             f"<title>died at step {at:d}</title></line>"
         )
     for line in lines:
-        if len(line) == 1:  # a line needs two ends; round caps make a dot of it
+        if len(line) == 1:  # a line needs two ends; round caps make it a dot
             line = line * 2
         if line:
             out.append(
@@ -97,7 +97,7 @@ def loss_svg(
 
 
 def loss_file(series: Sequence[Point], deaths: Sequence[int] = (), *, name: str = "") -> str:
-    """The curve as a file of its own, on white; empty for a series without numbers."""
+    """The curve as a separate file, on white; empty for a series without numbers."""
     width, height = 720, 200
     drawn = loss_svg(series, deaths, name=name, width=width, height=height)
     if not drawn:

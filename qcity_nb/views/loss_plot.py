@@ -1,4 +1,4 @@
-"""The loss as a PNG, the deaths marked."""
+"""The loss as a PNG, with a line at each death."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def save_loss_plot(
     deaths: Sequence[int] | Mapping[int, str] = (),
     title: str = "",
 ) -> Path:
-    """Draw the curves over their steps, a labelled vertical line at every death.
+    """Draw the curves over their steps, with a labelled vertical line at every death.
 
-    Draws without a display and without pyplot, so neither a notebook's own figures nor its back end change.
+    Draws without a display and without pyplot, so neither the notebook's own figures nor its back end change.
 
     Args:
-        path: where the PNG goes; its directory is made. An older file is replaced whole or not at all.
+        path: where the PNG goes; its directory is made. An older file is replaced completely or not at all.
         series: points by the curve's name.
-        deaths: the steps at which the run died, or such steps with a label each.
+        deaths: the steps at which the run died, or a label for each such step.
     Returns: ``path``.
     Raises:
         UsageError: matplotlib is not installed; the message has the install line.
@@ -47,7 +47,7 @@ def save_loss_plot(
     near = 0.03 * (max(steps) - min(steps)) if steps else 0.0
     top, row, before = axes.get_xaxis_transform(), 0, None
     for step, label in sorted(labels.items()):
-        # A label beside another one starts lower, so that both can be read.
+        # A label close to another one starts lower, so that both can be read.
         row = (row + 1) % 3 if before is not None and step - before < near else 0
         before = step
         axes.axvline(step, color="#d1242f", linestyle="--", linewidth=1.2)

@@ -1,8 +1,8 @@
-"""What people see of a run: pure functions from facts to HTML and to text.
+"""What people see of a run: pure functions from a view record to HTML and to text.
 
 The HTML is one element without scripts, style sheets or outside references. It takes its colours from the page
-(``currentColor``, and Jupyter's own variables where there are any), so it fits light and dark themes, and it
-stays readable where a viewer strips the styles of a saved notebook.
+(``currentColor``, and Jupyter's own variables if there are any), so it fits light and dark themes. It stays readable
+if a viewer strips the styles of a saved notebook.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LoopView:
     name: str
     done: int
     total: int | None = None
-    """``None``: nobody knows."""
+    """``None``: unknown."""
     rate: float | None = None
     """Iterations a second."""
     eta_s: float | None = None
@@ -51,7 +51,7 @@ class PanelView:
     """``running``, ``succeeded``, ``failed`` or ``stopped``."""
     host: str = ""
     evidence: str = ""
-    """What made us think that this is the host."""
+    """How the host was recognised."""
     term: int = 0
     attempt: str = ""
     holder: str = ""
@@ -70,12 +70,12 @@ class PanelView:
     tracker: str = ""
     messages: tuple[str, ...] = ()
     at: str = ""
-    """When this was so, for people; ages count from there."""
+    """The time of this view, for people; ages count from there."""
 
 
 _STATES = {"running": "#3b82f6", "succeeded": "#2da44e", "failed": "#e5484d", "stopped": "#bf8700"}
 _GOOD_LEASES = ("", "held", "ended")
-"""Worth no word: the state, or a message, says it."""
+"""Not shown: the state, or a message, says it."""
 _FAINT = "opacity:.68"
 _RULE = "1px solid var(--jp-border-color2, rgba(128,128,128,.32))"
 _MONO = "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-size:.92em"
@@ -83,7 +83,7 @@ _MONO = "font-family:var(--jp-code-font-family, ui-monospace, monospace);font-si
 
 def panel_html(view: PanelView) -> str:
     """The panel as one ``<div>``; every text of the view is escaped."""
-    parts = [_header(view), *(_loop(loop) for loop in view.loops), _curves(view), _facts(view), _messages(view)]
+    parts = [_header(view), *(_loop(loop) for loop in view.loops), _curves(view), _details(view), _messages(view)]
     return (
         f'<div class="qcity-panel" style="box-sizing:border-box;max-width:46rem;border:{_RULE};'
         "border-radius:8px;padding:10px 14px 8px;margin:2px 0;"
@@ -108,7 +108,7 @@ def text(view: PanelView) -> str:
 
 
 def _where(view: PanelView) -> str:
-    words = [f"on {view.host}" if view.host else "", f"epoch {view.term}" if view.term else ""]
+    words = [f"on {view.host}" if view.host else "", f"attempt {view.term}" if view.term else ""]
     if view.lease not in _GOOD_LEASES:
         words.append(f"lease {view.lease}")
     if view.holder:
@@ -123,8 +123,8 @@ def _header(view: PanelView) -> str:
         title = f' title="{escape(view.evidence, quote=True)}"' if view.evidence else ""
         chips.append(f"<span{title}>{escape(view.host)}</span>")
     if view.term:
-        title = f' title="attempt {escape(view.attempt, quote=True)}"' if view.attempt else ""
-        chips.append(f"<span{title}>epoch {view.term:d}</span>")
+        title = f' title="{escape(view.attempt, quote=True)}"' if view.attempt else ""
+        chips.append(f"<span{title}>attempt {view.term:d}</span>")
     if view.lease not in _GOOD_LEASES:
         warning = f'<b style="color:{_STATES["failed"]}">lease {escape(view.lease)}</b>'
     if view.holder:
@@ -190,7 +190,7 @@ def _curves(view: PanelView) -> str:
 
 
 def _rows(view: PanelView) -> list[tuple[str, str]]:
-    """Name and value of the facts in the lower part."""
+    """Names and values of the details in the lower part."""
     rows = []
     saved = [("local", view.local), ("published", view.published)]
     words = [f"{name} #{s.seq:d} at step {s.step:d}, {_span(s.age_s)} ago" for name, s in saved if s]
@@ -207,7 +207,7 @@ def _rows(view: PanelView) -> list[tuple[str, str]]:
     return rows
 
 
-def _facts(view: PanelView) -> str:
+def _details(view: PanelView) -> str:
     cells = []
     for name, value in _rows(view):
         is_address = name in ("store", "tracker")
@@ -215,8 +215,8 @@ def _facts(view: PanelView) -> str:
         cells.append(f'<span style="{_FAINT}">{name}</span> <span style="{style}">{escape(value)}</span>')
     if view.deaths:
         steps = ", ".join(map(str, view.deaths))
-        mark = '<span style="border-left:2px dashed #e5484d;margin-right:6px"></span>'
-        cells.insert(0, f'<span style="{_FAINT}">died</span> <span>{mark}at step {steps}</span>')
+        dash = '<span style="border-left:2px dashed #e5484d;margin-right:6px"></span>'
+        cells.insert(0, f'<span style="{_FAINT}">died</span> <span>{dash}at step {steps}</span>')
     if not any(cells):
         return ""
     return (

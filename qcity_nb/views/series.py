@@ -11,7 +11,7 @@ __all__ = ["Series"]
 
 
 POINTS = 2000
-"""So many points of a metric are kept: more than its picture has."""
+"""How many points of a metric are kept: more than its curve shows."""
 
 
 class Series:
@@ -21,7 +21,7 @@ class Series:
         self._points: dict[str, list[Point]] = {}
 
     def add(self, rows: Sequence[Row]) -> None:
-        """More rows."""
+        """Add rows."""
         for row in rows:
             points = self._points.setdefault(row.key, [])
             points.append((row.step, row.value))
@@ -30,10 +30,10 @@ class Series:
 
     @property
     def metrics(self) -> Mapping[str, Sequence[Point]]:
-        """By name, in the order in which they were first logged."""
+        """The points of each metric by name, in the order in which the metrics were first logged."""
         return self._points
 
     @property
     def main(self) -> str:
-        """The one to show: the first whose name says loss, or the first of all; empty: there is none."""
+        """The metric to show: the first with ``loss`` in its name, else the first of all; empty: there is none."""
         return next((key for key in self._points if "loss" in key.lower()), next(iter(self._points), ""))

@@ -1,4 +1,4 @@
-"""Facts in words, for people."""
+"""Records, times and sizes in words, for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["age", "ago", "event_row", "mask", "place_of", "short", "since", "siz
 
 
 def short(path: Path) -> str:
-    """As short as it stays true from the working directory."""
+    """The path relative to the working directory if it is inside, else as it is."""
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
@@ -43,7 +43,7 @@ def state_of(head: Head) -> str:
 
 
 def place_of(checkpoint: CheckpointRef) -> str:
-    """How far a checkpoint is: the loop's step, finished cells, or both."""
+    """How far the run was at a checkpoint: the loop's step, finished cells, or both."""
     cells = f"{checkpoint.cells} cell{'s' if checkpoint.cells != 1 else ''}" if checkpoint.cells else ""
     if cells and not checkpoint.step:
         return cells
@@ -51,7 +51,7 @@ def place_of(checkpoint: CheckpointRef) -> str:
 
 
 def since(at: str) -> float | None:
-    """Seconds from an ISO time until now; for people only, as it compares two machines' clocks."""
+    """Seconds from an ISO time until now; only for people, since it compares two machines' clocks."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
     except (ValueError, TypeError):
@@ -88,13 +88,13 @@ def size(size_bytes: int) -> str:
 
 
 def event_row(event: Event) -> tuple[str, str, str, str]:
-    """An event's time, epoch, kind and facts, for people."""
+    """An event's time, attempt, kind and data, for people."""
     shown = {key: value for key, value in event.data.items() if value not in ("", None)}
     data = ", ".join(f"{key}: {value}" for key, value in shown.items())
-    return when(event.at), f"e{event.term}", event.kind, data
+    return when(event.at), f"attempt {event.term}" if event.term else "-", event.kind, data
 
 
 def mask(text: str) -> str:
-    """The text without what may be a secret in an address: a password, or a token in its query."""
+    """The text without possible secrets in addresses: passwords, and tokens in queries."""
     text = re.sub(r"(://)[^/@\s]+@", r"\1***@", text)
     return re.sub(r"(?i)([?&;][^=&]*(?:token|key|secret|password|sig|signature)[^=&]*=)[^&;\s]+", r"\1***", text)

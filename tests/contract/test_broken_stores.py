@@ -54,7 +54,7 @@ class Parts(MemoryStore):
 
 
 class Gate:
-    """Where a broken store loses the race: it lets a second writer come as far before the first goes on.
+    """Where a broken store loses the race: it lets a second writer come equally far before the first continues.
 
     Alone, a writer passes after a moment, so that the other tests still end.
     """
@@ -146,7 +146,7 @@ class IgnoresAbsent(Parts):
 
 
 class TornHead(Parts):
-    """Writes in place: the head is visible before it is complete."""
+    """Writes in place: the run record is visible before it is complete."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
@@ -159,7 +159,7 @@ class TornHead(Parts):
 
 
 class HeadFirst(Parts):
-    """The head names files that are not there yet."""
+    """The run record names files that are not stored yet."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
@@ -197,8 +197,8 @@ class HandsOutOneVersion(Parts):
     """Versions come round again: an old one is taken for the newest."""
 
     def read(self, run: str) -> Stamped | None:
-        found = super().read(run)
-        return found and replace(found, version=str(int(found.version) % 4))
+        stamped = super().read(run)
+        return stamped and replace(stamped, version=str(int(stamped.version) % 4))
 
     def found(self, run: str) -> Version | None:
         version = super().found(run)
@@ -214,7 +214,7 @@ class HandsOutOneVersion(Parts):
 
 
 class DropsFirst(Parts):
-    """Deletes what a head drops, though that head may never come to be."""
+    """Deletes what a run record drops, although that record may never be stored."""
 
     def publish(
         self, run: str, head: bytes, *, expect: Version | None, files: Mapping[str, Source] | None = None, **more: Any
@@ -258,10 +258,10 @@ class Contract(StoreContract):
 def failures(kind: type[Parts], tmp_path: Path) -> set[str]:
     """The names of the contract's tests that ``kind`` fails."""
     # Parts checks no names, and lives in one process.
-    found = run_contract(
+    results = run_contract(
         Contract(), kind, tmp_path, is_selected=lambda name: "process" not in name and "paths" not in name
     )
-    return {name.removeprefix("test_") for name, failure in found if failure is not None}
+    return {name.removeprefix("test_") for name, failure in results if failure is not None}
 
 
 def test_the_sound_store_passes(tmp_path: Path) -> None:

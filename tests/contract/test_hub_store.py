@@ -80,7 +80,7 @@ class TestHub(Served):
         new = [commit for commit in api.list_repo_commits(repo, revision="run/r") if commit.commit_id not in before]
         assert len(new) == 1
         info = api.get_paths_info(repo, ["files/packs/t1-2-x.pack", HEAD], revision="run/r")
-        assert [getattr(one, "lfs", None) is not None for one in sorted(info, key=lambda one: one.path)] == [
+        assert [getattr(entry, "lfs", None) is not None for entry in sorted(info, key=lambda entry: entry.path)] == [
             True,
             False,
         ]

@@ -115,7 +115,7 @@ class TestJsonLines(TrackerContract):
 
 
 class Faulty:
-    """A tracker behind one planted fault."""
+    """A tracker with one planted fault."""
 
     def __init__(self, uri: str, fault: str) -> None:
         inner = open_tracker(uri)
@@ -364,7 +364,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_a_server_that_does_not_serve_is_told_within_bounds_and_without_the_password(kind: str) -> None:
+def test_a_server_that_does_not_serve_is_reported_within_bounds_and_without_the_password(kind: str) -> None:
     server = Silent(REFUSALS[kind])
     before = dict(os.environ)
     try:
@@ -387,7 +387,7 @@ def test_a_server_that_does_not_serve_is_told_within_bounds_and_without_the_pass
     assert dict(os.environ) == before
 
 
-def test_a_server_that_is_down_is_told_at_once(proxy: Proxy) -> None:
+def test_a_server_that_is_down_is_reported_at_once(proxy: Proxy) -> None:
     tracker = mlflow(proxy.uri)
     run_id = begin(tracker, "down")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -467,7 +467,7 @@ else:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_told_at_once_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_reported_at_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_bytes(b"not a database " * 100)
     start = time.monotonic()
@@ -477,7 +477,7 @@ def test_a_file_that_is_no_database_is_told_at_once_and_kept(tmp_path: Path) -> 
     assert path.read_bytes() == b"not a database " * 100
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TrackerUnavailable, match="file"):
         begin(mlflow(f"sqlite:///{tmp_path}/file/mlflow.db"), "r")
@@ -502,8 +502,8 @@ def test_a_deleted_experiment_is_named(mlflow_database: Callable[..., str]) -> N
     tracker = mlflow(uri)
     begin(tracker, "r")
     client = MlflowClient(uri)
-    found = client.get_experiment_by_name("own")
-    assert found is not None
-    client.delete_experiment(found.experiment_id)
+    deleted = client.get_experiment_by_name("own")
+    assert deleted is not None
+    client.delete_experiment(deleted.experiment_id)
     with pytest.raises(TrackerUnavailable, match="'own' is deleted"):
         begin(tracker, "r")

@@ -1,4 +1,4 @@
-"""The rules of the head over the built-in stores: by Hypothesis, and by seeded schedules with faults."""
+"""The rules of the run record over the built-in stores: by Hypothesis, and by seeded schedules with faults."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_a_broken_rule_is_reported_with_its_seed() -> None:
             files: Mapping[str, Source] | None = None,
             **more: Any,
         ) -> Version:
-            found = self.read(run)
-            newest = None if found is None else found.version
+            stamped = self.read(run)
+            newest = None if stamped is None else stamped.version
             return super().publish(run, head, expect=newest, files=files, **more)
 
     caught = []

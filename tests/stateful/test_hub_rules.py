@@ -1,4 +1,4 @@
-"""The rules of the head over the Hub store, on the emulator: by Hypothesis, and by seeded schedules with faults."""
+"""The rules of the run record over the Hub store, on the emulator: by Hypothesis, and seeded schedules with faults."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def compare(program: Any, kills: list[int]) -> Seen:
             if key in ("w", "t"):
                 assert bytes(np.asarray(other[key])) == bytes(np.asarray(state[key]))
         assert others == generators
-        expected, found = _facts(calm), _facts(stormy)
-        assert found == expected
+        expected, actual = _facts(calm), _facts(stormy)
+        assert actual == expected
         assert not expected or max(expected.values()) == 1
         stored = collections.Counter((row.key, row.step, row.timestamp_ms, row.value) for row in stormy.rows())
         assert not stored or max(stored.values()) == 1, "MLflow would take two rows for one"
@@ -123,8 +123,8 @@ def test_the_programs_do_what_they_should() -> None:
     def look(program: Any, kills: list[int]) -> None:
         total = sum(size(cell) for cell in program)
         assume(0 < total <= 80)
-        with world() as one:
-            deaths.append(finish(one, program, kills)[2].kills)
+        with world() as started:
+            deaths.append(finish(started, program, kills)[2].kills)
         sizes.append(total)
 
     look()

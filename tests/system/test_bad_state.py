@@ -206,7 +206,7 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
         done = qcity(script, command, run)
         assert done.returncode == 6, done.stderr
         assert done.stderr.count("\n") == 1
-        assert f"the head of run '{run}'" in done.stderr
+        assert f"the run record of run '{run}'" in done.stderr
     again = scripts()
     assert again.wait() == 6, again.output
     last = again.output.splitlines()[-1]

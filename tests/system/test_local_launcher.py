@@ -88,7 +88,7 @@ class Bench:
     def up(self, mode: str = "plain") -> tuple[LocalLauncher, int]:
         launcher = self.launch(mode)
         eventually((self.attempts / "up").exists)
-        recorded = launcher._recorded(self.id)
+        recorded = launcher._read_record(self.id)
         assert recorded is not None
         return launcher, int(recorded["pid"])
 
@@ -140,13 +140,13 @@ def test_a_keeper_that_dies_between_start_and_record_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(LocalLauncher, "_record", lambda *_: None)
+        patch.setattr(LocalLauncher, "_write_record", lambda *_: None)
         bench.launch("plain")
     eventually((bench.attempts / "up").exists)
     assert not (bench.attempts / f"{bench.id}.json").exists()
     other = LocalLauncher(bench.settings)
     assert other.find(bench.id) == Observation(state="running")
-    pid = other._recorded(bench.id)
+    pid = other._read_record(bench.id)
     assert pid is not None, "what was found is written down for the next one"
     os.kill(int(pid["pid"]), signal.SIGKILL)
     assert bench.seen(other).state == "gone"
@@ -155,10 +155,10 @@ def test_a_keeper_that_dies_between_start_and_record_loses_nothing(
 
 def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(LocalLauncher, "_record", lambda *_: None)
+        patch.setattr(LocalLauncher, "_write_record", lambda *_: None)
         launcher = bench.launch("plain")
     eventually((bench.attempts / "up").exists)
-    main, others = launcher._unrecorded(bench.id)
+    main, others = launcher._find_by_label(bench.id)
     assert main is not None
     labelled_processes.send(main, signal.SIGKILL)
     eventually(lambda: not labelled_processes.is_alive(main.pid, main.started))
@@ -226,7 +226,7 @@ def test_a_recycled_process_id_is_not_the_attempt(bench: Bench) -> None:
     try:
         launcher = LocalLauncher(bench.settings)
         bench.attempts.mkdir(parents=True)
-        launcher._record(bench.id, {"pid": bystander.pid, "started": "1"})
+        launcher._write_record(bench.id, {"pid": bystander.pid, "started": "1"})
         seen = launcher.find(bench.id)
         assert seen is not None
         assert seen.state == "gone"
@@ -245,8 +245,8 @@ def test_another_machine_knows_nothing_and_a_restarted_one_knows_all(
     bench: Bench, changes: dict[str, str], state: str | None
 ) -> None:
     launcher, _ = bench.up()
-    recorded = launcher._recorded(bench.id)
-    launcher._record(bench.id, {**(recorded or {}), **changes})
+    recorded = launcher._read_record(bench.id)
+    launcher._write_record(bench.id, {**(recorded or {}), **changes})
     seen = LocalLauncher(bench.settings).find(bench.id)
     assert (seen.state if seen else None) == state
 
@@ -280,7 +280,7 @@ def test_the_log_is_followed_until_the_run_has_gone_on(bench: Bench) -> None:
 
 
 def test_this_machine_has_no_flavors_and_no_price(bench: Bench) -> None:
-    assert hosts.launcher("local", bench.settings).price() == ""
+    assert hosts.launcher("local", bench.settings).quote() == ""
     with pytest.raises(UsageError, match="write 'local' without 'huge'"):
         hosts.launcher("local:huge", bench.settings)
 

@@ -40,8 +40,8 @@ def test_a_headless_run_saves_one_display_of_plain_html_with_the_last_view() -> 
     assert is_panel(output)
     assert output.data.keys() == {"text/html", "text/plain", PANEL_MIME}
     assert output.data[PANEL_MIME] == {"run": "r"}
-    assert "epoch 77" in output.data["text/html"]
-    assert "epoch 77" in output.data["text/plain"]
+    assert "attempt 77" in output.data["text/html"]
+    assert "attempt 77" in output.data["text/plain"]
     assert notebook.cells[1].outputs == []
 
 

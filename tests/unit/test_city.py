@@ -22,17 +22,17 @@ from qcity_nb.sidecar import start as sidecar
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    one = World(tmp_path)
-    one.start()
-    return one
+    loop_world = World(tmp_path)
+    loop_world.start()
+    return loop_world
 
 
 def city_of(world: World, **overrides: object) -> City:
     """A city over the world's newest attempt."""
     mailbox = world.session.sidecar.mailbox
-    given = settings.load(world.path, overrides, environ={})
-    config = sidecar.config_for(given, run="r", attempt=mailbox.path.name, host="here")
-    city = City(given, detect(environ={}), config, mailbox, mailbox.status())
+    attempt_settings = settings.load(world.path, overrides, environ={})
+    config = sidecar.config_for(attempt_settings, run="r", attempt=mailbox.path.name, host="here")
+    city = City(attempt_settings, detect(environ={}), config, mailbox, mailbox.status())
     world.session = city.session
     world.cell()
     return city
@@ -40,7 +40,7 @@ def city_of(world: World, **overrides: object) -> City:
 
 @contextmanager
 def answering(world: World) -> Iterator[list[str]]:
-    """An agent that answers each request with the newest checkpoint's number."""
+    """A sidecar that answers each request with the newest checkpoint's number."""
     end = threading.Event()
     asked: list[str] = []
     mailbox = world.session.sidecar.mailbox
@@ -173,7 +173,7 @@ def test_a_named_checkpoint_is_named_in_its_manifest_and_sent(world: World) -> N
     assert "name" not in world.session.manifest.values
 
 
-def test_a_name_is_refused_where_it_says_nothing_or_there_is_no_room(world: World) -> None:
+def test_a_name_is_refused_if_it_cannot_be_shown_or_the_record_is_full(world: World) -> None:
     city = city_of(world)
     for name in (" ", "x" * 101, "a\nb"):
         with pytest.raises(UsageError, match="printable"):
@@ -192,8 +192,8 @@ def test_the_session_ends_by_the_setting_or_by_what_is_known_of_the_host(world: 
 
 
 def test_what_is_to_stay_reaches_the_sidecar_and_is_checked_first(world: World) -> None:
-    given = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
-    config = sidecar.config_for(given, run="r", attempt="a", host="here")
+    keep_settings = settings.load(world.path, {"keep_last": 5, "keep_every": 10, "keep_best": "fid:min"}, environ={})
+    config = sidecar.config_for(keep_settings, run="r", attempt="a", host="here")
     assert config.keep == Keep(last=5, every=10, best="fid", best_mode="min")
     assert codec.loads(sidecar.Config, codec.dumps(config)) == config
     with pytest.raises(UsageError, match="keep_last = 101"):

@@ -1,4 +1,4 @@
-"""Calls that are not waited for for ever."""
+"""Calls with a time limit."""
 
 from __future__ import annotations
 

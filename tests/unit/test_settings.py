@@ -32,7 +32,7 @@ def test_every_setting_has_an_origin(tmp_path: Path) -> None:
     assert set(settings.origin) == {field.name for field in fields(Settings)} - {"project", "origin"}
 
 
-def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
+def test_each_source_overrides_the_one_before(tmp_path: Path) -> None:
     write(tmp_path, "[tool.qcity]\nttl = 40\nheartbeat = 4\npublish = 5\n")
     environ = {"QCITY_TTL": "50", "QCITY_HEARTBEAT": "6s"}
     settings = load(tmp_path, {"ttl_s": 60}, environ)
@@ -40,7 +40,7 @@ def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
     assert settings.origin["ttl_s"] == "argument"
     assert settings.origin["heartbeat_s"] == "environment QCITY_HEARTBEAT"
     assert settings.origin["publish_s"] == "pyproject.toml"
-    assert settings.origin["attempts"] == "default"
+    assert settings.origin["max_attempts"] == "default"
 
 
 def test_an_argument_of_none_is_not_given(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_empty_variable_is_not_given(tmp_path: Path) -> None:
     assert load(tmp_path, environ={"QCITY_TTL": "", "MLFLOW_TRACKING_URI": ""}).origin["ttl_s"] == "default"
 
 
-def test_the_full_name_of_a_variable_beats_the_short_one(tmp_path: Path) -> None:
+def test_the_full_name_of_a_variable_overrides_the_short_one(tmp_path: Path) -> None:
     settings = load(tmp_path, environ={"QCITY_TTL": "50", "QCITY_TTL_S": "70"})
     assert (settings.ttl_s, settings.origin["ttl_s"]) == (70, "environment QCITY_TTL_S")
 
@@ -70,7 +70,7 @@ def test_mlflows_own_variable_is_weaker_than_ours(tmp_path: Path) -> None:
 
 
 def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENV + "ATTEMPTS", "7")
+    monkeypatch.setenv(ENV + "MAX_ATTEMPTS", "7")
     monkeypatch.chdir(tmp_path)
     assert load().max_attempts == 7
 
@@ -85,7 +85,7 @@ def test_relative_places_are_the_projects(tmp_path: Path) -> None:
 
 
 def test_addresses_and_absolute_places_stay(tmp_path: Path) -> None:
-    settings = load(tmp_path, {"store": "file:///elsewhere", "local": "/disk"}, {})
+    settings = load(tmp_path, {"store": "file:///elsewhere", "local_dir": "/disk"}, {})
     assert (settings.store, settings.local_dir) == ("file:///elsewhere", Path("/disk"))
 
 
@@ -103,53 +103,53 @@ def test_keys_of_other_parts_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('ttl = "soon"', "ttl_s = 'soon'"),
         ("ttl = -1", "ttl_s = -1"),
-        ("ttl = 0", "ttl_s = 0: more than 0 s"),
-        ("beat = 0", "beat_s = 0: more than 0 s"),
-        ("stall_timeout = 0", "stall_timeout_s = 0: more than 0 s"),
+        ("ttl = 0", "ttl_s = 0: write more than 0 s"),
+        ("heartbeat = 0", "heartbeat_s = 0: write more than 0 s"),
+        ("stall_timeout = 0", "stall_timeout_s = 0: write more than 0 s"),
         ("ttl = inf", "ttl_s = inf"),
         ("ttl = nan", "ttl_s = nan"),
         ("ttl = true", "ttl_s = True"),
         ("publish = []", "publish_s = []"),
-        ("attempts = 1.5", "attempts = 1.5: a whole number"),
-        ("attempts = true", "attempts = True: a whole number"),
-        ("attempts = -1", "attempts = -1: a whole number, 1 or more"),
-        ("without_progress = 0", "without_progress = 0"),
-        ("session_limit = 0", "session_limit_s = 0: more than 0 s"),
-        ("keep_last = 0", "keep_last = 0: a whole number, 1 or more"),
+        ("max_attempts = 1.5", "max_attempts = 1.5: write a whole number"),
+        ("max_attempts = true", "max_attempts = True: write a whole number"),
+        ("max_attempts = -1", "max_attempts = -1: write a whole number, 1 or more"),
+        ("max_attempts_without_progress = 0", "max_attempts_without_progress = 0"),
+        ("session_limit = 0", "session_limit_s = 0: write more than 0 s"),
+        ("keep_last = 0", "keep_last = 0: write a whole number, 1 or more"),
         ('keep_every = "often"', "keep_every = 'often'"),
-        ('without_progress = "few"', "without_progress = 'few'"),
-        ("hosts = []", "hosts = []: a list of host names"),
-        ('hosts = "a,,b"', "hosts = 'a,,b': a list of host names"),
-        ("hosts = 3", "hosts = 3: a list of host names"),
-        ("snapshot_share = -0.1", "snapshot_share = -0.1: write a share"),
-        ('snapshot_share = "much"', "snapshot_share = 'much': write a share"),
-        ("snapshot_share = true", "snapshot_share = True: write a share"),
-        ("job_timeout = 0", "job_timeout_s = 0: more than 0 s"),
+        ('max_attempts_without_progress = "few"', "max_attempts_without_progress = 'few'"),
+        ("hosts = []", "hosts = []: write a list of host names"),
+        ('hosts = "a,,b"', "hosts = 'a,,b': write a list of host names"),
+        ("hosts = 3", "hosts = 3: write a list of host names"),
+        ("snapshot_time_share = -0.1", "snapshot_time_share = -0.1: write a share"),
+        ('snapshot_time_share = "much"', "snapshot_time_share = 'much': write a share"),
+        ("snapshot_time_share = true", "snapshot_time_share = True: write a share"),
+        ("job_timeout = 0", "job_timeout_s = 0: write more than 0 s"),
         ('job_install = "git+https://u:p@h/x"', "job_install (pyproject.toml) holds a password"),
-        ("bundle = 3", "bundle = 3: a list of file patterns"),
-        ("job_secrets = ['']", "job_secrets = ['']: a list of variables"),
+        ("bundle = 3", "bundle = 3: write a list of file patterns"),
+        ("job_secrets = ['']", "job_secrets = ['']: write a list of variables"),
         ("tll = 10", "unknown key 'tll'"),
         ('chaos = "local.after:1"', "unknown key 'chaos'"),
-        ("ttl = 5\nheartbeat = 2", "ttl = 5 s is under three beats of 2 s"),
+        ("ttl = 5\nheartbeat = 2", "ttl = 5 s is less than three heartbeats of 2 s"),
     ],
 )
-def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_value_is_refused_by_name(tmp_path: Path, line: str, message: str) -> None:
     write(tmp_path, f"[tool.qcity]\n{line}\n")
     with pytest.raises(UsageError) as caught:
         load(tmp_path, environ={})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_a_wrong_variable_and_a_wrong_argument_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="attempts = 'many'"):
+    with pytest.raises(UsageError, match="max_attempts = 'many'"):
         load(tmp_path, environ={"QCITY_MAX_ATTEMPTS": "many"})
-    with pytest.raises(UsageError, match="beat_s = 'x'"):
+    with pytest.raises(UsageError, match="heartbeat_s = 'x'"):
         load(tmp_path, {"heartbeat": "x"}, {})
     with pytest.raises(UsageError, match="no setting is named 'tlt'"):
         load(tmp_path, {"tlt": 3}, {})
@@ -216,27 +216,27 @@ def test_what_is_no_duration(value: object) -> None:
 
 
 def test_a_store_on_the_hub_has_a_slower_pace(tmp_path: Path) -> None:
-    given = load(tmp_path, {"store": "hf://user/runs"}, {})
-    assert (given.ttl_s, given.heartbeat_s, given.publish_s) == (300.0, 60.0, 60.0)
-    assert given.origin["ttl_s"] == "default for hf:// stores"
+    settings = load(tmp_path, {"store": "hf://user/runs"}, {})
+    assert (settings.ttl_s, settings.heartbeat_s, settings.publish_s) == (300.0, 60.0, 60.0)
+    assert settings.origin["ttl_s"] == "default for hf:// stores"
     slower = load(tmp_path, {"store": "hf://user/runs", "publish": "10m"}, {})
     assert slower.publish_s == 600.0
 
 
 def test_huggingface_co_takes_a_commit_a_minute(tmp_path: Path) -> None:
     hasty: dict[str, object] = {"store": "hf://user/runs", "publish": 1, "heartbeat": 1, "ttl": "10m"}
-    given = load(tmp_path, hasty, {})
-    assert (given.publish_s, given.heartbeat_s) == (60.0, 60.0)
-    assert "huggingface.co" in given.origin["publish_s"]
-    with pytest.raises(UsageError, match="three beats"):
+    settings = load(tmp_path, hasty, {})
+    assert (settings.publish_s, settings.heartbeat_s) == (60.0, 60.0)
+    assert "huggingface.co" in settings.origin["publish_s"]
+    with pytest.raises(UsageError, match="three heartbeats"):
         load(tmp_path, {**hasty, "ttl": 10}, {})
     for environ, store in (
         ({"HF_ENDPOINT": "http://127.0.0.1:80"}, "hf://user/runs"),
         ({}, "hf://user/runs?endpoint=http%3A%2F%2F127.0.0.1"),
         ({}, "hf://user/runs?endpoint=https%3A%2F%2Fnothuggingface.co"),
     ):
-        given = load(tmp_path, {**hasty, "store": store}, environ)
-        assert (given.publish_s, given.heartbeat_s) == (1.0, 1.0)
+        settings = load(tmp_path, {**hasty, "store": store}, environ)
+        assert (settings.publish_s, settings.heartbeat_s) == (1.0, 1.0)
 
 
 def test_sizes(tmp_path: Path) -> None:

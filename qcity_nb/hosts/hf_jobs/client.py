@@ -1,7 +1,7 @@
-"""Hugging Face's Jobs service through its own client: plain facts in and out, foreign errors translated.
+"""Hugging Face's Jobs service through its own client: plain records in and out, foreign errors translated.
 
-The only module below ``hosts`` that imports ``huggingface_hub``, and only once something is asked of it. Every answer
-is the service's newest; nothing is kept but who the token belongs to.
+The only module below ``hosts`` that imports ``huggingface_hub``, and only when it is first called. No answer is cached
+except whose token it is.
 
 Source: https://huggingface.co/docs/huggingface_hub/guides/jobs
 """
@@ -33,18 +33,18 @@ NEEDED = "1.21.0"
 _ENDPOINT = "https://huggingface.co"
 _LIST_S = 30
 ANSWER_S = 60.0
-"""How long a call may take that starts or ends something."""
+"""Time limit of a call that starts or ends something."""
 LOOK_S = 20.0
-"""How long one may take that only looks; the client itself goes on trying for most of a minute."""
+"""Time limit of a call that only reads; the client itself would keep trying for most of a minute."""
 _TRY_AGAIN = (408, 409, 425, 429)
-"""The answers under 500 that say nothing about the request itself."""
+"""Status codes under 500 that say nothing about the request itself."""
 
 
 T = TypeVar("T")
 
 
 def is_here(address: str) -> bool:
-    """Does this address mean the very machine that uses it?"""
+    """Is this the address of the machine itself?"""
     host = urlsplit(address).hostname or ""
     with contextlib.suppress(ValueError):
         return ip_address(host).is_loopback
@@ -56,19 +56,19 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 class JobsClient:
-    """What this package asks of the Jobs service.
+    """What this package needs of the Jobs service.
 
     Args:
         namespace: the user or organization whose jobs these are; empty: the token's owner.
 
-    Every method raises ``UsageError`` for what will not work however often it is tried (no token, no rights, no
-    credit, a client that is too old) and ``StoreUnavailable`` where it may (no answer, too many requests).
+    Every method raises ``UsageError`` if trying again does not help (no token, no permission, no credit, a client that
+    is too old), and ``StoreUnavailable`` if it may (no answer, too many requests).
     """
 
     def __init__(self, namespace: str = "") -> None:
         self._namespace = namespace
 
-    # --- who asks whom
+    # --- client, token, namespace
 
     @cached_property
     def _api(self) -> HfApi:
@@ -98,7 +98,7 @@ class JobsClient:
     @property
     def token(self) -> str:
         """The token, for a job's secrets; never to be kept or shown."""
-        _ = self._api  # too old a client has another way to find it
+        _ = self._api  # checks the client's version: an older one finds the token in another way
         from huggingface_hub import get_token
 
         token = get_token()
@@ -117,10 +117,10 @@ class JobsClient:
         return self._ask("asking whose token this is", lambda: str(self._api.whoami(token=token)["name"]))
 
     def _ask(self, doing: str, call: Callable[[], T], *, limit_s: float | None = None) -> T:
-        """The client's answer, in bounded time: by itself it waits for ever.
+        """The client's answer, with a time limit: by itself it waits indefinitely.
 
         Args:
-            limit_s: ``LOOK_S`` by default.
+            limit_s: Default: ``LOOK_S``.
         """
         limit_s = LOOK_S if limit_s is None else limit_s
         try:
@@ -128,38 +128,38 @@ class JobsClient:
         except TimeoutError:
             raise StoreUnavailable(f"{doing}: no answer from {self.endpoint} in {limit_s:g} s") from None
         except Exception as error:
-            # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and the
-            # like where an answer is not as it expects.
-            raise self._translated(error, doing) from error
+            # The client raises its transport's errors (httpx before 2.0, httpx2 since), its own, and KeyError and
+            # others if an answer is not as it expects.
+            raise self._translate(error, doing) from error
 
-    def _translated(self, error: Exception, doing: str) -> QcityError:
+    def _translate(self, error: Exception, doing: str) -> QcityError:
         if isinstance(error, QcityError):
             return error
         status = getattr(getattr(error, "response", None), "status_code", None)
-        said = str(getattr(error, "server_message", "") or "") or str(error).strip().partition("\n")[0]
-        said = said or type(error).__name__
+        reason = str(getattr(error, "server_message", "") or "") or str(error).strip().partition("\n")[0]
+        reason = reason or type(error).__name__
         if not isinstance(status, int) or status >= 500 or status in _TRY_AGAIN:
-            return StoreUnavailable(f"{doing}: no usable answer from {self.endpoint}: {said}")
+            return StoreUnavailable(f"{doing}: no usable answer from {self.endpoint}: {reason}")
         if status == 402:
             return UsageError(
-                f"{doing}: no credit left for jobs of {self._namespace or 'this user'} ({said}); "
+                f"{doing}: no credit left for jobs of {self._namespace or 'this user'} ({reason}); "
                 "add some at https://huggingface.co/settings/billing"
             )
         if status == 401:
-            return UsageError(f"{doing}: the token is not accepted ({said}): `hf auth login`, or set HF_TOKEN")
+            return UsageError(f"{doing}: the token is not accepted ({reason}): `hf auth login`, or set HF_TOKEN")
         if status == 403:
-            return UsageError(f"{doing}: the token lacks the right to do that ({said})")
-        return UsageError(f"{doing}: refused ({status}): {said}")
+            return UsageError(f"{doing}: the token has no permission to do that ({reason})")
+        return UsageError(f"{doing}: refused ({status}): {reason}")
 
     # --- jobs
 
     def run(self, order: Order) -> Job:
-        """Begin a job. After ``StoreUnavailable`` it may run: look for its labels before trying again."""
-        # `attempts` is left out: it came with 2.0, and one is the default. Who relaunches is the keeper.
-        spelled = self._spelled(order)
-        return self._ask("starting a job", lambda: job_of(self._api.run_job(**spelled)), limit_s=ANSWER_S)
+        """Begin a job. After ``StoreUnavailable`` it may be running: look for its labels before trying again."""
+        # Without `attempts`, which came with 2.0: one is the default, and relaunching is the keeper's task.
+        arguments = self._arguments(order)
+        return self._ask("starting a job", lambda: job_of(self._api.run_job(**arguments)), limit_s=ANSWER_S)
 
-    def _spelled(self, order: Order) -> dict[str, Any]:
+    def _arguments(self, order: Order) -> dict[str, Any]:
         return {
             "image": order.image,
             "command": list(order.command),
@@ -181,13 +181,13 @@ class JobsClient:
 
         def call() -> list[Job]:
             listed = self._api.list_jobs(labels={key: value}, timeout=_LIST_S, **who)
-            # Filtered here too: a service that does not know the filter answers with all jobs.
+            # Filtered here too: a service without this filter answers with all jobs.
             return [job for each in listed if (job := job_of(each)).labels.get(key) == value]
 
         return sorted(self._ask("listing jobs", call), key=lambda job: job.created, reverse=True)
 
     def inspect(self, job: str) -> Job | None:
-        """The job; ``None``: there is none any more."""
+        """The job; ``None``: it does not exist any more."""
         who = self._who
         try:
             return self._ask("asking for a job", lambda: job_of(self._api.inspect_job(job_id=job, **who)))
@@ -197,15 +197,15 @@ class JobsClient:
             raise
 
     def cancel(self, job: str) -> None:
-        """End the job; one that has ended, or is not there, is no error."""
+        """End the job; one that has ended, or does not exist, is no error."""
         who = self._who
-        with _missing_is_fine():
+        with _ignore_missing():
             self._ask("cancelling a job", lambda: self._api.cancel_job(job_id=job, **who), limit_s=ANSWER_S)
 
     def logs(self, job: str, *, follow: bool) -> Iterator[str]:
-        """The lines that the job has written; with ``follow``, until it has ended.
+        """The lines that the job has printed; with ``follow``, until it has ended.
 
-        Raises: between two lines too, where the service no longer answers.
+        Raises: also between two lines, if the service no longer answers.
         """
         count = 0
         try:
@@ -213,45 +213,45 @@ class JobsClient:
                 count += 1
                 yield line
             if follow:
-                # The client stops where a broken connection finds the job over, with what it had by then.
+                # If the connection breaks and the job has ended meanwhile, the client stops early: read the rest.
                 yield from itertools.islice(self._lines(job, follow=False), count, None)
         except Exception as error:
-            raise self._translated(error, "reading a job's logs") from error
+            raise self._translate(error, "reading a job's logs") from error
 
     def _lines(self, job: str, *, follow: bool) -> Iterator[str]:
         for line in self._api.fetch_job_logs(job_id=job, follow=follow, **self._who):
             yield line if line.endswith("\n") else f"{line}\n"
 
     def hardware(self) -> list[Flavor]:
-        """What there is now, cheapest first."""
-        # Nobody need be logged in for that.
+        """The hardware that there is now, cheapest first."""
+        # This needs no token.
         listed = self._ask("asking for hardware and prices", lambda: self._api.list_jobs_hardware())
-        found = [flavor_of(each) for each in listed]
-        return sorted(found, key=lambda flavor: (flavor.usd_per_hour is None, flavor.usd_per_hour or 0.0, flavor.name))
+        flavors = [flavor_of(each) for each in listed]
+        return sorted(flavors, key=lambda each: (each.usd_per_hour is None, each.usd_per_hour or 0.0, each.name))
 
     # --- scheduled jobs
 
     def schedules(self, key: str) -> list[Schedule]:
-        """The scheduled jobs that have such a label."""
+        """The scheduled jobs with a label of that key."""
         who = self._who
 
         def call() -> list[Schedule]:
-            # Filtered here: the client passes labels on since 2.0 only.
+            # Filtered here: the client passes labels on only since 2.0.
             return [schedule_of(each) for each in self._api.list_scheduled_jobs(timeout=_LIST_S, **who)]
 
         return [schedule for schedule in self._ask("listing scheduled jobs", call) if key in schedule.labels]
 
     def schedule(self, order: Order, cron: str) -> Schedule:
-        """Begin such a job again and again, never two at once. After ``StoreUnavailable`` it may be there."""
-        spelled = {**self._spelled(order), "schedule": cron, "concurrency": False}
+        """Begin such a job regularly, never two at once. After ``StoreUnavailable`` the schedule may exist."""
+        arguments = {**self._arguments(order), "schedule": cron, "concurrency": False}
         return self._ask(
-            "scheduling a job", lambda: schedule_of(self._api.create_scheduled_job(**spelled)), limit_s=ANSWER_S
+            "scheduling a job", lambda: schedule_of(self._api.create_scheduled_job(**arguments)), limit_s=ANSWER_S
         )
 
     def unschedule(self, schedule: str) -> None:
-        """Delete the scheduled job; one that is not there is no error."""
+        """Delete the scheduled job; one that does not exist is no error."""
         who = self._who
-        with _missing_is_fine():
+        with _ignore_missing():
             self._ask(
                 "deleting a scheduled job", lambda: self._api.delete_scheduled_job(scheduled_job_id=schedule, **who)
             )
@@ -262,7 +262,7 @@ def _is_missing(error: UsageError) -> bool:
 
 
 @contextlib.contextmanager
-def _missing_is_fine() -> Iterator[None]:
+def _ignore_missing() -> Iterator[None]:
     try:
         yield
     except UsageError as error:

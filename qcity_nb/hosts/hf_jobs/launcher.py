@@ -1,13 +1,13 @@
 """The launcher ``hf-jobs[:flavor]``: an attempt is a job on Hugging Face's infrastructure.
 
-    qcity run train.ipynb --state hf://me/runs --on hf-jobs:t4-small
+    qcity run train.ipynb --store hf://me/runs --on hf-jobs:t4-small
 
 A job gets the attempt's spec in the environment (it holds no secret), tokens as the service's secrets, and labels by
-which any keeper finds it again: a reply of the service that is lost is looked for, never asked for twice. Inside runs
-``hosts/container.py``.
+which any keeper finds it again: after a lost reply the job is looked for, and never started twice.
+``hosts/container.py`` runs inside it.
 
-Source: https://huggingface.co/docs/huggingface_hub/guides/jobs; which words a dead job's message has is known from
-others' programs alone (docs/hosts/huggingface.md says what is not verified).
+Source: https://huggingface.co/docs/huggingface_hub/guides/jobs; the messages of dead jobs are known only from other
+projects' code (docs/hosts/huggingface.md says what is not verified).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RUN, ATTEMPT = "qcity-run", "qcity-attempt"
 """The labels' keys."""
 _LABEL_LIMIT = 100
 _LOOK_EVERY_S = 10.0
-"""What was asked so short a time ago is not asked again: the service counts calls."""
+"""A younger answer is used again: the service counts calls."""
 _STOP_LOOK_S = 1.0
 
 _CARRIED = (
@@ -62,15 +62,15 @@ _CARRIED = (
     "snapshot_time_share",
     "chaos",
 )
-"""Settings of the one who launches that must hold in the attempt too."""
+"""The launching machine's settings that must hold in the attempt too."""
 _TRACKER = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-"""All of them secrets: some servers take the token as the user's name."""
+"""All of them are secrets: to some servers the user name is the token."""
 
 
 def label(text: str) -> str:
-    """The text as a label's value: the same for the same text, another for another.
+    """The text as a label's value: equal for equal texts, different for different ones.
 
-    The service takes letters, digits, ``-`` and ``_``, and at most 100 of them.
+    The service allows letters, digits, ``-`` and ``_``, and at most 100 of them.
     """
     if re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text):
         return text
@@ -79,10 +79,10 @@ def label(text: str) -> str:
 
 
 def command(settings: Settings, words: list[str]) -> list[str]:
-    """A container's command: install what the settings say, then become ``words``."""
+    """A container's command: install what the settings say, then execute ``words``."""
     steps = [f"exec {shlex.join(words)}"]
     if settings.job_install.strip():
-        # Images that forbid pip in their own Python (PEP 668) mean people's machines, not a container's one use.
+        # PEP 668 lets an image forbid pip in its own Python. That protects machines, not a container that is used once.
         install = shlex.join(["python", "-m", "pip", "install", "-q", *shlex.split(settings.job_install)])
         steps.insert(0, f"PIP_BREAK_SYSTEM_PACKAGES=1 {install}")
     return ["bash", "-c", " && ".join(steps)]
@@ -95,7 +95,7 @@ def _spell(value: object) -> str:
 
 
 def as_variables(settings: Settings, names: tuple[str, ...]) -> dict[str, str]:
-    """Settings as the environment spells them; those that are empty are left out."""
+    """Settings as environment variables; empty ones are left out."""
     values = {name: getattr(settings, name) for name in names}
     return {f"{ENV}{name.upper()}": _spell(value) for name, value in values.items() if value not in (None, "", ())}
 
@@ -107,24 +107,24 @@ class _Environment:
 
 
 def _check_store(client: JobsClient, store: str) -> bool:
-    """Whether jobs run on this very machine: the service is an emulator then.
+    """Do jobs run on this very machine? Then the service is an emulator.
 
     Raises:
-        UsageError: they do not, and the store is a place on it.
+        UsageError: they do not, and the store is on this machine.
     """
-    can_see = is_here(client.endpoint)
-    if ("://" not in store or store.startswith(("file:", "memory:"))) and not can_see:
-        raise UsageError(f"a job cannot reach the store {store}: name one that it can, such as --store hf://USER/REPO")
-    return can_see
+    is_local = is_here(client.endpoint)
+    if ("://" not in store or store.startswith(("file:", "memory:"))) and not is_local:
+        raise UsageError(f"a job cannot reach the store {store}: use one that it can, such as --store hf://USER/REPO")
+    return is_local
 
 
 def environment(settings: Settings, client: JobsClient, store: str) -> _Environment:
-    """What every container needs to reach store and tracker, and to behave as this machine would.
+    """What every container needs to reach store and tracker, and to have this machine's settings.
 
     Raises:
-        UsageError: a place that only this machine can reach, or a secret that is not here.
+        UsageError: only this machine can reach the store, or a secret is not set here.
     """
-    can_see = _check_store(client, store)
+    is_local = _check_store(client, store)
     env = {f"{ENV}STORE": store, **as_variables(settings, _CARRIED)}
     if not client.is_default:
         env["HF_ENDPOINT"] = client.endpoint
@@ -132,16 +132,16 @@ def environment(settings: Settings, client: JobsClient, store: str) -> _Environm
     if key := os.environ.get(KEY):
         secrets[KEY] = key
     tracking = settings.tracking
-    if re.match(r"https?://", tracking) and (can_see or not is_here(tracking)):
+    if re.match(r"https?://", tracking) and (is_local or not is_here(tracking)):
         env["MLFLOW_TRACKING_URI"] = env[f"{ENV}TRACKING"] = tracking
         secrets |= {name: value for name in _TRACKER if (value := os.environ.get(name))}
     else:
-        # A file of this machine: rows wait in the store, and a keeper here drains them.
+        # A file on this machine: rows wait in the store, and a keeper here drains them.
         env[f"{ENV}TRACKING"] = "none"
     for name in settings.job_secrets:
         value = os.environ.get(name)
         if not value:
-            raise UsageError(f"job_secrets names {name}, which is not set here: set it, or take it off the list")
+            raise UsageError(f"job_secrets names {name}, which is not set here: set it, or remove it from the list")
         secrets[name] = value
     return _Environment(env=env, secrets=secrets)
 
@@ -152,12 +152,12 @@ _REASONS = (
     (r"evict|preempt|node (?:was |is )?(?:lost|shut|drain|terminat)|spot", "evicted"),
     (r"\boom|out of memory|memory limit", "out of memory"),
 )
-"""The first that the message has decides; in this order, as "evicted: low on memory" is no program's fault."""
+"""The first match in the message decides. The order matters: "evicted: low on memory" is not the program's fault."""
 
 
 def observe_job(job: Job) -> Observation:
     """What a job's stage and message mean."""
-    said = f": {job.message}" if job.message else ""
+    message = f": {job.message}" if job.message else ""
     match job.stage:
         case "SCHEDULING":
             return Observation(state="pending", reason=job.message)
@@ -166,36 +166,36 @@ def observe_job(job: Job) -> Observation:
         case "COMPLETED":
             return Observation(state="gone", reason="exit code 0", exit_code=0)
         case "DELETED":
-            return Observation(state="gone", reason=f"deleted{said}")
+            return Observation(state="gone", reason=f"deleted{message}")
         case "ERROR" | "CANCELED" | "CANCELLED":
-            return _dead(job, said)
-    # A stage that this version does not know may be a beginning as well as an end: no death.
-    return Observation(state="unknown", reason=f"the job is {job.stage}{said}")
+            return _explain_death(job, message)
+    # A stage that this version does not know may be a beginning or an end, so it counts as no death.
+    return Observation(state="unknown", reason=f"the job is {job.stage}{message}")
 
 
-def _dead(job: Job, said: str) -> Observation:
-    found = re.search(r"exit (?:code|status):? *(\d+)", job.message, re.IGNORECASE)
-    code = int(found[1]) if found else None
+def _explain_death(job: Job, message: str) -> Observation:
+    match = re.search(r"exit (?:code|status):? *(\d+)", job.message, re.IGNORECASE)
+    code = int(match[1]) if match else None
     for pattern, reason in _REASONS:
         if re.search(pattern, job.message, re.IGNORECASE):
-            return Observation(state="gone", reason=f"{reason}{said}", exit_code=code)
+            return Observation(state="gone", reason=f"{reason}{message}", exit_code=code)
     if job.stage != "ERROR":
-        return Observation(state="gone", reason=f"cancelled{said}")
+        return Observation(state="gone", reason=f"cancelled{message}")
     if code is not None:
         # What follows the code ("Reason: Error") says nothing more.
         return Observation(state="gone", reason=f"exit code {code}", exit_code=code)
-    return Observation(state="gone", reason=f"error{said or ' without a word'}")
+    return Observation(state="gone", reason=f"error{message or ' without a message'}")
 
 
 class HfJobsLauncher:
     """Launches attempts as jobs, and finds those that any keeper launched.
 
     Args:
-        settings: image, packages, timeout, namespace and secrets of a job, and what holds inside it.
+        settings: image, packages, timeout, namespace and secrets of a job, and the settings inside it.
         flavor: the hardware, by the service's name.
         client, clock: tests inject their own.
 
-    Does not promise: that a job starts soon, or at all; that the service shows a new job at once.
+    Does not promise: that a job starts soon, or at all; that the service lists a new job at once.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class HfJobsLauncher:
         self._client = client or JobsClient(settings.job_namespace)
         self._clock = clock or SystemClock()
         self._ids: dict[str, str] = {}
-        """Jobs by attempt, as far as this launcher met them: a job's own address costs less than a list."""
+        """Jobs by attempt, as far as this launcher knows them: asking for one job costs less than a list."""
         self._seen: dict[str, tuple[float, Observation]] = {}
 
     @property
@@ -219,22 +219,21 @@ class HfJobsLauncher:
         """The name that ``--on`` takes."""
         return f"hf-jobs:{self._flavor}" if self._flavor else "hf-jobs"
 
-    def price(self) -> str:
+    def quote(self) -> str:
         """What the flavor costs now.
 
         Raises:
-            UsageError: no such flavor; the message lists those that there are.
+            UsageError: no token, a store that a job cannot reach, or no such flavor; the message lists the flavors.
         """
-        # Without a token, or with such a store, it is no use to begin a run.
         _ = self._client.token
         _check_store(self._client, self._settings.store)
-        wanted = self._flavor or DEFAULT_FLAVOR
+        name = self._flavor or DEFAULT_FLAVOR
         flavors = self._client.hardware()
         for flavor in flavors:
-            if flavor.name == wanted:
+            if flavor.name == name:
                 return flavor.price
         known = ", ".join(flavor.name for flavor in flavors) or "none"
-        raise UsageError(f"hf-jobs has no flavor {wanted!r}; there are: {known}")
+        raise UsageError(f"hf-jobs has no flavor {name!r}; there are: {known}")
 
     def _order(self, spec: AttemptSpec) -> Order:
         settings = self._settings
@@ -261,8 +260,8 @@ class HfJobsLauncher:
         """Begin the job.
 
         Raises:
-            UsageError: no token, right, credit or reachable store; or the service refuses the job as it is.
-            StoreUnavailable: no answer, and no job with this attempt's label is seen yet; one may appear.
+            UsageError: no token, permission, credit or reachable store; or the service refuses the job.
+            StoreUnavailable: no answer, and no job with this attempt's label is listed yet; one may appear.
         """
         order = self._order(spec)
         try:
@@ -274,16 +273,16 @@ class HfJobsLauncher:
             raise
 
     def _look(self, attempt: str) -> Job | None:
-        """The attempt's job: the living one, where a person ran a dead one again by hand, else the newest."""
-        found = self._client.jobs(ATTEMPT, label(attempt))
-        living = [job for job in found if observe_job(job).state != "gone"]
-        job = next(iter(living or found), None)
+        """The attempt's job. There are several if a person re-ran a dead one: then a living one, else the newest."""
+        jobs = self._client.jobs(ATTEMPT, label(attempt))
+        living = [job for job in jobs if observe_job(job).state != "gone"]
+        job = next(iter(living or jobs), None)
         if job is not None:
             self._ids[attempt] = job.id
         return job
 
     def find(self, attempt: str) -> Observation | None:
-        """What became of the attempt's job; an answer under ten seconds old may be given again."""
+        """What is known of the attempt's job; may return an answer that is up to ten seconds old."""
         now_s = self._clock.now_s()
         if attempt in self._seen and (known := self._seen[attempt])[1].state == "gone":
             return known[1]
@@ -304,12 +303,12 @@ class HfJobsLauncher:
         return seen
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
-        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job; at once where it has yet to begin.
+        """Wait ``grace_s`` for the attempt to end by itself, then cancel its job; at once if it has not begun.
 
-        The service has no gentler way: whoever wants the work saved asks for a stop in the head first.
+        The service has no gentler way: to have the work saved, set the desired state to stopped first.
 
         Raises:
-            StoreUnavailable: the service did not answer; the job may live.
+            StoreUnavailable: the service did not answer; the job may still run.
         """
         until_s = self._clock.now_s() + grace_s
         while (seen := self.find(attempt)) is not None and seen.state not in ("gone", "pending"):
@@ -325,7 +324,7 @@ class HfJobsLauncher:
         self._seen.pop(attempt, None)
 
     def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
-        """What the job has written; with ``until``, as it comes, until the job has ended."""
+        """What the job has printed; with ``until``, as it comes, until the job has ended."""
         if attempt not in self._ids and self._look(attempt) is None:
             return None
         return self._client.logs(self._ids[attempt], follow=until is not None)

@@ -1,4 +1,4 @@
-"""What the Jobs service takes and tells, as plain records, whatever the client's version calls it."""
+"""What is sent to the Jobs service and what it answers, as plain records, for all versions of its client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Flavor:
     name: str
     detail: str
     usd_per_hour: float | None
-    """``None``: the service counts in a unit that is not known here."""
+    """``None``: the service charges by a unit that is not known here."""
 
     @property
     def price(self) -> str:
@@ -28,7 +28,7 @@ class Flavor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to run: a job's, or each job's of a schedule."""
+    """What to run: as one job, or as each job of a schedule."""
 
     image: str
     command: Sequence[str]
@@ -45,7 +45,7 @@ class Job:
 
     id: str
     stage: str
-    """SCHEDULING, RUNNING, COMPLETED, CANCELED, ERROR, DELETED, or one that came later."""
+    """SCHEDULING, RUNNING, COMPLETED, CANCELED, ERROR, DELETED, or one that was added later."""
     message: str
     created: str
     labels: Mapping[str, str]

@@ -1,7 +1,7 @@
-"""A keeper that nobody has to keep running: a scheduled job that runs ``qcity keep --once``.
+"""A keeper without a machine of its own: a scheduled job that runs ``qcity keep --once``.
 
-One for each store, found again by its label. It launches on ``hf-jobs`` alone: its container is not the user's machine.
-Between two looks it costs nothing; each look is a job of a minute or two on the cheapest hardware.
+There is one for each store, found again by its label. It launches only on ``hf-jobs``: its container is not the user's
+machine. It costs nothing between two rounds; each round is a job of a minute or two on the cheapest hardware.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WATCH = "qcity-watch"
 """The label's key; its value stands for the store."""
 _STORE = "QCITY_STORE"
 _TIMEOUT_S = 1200.0
-"""For one look: pip's part of it, and the tracker's for runs that have ended."""
+"""For one round: it includes pip's work, and finishing the tracking of runs that have ended."""
 _JOB_SETTINGS = ("job_image", "job_timeout_s", "job_namespace", "job_secrets")
 _MINUTES = (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
 _HOURS = (1, 2, 3, 4, 6, 8, 12)
@@ -29,7 +29,7 @@ _HOURS = (1, 2, 3, 4, 6, 8, 12)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """One store that is watched."""
+    """A schedule that keeps one store's runs."""
 
     id: str
     store: str
@@ -39,10 +39,10 @@ class Watch:
 
 
 def cron(every_s: float) -> str:
-    """The schedule that means each so many seconds.
+    """The cron expression for once in ``every_s`` seconds.
 
     Raises:
-        UsageError: a clock has no such hands; the message lists what there is.
+        UsageError: cron cannot express it; the message lists what it can.
     """
     for unit_s, parts, text in ((60, _MINUTES, "*/{} * * * *"), (3600, _HOURS, "0 */{} * * *")):
         if every_s % unit_s == 0 and every_s / unit_s in parts:
@@ -55,13 +55,13 @@ def cron(every_s: float) -> str:
     )
 
 
-def _watch(found: Schedule) -> Watch:
+def _watch_of(schedule: Schedule) -> Watch:
     return Watch(
-        id=found.id,
-        store=found.env.get(_STORE, found.labels[WATCH]),
-        cron=found.cron,
-        next_at=found.next_at,
-        is_suspended=found.is_suspended,
+        id=schedule.id,
+        store=schedule.env.get(_STORE, schedule.labels[WATCH]),
+        cron=schedule.cron,
+        next_at=schedule.next_at,
+        is_suspended=schedule.is_suspended,
     )
 
 
@@ -74,7 +74,7 @@ def _order(settings: Settings, client: JobsClient, flavor: str) -> Order:
         flavor=flavor or DEFAULT_FLAVOR,
         timeout_s=_TIMEOUT_S,
         labels={WATCH: label(settings.store), "name": "qcity-watch"},
-        # The keeper there launches jobs as this one would.
+        # The keeper there launches jobs with this machine's settings.
         env={
             **around.env,
             **as_variables(settings, _JOB_SETTINGS),
@@ -84,52 +84,53 @@ def _order(settings: Settings, client: JobsClient, flavor: str) -> Order:
     )
 
 
-def _is_as(found: Schedule, order: Order, schedule: str) -> bool:
+def _is_same(schedule: Schedule, order: Order, expression: str) -> bool:
     return (
-        not found.is_suspended
-        and (found.cron, found.image, found.flavor) == (schedule, order.image, order.flavor)
-        and list(found.command) == list(order.command)
-        and dict(found.env) == dict(order.env)
+        not schedule.is_suspended
+        and (schedule.cron, schedule.image, schedule.flavor) == (expression, order.image, order.flavor)
+        and list(schedule.command) == list(order.command)
+        and dict(schedule.env) == dict(order.env)
     )
 
 
 def list_schedules(client: JobsClient) -> list[Watch]:
-    """All stores that are watched in this namespace."""
-    return [_watch(found) for found in client.schedules(WATCH)]
+    """The schedules of all stores in this namespace."""
+    return [_watch_of(schedule) for schedule in client.schedules(WATCH)]
 
 
-def _of(client: JobsClient, store: str) -> list[Schedule]:
-    return [found for found in client.schedules(WATCH) if found.labels[WATCH] == label(store)]
+def _schedules_of(client: JobsClient, store: str) -> list[Schedule]:
+    return [schedule for schedule in client.schedules(WATCH) if schedule.labels[WATCH] == label(store)]
 
 
 def watch(settings: Settings, client: JobsClient, every_s: float, *, flavor: str = "") -> tuple[Watch, bool]:
-    """Have the settings' store watched; what watches it otherwise now is taken away.
+    """Keep the runs of the settings' store on a schedule. Other schedules for this store are deleted.
 
-    Returns: the watch, and whether it is new.
+    Returns: the schedule, and whether it is new.
     Raises:
-        UsageError: it cannot be (no right, no credit, a store that only this machine has).
-        StoreUnavailable: the service did not answer; asked again, nothing is made twice.
+        UsageError: it is not possible (no permission, no credit, a store that only this machine can reach).
+        StoreUnavailable: the service did not answer; calling again makes nothing twice.
     """
-    schedule, order = cron(every_s), _order(settings, client, flavor)
-    there = _of(client, settings.store)
-    same = next((found for found in there if _is_as(found, order, schedule)), None)
+    expression, order = cron(every_s), _order(settings, client, flavor)
+    schedules = _schedules_of(client, settings.store)
+    same = next((each for each in schedules if _is_same(each, order, expression)), None)
     kept = same
     if kept is None:
         try:
-            kept = client.schedule(order, schedule)
+            kept = client.schedule(order, expression)
         except StoreUnavailable:
-            kept = next((found for found in _of(client, settings.store) if _is_as(found, order, schedule)), None)
+            again = _schedules_of(client, settings.store)
+            kept = next((each for each in again if _is_same(each, order, expression)), None)
             if kept is None:
                 raise
-    for found in there:
-        if found.id != kept.id:
-            client.unschedule(found.id)
-    return _watch(kept), same is None
+    for schedule in schedules:
+        if schedule.id != kept.id:
+            client.unschedule(schedule.id)
+    return _watch_of(kept), same is None
 
 
 def forget(client: JobsClient, store: str) -> Sequence[Watch]:
-    """Stop watching the store; what watched it."""
-    there = _of(client, store)
-    for found in there:
-        client.unschedule(found.id)
-    return [_watch(found) for found in there]
+    """Delete the store's schedules; returns what they were."""
+    schedules = _schedules_of(client, store)
+    for schedule in schedules:
+        client.unschedule(schedule.id)
+    return [_watch_of(schedule) for schedule in schedules]

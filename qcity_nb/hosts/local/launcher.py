@@ -1,12 +1,12 @@
-"""The launcher ``local``: an attempt is a process group on this machine, and dies with nothing left behind.
+"""The launcher ``local``: an attempt is a process group on this machine, and no process outlives it.
 
-Files, under ``<local>/attempts/``:
+Files, under ``<local_dir>/attempts/``:
 
     <attempt>.spec.json   what the attempt is started with
     <attempt>.json        process id, start time, boot; later how it ended
     <attempt>.log         its output
 
-The record is written after the process exists, so a launcher that dies in between leaves a process without a
+The record is written after the process was started, so a launcher that dies in between leaves a process without a
 record: ``find`` then looks for the label in the environments of all processes.
 """
 
@@ -37,30 +37,30 @@ from qcity_nb.settings import Settings
 __all__ = ["LocalLauncher", "wait_for_end"]
 
 SIDECAR_GRACE_S = 2.0
-"""How long an agent outlives its attempt: it publishes the newest local checkpoint and lets go."""
+"""How long a sidecar may outlive its attempt: it publishes the newest local checkpoint and releases the lease."""
 
 LOOK_S = 0.5
-"""How often a log is looked at for more."""
+"""How often a log is read for more."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Attempts that this process started: only their parent learns their exit code."""
 
 
-_told: set[int] = set()
-"""Of those, the ones whose end ``wait_for_end`` has told: once is enough."""
+_reported: set[int] = set()
+"""Those whose end ``wait_for_end`` has already reported."""
 
 
 def wait_for_end(timeout_s: float) -> None:
     """Wait until an attempt that this process started has ended, at most for ``timeout_s``.
 
-    Where the system cannot tell (no pidfd: not Linux), it waits the whole time.
+    Without pidfds (outside Linux) it waits the whole time.
     """
     with contextlib.ExitStack() as stack:
         poll = select.poll()
-        _told.intersection_update(_children)
+        _reported.intersection_update(_children)
         opened: dict[int, int] = {}
         if hasattr(os, "pidfd_open"):
-            for pid in _children.keys() - _told:
+            for pid in _children.keys() - _reported:
                 with contextlib.suppress(OSError):
                     opened[descriptor := os.pidfd_open(pid)] = pid
                     stack.callback(os.close, descriptor)
@@ -68,15 +68,15 @@ def wait_for_end(timeout_s: float) -> None:
         if not opened:
             time.sleep(timeout_s)
             return
-        _told.update(opened[descriptor] for descriptor, _ in poll.poll(timeout_s * 1000))
+        _reported.update(opened[descriptor] for descriptor, _ in poll.poll(timeout_s * 1000))
 
 
 def _command(spec: Path) -> Sequence[str]:
     return [sys.executable, "-m", "qcity_nb.engine.attempt", str(spec)]
 
 
-def _is_sidecar(found: Process) -> bool:
-    return " qcity_nb.sidecar " in f" {found.command} "
+def _is_sidecar(process: Process) -> bool:
+    return " qcity_nb.sidecar " in f" {process.command} "
 
 
 def _reason(code: int) -> str:
@@ -84,7 +84,7 @@ def _reason(code: int) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole and durable, or not at all."""
+    """Write the file, completely and durably, or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -92,7 +92,7 @@ def _write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:  # Ctrl-C too: nothing half made stays
+    except BaseException:  # Ctrl-C too: no incomplete file stays
         Path(name).unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -106,8 +106,8 @@ class LocalLauncher:
     """Launches attempts as processes of this machine.
 
     Args:
-        settings: ``local`` says where specs, records and logs go.
-        flavor: there is none here.
+        settings: ``local_dir`` says where specs, records and logs go.
+        flavor: must be empty: this host has no flavors.
         command: what to start for a spec file, which must be its last argument; tests inject their own.
     """
 
@@ -115,7 +115,7 @@ class LocalLauncher:
         self, settings: Settings, flavor: str = "", *, command: Callable[[Path], Sequence[str]] | None = None
     ) -> None:
         if flavor:
-            raise UsageError(f"the host 'local' is this machine as it is: write 'local' without {flavor!r}")
+            raise UsageError(f"the host 'local' has no flavors: write 'local' without {flavor!r}")
         self._folder = settings.local_dir / "attempts"
         self._command = command or _command
 
@@ -124,8 +124,8 @@ class LocalLauncher:
         """The name that ``--on`` takes."""
         return "local"
 
-    def price(self) -> str:
-        """Nothing: it is the user's own."""
+    def quote(self) -> str:
+        """Empty: the user's own machine costs nothing."""
         return ""
 
     def _path(self, attempt: str, kind: str) -> Path:
@@ -135,8 +135,8 @@ class LocalLauncher:
         """Start the attempt in its own session, labelled in its environment.
 
         Raises:
-            UsageError: the local directory cannot be written, or the project's directory is not there.
-            StoreUnavailable: the machine has no room for one more process.
+            UsageError: the local directory cannot be written, or the project's directory does not exist.
+            StoreUnavailable: the machine cannot start another process now.
         """
         path = self._path(spec.attempt, "spec.json")
         try:
@@ -145,13 +145,13 @@ class LocalLauncher:
             log = self._path(spec.attempt, "log").open("ab")
         except OSError as error:
             raise UsageError(
-                f"cannot launch here: {self._folder} cannot be written ({error.strerror}); set `local` to "
+                f"cannot launch here: {self._folder} cannot be written ({error.strerror}); set `local_dir` to "
                 "a directory on this machine's own disk"
             ) from error
         with log:
             cwd = spec.project or None
             if cwd is not None and not Path(cwd).is_dir():
-                raise UsageError(f"cannot launch here: the project's directory {cwd} is not there")
+                raise UsageError(f"cannot launch here: the project's directory {cwd} does not exist")
             try:
                 child = subprocess.Popen(
                     self._command(path),
@@ -165,22 +165,22 @@ class LocalLauncher:
             except OSError as error:
                 raise StoreUnavailable(f"cannot start a process here: {error}") from error
         _children[child.pid] = child
-        found = labelled_processes.look_up(child.pid)
-        self._record(spec.attempt, {"pid": child.pid, "started": found.started if found else ""})
+        process = labelled_processes.look_up(child.pid)
+        self._write_record(spec.attempt, {"pid": child.pid, "started": process.started if process else ""})
 
-    def _record(self, attempt: str, facts: dict[str, Any]) -> None:
+    def _write_record(self, attempt: str, record: dict[str, Any]) -> None:
         try:
-            _write(self._path(attempt, "json"), json.dumps({**labelled_processes.machine(), **facts}).encode())
+            _write(self._path(attempt, "json"), json.dumps({**labelled_processes.machine(), **record}).encode())
         except OSError:
-            # The label in the process's environment says the same, only more slowly.
+            # The process is still found by the label in its environment, only more slowly.
             return
 
-    def _recorded(self, attempt: str) -> dict[str, Any] | None:
+    def _read_record(self, attempt: str) -> dict[str, Any] | None:
         try:
-            facts = json.loads(self._path(attempt, "json").read_bytes())
+            record = json.loads(self._path(attempt, "json").read_bytes())
         except (OSError, ValueError):
             return None
-        return facts if isinstance(facts, dict) else None
+        return record if isinstance(record, dict) else None
 
     def _reap(self, pid: int) -> int | None:
         child = _children.get(pid)
@@ -189,69 +189,72 @@ class LocalLauncher:
             del _children[pid]
         return code
 
-    def _unrecorded(self, attempt: str) -> tuple[Process | None, list[Process]]:
-        """The attempt's main process where there is no record of it, and all that have its label."""
+    def _find_by_label(self, attempt: str) -> tuple[Process | None, list[Process]]:
+        """The attempt's main process, if there is no record of it, and all processes with its label."""
         spec = str(self._path(attempt, "spec.json"))
-        found = labelled_processes.find_labelled(attempt)
-        return next((each for each in found if spec in each.command and not _is_sidecar(each)), None), found
+        processes = labelled_processes.find_labelled(attempt)
+        main = next((each for each in processes if spec in each.command and not _is_sidecar(each)), None)
+        return main, processes
 
-    def _main(self, attempt: str) -> Process | None:
-        facts = self._recorded(attempt)
-        if facts is None:
-            return self._unrecorded(attempt)[0]
+    def _find_main(self, attempt: str) -> Process | None:
+        record = self._read_record(attempt)
+        if record is None:
+            return self._find_by_label(attempt)[0]
         here = labelled_processes.machine()
-        if "ended" in facts or any(facts.get(key) != here[key] for key in here):
+        if "ended" in record or any(record.get(key) != here[key] for key in here):
             return None
-        found = labelled_processes.look_up(int(facts.get("pid", 0)))
-        return found if found is not None and found.started == facts.get("started") else None
+        process = labelled_processes.look_up(int(record.get("pid", 0)))
+        return process if process is not None and process.started == record.get("started") else None
 
     def find(self, attempt: str) -> Observation | None:
-        """What became of the attempt.
+        """What is known of the attempt.
 
-        Before it says ``gone``, it ends whatever the attempt left: the kernel and others at once, a living
-        agent after at most ``AGENT_GRACE_S``.
+        Before it returns ``gone``, it ends all remaining processes of the attempt: the kernel and others at once, a
+        living sidecar after at most ``SIDECAR_GRACE_S``.
         """
-        facts = self._recorded(attempt)
-        if facts is None:
-            main, others = self._unrecorded(attempt)
+        record = self._read_record(attempt)
+        if record is None:
+            main, others = self._find_by_label(attempt)
             if main is None and others:
                 # Between fork and exec a process has its label but not yet its command line: look again.
-                main, others = self._unrecorded(attempt)
+                main, others = self._find_by_label(attempt)
             if main is None:
-                # Leftovers without a main process: it ended before anybody recorded it.
-                return self._gone(attempt, {}, None) if others else None
-            facts = {"pid": main.pid, "started": main.started}
-            self._record(attempt, facts)
+                # Processes with the label but no main process: that ended before it was recorded.
+                return self._end_remaining(attempt, {}, None) if others else None
+            record = {"pid": main.pid, "started": main.started}
+            self._write_record(attempt, record)
             return Observation(state="running")
-        if "ended" in facts:
-            return Observation(state="gone", reason=str(facts["ended"]), exit_code=facts.get("exit_code"))
+        if "ended" in record:
+            return Observation(state="gone", reason=str(record["ended"]), exit_code=record.get("exit_code"))
         here = labelled_processes.machine()
-        if facts.get("node") != here["node"]:
+        if record.get("node") != here["node"]:
             return None
-        if facts.get("boot") != here["boot"]:
-            return self._gone(attempt, facts, None, reason="the machine was restarted")
-        if facts.get("namespace") != here["namespace"]:
+        if record.get("boot") != here["boot"]:
+            return self._end_remaining(attempt, record, None, reason="the machine was restarted")
+        if record.get("namespace") != here["namespace"]:
             return None
-        pid = int(facts.get("pid", 0))
+        pid = int(record.get("pid", 0))
         code = self._reap(pid)
-        if code is None and labelled_processes.is_alive(pid, str(facts.get("started", ""))):
+        if code is None and labelled_processes.is_alive(pid, str(record.get("started", ""))):
             return Observation(state="running")
         if code is None:
             code = self._reap(pid)
-        return self._gone(attempt, facts, code)
+        return self._end_remaining(attempt, record, code)
 
-    def _gone(self, attempt: str, facts: dict[str, Any], code: int | None, *, reason: str = "") -> Observation:
+    def _end_remaining(
+        self, attempt: str, record: dict[str, Any], code: int | None, *, reason: str = ""
+    ) -> Observation:
         left = labelled_processes.end(attempt, spare=_is_sidecar, spare_s=SIDECAR_GRACE_S)
         if left:
             pids = ", ".join(str(each.pid) for each in left)
             return Observation(state="unknown", reason=f"its processes cannot be ended: {pids}")
         reason = reason or (_reason(code) if code is not None else "its process is gone")
-        self._record(attempt, {**facts, "ended": reason, "exit_code": code})
+        self._write_record(attempt, {**record, "ended": reason, "exit_code": code})
         return Observation(state="gone", reason=reason, exit_code=code)
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
-        """SIGTERM to the attempt's main process; after ``grace_s`` SIGKILL to all that is left of it."""
-        main = self._main(attempt)
+        """Send SIGTERM to the attempt's main process, and after ``grace_s`` SIGKILL to all its remaining processes."""
+        main = self._find_main(attempt)
         if main is not None and grace_s > 0:
             labelled_processes.send(main, signal.SIGTERM)
             until = time.monotonic() + grace_s
@@ -263,7 +266,7 @@ class LocalLauncher:
         self.find(attempt)
 
     def follow(self, attempt: str, *, until: Callable[[], bool] | None = None) -> Iterator[str] | None:
-        """What the attempt's log file says, if it ran here; goes on until ``until`` says so."""
+        """The attempt's log file, if it ran here; with ``until``, also what is added, until that returns true."""
         path = self._path(attempt, "log")
         return self._read(path, until) if path.is_file() else None
 
@@ -272,7 +275,7 @@ class LocalLauncher:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         with path.open("rb") as file:
             while True:
-                # Asked before the reading, so that what was written until then is read.
+                # Called before the last read, so that everything written until then is read.
                 is_last = until is None or until()
                 while data := file.read(1 << 20):
                     if text := decoder.decode(data):

@@ -1,4 +1,4 @@
-"""How a store's address, a run's branch and a head's file are written on the Hugging Face Hub."""
+"""How a store's address, a run's branch and a run record's file are written on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BRANCHES = "run/"
 FILES = "files/"
 """The folder of a run's objects on its branch."""
 HEAD = "qcity.head"
-"""No name that anybody's own repository has: a new run's branch begins as a copy of ``main``."""
+"""A name that no user's repository has: a new run's branch begins as a copy of ``main``."""
 
 _SEGMENT = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 _FORM = "hf://user/repo, or hf://datasets/user/repo"
@@ -39,7 +39,7 @@ class HubAddress:
     """``user/name``."""
     kind: Literal["model", "dataset"] = "model"
     endpoint: str = ""
-    """Where another Hub than the client's own default answers."""
+    """The address of a Hub other than the client's default."""
 
     @property
     def short(self) -> str:
@@ -59,7 +59,7 @@ def parse(address: str) -> HubAddress:
     """Read ``hf://[datasets/]user/repo[?endpoint=URL]``.
 
     Raises:
-        UsageError: it is something else; the message says how to write it.
+        UsageError: it has another form; the message says how to write it.
     """
     parts = urlsplit(address)
     words = [word for word in (parts.netloc + parts.path).rstrip("/").split("/") if word or not parts.netloc]
@@ -77,7 +77,7 @@ def parse(address: str) -> HubAddress:
 
 
 def branch_of(run: str) -> str:
-    """The run's branch. A ``/`` is a ``+``, or git would take run ``a/b`` for a file below run ``a``.
+    """The run's branch. A ``/`` is a ``+``: to git, branch ``a/b`` would be a file in the directory of branch ``a``.
 
     What git does not allow in a name is written as ``=`` and two hexadecimal digits.
     """
@@ -89,7 +89,7 @@ def branch_of(run: str) -> str:
 
 
 def run_of(branch: str) -> str | None:
-    """The run of a branch; ``None`` where it is no run's."""
+    """The run of a branch; ``None`` if it is no run's branch."""
     if not branch.startswith(_BRANCHES):
         return None
     name = branch.removeprefix(_BRANCHES).replace("=2E", ".").replace("+", "/")
@@ -98,23 +98,23 @@ def run_of(branch: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """The first line of a head's file: makes each write of a head one of its own, even of the same bytes."""
+    """The first line of a run record's file: it makes each write unique, even of the same bytes."""
 
     version: str
     commits: int
-    """Commits of the branch since its history was last squashed, as far as writers of heads know."""
+    """Commits of the branch since its history was last squashed, as far as writers of run records know."""
 
 
 _STAMP = re.compile(rb"qcity-head 1 ([0-9a-f]{16}) (\d{1,9})\n")
 
 
 def write_head(stamp: Stamp, head: bytes) -> bytes:
-    """The head's file."""
+    """The content of the run record's file."""
     return b"qcity-head 1 %s %d\n" % (stamp.version.encode("ascii"), stamp.commits) + head
 
 
 def read_head(content: bytes) -> tuple[Stamp | None, bytes]:
-    """The stamp and the head; a file without a stamp, which no store wrote, is all head."""
+    """The stamp and the run record. A file without a stamp, which no store wrote, is all run record."""
     match = _STAMP.match(content)
     if match is None:
         return None, content

@@ -19,25 +19,25 @@ from qcity_nb.stores.hub.repository import HubRepository
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd
 
-__all__ = ["COMMIT_FILES", "PACKS", "HubBranch", "Seen"]
+__all__ = ["COMMIT_FILES", "PACKS", "BranchState", "HubBranch"]
 
 COMMIT_FILES = 99
 """The Hub advises fewer than 100 files a commit."""
 PACKS = f"{FILES}packs/"
 _LFS = f"{PACKS}** filter=lfs diff=lfs merge=lfs -text\n".encode()
 _TRIES = 6
-"""Against others who commit to the same branch without changing the head."""
+"""Tries of a commit while others commit to the same branch without changing the run record."""
 _LOOKS = 3
-"""For a head that is older than the last one seen, or gone."""
+"""Reads of a run record that is older than the last one seen, or gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The branch, as last read or written."""
+class BranchState:
+    """A branch and its run record, as last read or written."""
 
     version: Version
     tip: str
-    """Its newest commit."""
+    """The branch's newest commit."""
     commits: int
     data: bytes = b""
     now_s: float | None = None
@@ -45,34 +45,34 @@ class Seen:
 
 
 class HubBranch:
-    """Any thread may call it. Raises what ``HubClient.ask`` raises, where nothing else is said.
+    """Any thread may call it. Raises what ``HubClient.ask`` raises, if nothing else is said.
 
     Args:
-        repository: where it is.
-        run: whose it is.
+        repository: where the branch is.
+        run: whose branch it is.
 
     Attributes:
-        seen: the branch as last read or written; ``None``: never, or without a head.
+        seen: the branch as last read or written; ``None``: never, or without a run record.
         dropped: what confirmed commits of this process deleted.
     """
 
     def __init__(self, repository: HubRepository, run: str) -> None:
         self.name = address.branch_of(run)
-        self.seen: Seen | None = None
+        self.seen: BranchState | None = None
         self.dropped: set[str] = set()
         self._repository = repository
         self._run = run
         self._written: tuple[Version, float] | None = None
         self._sent: dict[str, CommitOperationAdd] = {}
-        """What was uploaded for a commit that is still to come, by name."""
+        """What was uploaded for a commit that has not been made yet, by name."""
 
     # --- reading
 
-    def look(self) -> Seen | None:
-        """The head as the Hub has it now; ``None``: there is none.
+    def look(self) -> BranchState | None:
+        """The run record as the Hub has it now; ``None``: there is none.
 
         Raises:
-            NoRepository: there is none, or none for this token.
+            NoRepository: there is none, or none that this token may see.
         """
         known = self.seen
         for turn in range(_LOOKS):
@@ -85,16 +85,18 @@ class HubBranch:
                 return None
             stamp, data = address.read_head(reply.content)
             if stamp is None:
-                # Somebody else's work, handed out as it is; named by its content, so that it can be written over.
+                # Another program wrote it. It is returned as it is, with its digest as version, so it can be replaced.
                 stamp = Stamp(version=uuid.uuid5(uuid.NAMESPACE_OID, reply.content.hex()).hex[:16], commits=0)
-            seen = Seen(version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s)
+            seen = BranchState(
+                version=stamp.version, tip=reply.commit, commits=stamp.commits, data=data, now_s=reply.now_s
+            )
             if known is None or seen.commits >= known.commits or turn == _LOOKS - 1:
-                break  # else: older than what was seen here already, by a cache; or squashed since, which is rare
+                break  # else: a cache returned an older one; or the history was squashed since, which is rare
         self.seen = seen
         return seen
 
-    def written_s(self, seen: Seen) -> float:
-        """When the Hub took this head, on its own clock: the date of the last commit that changed it.
+    def written_s(self, seen: BranchState) -> float:
+        """When the Hub accepted this run record, on its own clock: the date of the last commit that changed it.
 
         Raises:
             NoRevision: the history was squashed since.
@@ -103,16 +105,16 @@ class HubBranch:
             return self._written[1]
         infos = self._repository.infos([HEAD], seen.tip, dated=True)
         last = infos[0].last_commit if infos else None
-        # Without a date nobody can be judged by the Hub's clock, only by waiting.
+        # Without a date no holder can be declared dead by the Hub's clock, only by waiting.
         written_s = last.date.timestamp() if last is not None else seen.now_s or 0.0
         self._written = (seen.version, written_s)
         return written_s
 
-    def at(self, expect: Version) -> Seen:
-        """The branch with the head ``expect``.
+    def at(self, expect: Version) -> BranchState:
+        """The branch with the run record ``expect``.
 
         Raises:
-            Conflict: its head is another one.
+            Conflict: it has another run record.
         """
         seen = self.seen
         if seen is None or seen.version != expect:
@@ -125,72 +127,77 @@ class HubBranch:
             raise self._conflict(seen, expect)
         return seen
 
-    def _conflict(self, seen: Seen | None, expect: Version | None) -> Conflict:
-        return Conflict(f"run {self._run!r}: the head is version {seen.version if seen else None}, not {expect}")
+    def _conflict(self, seen: BranchState | None, expect: Version | None) -> Conflict:
+        version = seen.version if seen else None
+        return Conflict(f"run {self._run!r}: the run record is version {version}, not {expect}")
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each object, by name."""
         try:
-            found = self._repository.tree(self.name, FILES.rstrip("/"))
+            entries = self._repository.tree(self.name, FILES.rstrip("/"))
         except (NoRevision, NoEntry):
             return {}
         except NoRepository:
             self._repository.check_own()
             return {}
-        return {one.path.removeprefix(FILES): int(one.size) for one in found}
+        return {entry.path.removeprefix(FILES): int(entry.size) for entry in entries}
 
     # --- writing
 
-    def begin(self) -> tuple[Seen, list[Any]]:
-        """Make the branch, and what cleans it of other content of the repository, in the first commit.
+    def begin(self) -> tuple[BranchState, list[Any]]:
+        """Make the branch.
 
+        Returns: the branch, and the operations of its first commit that remove other content of the repository from it.
         Raises:
-            Conflict: there is a head already.
+            Conflict: there is already a run record.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         repository = self._repository
         try:
-            found = self.look()
+            seen = self.look()
         except NoRepository:
             repository.check_own()
             repository.make()
-            found = None
-        if found is not None:
-            raise self._conflict(found, None)
+            seen = None
+        if seen is not None:
+            raise self._conflict(seen, None)
         repository.make_branch(self.name)
-        tip = self._headless_tip()
+        tip = self._tip_without_record()
         inherited = repository.tree(tip, recursive=False)
         operations: list[Any] = [
-            CommitOperationDelete(one.path, is_folder=not hasattr(one, "size"))
-            for one in inherited
-            if one.path not in (".gitattributes", "README.md")
+            CommitOperationDelete(entry.path, is_folder=not hasattr(entry, "size"))
+            for entry in inherited
+            if entry.path not in (".gitattributes", "README.md")
         ]
         rules = b""
-        if any(one.path == ".gitattributes" for one in inherited):
+        if any(entry.path == ".gitattributes" for entry in inherited):
             rules = repository.read(".gitattributes", tip).content
         if _LFS not in rules:
             operations.append(CommitOperationAdd(".gitattributes", rules + _LFS))
-        return Seen(version="", tip=tip, commits=0), operations
+        return BranchState(version="", tip=tip, commits=0), operations
 
-    def _headless_tip(self) -> str:
-        """The tip, if no head is in that very commit: one that came since the last look would be replaced."""
+    def _tip_without_record(self) -> str:
+        """The tip, if that very commit has no run record: one written since the last look would be replaced."""
         tip = self._repository.tip(self.name)
         if self._repository.infos([HEAD], tip):
-            raise Conflict(f"run {self._run!r} was made meanwhile")
+            raise Conflict(f"another writer has made run {self._run!r} meanwhile")
         return tip
 
     def additions(self, files: Mapping[str, Source], tip: str) -> list[CommitOperationAdd]:
-        """What is not stored yet; large content is sent now, while the head may still move: no race is lost by it."""
+        """The commit operations for what is not stored yet.
+
+        Large content is sent now. The run record may change meanwhile, and then nothing has to be sent again.
+        """
         if not files:
             return []
         try:
-            stored = {one.path for one in self._repository.infos([FILES + name for name in files], tip)}
+            stored = {info.path for info in self._repository.infos([FILES + name for name in files], tip)}
         except NoRevision:
-            stored = set()  # squashed since: the commit on this parent will say so
+            stored = set()  # squashed since: the commit on this parent will fail and show it
         additions = [self._addition(name, source) for name, source in files.items() if FILES + name not in stored]
         crashpoints.hit("publish.files.before")
-        large = [one for one in additions if isinstance(one.path_or_fileobj, str) and not one._is_uploaded]
+        large = [each for each in additions if isinstance(each.path_or_fileobj, str) and not each._is_uploaded]
         if large:
             crashpoints.hit("publish.upload")
             self._repository.upload(self.name, large)
@@ -198,7 +205,7 @@ class HubBranch:
         return additions
 
     def _addition(self, name: str, source: Source) -> CommitOperationAdd:
-        """The same one for the same name again, so that what was uploaded for a commit that lost is not sent twice."""
+        """The same object for the same name and content, so that nothing is sent twice after a lost commit."""
         from huggingface_hub import CommitOperationAdd
 
         content = str(source) if isinstance(source, Path) else bytes(source)
@@ -222,15 +229,15 @@ class HubBranch:
         expect: Version | None,
         mine: Stamp | None,
     ) -> None:
-        """One commit on the head ``expect``.
+        """Make one commit while the run record is ``expect``.
 
         Args:
-            drop: names of objects to delete; those that are not there are passed over.
-            tip: where the branch is, as far as is known.
-            mine: the stamp of the head that it brings, if it does.
+            drop: names of objects to delete; missing ones are skipped.
+            tip: the branch's newest commit, as far as known.
+            mine: the stamp of the run record in this commit, if it has one.
         Raises:
-            Conflict: the head is another one; nothing of this is visible.
-            StoreUnavailable: unknown whether it landed.
+            Conflict: there is another run record; nothing of this commit is visible.
+            StoreUnavailable: it is unknown whether the commit was made.
         """
         from huggingface_hub import CommitOperationDelete
 
@@ -242,36 +249,36 @@ class HubBranch:
                 done = self._repository.commit(self.name, [*operations, *deletions], parent=tip, title=title)
             except NoEntry:
                 there = self.sizes()
-                drop = [name for name in drop if name in there]  # some were gone already
+                drop = [name for name in drop if name in there]  # some were already gone
                 if not drop and mine is None:
                     return
             except (Stale, NoRevision):
-                moved = self._moved(expect, mine)
+                moved = self._find_new_tip(expect, mine)
                 if moved is None:
                     break
                 tip = moved
             except StoreUnavailable:
-                # A reply was lost, or the Hub answered 5xx for a commit that landed (it does: huggingface/datasets
-                # pull request 7708). If the head is ours, it has; if not, it may still.
+                # A reply was lost, or the Hub answered 5xx although it made the commit (it does: huggingface/datasets
+                # pull request 7708). If the run record is ours, it was made; if not, it may still be.
                 if mine is None or not self._is_there(mine):
                     raise
                 break
             else:
                 if mine is not None:
-                    self.seen = Seen(version=mine.version, tip=done, commits=mine.commits)
+                    self.seen = BranchState(version=mine.version, tip=done, commits=mine.commits)
                 elif self.seen is not None:
                     self.seen = replace(self.seen, tip=done, commits=self.seen.commits + 1)
                 break
         else:
             raise StoreUnavailable(f"run {self._run!r}: {_TRIES} other commits in a row were faster")
         self.dropped.update(FILES + name for name in drop)
-        for one in operations:
-            self._sent.pop(one.path_in_repo.removeprefix(FILES), None)
+        for operation in operations:
+            self._sent.pop(operation.path_in_repo.removeprefix(FILES), None)
 
-    def _moved(self, expect: Version | None, mine: Stamp | None) -> str | None:
-        """The branch is not where the commit expected it: its new tip, if the head is still the same one.
+    def _find_new_tip(self, expect: Version | None, mine: Stamp | None) -> str | None:
+        """The branch's new tip, after a commit on an outdated parent, if the run record is still the same.
 
-        ``None``: the head is the one that was to be written; an earlier try of the same request has landed.
+        ``None``: the run record is already the new one: an earlier try of the same request was made.
         """
         seen = self.look()
         version = seen.version if seen is not None else None
@@ -279,7 +286,7 @@ class HubBranch:
             return None
         if version != expect:
             raise self._conflict(seen, expect)
-        return seen.tip if seen is not None else self._headless_tip()
+        return seen.tip if seen is not None else self._tip_without_record()
 
     def _is_there(self, mine: Stamp) -> bool:
         try:
@@ -289,18 +296,18 @@ class HubBranch:
         return seen is not None and seen.version == mine.version
 
     def squash(self) -> None:
-        """Make its history one commit; neither the head nor its version changes."""
+        """Replace its history by one commit; neither the run record nor its version changes."""
         self._repository.squash(self.name, title=f"Run {self._run}")
         if self.seen is not None:
             self.seen = replace(self.seen, commits=0)
 
 
 def _title(operations: Sequence[Any], drop: Sequence[str]) -> str:
-    """For people who look at the history."""
+    """A commit's title, for people who look at the history."""
     folder = f"{FILES}checkpoints/"
-    names = [one.path_in_repo for one in operations if one.path_in_repo.startswith(folder)]
+    names = [each.path_in_repo for each in operations if each.path_in_repo.startswith(folder)]
     if names:
         return f"Checkpoint {names[0].removeprefix(folder).rpartition('-')[0] or names[0]}"
-    if any(one.path_in_repo == HEAD for one in operations):
-        return "Beat" if len(operations) == 1 else "Head"
+    if any(each.path_in_repo == HEAD for each in operations):
+        return "Heartbeat" if len(operations) == 1 else "Run record"
     return f"Delete {len(drop)} objects"

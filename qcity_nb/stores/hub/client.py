@@ -1,8 +1,8 @@
-"""Asking the Hub through its own client: bounded in time, obedient to its rate limits, in this project's errors.
+"""Calls of the Hub's own client, with time limits, within the Hub's rate limits, and with this project's errors.
 
-The client waits for ever for a reply, raises the errors of three HTTP libraries depending on its version, and never
-repeats the request that commits (huggingface_hub 2.4, ``_send_commit``): whoever calls it has to find out whether a
-commit landed.
+The client waits indefinitely for a reply, raises the errors of three HTTP libraries depending on its version, and never
+repeats the request that commits (huggingface_hub 2.4, ``_send_commit``): the caller has to find out whether the commit
+was made.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["Exists", "HubClient", "NoEntry", "NoRepository", "NoRevision", "Repl
 T = TypeVar("T")
 
 ANSWER_S = 90.0
-"""How long a call without content may take: the Hub itself cuts a request off after 60 s, and may still commit."""
+"""How long a call without content may take: the Hub itself ends a request after 60 s, and may still commit."""
 SLOWEST_BYTES_PER_S = 100_000
-"""A slower upload or download counts as stuck."""
+"""A slower upload or download counts as hanging."""
 _LONGEST_WAIT_S = 3600.0
 _OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 class NoRepository(Missing):
-    """There is no such repository, or none that this token may see: the Hub does not tell them apart."""
+    """There is no such repository, or none that this token may see: the Hub does not distinguish them."""
 
 
 class NoRevision(Missing):
@@ -52,18 +52,18 @@ class Stale(Conflict):
 
 
 class Exists(Conflict):
-    """It is there already."""
+    """It already exists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A file as the resolver gives it."""
+    """A file as the Hub's resolver returns it."""
 
     content: bytes
     commit: str
-    """The commit in which it was found."""
+    """The commit from which it was read."""
     now_s: float | None
-    """The Hub's clock, whole seconds."""
+    """The Hub's clock, in whole seconds."""
 
 
 class HubClient:
@@ -83,10 +83,10 @@ class HubClient:
 
     @property
     def api(self) -> HfApi:
-        """The client; imported when first needed.
+        """The client, imported when first needed.
 
         Raises:
-            StoreRefused: it is too old for an endpoint of its own.
+            StoreRefused: it is too old for an endpoint other than the environment's.
         """
         with self._lock:
             if self._api is None:
@@ -95,9 +95,9 @@ class HubClient:
 
                 endpoint = self.address.endpoint
                 if endpoint not in ("", constants.ENDPOINT) and installed.startswith("0."):
-                    # It reads each answer as one of constants.ENDPOINT, and raises after the commit has landed.
+                    # It parses each answer as one of constants.ENDPOINT, and raises after the commit was made.
                     raise StoreRefused(
-                        f"huggingface_hub {installed} takes another endpoint from the environment alone: set "
+                        f"huggingface_hub {installed} reads another endpoint only from the environment: set "
                         f"HF_ENDPOINT={endpoint} before Python starts, or pip install -U huggingface_hub"
                     )
                 self._api = HfApi(
@@ -115,18 +115,18 @@ class HubClient:
         """The client's answer.
 
         Args:
-            what: what is asked for, in messages.
-            size_bytes: how much goes over the wire.
+            what: what the call does, for messages.
+            size_bytes: how much is uploaded or downloaded.
         Raises:
-            NoRepository, NoRevision, NoEntry, Stale, Exists: as they say; nothing has changed.
-            StoreRefused: the Hub forbids it, and will go on doing so.
-            StoreUnavailable: the outcome is unknown; ``retry_after_s`` says how long the Hub wants to be left alone.
-            OSError: this machine's own disk is full, or may not be written.
+            NoRepository, NoRevision, NoEntry, Stale, Exists: see there; nothing has changed.
+            StoreRefused: the Hub forbids it; trying again does not help.
+            StoreUnavailable: the outcome is unknown; ``retry_after_s`` says how long the Hub asks to wait.
+            OSError: this machine's own disk is full, or not writable.
         """
         left_s = self._closed_until_s - self._clock.now_s()
         if left_s > 0:
             raise StoreUnavailable(
-                f"{self.address.short}: the Hub's rate limit is used up; it is asked again in {left_s:.0f} s",
+                f"{self.address.short}: the Hub's rate limit is used up; next request in {left_s:.0f} s",
                 retry_after_s=left_s,
             )
         limit_s = ANSWER_S + size_bytes / SLOWEST_BYTES_PER_S
@@ -157,10 +157,10 @@ class HubClient:
                 endpoint=self.api.endpoint,
             )
             headers = utils.build_hf_headers(library_name="qcity_nb", library_version=__version__)
-            # An unpacked body: a compressed one has another length and ETag.
+            # Not compressed: a compressed body has another length and ETag.
             response: Any = utils.get_session().get(url, headers={**headers, "Accept-Encoding": "identity"}, timeout=30)
             utils.hf_raise_for_status(response)
-            # Large content is somewhere else, and only the first answer names the commit.
+            # Large content comes after a redirect, and only the first answer names the commit.
             first = response.history[0] if response.history else response
             return response.content, first.headers, response.headers
 
@@ -171,12 +171,12 @@ class HubClient:
     # --- errors
 
     def _heed(self, headers: Mapping[str, str]) -> float:
-        """Remember how long the Hub wants to be left alone; 0 if it does not."""
+        """Remember how long the Hub asks to wait, and return it; 0: not at all."""
         wait_s = 0.0
         after = headers.get("Retry-After", "")
         if after.isdecimal():
             wait_s = float(after)
-        # IETF draft "RateLimit header fields": what is left, and in how many seconds there is more.
+        # IETF draft "RateLimit header fields": how many requests are left, and in how many seconds there are more.
         if match := re.search(r";\s*r=(\d+)\s*;\s*t=(\d+)", headers.get("RateLimit", "")):
             wait_s = max(wait_s, float(match[2]) if match[1] == "0" else 0.0)
         wait_s = min(wait_s, _LONGEST_WAIT_S)
@@ -194,16 +194,16 @@ class HubClient:
             return error
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
-        if isinstance(error, errors.LocalEntryNotFoundError) or (response is None and not _is_told(error)):
-            # Also: no connection, a broken one, and whatever the Xet library says about the network.
-            return StoreUnavailable(f"{where}: {_line(error)}")
+        if isinstance(error, errors.LocalEntryNotFoundError) or (response is None and not _is_client_error(error)):
+            # Also: no connection, a broken one, and every network error of the Xet library.
+            return StoreUnavailable(f"{where}: {_summarize(error)}")
         if isinstance(error, errors.LocalTokenNotFoundError):
             return StoreRefused(f"{where}: no token; run `hf auth login`, or set HF_TOKEN")
-        said = str(getattr(error, "server_message", None) or "") or _line(error)
-        return self._by_status(error, status, where, said, getattr(response, "headers", {}))
+        reply = str(getattr(error, "server_message", None) or "") or _summarize(error)
+        return self._translate_status(error, status, where, reply, getattr(response, "headers", {}))
 
-    def _by_status(
-        self, error: Exception, status: int | None, where: str, said: str, headers: Mapping[str, str]
+    def _translate_status(
+        self, error: Exception, status: int | None, where: str, reply: str, headers: Mapping[str, str]
     ) -> StoreError:
         from huggingface_hub import errors
 
@@ -214,38 +214,38 @@ class HubClient:
         if isinstance(error, errors.EntryNotFoundError):
             return NoEntry(f"{where}: no such file")
         if status == 412:
-            return Stale(f"{where}: {said}")
+            return Stale(f"{where}: {reply}")
         if status == 409:
-            return Exists(f"{where}: {said}")
+            return Exists(f"{where}: {reply}")
         if status == 401:
-            return StoreRefused(f"{where}: the Hub does not know this token; run `hf auth login`, or set HF_TOKEN")
+            return StoreRefused(f"{where}: the Hub does not accept this token; run `hf auth login`, or set HF_TOKEN")
         if status == 403:
-            return StoreRefused(f"{where}: forbidden: {said}{self._role()}")
+            return StoreRefused(f"{where}: forbidden: {reply}{self._role()}")
         if status == 429:
             wait_s = self._heed(headers) or 60.0
             return StoreUnavailable(f"{where}: the Hub's rate limit is used up", retry_after_s=wait_s)
         if status is not None and 400 <= status < 500 and status != 408:
-            return StoreRefused(f"{where}: {status}: {said}")
+            return StoreRefused(f"{where}: {status}: {reply}")
         self._heed(headers)
-        return StoreUnavailable(f"{where}: {f'the Hub answered {status}' if status else said}")
+        return StoreUnavailable(f"{where}: {f'the Hub answered {status}' if status else reply}")
 
     def _role(self) -> str:
-        """What the token may do, for who was refused something."""
+        """What the token may do, for the message of a refusal."""
         try:
             role = self.api.whoami()["auth"]["accessToken"]["role"]
-        except Exception:  # noqa: BLE001  # only a better word for an error that is told anyway
+        except Exception:  # noqa: BLE001  # it only adds to the message of an error that is raised anyway
             return ""
         return "" if role == "write" else f" (this token's role is {role!r}; a run needs one that may write)"
 
 
-def _is_told(error: Exception) -> bool:
-    """An error of the client itself, not of the way to the Hub."""
+def _is_client_error(error: Exception) -> bool:
+    """Is it an error of the client itself, not of the connection to the Hub?"""
     from huggingface_hub import errors
 
     return isinstance(error, errors.LocalTokenNotFoundError | errors.EntryNotFoundError)
 
 
-def _line(error: BaseException) -> str:
+def _summarize(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 

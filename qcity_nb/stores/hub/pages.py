@@ -1,4 +1,4 @@
-"""The repository itself and its front page: what people see who have never heard of a run."""
+"""The repository's front page, for people who do not know qcity_nb yet."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "front"]
 
-_BEGIN = "<!-- qcity runs: what stands between these two lines is written anew with each new run -->"
+_BEGIN = "<!-- qcity runs: everything between these two lines is rewritten with each new run -->"
 _END = "<!-- end of qcity runs -->"
 _SHOWN = 40
 
 
 def front(old: str, *, address: str, endpoint: str, path: str, runs: list[str]) -> str:
-    """The front page with the runs in it; what else stands on it stays.
+    """The front page with the runs in it; everything else on it stays.
 
     Args:
-        old: the page as it is; empty: none.
+        old: the page as it is; empty: there is none.
         address: the store's address, as people write it.
-        endpoint, path: of the repository's pages.
+        endpoint, path: where the repository's pages are.
         runs: newest first.
     """
     rows = []
@@ -55,7 +55,7 @@ def front(old: str, *, address: str, endpoint: str, path: str, runs: list[str]) 
 
 
 def announce(repository: HubRepository, run: str) -> None:
-    """Put a new run on the front page. It is for people only: whatever goes wrong is left alone."""
+    """Add a new run to the front page. It is only for people, so errors are ignored."""
     from huggingface_hub import CommitOperationAdd
 
     address = repository.address
@@ -71,7 +71,7 @@ def announce(repository: HubRepository, run: str) -> None:
                 address=address.short,
                 endpoint=repository.endpoint,
                 path=f"{'datasets/' if address.kind == 'dataset' else ''}{address.repo}",
-                runs=[run, *(one for one in _listed(old) if one != run)],
+                runs=[run, *(name for name in _parse_runs(old) if name != run)],
             )
             try:
                 addition = CommitOperationAdd("README.md", page.encode())
@@ -81,7 +81,7 @@ def announce(repository: HubRepository, run: str) -> None:
             return
 
 
-def _listed(page: str) -> list[str]:
+def _parse_runs(page: str) -> list[str]:
     """The runs that the page shows."""
     block = page.partition(_BEGIN)[2].partition(_END)[0]
     return [line[5:].partition("]")[0] for line in block.splitlines() if line.startswith("### [")]

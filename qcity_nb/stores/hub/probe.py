@@ -1,9 +1,9 @@
-"""Does this Hub behave as the store takes for granted? Asked of the real one, on a branch of a scratch repository.
+"""Does this Hub behave as the store assumes? Tested on the real one, on a branch of a scratch repository.
 
-The emulator and the store are by the same hands: their agreement proves nothing about the service. Each probe here is
-one thing that the store takes for granted; `qcity doctor --probe hf://user/scratch` runs them and reports each
-difference. They make some 30 commits, under the 128 an hour that users have reported as a limit. The emulator's tests
-run the same probes: what it fails, it does not emulate.
+The emulator and the store have the same authors: their agreement proves nothing about the service. Each probe here
+tests one assumption of the store; `qcity doctor --probe hf://user/scratch` runs them and reports each difference. They
+make some 30 commits, under the 128 an hour that users have reported as a limit. The emulator's tests run the same
+probes, so that it emulates what they test.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["PROBES", "Finding", "Probe", "probe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What came of one probe."""
+    """The result of one probe."""
 
     name: str
     is_as_expected: bool
@@ -41,10 +41,10 @@ class Finding:
 
 
 class Probe:
-    """What the probes share: a repository, a branch, and what is on it.
+    """What the probes share: a repository, a branch, and its content.
 
     Args:
-        address: ``hf://user/scratch``; made, private, if it is not there. The branch is deleted at the end.
+        address: ``hf://user/scratch``; made, as a private one, if it does not exist. The branch is deleted at the end.
     """
 
     def __init__(self, address: str) -> None:
@@ -56,7 +56,7 @@ class Probe:
         self.tip = ""
 
     def add(self, path: str, content: bytes, *, parent: str = "") -> str:
-        """Commit one file; the new tip."""
+        """Commit one file; returns the new tip."""
         self.tip = self.repository.commit(
             self.branch, [CommitOperationAdd(path, content)], parent=parent or self.tip, title=f"probe {path}"
         )
@@ -74,7 +74,7 @@ def _raises(kind: type[QcityError], call: Callable[[], Any]) -> None:
 
 
 def _a_branch_begins_at_main(on: Probe) -> None:
-    """A branch can be made from main, again without an error, and its tip is a commit."""
+    """A branch can be made from main; a second call is no error; its tip is a commit."""
     on.repository.make()
     on.repository.make_branch(on.branch)
     on.repository.make_branch(on.branch)
@@ -83,7 +83,7 @@ def _a_branch_begins_at_main(on: Probe) -> None:
 
 
 def _names_of_branches(on: Probe) -> None:
-    """A ``+`` and a ``=`` may stand in a branch's name, and it is listed under it."""
+    """A branch's name may contain ``+`` and ``=``, and the branch is listed under it."""
     odd = branch_of(f"{on.run}/odd.")
     on.repository.make_branch(odd)
     try:
@@ -92,8 +92,8 @@ def _names_of_branches(on: Probe) -> None:
         on.repository.drop_branch(odd)
 
 
-def _a_commit_lands_and_is_read(on: Probe) -> None:
-    """A commit on the tip lands, and is read at once, with the commit and the Hub's clock in the reply."""
+def _a_commit_is_made_and_read(on: Probe) -> None:
+    """A commit on the tip is made and can be read at once; the reply has the commit and the Hub's clock."""
     tip = on.add("a.txt", b"one")
     reply = on.repository.read("a.txt", on.branch)
     assert reply.content == b"one", f"read {reply.content!r}"
@@ -103,7 +103,7 @@ def _a_commit_lands_and_is_read(on: Probe) -> None:
 
 
 def _reads_follow_writes(on: Probe) -> None:
-    """Ten commits in a row, each read at once: is any read older than the write before it?"""
+    """Ten commits in a row, each read at once: no read is older than the write before it."""
     stale = 0
     for number in range(10):
         on.add("count.txt", b"%d" % number)
@@ -121,14 +121,14 @@ def _a_stale_parent_is_refused(on: Probe) -> None:
 
 
 def _one_of_two_wins(on: Probe) -> None:
-    """Four commits on one parent at the same time: one lands."""
-    landed: list[str] = []
+    """Of four commits on one parent at the same time, one is made."""
+    commits: list[str] = []
     parent = on.tip
 
     def commit(name: str) -> None:
         try:
             operation = CommitOperationAdd("race.txt", name.encode())
-            landed.append(on.repository.commit(on.branch, [operation], parent=parent, title=name))
+            commits.append(on.repository.commit(on.branch, [operation], parent=parent, title=name))
         except Conflict:
             return
 
@@ -138,11 +138,11 @@ def _one_of_two_wins(on: Probe) -> None:
     for thread in threads:
         thread.join()
     on.tip = on.repository.tip(on.branch)
-    assert landed == [on.tip], f"{len(landed)} landed"
+    assert commits == [on.tip], f"{len(commits)} were made"
 
 
-def _what_is_not_there(on: Probe) -> None:
-    """A missing file, branch and repository are told apart."""
+def _missing_things_differ(on: Probe) -> None:
+    """A missing file, a missing branch and a missing repository are different errors."""
     _raises(NoEntry, lambda: on.repository.read("not-there", on.branch))
     _raises(NoRevision, lambda: on.repository.read("a.txt", f"{on.branch}-not-there"))
     here = on.repository.address
@@ -151,7 +151,7 @@ def _what_is_not_there(on: Probe) -> None:
 
 
 def _the_date_of_a_file(on: Probe) -> None:
-    """`paths-info` tells the last commit of a file and its time, which is the Hub's."""
+    """`paths-info` has the last commit of a file and its time, by the Hub's clock."""
     tip = on.add("dated.txt", uuid.uuid4().hex.encode())
     on.add("other.txt", uuid.uuid4().hex.encode())
     [info] = on.repository.infos(["dated.txt"], on.branch, dated=True)
@@ -162,10 +162,10 @@ def _the_date_of_a_file(on: Probe) -> None:
 
 
 def _a_file_goes_with_another(on: Probe) -> None:
-    """One commit adds and deletes; a deletion of what is not there is refused as a missing file."""
+    """One commit adds and deletes; deleting a missing file is refused as such."""
     both = [CommitOperationAdd("new.txt", b"new"), CommitOperationDelete("a.txt", is_folder=False)]
     on.tip = on.repository.commit(on.branch, both, parent=on.tip, title="both")
-    names = {one.path for one in on.repository.tree(on.branch)}
+    names = {entry.path for entry in on.repository.tree(on.branch)}
     assert "new.txt" in names
     assert "a.txt" not in names
     gone = [CommitOperationDelete("a.txt", is_folder=False)]
@@ -173,7 +173,7 @@ def _a_file_goes_with_another(on: Probe) -> None:
 
 
 def _large_content_by_its_folder(on: Probe) -> None:
-    """A rule in .gitattributes of the branch makes small files large content (LFS or Xet)."""
+    """A rule in the branch's .gitattributes stores small files as large content (LFS or Xet)."""
     rules = on.repository.read(".gitattributes", on.branch).content
     on.add(".gitattributes", rules + b"files/packs/** filter=lfs diff=lfs merge=lfs -text\n")
     content = os.urandom(5000)
@@ -185,7 +185,7 @@ def _large_content_by_its_folder(on: Probe) -> None:
 
 
 def _large_content_is_sent_ahead(on: Probe) -> None:
-    """What was uploaded before its commit is not sent again with it, and is fetched whole."""
+    """Content that was uploaded before its commit is not sent again with it, and is fetched completely."""
     content = os.urandom(12_000_000)
     with tempfile.TemporaryDirectory(prefix="qcity-probe-") as folder:
         source = Path(folder) / "source"
@@ -194,50 +194,50 @@ def _large_content_is_sent_ahead(on: Probe) -> None:
         on.repository.upload(on.branch, [addition])
         on.tip = on.repository.commit(on.branch, [addition], parent=on.tip, title="sent ahead")
         target = Path(folder) / "back"
-        found = on.repository.download("files/packs/t1-2-x.pack", on.branch, target, size_bytes=len(content))
-        assert found.read_bytes() == content
+        file = on.repository.download("files/packs/t1-2-x.pack", on.branch, target, size_bytes=len(content))
+        assert file.read_bytes() == content
 
 
 def _what_is_stored_is_listed(on: Probe) -> None:
-    """The list of stored content has the file's name, its sha256, its size and when it came."""
-    stored = {one.filename: one for one in on.repository.stored()}
-    one = stored.get("files/packs/t1-2-x.pack")
-    assert one is not None, f"not among {len(stored)} entries"
-    assert len(one.file_oid) == 64, f"its id is {one.file_oid!r}"
-    assert one.size == 12_000_000, f"its size is {one.size}"
-    assert abs(time.time() - one.pushed_at.timestamp()) < 600, "pushed at another time"
+    """The list of stored content has the file's name, its sha256, its size and when it was pushed."""
+    stored = {content.filename: content for content in on.repository.list_stored()}
+    content = stored.get("files/packs/t1-2-x.pack")
+    assert content is not None, f"not among {len(stored)} entries"
+    assert len(content.file_oid) == 64, f"its id is {content.file_oid!r}"
+    assert content.size == 12_000_000, f"its size is {content.size}"
+    assert abs(time.time() - content.pushed_at.timestamp()) < 600, "pushed at another time"
 
 
-def _a_squashed_branch_goes_on(on: Probe) -> None:
-    """Squashing leaves the tree alone and moves the tip; a commit on the old tip is refused, one on the new lands."""
+def _a_squashed_branch_can_be_used(on: Probe) -> None:
+    """Squashing keeps the tree and moves the tip; a commit on the old tip is refused, one on the new tip is made."""
     old = on.tip
-    before = {one.path for one in on.repository.tree(on.branch)}
+    before = {entry.path for entry in on.repository.tree(on.branch)}
     on.repository.squash(on.branch, title="squashed")
     on.tip = on.repository.tip(on.branch)
     assert on.tip != old, "the tip is the same"
-    assert {one.path for one in on.repository.tree(on.branch)} == before
+    assert {entry.path for entry in on.repository.tree(on.branch)} == before
     operation = CommitOperationAdd("late.txt", b"late")
     try:
         on.repository.commit(on.branch, [operation], parent=old, title="late")
     except (Stale, NoRevision):
         pass
     else:
-        raise AssertionError("a commit on the tip from before the squash landed")
+        raise AssertionError("a commit on the tip from before the squash was made")
     on.add("later.txt", b"later")
 
 
-def _what_nothing_names_is_told_apart(on: Probe) -> None:
-    """After a deletion and a squash, stored content that no branch names is found, and can be deleted for good."""
+def _unused_content_is_listed(on: Probe) -> None:
+    """After a deletion and a squash, stored content that no branch names is listed, and can be deleted permanently."""
     gone = [CommitOperationDelete("files/packs/t1-2-x.pack", is_folder=False)]
     on.tip = on.repository.commit(on.branch, gone, parent=on.tip, title="gone")
     on.repository.squash(on.branch, title="squashed again")
-    unnamed = [one for one in on.repository.unnamed("files/packs/") if one.filename.endswith("t1-2-x.pack")]
+    unnamed = [each for each in on.repository.list_unnamed("files/packs/") if each.filename.endswith("t1-2-x.pack")]
     assert unnamed, "it is not listed any more"
     on.repository.erase(unnamed)
 
 
 def _the_store_itself(on: Probe) -> None:
-    """A run is made once, published on, read, dropped from, and its versions are its own."""
+    """A run is made once, published to and read; an object is dropped; its versions are unique."""
     run = f"{on.run}-run"
     try:
         version = on.store.publish(run, b"1", expect=None, files={"a": b"a", "packs/p": os.urandom(3000)})
@@ -245,10 +245,10 @@ def _the_store_itself(on: Probe) -> None:
         newer = on.store.publish(run, b"2", expect=version, files={"b": b"b"}, drop=["a"])
         _raises(Conflict, lambda: on.store.publish(run, b"x", expect=version))
         fresh = HubStore(on.repository.address)
-        found = fresh.read(run)
-        assert found is not None
-        assert (found.data, found.version) == (b"2", newer)
-        assert found.now_s - found.written_s < 120
+        stamped = fresh.read(run)
+        assert stamped is not None
+        assert (stamped.data, stamped.version) == (b"2", newer)
+        assert stamped.now_s - stamped.written_s < 120
         assert fresh.names(run) == ["b", "packs/p"]
         assert run in fresh.runs()
     finally:
@@ -259,27 +259,27 @@ def _the_store_itself(on: Probe) -> None:
 PROBES: tuple[Callable[[Probe], None], ...] = (
     _a_branch_begins_at_main,
     _names_of_branches,
-    _a_commit_lands_and_is_read,
+    _a_commit_is_made_and_read,
     _reads_follow_writes,
     _a_stale_parent_is_refused,
     _one_of_two_wins,
-    _what_is_not_there,
+    _missing_things_differ,
     _the_date_of_a_file,
     _a_file_goes_with_another,
     _large_content_by_its_folder,
     _large_content_is_sent_ahead,
     _what_is_stored_is_listed,
-    _a_squashed_branch_goes_on,
-    _what_nothing_names_is_told_apart,
+    _a_squashed_branch_can_be_used,
+    _unused_content_is_listed,
     _the_store_itself,
 )
 
 
 def probe(address: str) -> Iterator[Finding]:
-    """Run all probes, in order; each may stand on those before it.
+    """Run all probes in order; each may need those before it.
 
     Raises:
-        QcityError: the first one could not even begin: no token, no right to write there.
+        QcityError: the first one failed: no token, no permission to write there.
     """
     on = Probe(address)
     try:
@@ -296,6 +296,6 @@ def probe(address: str) -> Iterator[Finding]:
             else:
                 yield Finding(name=name, is_as_expected=True)
     finally:
-        # It was never made, or the Hub is away: then the branch's name says what it was.
+        # It was never made, or the Hub does not answer: then the branch's name says what it is.
         with contextlib.suppress(QcityError):
             on.repository.drop_branch(on.branch)

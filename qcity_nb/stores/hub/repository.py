@@ -1,4 +1,4 @@
-"""One repository on the Hub: every call of the Hub's client that the store makes, and no other."""
+"""One repository on the Hub: all calls of the Hub's client that the store makes."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class HubRepository:
         """Where the client sends its requests."""
         return str(self._client.api.endpoint).rstrip("/")
 
-    # --- whose it is
+    # --- the repository
 
     def make(self) -> None:
-        """Make it, private; nothing if it is there."""
+        """Make it, as a private repository; does nothing if it exists."""
         self._client.ask(
             "making the repository", lambda: self._client.api.create_repo(**self._at, private=True, exist_ok=True)
         )
 
     def check_own(self) -> None:
-        """There is no such repository: may it be made?
+        """Check that a repository that does not exist may be made.
 
         Raises:
-            StoreRefused: not by this user, or it is one of another kind; the message says which.
+            StoreRefused: not by this user, or it exists and is of another kind; the message says which.
         """
         api, where, repo = self._client.api, self.address.short, self.address.repo
         if not self._client.has_token():
-            raise StoreRefused(f"{where}: without a token nothing is there; run `hf auth login`, or set HF_TOKEN")
+            raise StoreRefused(f"{where}: not visible without a token; run `hf auth login`, or set HF_TOKEN")
         for kind, advice in (
             ("model", f": write hf://{repo}"),
             ("dataset", f": write hf://datasets/{repo}"),
@@ -60,23 +60,23 @@ class HubRepository:
             if kind != self.address.kind and self._is_a(kind):
                 raise StoreRefused(f"{where} is a {kind}{advice}")
         me = self._client.ask("asking whose token this is", lambda: api.whoami())
-        if self.address.owner not in {str(one["name"]) for one in (me, *me.get("orgs", ()))}:
+        if self.address.owner not in {str(owner["name"]) for owner in (me, *me.get("orgs", ()))}:
             raise StoreRefused(
-                f"{where}: no such repository, or not for you: the token is {me['name']}'s; "
-                f"ask {self.address.owner} to let you in, or name a repository of your own"
+                f"{where}: no such repository, or none that {me['name']}, whose token this is, may see; "
+                f"ask {self.address.owner} for access, or use a repository of your own"
             )
 
     def _is_a(self, kind: str) -> bool:
         return self._client.ask(
-            "looking what it is", lambda: self._client.api.repo_exists(self.address.repo, repo_type=kind)
+            "asking for its kind", lambda: self._client.api.repo_exists(self.address.repo, repo_type=kind)
         )
 
     # --- branches and commits
 
     def refs(self) -> tuple[dict[str, str], dict[str, str]]:
         """The newest commits of the branches, and of the tags, by name."""
-        found = self._client.ask("listing the branches", lambda: self._client.api.list_repo_refs(**self._at))
-        branches, tags = ({ref.name: ref.target_commit for ref in kind} for kind in (found.branches, found.tags))
+        refs = self._client.ask("listing the branches", lambda: self._client.api.list_repo_refs(**self._at))
+        branches, tags = ({ref.name: ref.target_commit for ref in kind} for kind in (refs.branches, refs.tags))
         return branches, tags
 
     def tip(self, branch: str) -> str:
@@ -89,37 +89,38 @@ class HubRepository:
         return str(info.sha)
 
     def make_branch(self, branch: str) -> None:
-        """From ``main``; nothing if it is there."""
+        """Make the branch from ``main``; does nothing if it exists."""
         self._client.ask(
             f"making branch {branch!r}",
             lambda: self._client.api.create_branch(**self._at, branch=branch, exist_ok=True),
         )
 
     def drop_branch(self, branch: str) -> None:
-        """Delete it."""
+        """Delete the branch."""
         self._client.ask(
             f"deleting branch {branch!r}", lambda: self._client.api.delete_branch(**self._at, branch=branch)
         )
 
     def commit(self, branch: str, operations: Sequence[Any], *, parent: str, title: str) -> str:
-        """Commit, if the branch still points to ``parent``; returns the new commit.
+        """Commit, if the branch still points to ``parent``.
 
+        Returns: the new commit.
         Raises:
             Stale: it does not.
-            NoEntry: a file to be deleted is not there.
-            StoreUnavailable: unknown whether it landed.
+            NoEntry: a file to be deleted does not exist.
+            StoreUnavailable: it is unknown whether the commit was made.
         """
         done = self._client.ask(
             f"committing ({title})",
             lambda: self._client.api.create_commit(
                 **self._at, operations=operations, commit_message=title, revision=branch, parent_commit=parent
             ),
-            size_bytes=sum(one.upload_info.size for one in operations if hasattr(one, "upload_info")),
+            size_bytes=sum(each.upload_info.size for each in operations if hasattr(each, "upload_info")),
         )
         return str(done.oid)
 
     def squash(self, branch: str, *, title: str) -> None:
-        """Make all its commits one. What others commit meanwhile is in it, or comes after it."""
+        """Replace the branch's history by one commit. What others commit meanwhile is in it, or follows it."""
         self._client.ask(
             "squashing the history",
             lambda: self._client.api.super_squash_history(**self._at, branch=branch, commit_message=title),
@@ -128,29 +129,33 @@ class HubRepository:
     # --- files
 
     def read(self, path: str, revision: str) -> Reply:
-        """A file, and the commit that ``revision`` is."""
+        """A file's content, and the commit to which ``revision`` points."""
         return self._client.get(path, revision)
 
     def infos(self, paths: Sequence[str], revision: str, *, dated: bool = False) -> list[Any]:
-        """What is known of those paths that are files there; ``dated``: with their last commits."""
-        found = self._client.ask(
+        """Information on those paths that are files there.
+
+        Args:
+            dated: with the last commit of each.
+        """
+        infos = self._client.ask(
             "looking for files",
             lambda: self._client.api.get_paths_info(**self._at, paths=list(paths), expand=dated, revision=revision),
         )
-        return [one for one in found if hasattr(one, "size")]
+        return [info for info in infos if hasattr(info, "size")]
 
     def tree(self, revision: str, folder: str | None = None, *, recursive: bool = True) -> list[Any]:
-        """Files, and folders where it is not ``recursive``."""
-        found = self._client.ask(
+        """The files there; also the folders if not ``recursive``."""
+        entries = self._client.ask(
             "listing files",
             lambda: list(
                 self._client.api.list_repo_tree(**self._at, path_in_repo=folder, recursive=recursive, revision=revision)
             ),
         )
-        return [one for one in found if not recursive or hasattr(one, "size")]
+        return [entry for entry in entries if not recursive or hasattr(entry, "size")]
 
     def download(self, path: str, revision: str, folder: Path, *, size_bytes: int) -> Path:
-        """Into ``folder``, going on where an earlier call for the same content stopped; returns the file."""
+        """Download into ``folder``, resuming where an earlier call for the same content stopped; returns the file."""
         return Path(
             self._client.ask(
                 f"fetching {path!r}",
@@ -162,37 +167,37 @@ class HubRepository:
         )
 
     def upload(self, branch: str, additions: Sequence[CommitOperationAdd]) -> None:
-        """Send the content of large files ahead of their commit."""
+        """Send the content of large files before their commit."""
         self._client.ask(
             "uploading",
             lambda: self._client.api.preupload_lfs_files(
                 **self._at, additions=additions, revision=branch, free_memory=False
             ),
-            size_bytes=sum(one.upload_info.size for one in additions),
+            size_bytes=sum(addition.upload_info.size for addition in additions),
         )
 
-    # --- room
+    # --- storage
 
-    def stored(self) -> list[Any]:
-        """Large content that the Hub keeps for the repository, named or not."""
-        return self._client.ask("listing what is stored", lambda: list(self._client.api.list_lfs_files(**self._at)))
+    def list_stored(self) -> list[Any]:
+        """Large content that the Hub keeps for the repository, whether a commit names it or not."""
+        return self._client.ask("listing stored content", lambda: list(self._client.api.list_lfs_files(**self._at)))
 
-    def unnamed(self, folder: str) -> list[Any]:
+    def list_unnamed(self, folder: str) -> list[Any]:
         """Large content stored for files below ``folder`` that no branch and no tag has any more."""
-        ours = [one for one in self.stored() if str(one.filename).startswith(folder)]
-        if not ours:
+        contents = [content for content in self.list_stored() if str(content.filename).startswith(folder)]
+        if not contents:
             return []
         branches, tags = self.refs()
         named = set()
         for commit in {*branches.values(), *tags.values()}:
-            for one in self.tree(commit):
-                if one.lfs is not None:
-                    named.add(one.lfs.sha256)
-        return [one for one in ours if one.file_oid not in named]
+            for entry in self.tree(commit):
+                if entry.lfs is not None:
+                    named.add(entry.lfs.sha256)
+        return [content for content in contents if content.file_oid not in named]
 
     def erase(self, stored: Sequence[Any]) -> None:
-        """Delete stored content for good. The history keeps its names, and they lead nowhere."""
+        """Delete stored content permanently. The history still has its names, but they lead nowhere."""
         self._client.ask(
-            "deleting what nothing names",
+            "deleting unused content",
             lambda: self._client.api.permanently_delete_lfs_files(**self._at, lfs_files=stored, rewrite_history=False),
         )

@@ -1,19 +1,19 @@
 """A store in a repository on the Hugging Face Hub: `hf://user/repo`.
 
-    branch run/<run>      one a run; a ``/`` in the id is a ``+``
-      qcity.head          a stamp, then the head (`address.read_head`)
+    branch run/<run>      one for each run; a ``/`` in the id is a ``+``
+      qcity.head          a stamp, then the run record (`address.read_head`)
       files/<name>        objects
       README.md, …        what people see of the run
 
-One commit publishes everything: files, head, and the deletion of what the head dropped. It names its parent, so of two
-writers one wins (`parent_commit`); nothing is visible before it, and no file without the head that names it. A commit
-whose reply was lost is looked for by its stamp, never sent again blindly: should it land late, a second one on the same
-parent cannot.
+One commit publishes everything: the files, the run record, and the deletion of what that record dropped. It names its
+parent, so of two writers one wins (`parent_commit`). Nothing is visible before it, and no file without the run record
+that names it. After a lost reply the commit is looked for by its stamp, never sent again blindly: if it is made late, a
+second one on the same parent is refused.
 
-A version is the stamp, not the commit: commits that change no head (a deletion, a squashed history) leave it alone.
+A version is the stamp, not the commit: commits that change no run record (a deletion, a squashed history) keep it.
 
-Source: the Hub's documentation of commits, storage limits and rate limits; docs/hosts/huggingface.md has what of it was
-not tried on the real service.
+Source: the Hub's documentation of commits, storage limits and rate limits; docs/hosts/huggingface.md says what was not
+tried on the real service.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from qcity_nb.stores.naming import check_name, check_run
 __all__ = ["SQUASH_AFTER", "HubStore", "open_store"]
 
 SQUASH_AFTER = 300
-"""So many commits of a branch are squashed into one: the Hub slows down after a few thousand."""
+"""After this many commits a branch's history is squashed: the Hub slows down after a few thousand."""
 ERASE_AFTER_S = 24 * 3600.0
-"""Content younger than this may have been uploaded for a commit that is still to come."""
+"""Younger content may have been uploaded for a commit that has not been made yet."""
 _READS = 6
-"""Against histories that are squashed between two calls."""
+"""Tries of a read while the history is squashed between two calls."""
 
 
 def open_store(address: str) -> HubStore:
-    """Open the store at ``hf://user/repo``; asks nobody yet. The repository is made, private, with the first run.
+    """Open the store at ``hf://user/repo``, without a request. A private repository is made with the first run.
 
     Raises:
-        UsageError: the address is not one.
+        UsageError: the address is malformed.
     """
     return HubStore(parse(address))
 
@@ -64,7 +64,7 @@ class HubStore:
     """
 
     release_s = 36 * 3600.0
-    """Within this time the Hub gives back the room of content that no commit names (its storage limits page)."""
+    """Within this time the Hub frees the storage of content that no commit names (its storage limits page)."""
     has_pages = True
 
     def __init__(self, address: HubAddress, *, clock: Clock | None = None) -> None:
@@ -79,7 +79,7 @@ class HubStore:
 
     @property
     def address(self) -> str:
-        """The repository; with its endpoint, where that is not the client's own default."""
+        """The repository; with its endpoint, if that is not the client's default."""
         address, endpoint = self._repository.address, self._repository.endpoint
         return str(address if endpoint == "https://huggingface.co" else replace(address, endpoint=endpoint))
 
@@ -92,16 +92,16 @@ class HubStore:
         except NoRepository:
             self._repository.check_own()
             return []
-        found = []
+        runs = []
         for branch, tip in branches.items():
             run = run_of(branch)
             if run is None:
                 continue
             known = self._branch(run)
-            # A branch without a head: its maker died between the two, or is about to write one.
+            # A branch may have no run record: its maker died before writing one, or is about to.
             if (known.seen is not None and known.seen.tip == tip) or known.look() is not None:
-                found.append(run)
-        return sorted(found)
+                runs.append(run)
+        return sorted(runs)
 
     def read(self, run: str) -> Stamped | None:
         """See ``ports.Store``."""
@@ -120,7 +120,7 @@ class HubStore:
                 continue  # the history was squashed since
             now_s = seen.now_s if seen.now_s is not None else written_s
             return Stamped(data=seen.data, version=seen.version, written_s=written_s, now_s=max(now_s, written_s))
-        raise StoreUnavailable(f"run {run!r} in {self._where}: its history is squashed again and again")
+        raise StoreUnavailable(f"run {run!r} in {self._where}: its history keeps being squashed")
 
     def get(self, run: str, name: str) -> bytes:
         """See ``ports.Store``."""
@@ -131,10 +131,10 @@ class HubStore:
             raise Missing(f"run {run!r} has no object {name!r} in {self._where}") from None
 
     def fetch(self, run: str, name: str, path: Path) -> None:
-        """See ``ports.Store``. What a call that was cut off has, lies in ``.<name>.part`` beside ``path``."""
+        """See ``ports.Store``. An interrupted call leaves its part of the content beside ``path``: ``.<name>.part``."""
         where, branch = FILES + check_name(name), self._branch(run).name
         if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise OSError(errno.ENOENT, "no such folder, or no right to write there", str(path))
+            raise OSError(errno.ENOENT, "no such directory, or no permission to write there", str(path))
         part = path.with_name(f".{path.name}.part")
         try:
             infos = self._repository.infos([where], branch)
@@ -170,9 +170,9 @@ class HubStore:
             check_name(name)
         for source in files.values():
             if isinstance(source, Path) and not os.access(source, os.R_OK):
-                raise UsageError(f"{source} cannot be read: no such file, or no right to read it")
+                raise UsageError(f"{source} cannot be read: no such file, or no permission to read it")
         if len(files) > COMMIT_FILES // 2:
-            raise UsageError(f"{len(files)} files at once: the Hub takes fewer than 100 in one commit")
+            raise UsageError(f"{len(files)} files at once: the Hub allows fewer than 100 in one commit")
         seen, operations = branch.begin() if expect is None else (branch.at(expect), [])
         operations += branch.additions(files, seen.tip)
         mine = Stamp(version=uuid.uuid4().hex[:16], commits=seen.commits + 1)
@@ -185,17 +185,17 @@ class HubStore:
         return mine.version
 
     def delete(self, run: str, names: Sequence[str]) -> None:
-        """See ``ports.Store``. A commit of its own; objects that a head drops go with that head."""
+        """See ``ports.Store``. In separate commits; objects that a run record drops are deleted in its own commit."""
         for name in names:
             check_name(name)
         branch = self._branch(run)
         there = branch.sizes()
-        wanted = [name for name in names if name in there]
-        for start in range(0, len(wanted), COMMIT_FILES):
+        existing = [name for name in names if name in there]
+        for start in range(0, len(existing), COMMIT_FILES):
             seen = branch.look()
             if seen is None:
                 return
-            part = wanted[start : start + COMMIT_FILES]
+            part = existing[start : start + COMMIT_FILES]
             branch.commit([], part, tip=seen.tip, expect=seen.version, mine=None)
 
     def forget(self, run: str) -> None:
@@ -207,25 +207,24 @@ class HubStore:
         except Missing:
             return
 
-    # --- room
+    # --- storage
 
     def usage(self, run: str) -> Usage:
-        """See ``ports.Store``. What is held back is the whole repository's: the Hub does not tell whose it is."""
+        """See ``ports.Store``. ``held_bytes`` is of the whole repository: the Hub does not say whose content it is."""
         sizes = self._branch(run).sizes()
         if not sizes:
             return Usage(objects=0, size_bytes=0)
         try:
-            held = sum(int(one.size) for one in self._repository.unnamed(PACKS))
+            held = sum(int(content.size) for content in self._repository.list_unnamed(PACKS))
         except StoreError:
-            held = 0  # a token that may only read is not told
+            held = 0  # a token that may only read cannot list it
         return Usage(objects=len(sizes), size_bytes=sum(sizes.values()), held_bytes=held)
 
     def reclaim(self, run: str) -> None:
         """See ``ports.Store``: squashes a long history; deletes content that this process dropped and nothing names.
 
-        What an earlier attempt dropped, the Hub gives back by itself after the squash.
-
-        Whoever commits meanwhile loses nothing: the newest tree stays, and their next try finds its new parent.
+        What earlier attempts dropped, the Hub frees by itself after the squash. Writers that commit meanwhile lose
+        nothing: the newest tree stays, and their next try reads its new parent.
         """
         branch = self._branch(run)
         if branch.seen is None or branch.seen.commits < SQUASH_AFTER:
@@ -233,10 +232,10 @@ class HubStore:
         newest_s = branch.written_s(branch.seen)
         branch.squash()
         old = [
-            one
-            for one in self._repository.unnamed(PACKS)
-            if one.filename in branch.dropped and one.pushed_at.timestamp() < newest_s - ERASE_AFTER_S
+            content
+            for content in self._repository.list_unnamed(PACKS)
+            if content.filename in branch.dropped and content.pushed_at.timestamp() < newest_s - ERASE_AFTER_S
         ]
         if old:
             self._repository.erase(old)
-            branch.dropped.difference_update(one.filename for one in old)
+            branch.dropped.difference_update(content.filename for content in old)

@@ -87,7 +87,7 @@ def test_list_is_a_table_newest_first(
     lines = printed(capsys, *words).splitlines()
     assert lines[0].split() == ["SEQ", "STEP", "ATTEMPT", "SIZE", "NEW", "SAVED", "REASON", "WHERE"]
     assert [line.split()[0] for line in lines[1:]] == ["4", "3", "2"]
-    assert lines[1].endswith("asked for  store, local e1")
+    assert lines[1].endswith("asked for  store, local (attempt 1)")
     assert lines[3].endswith("every      store")
 
 
@@ -98,7 +98,7 @@ def test_list_as_json(made: CheckpointRun, capsys: pytest.CaptureFixture[str]) -
         (3, 30, 1, "every"),
         (2, 20, 1, "every"),
     ]
-    assert report[0]["where"] == ["store", "local e1"]
+    assert report[0]["where"] == ["store", "local (attempt 1)"]
     assert report[0]["damage"] == []
     assert report[1]["size_bytes"] > report[1]["new_bytes"] > 16000
 
@@ -167,7 +167,7 @@ def test_verify_names_what_is_damaged(made: CheckpointRun, capsys: pytest.Captur
     assert cli.main(["checkpoints", "verify", "train"]) == 7
     read = capsys.readouterr()
     assert re.search(r"^3 +store +\d +damaged$", read.out, re.MULTILINE)
-    assert re.search(r"^4 +local e1 +\d +intact$", read.out, re.MULTILINE)
+    assert re.search(r"^4 +local \(attempt 1\) +\d +intact$", read.out, re.MULTILINE)
     assert len(read.err.splitlines()) == 1
     assert "checkpoint 3 in store is damaged" in read.err
 
@@ -235,7 +235,7 @@ def test_prune_says_what_it_frees_and_frees_it(made: CheckpointRun, capsys: pyte
 def test_prune_leaves_a_living_attempt_alone(made: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
     names = made.store.names(RUN)
     for more in ([], ["--dry-run"]):
-        assert f"{RUN} is held by attempt a" in printed(capsys, "prune", "train", "--keep", "1", *more, code=5)
+        assert f"{RUN} is held by attempt 1: a" in printed(capsys, "prune", "train", "--keep", "1", *more, code=5)
     assert made.store.names(RUN) == names
 
 

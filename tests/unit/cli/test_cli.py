@@ -200,7 +200,7 @@ def test_bad_input_gets_one_line_and_its_exit_code(
     [
         ("[tool.qcity", "pyproject.toml is not valid TOML"),
         ("[tool.qcity]\ncolour = 1", "unknown key 'colour'"),
-        ("[tool.qcity]\nttl = 5\nheartbeat = 2", "under three beats"),
+        ("[tool.qcity]\nttl = 5\nheartbeat = 2", "less than three heartbeats"),
         ("[tool.qcity]\nttl = 'soon'", "ttl"),
     ],
 )

@@ -117,7 +117,7 @@ def test_too_long_to_re_run(kernel: Kernel, capsys: pytest.CaptureFixture[str]) 
 
 def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(explained(capsys, "train", "--json"))
-    assert (report["run"], report["checkpoint"], report["where"]) == (RUN, 3, ["local e1"])
+    assert (report["run"], report["checkpoint"], report["where"]) == (RUN, 3, ["local (attempt 1)"])
     assert (report["cell"], report["finished"], report["snapshots"], report["resumes_at"]) == (3, 3, [1, 2, 3], 4)
     variables: dict[str, Any] = {each["name"]: each for each in report["variables"]}
     assert [*variables] == ["numbers", "a", "b", "lock", "np"]

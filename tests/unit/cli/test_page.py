@@ -141,7 +141,7 @@ def test_runs_under_way_come_first_then_the_newest(store: Counting, clock: Manua
     assert [each.run for each in shown] == ["mid-1", "new-1", "old-1", "bad-1"]
     page = listing(shown, address="a")
     assert page.count('class="qcity-panel"') == 1, "what has ended stands in the table alone"
-    assert "bad-1: the head of run" in page
+    assert "bad-1: the run record of run" in page
     assert "No runs in this store yet." in listing([], address="a")
     ended = [each for each in shown if each.run == "old-1"]
     assert 'class="qcity-panel"' in listing(ended, address="a"), "where nothing runs, the newest one is shown"

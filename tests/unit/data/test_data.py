@@ -117,9 +117,9 @@ def test_dvc_agrees_with_what_was_placed(clone: Path) -> None:
     )
     report = json.loads(done.stdout)
     train = report.pop("train")[0]
-    found = [*(entry[0] for entry in report.values()), train]
+    entries = [*(entry[0] for entry in report.values()), train]
     # DVC's own cache is empty, which is all that it has to say: no file is "modified" or "deleted".
-    assert sorted(state for entry in found for state in entry["changed outs"].values()) == ["not in cache"] * 3
+    assert sorted(state for entry in entries for state in entry["changed outs"].values()) == ["not in cache"] * 3
     assert len(train) == 1
 
 
@@ -132,8 +132,8 @@ def test_the_working_directory_does_not_matter(clone: Path, monkeypatch: pytest.
 
 def test_a_directory_is_fetched_whole(clone: Path) -> None:
     path = Data(clone)[FOLDER]
-    found = {file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    assert found == MEMBERS
+    contents = {file.relative_to(clone).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert contents == MEMBERS
     assert not leftovers(clone)
 
 
@@ -268,7 +268,7 @@ def test_a_local_edit_inside_a_directory_stops_the_fetch(clone: Path) -> None:
     edited = clone / FOLDER / "03.bin"
     edited.parent.mkdir(parents=True)
     edited.write_bytes(b"mine")
-    with pytest.raises(DataError, match=f"03.bin: md5 {md5(b'mine')} was found, data/images.dvc expects") as e:
+    with pytest.raises(DataError, match=f"03.bin: has md5 {md5(b'mine')}, but data/images.dvc expects") as e:
         Data(clone)[FOLDER]
     assert md5(MEMBERS[f"{FOLDER}/03.bin"]) in str(e.value)
     assert [file.name for file in (clone / FOLDER).iterdir()] == ["03.bin"]
@@ -289,10 +289,10 @@ def test_a_directory_in_the_place_of_a_file(clone: Path) -> None:
 
 def test_an_object_that_the_remote_lacks(clone: Path) -> None:
     stored(clone, CONTENT).unlink()
-    with pytest.raises(DataError, match=r"digits\.csv: not here, and the remote .*dvc-remote does not have it"):
+    with pytest.raises(DataError, match=r"digits\.csv: not on this host, and the remote .*dvc-remote does not have it"):
         Data(clone)[FILE]
     stored(clone, MEMBERS[f"{FOLDER}/05.bin"]).unlink()
-    with pytest.raises(DataError, match=r"images/05\.bin: not here"):
+    with pytest.raises(DataError, match=r"images/05\.bin: not on this host"):
         Data(clone)[FOLDER]
     listing_object(clone).unlink()
     with pytest.raises(DataError, match="data/images: not here"):
@@ -304,7 +304,7 @@ def test_a_place_that_cannot_be_written(clone: Path) -> None:
     shutil.rmtree(clone / "data", ignore_errors=True)
     (clone / "data.dvc").write_text("outs:\n- md5: " + md5(CONTENT) + "\n  hash: md5\n  path: file/inside\n")
     (clone / "file").write_text("a file, not a folder")
-    with pytest.raises(DataError, match="file/inside: cannot be copied here"):
+    with pytest.raises(DataError, match="file/inside: cannot be copied from"):
         Data(clone)["file/inside"]
 
 
@@ -382,18 +382,18 @@ def test_an_edit_in_the_same_clock_tick_is_seen(tmp_path: Path, monkeypatch: pyt
 def test_two_threads_and_one_file(clone: Path) -> None:
     data = Data(clone)
     start = threading.Barrier(4)
-    found: list[bytes] = []
+    contents: list[bytes] = []
 
     def get() -> None:
         start.wait(10)
-        found.append((data[FOLDER] / "sub/deep.bin").read_bytes() + Data(clone)[FILE].read_bytes())
+        contents.append((data[FOLDER] / "sub/deep.bin").read_bytes() + Data(clone)[FILE].read_bytes())
 
     threads = [threading.Thread(target=get) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert found == [b"deep\n" + CONTENT] * 4
+    assert contents == [b"deep\n" + CONTENT] * 4
 
 
 def test_an_interrupted_copy_leaves_no_file(clone: Path) -> None:

@@ -85,7 +85,7 @@ def test_what_looks_like_a_secret_stays_here_and_is_named(project: Path, name: s
     git(project, "add", "-f", name)
     packed = bundle.pack(project, ["**/*", "**/.*", ".dvc/*"])
     assert name not in packed.files
-    assert f"{name} (its name says that it is secret)" in packed.left_out
+    assert f"{name} (by its name it may hold a secret)" in packed.left_out
     assert b"hunter2" not in gzip.decompress(packed.data)
 
 
@@ -132,8 +132,8 @@ def test_without_git_there_is_the_project_file_and_what_patterns_name(tmp_path: 
 
 def test_the_digits_go_along_with_all_that_they_need(tmp_path: Path) -> None:
     templates.extract("digits", tmp_path / "p")
-    given = settings.load(tmp_path / "p", environ={})
-    packed = bundle.pack(given.project.root, given.bundle)
+    config = settings.load(tmp_path / "p", environ={})
+    packed = bundle.pack(config.project.root, config.bundle)
     bundle.unpack(packed.name, packed.data, tmp_path / "elsewhere" / "digits")
     assert settings.load(tmp_path / "elsewhere" / "digits", environ={}).project.name == "digits"
     assert Data(tmp_path / "elsewhere" / "digits")["data/digits.csv"].stat().st_size == 264974
@@ -176,7 +176,7 @@ def test_nothing_but_plain_files_inside_comes_out(entry: tarfile.TarInfo, tmp_pa
         names = bundle.unpack(name, data, folder)
     except CheckpointCorrupt:
         names = []
-    # An absolute name is laid below the folder.
+    # An absolute name is extracted below the folder.
     assert all((folder / each.lstrip("/")).resolve().is_relative_to(folder) for each in names)
     assert not (tmp_path / "outside").exists()
     assert not Path("/tmp/qcity-outside").exists()

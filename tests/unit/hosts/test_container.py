@@ -55,8 +55,8 @@ def head(
         (head(), ""),
         (head(pending="another"), ""),
         (head(holder=MINE), ""),
-        (head(holder="another"), "is held by attempt another"),
-        (head(holder="another", pending="a-third"), "is held by attempt another"),
+        (head(holder="another"), "is held by attempt 0: another"),
+        (head(holder="another", pending="a-third"), "is held by attempt 0: another"),
         (head(state="succeeded"), "has succeeded"),
         (head(state="failed", pending=MINE), "has failed"),
         (head(state="stopped"), "is stopped"),
@@ -64,10 +64,10 @@ def head(
     ],
 )
 def test_whether_it_is_still_desired(now: Head, why: str) -> None:
-    said = reason_to_skip(now, SPEC)
-    assert bool(said) is bool(why)
-    assert why in said
-    assert "\n" not in said
+    reason = reason_to_skip(now, SPEC)
+    assert bool(reason) is bool(why)
+    assert why in reason
+    assert "\n" not in reason
 
 
 def test_the_store_is_asked_again_for_a_while(
@@ -98,9 +98,9 @@ def test_a_job_without_a_spec_says_what_starts_it(
     for text in ("", "{}", "rubbish"):
         monkeypatch.setenv("QCITY_SPEC", text)
         assert container.main() == 2
-        said = capsys.readouterr().err
-        assert "QCITY_SPEC is no attempt's spec" in said
-        assert said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert "QCITY_SPEC is not an attempt's spec" in printed
+        assert printed.count("\n") == 1
 
 
 STUB = """
@@ -114,7 +114,7 @@ time.sleep(60)
 """
 
 
-def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
+def test_a_signal_is_passed_to_the_attempt(tmp_path: Path) -> None:
     """As process 1 of a container it would be ignored."""
     store = open_store(str(tmp_path / "store"))
     lease.create(store, head(pending=MINE))
@@ -138,8 +138,8 @@ def test_a_signal_goes_on_to_the_attempt(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    folder, attempt, local, has_spec, told = up.read_text().split("\n", 4)
+    folder, attempt, local, has_spec, spec_text = up.read_text().split("\n", 4)
     assert Path(folder).name == "p", "named as the project, which has no file that names it"
     assert (attempt, local, has_spec) == (MINE, f"{folder}/.qcity/local", "False")
-    assert f'"project":"{folder}"' in told.replace('": "', '":"')
-    assert not Path(folder).exists(), "what it laid is gone with it"
+    assert f'"project":"{folder}"' in spec_text.replace('": "', '":"')
+    assert not Path(folder).exists(), "what it extracted is gone with it"

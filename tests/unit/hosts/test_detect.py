@@ -73,9 +73,9 @@ CASES: list[tuple[str, dict[str, str], dict[str, object], tuple[str, ...], str]]
 def test_marks_name_the_host(
     name: str, environ: dict[str, str], modules: dict[str, object], files: tuple[str, ...], evidence: str
 ) -> None:
-    facts = look(environ, modules, files=files)
-    assert facts.name == name
-    assert evidence in facts.evidence
+    host = look(environ, modules, files=files)
+    assert host.name == name
+    assert evidence in host.evidence
 
 
 def test_the_table_has_every_host() -> None:
@@ -127,9 +127,9 @@ def test_is_interactive(environ: dict[str, str], modules: dict[str, object], ter
 
 def test_a_kernel_without_the_private_attribute_counts_as_headless() -> None:
     shell = SimpleNamespace(kernel=SimpleNamespace(), user_ns={})
-    facts = look({}, {"IPython": SimpleNamespace(get_ipython=lambda: shell)}, terminal=True)
-    assert facts.name == "jupyter"
-    assert not facts.is_interactive
+    host = look({}, {"IPython": SimpleNamespace(get_ipython=lambda: shell)}, terminal=True)
+    assert host.name == "jupyter"
+    assert not host.is_interactive
 
 
 def test_the_installed_ipykernel_still_has_the_attribute() -> None:
@@ -151,14 +151,14 @@ def test_limits_and_labels() -> None:
 
 
 def test_the_environment_is_carried_but_not_shown() -> None:
-    facts = look({"HF_TOKEN": "hf_secret"})
-    assert facts.environ["HF_TOKEN"] == "hf_secret"
-    assert "hf_secret" not in repr(facts)
+    host = look({"HF_TOKEN": "hf_secret"})
+    assert host.environ["HF_TOKEN"] == "hf_secret"
+    assert "hf_secret" not in repr(host)
 
 
 def test_a_namespace_that_is_passed_counts() -> None:
-    facts = detect({}, exists=lambda path: False, modules=kernel(), namespace={"__vsc_ipynb_file__": "/a.ipynb"})
-    assert facts.name == "vscode"
+    host = detect({}, exists=lambda path: False, modules=kernel(), namespace={"__vsc_ipynb_file__": "/a.ipynb"})
+    assert host.name == "vscode"
 
 
 def test_detecting_for_real_imports_nothing() -> None:
@@ -183,11 +183,11 @@ def test_detecting_for_real_imports_nothing() -> None:
     ],
 )
 def test_notebook_path(namespace: dict[str, object], environ: dict[str, str], expected: tuple[str, str] | None) -> None:
-    found = notebook_path(namespace, environ)
-    assert found == (None if expected is None else (Path(expected[0]), expected[1]))
+    located = notebook_path(namespace, environ)
+    assert located == (None if expected is None else (Path(expected[0]), expected[1]))
 
 
 def test_a_relative_script_becomes_absolute() -> None:
-    found = notebook_path({"__file__": "train.py"}, {})
-    assert found is not None
-    assert found[0] == Path.cwd() / "train.py"
+    located = notebook_path({"__file__": "train.py"}, {})
+    assert located is not None
+    assert located[0] == Path.cwd() / "train.py"

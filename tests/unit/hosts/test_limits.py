@@ -44,10 +44,10 @@ def test_the_best_evidence_counts(
     clock = ManualClock(100 * HOUR_S)
     if evidence == "this process" and up_s is not None:
         up_s = 100 * HOUR_S
-    found = session(12 * HOUR_S, clock=clock, proc=proc(tmp_path, one_s=one_s, up_s=up_s, self_s=self_s))
-    assert found.evidence == evidence
-    assert found.age_s == pytest.approx(age_h * HOUR_S, abs=0.1)
-    assert found.ends_at_s == pytest.approx((100 + 12 - age_h) * HOUR_S, abs=0.1)
+    result = session(12 * HOUR_S, clock=clock, proc=proc(tmp_path, one_s=one_s, up_s=up_s, self_s=self_s))
+    assert result.evidence == evidence
+    assert result.age_s == pytest.approx(age_h * HOUR_S, abs=0.1)
+    assert result.ends_at_s == pytest.approx((100 + 12 - age_h) * HOUR_S, abs=0.1)
 
 
 def test_rubbish_is_no_evidence(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_rubbish_is_no_evidence(tmp_path: Path) -> None:
 
 def test_this_process_on_this_machine() -> None:
     now_s = SystemClock().now_s()
-    found = session(1e9)
-    assert 0 <= found.age_s <= now_s + 1
-    assert found.ends_at_s == pytest.approx(now_s + 1e9 - found.age_s, abs=5)
+    result = session(1e9)
+    assert 0 <= result.age_s <= now_s + 1
+    assert result.ends_at_s == pytest.approx(now_s + 1e9 - result.age_s, abs=5)
     assert session(0.001).evidence == "this process"
 
 

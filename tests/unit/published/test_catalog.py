@@ -38,8 +38,8 @@ def catalog(made: CheckpointRun) -> Catalog:
     return Catalog(made.store, RUN, made.local)
 
 
-def named(found: list[Checkpoint]) -> list[tuple[int, list[str]]]:
-    return [(one.seq, [copy.where for copy in one.copies]) for one in found]
+def named(checkpoints: list[Checkpoint]) -> list[tuple[int, list[str]]]:
+    return [(checkpoint.seq, [copy.where for copy in checkpoint.copies]) for checkpoint in checkpoints]
 
 
 def damage(file: Path) -> None:
@@ -54,21 +54,26 @@ def packs(made: CheckpointRun, seq: int) -> list[Path]:
 
 
 def test_checkpoints_of_both_places_are_listed_newest_first(catalog: Catalog) -> None:
-    found = catalog.checkpoints()
-    assert named(found) == [(5, ["store", "local e1"]), (4, ["local e1"]), (3, ["store"]), (1, ["store"])]
-    assert [one.term for one in found] == [1, 1, 1, 1]
-    manifest = found[0].manifest
+    checkpoints = catalog.checkpoints()
+    assert named(checkpoints) == [
+        (5, ["store", "local (attempt 1)"]),
+        (4, ["local (attempt 1)"]),
+        (3, ["store"]),
+        (1, ["store"]),
+    ]
+    assert [checkpoint.term for checkpoint in checkpoints] == [1, 1, 1, 1]
+    manifest = checkpoints[0].manifest
     assert manifest is not None
     assert manifest.step == 50
 
 
 def test_new_bytes_are_those_that_the_one_before_did_not_have(catalog: Catalog) -> None:
-    found = {one.seq: one for one in catalog.checkpoints()}
+    checkpoints = {checkpoint.seq: checkpoint for checkpoint in catalog.checkpoints()}
     size_bytes = 2000 * 8
-    assert all(one.new_bytes is not None for one in found.values())
-    assert size_bytes <= (found[4].new_bytes or 0) < 2 * size_bytes
-    assert size_bytes < (found[5].new_bytes or 0) < 2 * size_bytes
-    assert (found[1].new_bytes or 0) > 2 * size_bytes
+    assert all(checkpoint.new_bytes is not None for checkpoint in checkpoints.values())
+    assert size_bytes <= (checkpoints[4].new_bytes or 0) < 2 * size_bytes
+    assert size_bytes < (checkpoints[5].new_bytes or 0) < 2 * size_bytes
+    assert (checkpoints[1].new_bytes or 0) > 2 * size_bytes
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
@@ -87,8 +92,8 @@ def test_another_checkpoint_of_the_same_number_stands_alone(made: CheckpointRun,
     again = CheckpointRun(open_store(str(made.local.parent / "store2")), made.local.parent)
     for seq in range(1, 7):
         again.save({"epochs": state(seq)}, publish=False)
-    found = catalog.checkpoints()
-    assert named(found)[:2] == [(6, ["local e7"]), (6, ["local e1"])]
+    checkpoints = catalog.checkpoints()
+    assert named(checkpoints)[:2] == [(6, ["local (attempt 7)"]), (6, ["local (attempt 1)"])]
 
 
 @pytest.mark.parametrize(("text", "seq"), [("newest", 5), ("previous", 4), ("3", 3)])
@@ -102,13 +107,13 @@ def test_a_checkpoint_that_is_not_there_is_said(catalog: Catalog) -> None:
 
 
 def test_states_are_read_from_either_place(catalog: Catalog, tmp_path: Path) -> None:
-    for one in catalog.checkpoints():
-        loaded = catalog.state(one, "epochs", tmp_path / "incoming")
-        assert loaded["a"][0] == one.seq
+    for checkpoint in catalog.checkpoints():
+        loaded = catalog.state(checkpoint, "epochs", tmp_path / "incoming")
+        assert loaded["a"][0] == checkpoint.seq
         assert loaded["fixed"].tolist() == list(range(2000))
 
 
-def test_a_damaged_copy_is_passed_over(made: CheckpointRun, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_skipped(made: CheckpointRun, catalog: Catalog, tmp_path: Path) -> None:
     damage(made.tier.path / "packs" / "t1-5.pack")
     assert catalog.state(catalog.find("5"), "epochs", tmp_path / "incoming")["a"][0] == 5
     damage(packs(made, 5)[0])
@@ -117,25 +122,25 @@ def test_a_damaged_copy_is_passed_over(made: CheckpointRun, catalog: Catalog, tm
 
 
 def test_whole_checkpoints_verify(catalog: Catalog) -> None:
-    found = catalog.checkpoints()
+    checkpoints = catalog.checkpoints()
     seen: list[int] = []
-    verdicts = list(catalog.verify(found, see=seen.append))
-    assert [(one.seq, one.where) for one in verdicts] == [
+    verdicts = list(catalog.verify(checkpoints, see=seen.append))
+    assert [(verdict.seq, verdict.where) for verdict in verdicts] == [
         (5, "store"),
-        (5, "local e1"),
-        (4, "local e1"),
+        (5, "local (attempt 1)"),
+        (4, "local (attempt 1)"),
         (3, "store"),
         (1, "store"),
     ]
-    assert not any(one.damage for one in verdicts)
-    assert all(one.count == 3 for one in verdicts)  # two arrays and the skeleton
-    assert sum(seen) == size_to_read(found)
+    assert not any(verdict.damage for verdict in verdicts)
+    assert all(verdict.count == 3 for verdict in verdicts)  # two arrays and the skeleton
+    assert sum(seen) == size_to_read(checkpoints)
 
 
 def test_damage_is_named(made: CheckpointRun, catalog: Catalog) -> None:
     damage(packs(made, 3)[0])
-    damaged = [one for one in catalog.verify(catalog.checkpoints()) if one.damage]
-    assert [(one.seq, one.where) for one in damaged] == [(3, "store")]
+    damaged = [verdict for verdict in catalog.verify(catalog.checkpoints()) if verdict.damage]
+    assert [(verdict.seq, verdict.where) for verdict in damaged] == [(3, "store")]
     assert "t1-3" in damaged[0].damage[0]
 
 
@@ -143,32 +148,32 @@ def test_a_damaged_object_that_all_share_damages_all(made: CheckpointRun, catalo
     for file in packs(made, 1):
         file.chmod(0o600)
         file.write_bytes(bytes(file.stat().st_size))
-    damaged = [(one.seq, one.where) for one in catalog.verify(catalog.checkpoints()) if one.damage]
+    damaged = [(verdict.seq, verdict.where) for verdict in catalog.verify(catalog.checkpoints()) if verdict.damage]
     assert damaged == [(5, "store"), (3, "store"), (1, "store")]
 
 
 def test_a_damaged_manifest_is_listed_and_named(made: CheckpointRun, catalog: Catalog) -> None:
     damage(made.tier.path / "checkpoints" / "4.json")
-    found = catalog.find("4")
-    assert found.manifest is None
-    assert "digest" in found.copies[0].trouble
-    verdict = next(one for one in catalog.verify([found]))
+    checkpoint = catalog.find("4")
+    assert checkpoint.manifest is None
+    assert "digest" in checkpoint.copies[0].trouble
+    verdict = next(each for each in catalog.verify([checkpoint]))
     assert "4.json" in verdict.damage[0]
 
 
 def test_a_pack_that_is_gone_is_damage(made: CheckpointRun, catalog: Catalog) -> None:
     packs(made, 5)[0].unlink()
     (made.tier.path / "packs" / "t1-5.pack").unlink()
-    damaged = [(one.seq, one.where) for one in catalog.verify([catalog.find("5")]) if one.damage]
-    assert damaged == [(5, "store"), (5, "local e1")]
+    damaged = [(verdict.seq, verdict.where) for verdict in catalog.verify([catalog.find("5")]) if verdict.damage]
+    assert damaged == [(5, "store"), (5, "local (attempt 1)")]
 
 
 def test_what_the_holder_drops_meanwhile_is_no_damage(made: CheckpointRun, catalog: Catalog) -> None:
-    found = catalog.checkpoints()
+    checkpoints = catalog.checkpoints()
     for seq in range(6, 12):
         made.save({"epochs": state(seq)})
-    verdicts = list(catalog.verify(found))
-    assert not any(one.damage for one in verdicts)
+    verdicts = list(catalog.verify(checkpoints))
+    assert not any(verdict.damage for verdict in verdicts)
     assert len(verdicts) < 5
 
 
@@ -187,9 +192,9 @@ def test_a_head_that_changes_while_it_is_listed_is_read_again(
         return plain(run, name)
 
     monkeypatch.setattr(made.store, "get", get)
-    found = catalog.checkpoints()
-    assert not any(copy.trouble for one in found for copy in one.copies)
-    assert found[0].seq > 5
+    checkpoints = catalog.checkpoints()
+    assert not any(copy.trouble for checkpoint in checkpoints for copy in checkpoint.copies)
+    assert checkpoints[0].seq > 5
 
 
 def test_loops_are_found_by_name(made: CheckpointRun, catalog: Catalog) -> None:
@@ -238,20 +243,20 @@ def test_a_module_that_is_missing_is_said(
         catalog.state(catalog.find("newest"), "epochs", tmp_path / "incoming")
 
 
-def test_a_full_disk_is_said_and_nothing_stays_behind(
+def test_a_full_disk_is_reported_and_nothing_is_left(
     made: CheckpointRun, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_given: object) -> None:
+    def full(*_arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    found = [catalog.find("3")]
+    checkpoints = [catalog.find("3")]
     before = sorted(made.local.iterdir())
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "copyfileobj", full)
         with pytest.raises(CheckpointError, match="No space left on device"):
-            list(catalog.verify(found))
+            list(catalog.verify(checkpoints))
     assert sorted(made.local.iterdir()) == before
-    assert not any(one.damage for one in catalog.verify(found))
+    assert not any(verdict.damage for verdict in catalog.verify(checkpoints))
     assert sorted(made.local.iterdir()) == before
 
 

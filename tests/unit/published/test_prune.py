@@ -1,4 +1,4 @@
-"""Pruning a run at rest: fenced by the head, never under a living holder, and what stays is whole."""
+"""Pruning a run that is not active: fenced by the run record, never under a living holder, and what stays is whole."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def is_whole(run: CheckpointRun, tmp_path: Path, count: int) -> None:
         Catalog(run.store, RUN, tmp_path / "none").verify(Catalog(run.store, RUN, tmp_path / "none").checkpoints())
     )
     assert len(verdicts) == count
-    assert not any(one.damage for one in verdicts)
-    found = restored(run.store, head, tmp_path / "fresh")
-    assert found.manifest is not None
-    assert not found.trouble
+    assert not any(verdict.damage for verdict in verdicts)
+    state = restored(run.store, head, tmp_path / "fresh")
+    assert state.manifest is not None
+    assert not state.trouble
     assert sum(name.startswith("checkpoints/") for name in run.store.names(RUN)) == count
 
 
@@ -85,7 +85,7 @@ def test_a_dry_run_changes_nothing(run: CheckpointRun) -> None:
 def test_a_living_holder_is_left_alone(run: CheckpointRun) -> None:
     names = run.store.names(RUN)
     for call in (plan, prune):
-        with pytest.raises(RunHeld, match=f"held by attempt a .* `qcity stop {RUN}` first"):
+        with pytest.raises(RunHeld, match=f"held by attempt 1: a .* `qcity stop {RUN}` first"):
             call(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
     assert len(run.head().checkpoints) == 3
@@ -97,19 +97,19 @@ def test_an_attempt_that_takes_the_run_meanwhile_wins(
     run.release()
     names = run.store.names(RUN)
     publish = run.store.publish
-    taken: list[lease.Lease] = []
+    leases: list[lease.Lease] = []
 
     def late(*args: Any, **named: Any) -> str:
-        if not taken:
+        if not leases:
             monkeypatch.setattr(run.store, "publish", publish)
-            taken.append(lease.acquire(run.store, RUN, Holder(attempt="b", host="local")))
+            leases.append(lease.acquire(run.store, RUN, Holder(attempt="b", host="local")))
         return publish(*args, **named)
 
     monkeypatch.setattr(run.store, "publish", late)
-    with pytest.raises(RunHeld, match="attempt b"):
+    with pytest.raises(RunHeld, match="attempt 2: b "):
         prune(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
-    assert len(taken[0].head.checkpoints) == 3
+    assert len(leases[0].head.checkpoints) == 3
 
 
 def test_a_dead_holder_is_superseded_first(run: CheckpointRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +131,13 @@ def test_a_dead_holder_is_superseded_first(run: CheckpointRun, monkeypatch: pyte
     assert run.head().checkpoints == head.checkpoints
 
 
-def test_a_successor_goes_on_from_what_stays(run: CheckpointRun, tmp_path: Path) -> None:
+def test_a_successor_resumes_from_what_stays(run: CheckpointRun, tmp_path: Path) -> None:
     run.release()
     prune(run.store, RUN, keep=1)
     lease.acquire(run.store, RUN, Holder(attempt="b", host="local"))
-    found = restored(run.store, run.head(), tmp_path / "fresh")
-    assert found.manifest is not None
-    assert (found.manifest.seq, found.trouble) == (5, ())
+    state = restored(run.store, run.head(), tmp_path / "fresh")
+    assert state.manifest is not None
+    assert (state.manifest.seq, state.trouble) == (5, ())
 
 
 def test_what_stays_and_cannot_be_read_stops_it(run: CheckpointRun) -> None:
@@ -145,7 +145,7 @@ def test_what_stays_and_cannot_be_read_stops_it(run: CheckpointRun) -> None:
     run.store.delete(RUN, [head.checkpoints[0].name])
     names = run.store.names(RUN)
     for call in (plan, prune):
-        with pytest.raises(CheckpointCorrupt, match="checkpoint 5 stays and cannot be read"):
+        with pytest.raises(CheckpointCorrupt, match="checkpoint 5 should stay but cannot be read"):
             call(run.store, RUN, keep=1)
     assert run.store.names(RUN) == names
 

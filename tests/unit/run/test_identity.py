@@ -21,8 +21,8 @@ BASE: dict[str, Any] = {"project": "p", "notebook": "a/train.ipynb", "parameters
 
 
 def head(**changes: Any) -> Head:
-    facts = {**BASE, **changes}
-    return Head(run="", key=key(**facts), **facts)
+    fields = {**BASE, **changes}
+    return Head(run="", key=key(**fields), **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,19 +102,19 @@ def test_fresh_makes_a_new_one_in_any_case() -> None:
 
 def test_other_parameters_are_another_run() -> None:
     store = MemoryStore()
-    one = ask(store)
+    first = ask(store)
     two = ask(store, parameters={"x": 2})
     assert two.is_new
-    assert one.head.run != two.head.run
+    assert first.head.run != two.head.run
 
 
 def test_keys_that_share_six_digits_do_not_share_runs() -> None:
     store = MemoryStore()
-    wanted = key(**BASE)
-    lease.create(store, replace(head(), run=f"train-{wanted[:6]}-1", key=wanted[:6] + "0" * 58))
-    found = ask(store)
-    assert found.is_new
-    assert found.head.run == f"train-{wanted[:6]}-2"
+    run_key = key(**BASE)
+    lease.create(store, replace(head(), run=f"train-{run_key[:6]}-1", key=run_key[:6] + "0" * 58))
+    result = ask(store)
+    assert result.is_new
+    assert result.head.run == f"train-{run_key[:6]}-2"
 
 
 class Lagging(MemoryStore):
@@ -139,16 +139,16 @@ class Lagging(MemoryStore):
 def test_two_who_ask_at_once_get_the_same_run() -> None:
     store = Lagging()
     store.rival = replace(head(), name="")
-    found = ask(store)
-    assert not found.is_new
+    result = ask(store)
+    assert not result.is_new
 
 
 def test_fresh_goes_past_what_the_listing_did_not_show() -> None:
     store = Lagging()
     store.rival = head()
-    found = ask(store, fresh=True)
-    assert found.is_new
-    assert found.head.run.endswith("-2")
+    result = ask(store, fresh=True)
+    assert result.is_new
+    assert result.head.run.endswith("-2")
 
 
 def test_a_run_that_cannot_be_read_is_not_overlooked() -> None:
@@ -164,11 +164,11 @@ def test_a_run_that_cannot_be_read_is_not_overlooked() -> None:
 
 def test_a_run_may_be_named_by_its_beginning() -> None:
     store = MemoryStore()
-    one = ask(store).head.run
-    assert match(store, one) == match(store, one[:8]) == one
+    first = ask(store).head.run
+    assert match(store, first) == match(store, first[:8]) == first
     two = ask(store, fresh=True).head.run
     with pytest.raises(UnknownRun, match="may be any of"):
-        match(store, one[:8])
+        match(store, first[:8])
     assert match(store, two) == two
     for text in ("", "nothing"):
         with pytest.raises(UnknownRun):

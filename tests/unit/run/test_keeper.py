@@ -1,6 +1,6 @@
 """Keepers against one another: whoever dies, pauses or loses a reply, never two attempts at once.
 
-The schedules are seeded: threads run one at a time, and a random generator chooses who goes on at every store
+The schedules are seeded: threads run one at a time, and a random generator chooses which one continues at every store
 call. A failing seed replays exactly.
 """
 
@@ -74,7 +74,7 @@ class Host:
         self.refuses = ""
         self.costs = ""
 
-    def price(self) -> str:
+    def quote(self) -> str:
         return self.costs
 
     def launch(self, spec: AttemptSpec) -> None:
@@ -86,12 +86,12 @@ class Host:
     def find(self, attempt: str) -> Observation | None:
         if not self.is_reachable:
             raise StoreUnavailable("the host does not answer")
-        found = self.attempts.get(attempt)
-        if found is None:
+        process = self.attempts.get(attempt)
+        if process is None:
             return None
-        if found.state == "gone":
-            return Observation(state="gone", reason=f"exit {found.code}", exit_code=found.code)
-        return Observation(state="pending" if found.state == "pending" else "running")
+        if process.state == "gone":
+            return Observation(state="gone", reason=f"exit {process.code}", exit_code=process.code)
+        return Observation(state="pending" if process.state == "pending" else "running")
 
     def stop(self, attempt: str, *, grace_s: float) -> None:
         self.attempts[attempt].end(-15)
@@ -136,7 +136,7 @@ class World:
 
     @property
     def pending(self) -> str:
-        """The attempt of the intent."""
+        """The attempt of the pending launch."""
         return self.head.pending_launch.attempt if self.head.pending_launch else ""
 
     def step(self) -> policy.Action:
@@ -369,7 +369,7 @@ class Turns:
         return actor
 
     def give(self) -> None:
-        """Let somebody else go on; returns when it is this thread's turn again."""
+        """Let another thread continue; returns when it is this thread's turn again."""
         actor: Actor | None = getattr(self.local, "actor", None)
         if actor is None:
             return
@@ -519,7 +519,7 @@ class Schedule:
                 if turn == stop_at:
                     lease.amend(world.store, RUN, lambda now: replace(now, desired=DesiredState(state="stopped")))
                 if rng.random() < 0.004:
-                    # Everybody waits long enough for an abandoned intent to be void.
+                    # Everybody waits long enough for an abandoned pending launch to be void.
                     for _ in range(40):
                         world.clock.advance(1)
                         self._attempts_go_on()
@@ -584,10 +584,10 @@ def test_what_an_attempt_costs_is_in_the_journal() -> None:
 def test_a_host_that_cannot_tell_its_price_is_launched_on_all_the_same() -> None:
     world = World()
 
-    def price() -> str:
+    def quote() -> str:
         raise StoreUnavailable("the host does not answer")
 
-    world.host.price = price  # type: ignore[method-assign]
+    world.host.quote = quote  # type: ignore[method-assign]
     [event] = world.keeper.reconcile(RUN).events
     assert event.kind == "launched"
     assert world.host.alive()
@@ -597,12 +597,12 @@ def test_a_host_that_says_never_is_not_asked_again() -> None:
     world = World()
     asked = 0
 
-    def price() -> str:
+    def quote() -> str:
         nonlocal asked
         asked += 1
         raise UsageError("no such flavor")
 
-    world.host.price = price  # type: ignore[method-assign]
+    world.host.quote = quote  # type: ignore[method-assign]
     first = world.keeper.reconcile(RUN)
     assert str(first.error) == "no such flavor"
     second = world.keeper.reconcile(RUN)

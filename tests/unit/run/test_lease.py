@@ -12,7 +12,8 @@ from qcity_nb.errors import Conflict, HeadCorrupt, LeaseLost, RunHeld, RunStoppe
 from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, DesiredState, Head, Heartbeat, Holder, PendingLaunch
 from qcity_nb.run import lease
-from qcity_nb.run.lease import Observer, Snapshot
+from qcity_nb.run.lease import Snapshot
+from qcity_nb.run.observer import Observer
 from qcity_nb.stores.memory import MemoryStore
 from qcity_nb.testing.clock import ManualClock
 from qcity_nb.testing.faults import Fault, FaultyStore
@@ -69,7 +70,7 @@ def test_a_run_is_made_whatever_becomes_of_the_reply(clock: ManualClock, fault: 
     assert now(store) == made
 
 
-def test_an_unknown_run_and_a_corrupt_head_are_told_apart(store: FaultyStore) -> None:
+def test_an_unknown_run_and_a_corrupt_head_differ(store: FaultyStore) -> None:
     with pytest.raises(UnknownRun, match="nobody"):
         lease.read(store, "nobody")
     version = lease.read(store, "r").version
@@ -90,7 +91,7 @@ def test_each_holder_has_a_higher_term(store: FaultyStore, clock: ManualClock) -
 
 def test_a_held_run_is_not_taken(store: FaultyStore, clock: ManualClock) -> None:
     take(store, "a", clock)
-    with pytest.raises(RunHeld, match=r"attempt a \(local on node-a since .*epoch 1"):
+    with pytest.raises(RunHeld, match=r"held by attempt 1: a \(local on node-a since "):
         take(store, "b", clock)
     assert now(store).term == 1
 
@@ -107,7 +108,7 @@ def test_a_heartbeat_after_the_declaration_saves_the_holder(store: FaultyStore, 
     first = take(store, "a", clock)
     declared_dead = first.head.seen
     store.before_publish = _calls(first.renew)
-    with pytest.raises(RunHeld):  # its read saw the judged beat; its publish did not land on it
+    with pytest.raises(RunHeld):  # its read saw the heartbeat declared dead; its publish found another
         take(store, "b", clock, declared_dead)
     first.update(mark(1))
     assert now(store).holder == first.me
@@ -124,7 +125,7 @@ def test_one_of_two_rivals_takes_over(store: FaultyStore, clock: ManualClock) ->
     declared_dead = take(store, "a", clock).head.seen
     won: list[lease.Lease] = []
     store.before_publish = lambda: won.append(take(store, "b", clock, declared_dead))
-    with pytest.raises(RunHeld, match="attempt b"):
+    with pytest.raises(RunHeld, match="attempt 2: b "):
         take(store, "c", clock, declared_dead)
     assert won[0].renew().term == 2
 
@@ -156,7 +157,7 @@ def test_taking_the_lease_whatever_becomes_of_the_reply(store: FaultyStore, cloc
 
 
 def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStore, clock: ManualClock) -> None:
-    """Even by a process with the same attempt's name: one epoch must not have two owners."""
+    """Even by a process with the same attempt's name: one term must not have two owners."""
 
     class Between(FaultyStore):
         def read(self, run: str):  # type: ignore[no-untyped-def]  # the signature is the parent's
@@ -257,11 +258,11 @@ def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(store: Faul
     before = now(store)
     calls: list[Callable[[], object]] = [old.renew, lambda: old.update(mark(9), files={"c9": b""}), old.release]
     for call in calls:
-        with pytest.raises(LeaseLost, match=r"attempt b \(local on node-b"):
+        with pytest.raises(LeaseLost, match=r"attempt 2: b \(local on node-b"):
             call()
     assert now(store) == before
     assert not old.is_confirmed
-    assert "attempt b" in (old.lost or "")
+    assert "attempt 2: b " in (old.lost or "")
     assert new.is_confirmed
 
 
@@ -269,7 +270,7 @@ def test_a_takeover_in_the_middle_of_an_update(store: FaultyStore, clock: Manual
     old = take(store, "a", clock)
     declared_dead = old.head.seen
     store.before_publish = _calls(lambda: take(store, "b", clock, declared_dead))
-    with pytest.raises(LeaseLost, match="attempt b"):
+    with pytest.raises(LeaseLost, match="attempt 2: b "):
         old.update(mark(1))
     assert now(store).checkpoints == ()
 
@@ -290,7 +291,7 @@ def test_a_delayed_write_of_a_superseded_holder_never_lands(store: FaultyStore, 
 
 
 def test_a_stale_read_is_no_lost_lease(store: FaultyStore, clock: ManualClock) -> None:
-    """The head before the takeover shows another holder: epochs only grow, so it is old, not news."""
+    """The run record from before the takeover shows another holder: terms only grow, so it is old."""
     dead = take(store, "a", clock)
     mine = take(store, "b", clock, dead.head.seen)
     store.inject("stale")
@@ -306,7 +307,7 @@ def test_a_store_that_went_back_in_time_is_unavailable(clock: ManualClock) -> No
     mine = take(store, "a", clock)
     store.forget("r")
     lease.create(store, HEAD)
-    with pytest.raises(StoreUnavailable, match="epoch 0, before 1"):
+    with pytest.raises(StoreUnavailable, match="old run record, of attempt 0; this is attempt 1"):
         mine.renew()
     assert lease.read(store, "r").head.term == 0
 
@@ -319,7 +320,7 @@ def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
     assert not mine.is_confirmed
     with pytest.raises(LeaseLost):
         mine.renew()
-    with pytest.raises(RunStopped, match="succeeded already"):
+    with pytest.raises(RunStopped, match="already succeeded"):
         take(store, "b", clock)
     assert now(store).term == 1, "a run that is over is nobody's"
 
@@ -380,7 +381,7 @@ def test_a_slow_holder_with_heartbeats_is_never_declared_dead(store: FaultyStore
 
 
 def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStore, clock: ManualClock) -> None:
-    """As under SIGSTOP: no beats, but a panel and a keeper go on writing, which makes new versions."""
+    """As under SIGSTOP: no heartbeats, but a panel and a keeper keep writing, which makes new versions."""
     mine = take(store, "a", clock)
     observer = Observer(clock)
     declared_dead = None
@@ -392,7 +393,7 @@ def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStor
         clock.advance(1)
     assert declared_dead == mine.head.seen
     assert take(store, "b", clock, declared_dead).term == 2
-    with pytest.raises(LeaseLost, match="attempt b"):
+    with pytest.raises(LeaseLost, match="attempt 2: b "):
         mine.renew()  # SIGCONT
 
 

@@ -124,7 +124,7 @@ def test_a_stop_waits_for_an_attempt_in_flight() -> None:
     assert isinstance(run(head, pending=GONE), ClearPendingLaunch)
 
 
-# --- intent
+# --- pending launch
 
 
 @pytest.mark.parametrize("holder", [None, HOLDER])

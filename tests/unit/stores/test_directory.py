@@ -102,15 +102,15 @@ def test_stopped_between_files_and_link(store: DirectoryStore, rivals: int) -> N
     pruned = rivals > KEEP_HEADS  # version 2 goes once version 2 + KEEP_HEADS is there
     with pytest.raises(StoreUnavailable if pruned else Conflict):
         store.publish("r", b"late", expect=base, files={"f": b""})
-    found = store.read("r")
-    assert found is not None
-    assert (found.data, found.version) == (b"rival %d" % (rivals - 1), str(rivals + 1))
+    stamped = store.read("r")
+    assert stamped is not None
+    assert (stamped.data, stamped.version) == (b"rival %d" % (rivals - 1), str(rivals + 1))
     assert not (store.root / "runs" / "r" / "heads" / "2").exists() or not pruned
 
 
 @pytest.mark.parametrize("later", [1, KEEP_HEADS - 1, KEEP_HEADS, 40])
 def test_stopped_between_link_and_check(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, later: int) -> None:
-    """Our link was the head, and others went on from it: a success, or unknown, never a conflict."""
+    """Our link was the run record, and others wrote on top: a success, or unknown, never a conflict."""
     base = store.publish("r", b"base", expect=None)
     check = DirectoryStore._check_link
 
@@ -127,13 +127,13 @@ def test_stopped_between_link_and_check(store: DirectoryStore, monkeypatch: pyte
     else:
         with pytest.raises(StoreUnavailable):
             store.publish("r", b"ours", expect=base)
-    found = store.read("r")
-    assert found is not None
-    assert found.data == b"after %d" % (later - 1)
+    stamped = store.read("r")
+    assert stamped is not None
+    assert stamped.data == b"after %d" % (later - 1)
 
 
 def test_a_link_whose_reply_the_network_lost(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An NFS client sends the link again and is told that the name exists."""
+    """An NFS client sends the link again and hears that the name exists."""
     link = os.link
 
     def twice(source: Path, target: Path) -> None:
@@ -188,9 +188,9 @@ def test_a_disk_that_fails_a_write_says_so_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(store.root) in str(caught.value)
     monkeypatch.undo()
-    found = store.read("r")
-    assert found is not None
-    assert found.data == b"before"
+    stamped = store.read("r")
+    assert stamped is not None
+    assert stamped.data == b"before"
     assert [path for path in (store.root / "tmp").iterdir() if path.name.startswith("write-")] == []
 
 
@@ -290,7 +290,7 @@ def test_a_writer_whose_temporary_file_was_cleaned_away(store: DirectoryStore, m
         link(source, target)
 
     monkeypatch.setattr(os, "link", clean_first)
-    with pytest.raises(StoreUnavailable, match="cleaned away"):
+    with pytest.raises(StoreUnavailable, match="removed meanwhile"):
         store.publish("r", b"x", expect=None)
     monkeypatch.undo()
     assert store.read("r") is None
@@ -305,14 +305,14 @@ def test_the_clock_is_the_file_servers(store: DirectoryStore, monkeypatch: pytes
     store.publish("r", b"x", expect=None)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - ahead_s)
-    found = store.read("r")
-    assert found is not None
-    assert 0 <= found.now_s - found.written_s < 1
+    stamped = store.read("r")
+    assert stamped is not None
+    assert 0 <= stamped.now_s - stamped.written_s < 1
     head = store.root / "runs" / "r" / "heads" / "1"
     os.utime(head, (real() - 100, real() - 100))
-    found = store.read("r")
-    assert found is not None
-    assert found.now_s - found.written_s == pytest.approx(100, abs=1)
+    stamped = store.read("r")
+    assert stamped is not None
+    assert stamped.now_s - stamped.written_s == pytest.approx(100, abs=1)
 
 
 def test_a_wall_clock_that_is_set_back_makes_nobody_silent(
@@ -327,9 +327,9 @@ def test_a_wall_clock_that_is_set_back_makes_nobody_silent(
     head = store.root / "runs" / "r" / "heads" / "1"
     for written in (back + 3600, back):  # written before, and after the clock was set back
         os.utime(head, (written, written))
-        found = store.read("r")
-        assert found is not None
-        assert found.now_s - found.written_s < 1
+        stamped = store.read("r")
+        assert stamped is not None
+        assert stamped.now_s - stamped.written_s < 1
 
 
 def test_a_reader_without_the_right_to_write_still_reads(
@@ -337,9 +337,9 @@ def test_a_reader_without_the_right_to_write_still_reads(
 ) -> None:
     store.publish("r", b"x", expect=None)
     monkeypatch.setattr(os, "utime", fail_with(errno.EROFS))
-    found = store.read("r")
-    assert found is not None
-    assert found.data == b"x"
+    stamped = store.read("r")
+    assert stamped is not None
+    assert stamped.data == b"x"
 
 
 def test_a_store_that_went_away_does_not_answer_and_is_not_made_anew(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Metric rows as bytes: exact, torn lines told, damage refused."""
+"""Metric rows as bytes: exact, torn lines reported, damage refused."""
 
 import math
 import struct
@@ -22,10 +22,10 @@ def row(**change: object) -> Row:
     return Row(**{**values, **change})  # type: ignore[arg-type]  # the tests name the fields
 
 
-def bits(found: Row) -> tuple[object, ...]:
+def bits(row: Row) -> tuple[object, ...]:
     """All fields, the value as its bytes: NaN equals NaN, and -0.0 is not 0.0."""
-    value = b"nan" if math.isnan(found.value) else struct.pack("d", found.value)
-    return (found.key, value, found.timestamp_ms, found.step, found.loop, found.iteration, found.ordinal)
+    value = b"nan" if math.isnan(row.value) else struct.pack("d", row.value)
+    return (row.key, value, row.timestamp_ms, row.step, row.loop, row.iteration, row.ordinal)
 
 
 rows = st.builds(

@@ -88,11 +88,11 @@ def test_colours_of_the_page_are_kept() -> None:
     assert not re.search(r"[;\"](color|background):(#fff|#000|white|black)", html)
 
 
-def test_the_facts_are_there() -> None:
+def test_all_details_are_there() -> None:
     words = " ".join(Page(panel_html(full("run-1"))).words)
-    facts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "epoch 3", "0.02"]
-    facts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
-    for fact in facts:
+    texts = ["3 / 10", "30%", "2/s", "4 s left", "local #5 at step 3, 1 s ago", "2 waiting", "attempt 3", "0.02"]
+    texts += ["published #4 at step 2, 3 min ago", "1,234 sent to the tracker", "at step 7, 20"]
+    for fact in texts:
         assert fact in words
     plain = text(full("run-1"))
     for fact in ("run-1", "3 / 10", "4 s left", "published #4", "2 waiting", "died at step 7, 20", "! run-1"):
@@ -129,9 +129,9 @@ def coordinates(svg: str) -> list[tuple[float, float]]:
 
 def test_a_death_is_marked_at_its_step() -> None:
     svg = loss_svg([(0, 0.0), (100, 1.0)], [25, 400])
-    marks = [float(x) for x in re.findall(r'<line x1="([\d.]+)"', svg)]
+    lines = [float(x) for x in re.findall(r'<line x1="([\d.]+)"', svg)]
     (left, _), (right, _) = coordinates(svg)
-    assert marks == [pytest.approx(left + (right - left) / 4), right]
+    assert lines == [pytest.approx(left + (right - left) / 4), right]
     assert "<title>died at step 25</title>" in svg
     assert "<line" not in loss_svg([(0, 0.0), (100, 1.0)])
 
@@ -193,12 +193,12 @@ def test_the_panel_is_shown_once_and_updated_at_most_once_a_second() -> None:
     panel.close()
     assert [update for _, _, update in front.sent] == [False, True, True]
     assert len({display_id for _, display_id, _ in front.sent}) == 1
-    assert [f"epoch {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
+    assert [f"attempt {n}" in bundle["text/html"] for n, (bundle, _, _) in zip((1, 12, 13), front.sent, strict=True)]
     assert front.sent[-1][0][PANEL_MIME] == {"run": "r"}
-    assert "epoch 13" in str(panel)
+    assert "attempt 13" in str(panel)
 
 
-def test_our_displays_can_be_told_from_others() -> None:
+def test_our_displays_can_be_distinguished_from_others() -> None:
     front = FrontEnd()
     Panel("r", publish=front).update(PanelView(run="r"))
     assert is_panel({"output_type": "display_data", "data": front.sent[0][0]})

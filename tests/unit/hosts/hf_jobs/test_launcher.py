@@ -117,9 +117,7 @@ def test_no_answer_at_all_leaves_the_question_open(world: JobsWorld, monkeypatch
     assert launcher.find(ATTEMPT) is None
 
 
-def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
-    world: JobsWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_that_does_not_answer_has_a_time_limit(world: JobsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, answer = threading.Event(), threading.Event()
 
     def silent(self: HfApi) -> list[Any]:
@@ -131,28 +129,28 @@ def test_a_service_that_says_nothing_is_not_waited_for_for_ever(
     monkeypatch.setattr(HfApi, "list_jobs_hardware", silent)
     try:
         with pytest.raises(StoreUnavailable, match=r"no answer from http://127.* in 0.05 s"):
-            world.launcher().price()
+            world.launcher().quote()
         assert asked.wait(60)
     finally:
         answer.set()
 
 
-def test_want_of_credit_is_told_as_that(world: JobsWorld) -> None:
+def test_missing_credit_is_reported_as_that(world: JobsWorld) -> None:
     world.server.faults.set("credit")
     with pytest.raises(UsageError, match=r"no credit left .*balance is insufficient.*settings/billing"):
         world.launcher().launch(world.spec())
 
 
-def test_who_may_not_run_jobs_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_permission_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     users = Users({TOKEN: User("reader", "read")})
     with jobs_world(tmp_path, monkeypatch, users=users) as world:
-        with pytest.raises(UsageError, match="lacks the right"):
+        with pytest.raises(UsageError, match="no permission to do that"):
             world.launcher().launch(world.spec())
         monkeypatch.setenv("HF_TOKEN", "hf_unknown")
         with pytest.raises(UsageError, match=r"the token is not accepted.*hf auth login"):
             world.launcher().launch(world.spec())
         monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-        for call in (world.launcher().price, lambda: world.launcher().launch(world.spec())):
+        for call in (world.launcher().quote, lambda: world.launcher().launch(world.spec())):
             with pytest.raises(UsageError, match="needs a Hugging Face token"):
                 call()
 
@@ -162,7 +160,7 @@ def test_another_namespace_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with jobs_world(tmp_path, monkeypatch, users=users) as world:
         HfJobsLauncher(world.settings(job_namespace="lab")).launch(world.spec())
         assert [job.owner.name for job in world.api.list_jobs(namespace="lab")] == ["lab"]
-        with pytest.raises(UsageError, match="lacks the right"):
+        with pytest.raises(UsageError, match="no permission to do that"):
             HfJobsLauncher(world.settings(job_namespace="others")).launch(world.spec())
 
 
@@ -187,18 +185,18 @@ def test_a_client_that_is_new_enough_is_taken(
     world: JobsWorld, monkeypatch: pytest.MonkeyPatch, installed: str
 ) -> None:
     monkeypatch.setattr(client, "version", lambda name: installed)
-    assert world.launcher().price() == "$0.01/h"
+    assert world.launcher().quote() == "$0.01/h"
 
 
 # --- flavors and prices
 
 
 def test_prices_are_asked_for(world: JobsWorld) -> None:
-    assert hosts.launcher("hf-jobs:t4-small", world.given).price() == "$0.40/h"
+    assert hosts.launcher("hf-jobs:t4-small", world.given).quote() == "$0.40/h"
     assert hosts.launcher("hf-jobs:t4-small", world.given).name == "hf-jobs:t4-small"
-    assert hosts.launcher("hf-jobs", world.given).price() == "$0.01/h"
+    assert hosts.launcher("hf-jobs", world.given).quote() == "$0.01/h"
     with pytest.raises(UsageError, match=r"no flavor 't9-huge'; there are: cpu-basic, .*t4-small.*h200"):
-        hosts.launcher("hf-jobs:t9-huge", world.given).price()
+        hosts.launcher("hf-jobs:t9-huge", world.given).quote()
 
 
 def test_a_price_in_another_unit_is_not_guessed() -> None:
@@ -214,7 +212,7 @@ def test_hosts_are_listed_without_flavors(world: JobsWorld) -> None:
 def test_a_keeper_may_be_kept_from_other_kinds_of_host(world: JobsWorld) -> None:
     find = hosts.finder(world.given, ["hf-jobs"])
     assert find("hf-jobs:l4x1").name == "hf-jobs:l4x1"
-    with pytest.raises(UnknownHost, match="launches on hf-jobs alone, not on 'local'"):
+    with pytest.raises(UnknownHost, match="launches only on hf-jobs, not on 'local'"):
         find("local")
 
 
@@ -268,7 +266,7 @@ def test_a_job_that_somebody_ran_again_by_hand_is_the_attempt_while_it_lives(wor
     assert first != again
 
 
-def test_deaths_are_told_apart_as_the_service_tells_them(world: JobsWorld) -> None:
+def test_deaths_are_distinguished_as_the_service_reports_them(world: JobsWorld) -> None:
     def death(number: int, script: str = "sleep 1000", timeout_s: float = 600, fault: str = "") -> str:
         attempt = f"{RUN}-{number}"
         job = sleeper(world, attempt, script, timeout_s=timeout_s)
@@ -304,7 +302,7 @@ def test_deaths_are_told_apart_as_the_service_tells_them(world: JobsWorld) -> No
         ("ERROR", "exit status 4", "gone", "exit code 4", 4),
         ("ERROR", "402 Payment required", "gone", "out of credit", None),
         ("ERROR", "no room for it", "gone", "error: no room for it", None),
-        ("ERROR", "", "gone", "error without a word", None),
+        ("ERROR", "", "gone", "error without a message", None),
         ("BUILDING", "", "unknown", "the job is BUILDING", None),
         ("UPDATING", "soon", "unknown", "the job is UPDATING: soon", None),
     ],
@@ -383,8 +381,8 @@ def test_a_log_that_the_client_breaks_off_is_read_to_its_end(world: JobsWorld, m
     world.ended(launcher)
     read = HfApi.fetch_job_logs
 
-    def break_off(self: HfApi, *, follow: bool, **given: Any) -> Iterable[str]:
-        return itertools.islice(read(self, follow=follow, **given), 2 if follow else None)
+    def break_off(self: HfApi, *, follow: bool, **options: Any) -> Iterable[str]:
+        return itertools.islice(read(self, follow=follow, **options), 2 if follow else None)
 
     monkeypatch.setattr(HfApi, "fetch_job_logs", break_off)
     whole = list(launcher.follow(ATTEMPT) or ())
@@ -425,20 +423,20 @@ def test_a_tracker_of_this_machine_stays_here(world: JobsWorld, monkeypatch: pyt
         with pytest.raises(UsageError, match=r"a job cannot reach the store .*--store hf://"):
             environment(world.given, there, store)
     with pytest.raises(UsageError, match="a job cannot reach the store"):
-        world.launcher(client=there).price()  # asked before a run is begun
+        world.launcher(client=there).quote()  # asked before a run is begun
 
 
 def test_a_secret_that_is_not_here_is_named(world: JobsWorld) -> None:
-    given = world.settings(job_secrets=["WANDB_API_KEY"])
+    config = world.settings(job_secrets=["WANDB_API_KEY"])
     with pytest.raises(UsageError, match="job_secrets names WANDB_API_KEY, which is not set here"):
-        environment(given, JobsClient(), given.store)
+        environment(config, JobsClient(), config.store)
 
 
 def test_what_is_installed_first(world: JobsWorld) -> None:
     words = ["python", "-m", "x"]
     default = re.escape(f"'qcity-nb[local]=={__version__}'")
-    given = world.settings(job_install=None)
-    del given
+    config = world.settings(job_install=None)
+    del config
     for install, pattern in (
         ("none", r"exec python -m x"),
         (
@@ -478,9 +476,9 @@ def test_this_very_machine(address: str, is_it: bool) -> None:
 
 
 @examples(st.text(), st.text())
-def test_labels_are_what_the_service_takes_and_tell_texts_apart(one: str, other: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_-]{0,100}", label(one))
-    assert (label(one) == label(other)) is (one == other)
+def test_labels_are_what_the_service_takes_and_tell_texts_apart(text: str, other: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-]{0,100}", label(text))
+    assert (label(text) == label(other)) is (text == other)
 
 
 @pytest.mark.parametrize("text", ["a" * 101, "run.1", "a/b", "", "ü", "a\n"])

@@ -105,11 +105,11 @@ def test_what_a_look_does(world: JobsWorld) -> None:
     assert TOKEN not in repr(scheduled)
     look = world.api.trigger_scheduled_job(scheduled_job_id=scheduled.id)
     done = over(world.api, look)
-    said = "\n".join(log_of(world.api, look))
-    assert done.status.stage == "COMPLETED", said
-    assert f"{RUN}: first attempt on hf-jobs, $0.01/h" in said
+    log = "\n".join(log_of(world.api, look))
+    assert done.status.stage == "COMPLETED", log
+    assert f"{RUN}: first attempt on hf-jobs, $0.01/h" in log
     [job] = world.api.list_jobs(namespace="user", labels={"qcity-run": RUN})
-    assert "PYTHONPATH" in (job.secrets or {}), "what the watch was told holds for what it launches"
+    assert "PYTHONPATH" in (job.secrets or {}), "the settings of the watch hold for what it launches"
     over(world.api, job)
     assert lease.read(world.store, "here-1").head.pending_launch is None, "that container is not the user's machine"
 
@@ -132,6 +132,6 @@ def test_the_command_line(world: JobsWorld, capsys: pytest.CaptureFixture[str]) 
         (["keep", "--schedule", "hf-jobs", "--every", "soon"], "--every = 'soon': write seconds"),
     ):
         assert cli.main(argv) == 2
-        said = capsys.readouterr().err
-        assert words in said
-        assert said.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert words in printed
+        assert printed.count("\n") == 1

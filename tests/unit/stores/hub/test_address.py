@@ -1,4 +1,4 @@
-"""How a store's address, a run's branch and a head's file are written on the Hub."""
+"""How a store's address, a run's branch and a run record's file are written on the Hub."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def test_addresses_that_are_none(address: str) -> None:
 
 
 @given(run_ids, run_ids)
-def test_every_run_has_a_branch_of_its_own(one: str, other: str) -> None:
-    branch = branch_of(one)
+def test_every_run_has_a_branch_of_its_own(run: str, other: str) -> None:
+    branch = branch_of(run)
     assert _NO_BRANCH.search(branch) is None
     assert branch.count("/") == 1, "a branch below another run's cannot be made"
-    assert run_of(branch) == one
-    if one != other:
+    assert run_of(branch) == run
+    if run != other:
         assert branch != branch_of(other)
 
 

@@ -1,4 +1,4 @@
-"""The probes of a Hub: the emulator passes them, and a Hub that behaves differently is told from it."""
+"""The probes of a Hub: the emulator passes them, and a Hub that behaves differently does not."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def test_the_emulator_is_as_the_store_expects(server: HubServer, capsys: pytest.
     assert f"all {len(PROBES)} are as expected" in out
 
 
-def test_a_hub_that_reads_yesterdays_branch_is_told(server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_with_stale_reads_is_reported(server: HubServer, capsys: pytest.CaptureFixture[str]) -> None:
     # The fifth commit is the first of those that are read at once.
     count = 0
 
-    def after_a_commit(**facts: object) -> None:
+    def after_a_commit(**event: object) -> None:
         nonlocal count
         count += 1
         if count == 5:
@@ -52,10 +52,10 @@ def test_a_hub_that_reads_yesterdays_branch_is_told(server: HubServer, capsys: p
     finally:
         remove()
         server.faults.clear()
-    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
-    assert not found["reads follow writes"]["is_as_expected"]
-    assert "1 of 10 reads" in found["reads follow writes"]["detail"]
-    assert found["one of two wins"]["is_as_expected"]
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert not findings["reads follow writes"]["is_as_expected"]
+    assert "1 of 10 reads" in findings["reads follow writes"]["detail"]
+    assert findings["one of two wins"]["is_as_expected"]
 
 
 def test_nothing_is_left_on_the_hub(server: HubServer) -> None:
@@ -89,13 +89,13 @@ def forced(repository: HubRepository, branch: str, operations: list[Any], *, par
     return str(api.create_commit(**repository._at, operations=operations, commit_message=title, revision=branch).oid)
 
 
-def test_a_hub_that_breaks_the_contract_is_told(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_breaks_the_contract_is_reported(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HubBranch, "at", lambda branch, expect: branch.look())
     monkeypatch.setattr(HubRepository, "commit", forced)
-    wanted = ("only_the_newest", "names_are")
+    parts = ("only_the_newest", "names_are")
     address = hub_stores.fresh_address(server)
-    found = at_hub.contract(address, is_selected=lambda name: any(part in name for part in wanted))
-    assert {finding.name: finding.is_as_expected for finding in found} == {
+    findings = at_hub.contract(address, is_selected=lambda name: any(part in name for part in parts))
+    assert {finding.name: finding.is_as_expected for finding in findings} == {
         "only the newest version is expected": False,
         "names are listed": True,
     }

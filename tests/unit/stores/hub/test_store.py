@@ -1,4 +1,4 @@
-"""What only the store on the Hub has: its room, its pace, its patience, Xet."""
+"""What only the store on the Hub has: its storage, its pace, its time limits, Xet."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def commits(store: HubStore, run: str = "r") -> int:
     return len(api.list_repo_commits(repo, revision=f"run/{run}"))
 
 
-def test_a_long_history_is_squashed_under_everybodys_feet(
+def test_a_long_history_is_squashed_while_others_write(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the head nor its version changes, and whoever has an older tip goes on."""
+    """Neither the run record nor its version changes, and a writer with an older tip continues."""
     monkeypatch.setattr(hub, "SQUASH_AFTER", 6)
     version = store.publish("r", b"0", expect=None, files={"packs/t1-0-x.pack": b"0" * 1000})
     for number in range(1, 5):
@@ -54,15 +54,15 @@ def test_a_long_history_is_squashed_under_everybodys_feet(
     assert seen is not None
     store.reclaim("r")
     assert commits(store) == 1
-    found = HubStore(store._repository.address).read("r")
-    assert found is not None
-    assert (found.data, found.version) == (b"5", version) == (seen.data, seen.version)
+    stamped = HubStore(store._repository.address).read("r")
+    assert stamped is not None
+    assert (stamped.data, stamped.version) == (b"5", version) == (seen.data, seen.version)
     assert rival.publish("r", b"6", expect=version) != version, "its parent is gone, its version is not"
     assert store.get("r", "packs/t1-0-x.pack") == b"0" * 1000
     assert store.names("r") == ["packs/t1-0-x.pack"]
 
 
-def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nothing_names_is_freed(store: HubStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs that this store dropped and no branch has any more; nobody else's content, and nothing young."""
     api, repo = hub_stores.api_of(store)
     monkeypatch.setattr(hub, "SQUASH_AFTER", 2)
@@ -85,7 +85,7 @@ def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.M
     store.read("r")
     store.reclaim("r")
     assert store.usage("r").held_bytes == 0
-    left = {one.filename for one in api.list_lfs_files(repo)}
+    left = {content.filename for content in api.list_lfs_files(repo)}
     assert {"files/packs/t1-2-x.pack", "files/packs/t1-9-x.pack", "mine.bin"} <= left
     assert store.get("r", "packs/t1-2-x.pack") == files["packs/t1-2-x.pack"]
 
@@ -94,7 +94,7 @@ def test_what_nothing_names_is_given_back(store: HubStore, monkeypatch: pytest.M
 def test_a_run_that_somebody_else_makes_meanwhile(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Between the look and the reading of a branch's tip: a commit on that tip would replace the other's head."""
+    """Between the look and the reading of a branch's tip: a commit on that tip would replace the other's run record."""
     rival = HubStore(store._repository.address)
     store.publish("first", b"", expect=None)
     tip, calls = store._repository.tip, 0
@@ -112,9 +112,9 @@ def test_a_run_that_somebody_else_makes_meanwhile(
     with pytest.raises(Conflict):
         store.publish("r", b"ours", expect=None)
     assert calls == (1 if when == "before its tip is read" else 2)
-    found = rival.read("r")
-    assert found is not None
-    assert found.data == b"theirs"
+    stamped = rival.read("r")
+    assert stamped is not None
+    assert stamped.data == b"theirs"
     assert heads_of(store, "r") == [b"theirs"]
 
 
@@ -124,29 +124,29 @@ def test_a_spent_rate_limit_closes_the_store_until_its_time(store: HubStore, ser
     store.publish("r", b"0", expect=None)
     server.faults.retry_s = 7
     server.faults.set("rate-429")
-    with pytest.raises(StoreUnavailable, match="rate limit") as told:
+    with pytest.raises(StoreUnavailable, match="rate limit") as caught:
         store.read("r")
-    assert told.value.retry_after_s == 7
+    assert caught.value.retry_after_s == 7
     struck = len(server.faults.struck)
-    with pytest.raises(StoreUnavailable, match="asked again in 7 s") as told:
+    with pytest.raises(StoreUnavailable, match="next request in 7 s") as caught:
         store.read("r")
     clock.advance(5)
-    with pytest.raises(StoreUnavailable) as told:
+    with pytest.raises(StoreUnavailable) as caught:
         store.names("r")
-    assert told.value.retry_after_s == pytest.approx(2)
+    assert caught.value.retry_after_s == pytest.approx(2)
     clock.advance(2.1)
     assert store.read("r") is not None
     assert len(server.faults.struck) == struck, "it was left alone meanwhile"
 
 
-def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
+def test_a_hub_that_does_not_answer_has_a_time_limit(
     store: HubStore, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = store.publish("r", b"0", expect=None)
     monkeypatch.setattr(client, "ANSWER_S", 0.3)
     gate = threading.Event()
 
-    def stand_still(**facts: object) -> None:
+    def stand_still(**event: object) -> None:
         gate.wait(20)
 
     remove = server.faults.on("commit.landed", stand_still)
@@ -157,9 +157,9 @@ def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(
         gate.set()
         remove()
     monkeypatch.undo()
-    found = store.read("r")
-    assert found is not None
-    assert (found.data, found.version) == (b"1", newer)
+    stamped = store.read("r")
+    assert stamped is not None
+    assert (stamped.data, stamped.version) == (b"1", newer)
 
 
 _OVER_XET = """

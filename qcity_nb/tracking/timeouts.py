@@ -1,4 +1,4 @@
-"""How mlflow is called: it gives up in seconds, and says nothing to the user's screen."""
+"""How mlflow is called: it gives up in seconds, and prints nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["patience"]
+__all__ = ["short_timeouts"]
 
-_PATIENCE = {
-    # One repeat at once, then the caller's own back-off: together under 10 s for a server that hangs. The
+_SETTINGS = {
+    # One immediate retry, then the caller's own back-off: together under 10 s for a server that hangs. The
     # defaults block the caller for minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -27,19 +27,19 @@ _environment = threading.RLock()
 
 
 @contextmanager
-def patience() -> Iterator[None]:
-    """Our timeouts, and silence, for the calls inside; the process's own settings afterwards.
+def short_timeouts() -> Iterator[None]:
+    """Our timeouts, and no output, for the calls inside; the process's own settings afterwards.
 
-    mlflow reads its settings from the environment at each request and takes them nowhere else. A call that the
-    user's own threads make to mlflow meanwhile sees ours, and a warning that they give meanwhile is not shown.
+    mlflow reads its settings from the environment at each request, and from nowhere else. Calls that the user's own
+    threads make to mlflow meanwhile have our settings too, and warnings of these threads are not shown meanwhile.
     """
     with _environment, warnings.catch_warnings():
-        before = {name: os.environ.get(name) for name in _PATIENCE}
+        before = {name: os.environ.get(name) for name in _SETTINGS}
         levels: dict[logging.Logger, int] = {}
-        os.environ.update(_PATIENCE)
+        os.environ.update(_SETTINGS)
         try:
             warnings.simplefilter("ignore")
-            with contextlib.suppress(ImportError):  # the call itself says it better
+            with contextlib.suppress(ImportError):  # the call itself raises a better error
                 import mlflow  # noqa: F401  # it sets its loggers' levels when first imported
             for logger in (logging.getLogger("mlflow"), logging.getLogger("alembic")):
                 levels[logger] = logger.level
