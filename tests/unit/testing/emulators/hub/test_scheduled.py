@@ -66,7 +66,7 @@ def ran(api: HfApi, count: int) -> list[JobInfo]:
 
 
 @pytest.mark.parametrize(
-    ("text", "after", "desired"),
+    ("text", "after", "expected"),
     [
         ("* * * * *", "2026-03-02 10:07:30", "2026-03-02 10:08"),
         ("*/10 * * * *", "2026-03-02 10:07:30", "2026-03-02 10:10"),
