@@ -27,7 +27,7 @@ ENGINES = {"plain": "", "qcity": "qcity", "again": ""}
 def ran(book: Book, folder: Path, engine: str, cells_s: list[float]) -> float:
     """Seconds of one whole command; those from its first cell on go into ``cells_s``."""
     outcome = book_world.papermill(book, folder, engine=engine)
-    cells_s.append(outcome.ended_s - outcome.marks[0].at_s)
+    cells_s.append(outcome.ended_s - outcome.cell_starts[0].at_s)
     return outcome.took_s
 
 

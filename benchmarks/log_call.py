@@ -228,27 +228,27 @@ def measured(quick: bool) -> Report:
         missing = {} if quick else lost(project(folder / "kill"), template)
     median, p99, mean, clock = (spread([each[k] for each in calls]) for k in range(4))
 
-    def told(kind: str) -> tuple[str, ...]:
+    def rate_texts(kind: str) -> tuple[str, ...]:
         return tuple(spread(rate[store, kind]).text(digits=0) if (store, kind) in rate else "" for store in STORES)
 
     def gone(kind: str, of: str) -> str:
         return f"{missing[kind]} of {of}" if missing else "(not in a smoke)"
 
     rows = [
-        ("`city.log`", median.text(unit="µs"), *told("ours"), gone("ours", "2,000")),
+        ("`city.log`", median.text(unit="µs"), *rate_texts("ours"), gone("ours", "2,000")),
         (
             "`mlflow.log_metric`",
             spread(call["one"]).text(digits=0, unit="µs"),
-            *told("one"),
+            *rate_texts("one"),
             gone("sync", "1,000"),
         ),
         (
             "`mlflow.log_metric(synchronous=False)`",
             spread(call["async"]).text(digits=0, unit="µs"),
-            *told("async"),
+            *rate_texts("async"),
             gone("async", "1,000"),
         ),
-        ("`MlflowClient.log_batch`, 1,000 each", "", *told("batch"), ""),
+        ("`MlflowClient.log_batch`, 1,000 each", "", *rate_texts("batch"), ""),
     ]
     drained = spread(rate["SQLite", "ours"]).median
     budgets = [

@@ -36,7 +36,7 @@ NAMES = (
 BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
 
 
-def one(name: str, folder: Path, *, quick: bool) -> Report:
+def run_benchmark(name: str, folder: Path, *, quick: bool) -> Report:
     """Run one benchmark in a process of its own."""
     file = folder / f"{name}.json"
     command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file), *(["--quick"] if quick else [])]
@@ -120,7 +120,7 @@ def main() -> int:
         os.environ["BENCH_ROUNDS"] = str(args.rounds)
     load, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="qcity-bench-") as folder:
-        reports = [one(name, Path(folder), quick=args.quick) for name in args.names or NAMES]
+        reports = [run_benchmark(name, Path(folder), quick=args.quick) for name in args.names or NAMES]
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8")
     if args.names:

@@ -90,7 +90,7 @@ class Watch:
     """While its second half ran, all imports done."""
 
 
-def told(file: Path) -> float | None:
+def read_time(file: Path) -> float | None:
     """When the loop began or ended."""
     with contextlib.suppress(FileNotFoundError):
         return float(json.loads(file.read_text())[0])
@@ -132,7 +132,7 @@ def supervised(folder: Path) -> Watch:
                 half = next(then for at_s, then in history if at_s >= middle_s)
                 watch.late = sums({pid: value - half.get(pid, 0) for pid, value in newest.items()})
         time.sleep(0.2)
-    began, ended = told(folder / "began"), told(folder / "ended")
+    began, ended = read_time(folder / "began"), read_time(folder / "ended")
     if keeper.returncode or began is None or ended is None or not watch.loop:
         raise RuntimeError(f"qcity run ended with {keeper.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
     watch.wall_s = ended - began
@@ -158,7 +158,7 @@ def opening(folder: Path) -> float:
 def plain(folder: Path) -> float:
     """Wall seconds of the loop under papermill alone."""
     measure.run([sys.executable, "-m", "papermill", "busy.ipynb", "out.ipynb", "--no-progress-bar"], cwd=folder)
-    began, ended = told(folder / "began"), told(folder / "ended")
+    began, ended = read_time(folder / "began"), read_time(folder / "ended")
     assert began is not None
     assert ended is not None
     return ended - began

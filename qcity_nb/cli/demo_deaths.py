@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,8 +24,8 @@ from qcity_nb.settings import Settings
 
 __all__ = ["Killer", "check", "in_jobs", "second_keeper", "describe_deaths", "while_saving"]
 
-KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
-"""The training epochs around which the three kills of a local run happen."""
+KERNEL_AT, GROUP_AT, WRITING_AT = 15, 31, 47
+"""The local checkpoints at which the three kills of a local run happen; cells and training epochs make them."""
 UPLOAD, COMMIT, JOB_WRITING_AT = 3, 9, 50
 """The upload, commit and save in which a job is killed, counted over all jobs (or a later one, each in its own job)."""
 UPLOAD_S, COMMIT_S = 0.003, 0.006
@@ -111,7 +112,7 @@ def second_keeper(_store: Store, run: str) -> Iterator[None]:
 
 
 class Killer:
-    """Kills the kernel, later the whole process group, from outside, at two training epochs of the run."""
+    """Kills the kernel, later the whole process group, from outside, at two of the local checkpoints."""
 
     def __init__(self, settings: Settings, note: Progress) -> None:
         self._settings = settings
@@ -130,7 +131,7 @@ class Killer:
             thread.join()
 
     def _kill(self, store: Store, run: str) -> None:
-        for training_epoch, is_whole in ((KERNEL_AT, False), (GROUP_AT, True)):
+        for number, is_whole in ((KERNEL_AT, False), (GROUP_AT, True)):
             while not self._end.wait(0.01):
                 try:
                     holder = lease.read(store, run).head.holder
@@ -139,23 +140,27 @@ class Killer:
                 if holder is None:
                     continue
                 mailbox = Mailbox(self._settings.local_dir / "attempts" / holder.attempt)
-                done = _newest(mailbox)
-                if done < training_epoch:
+                newest, step = _newest(mailbox)
+                if newest < number:
                     continue
                 kernel = int((mailbox.path / "watch").read_text(encoding="ascii"))
                 pids = [each.pid for each in find_labelled(holder.attempt)] if is_whole else [kernel]
                 for pid in pids:
                     _kill(pid)
                 target = "all its processes" if is_whole else "the kernel"
-                self._note.say(f"   ✗ SIGKILL to {target} after training epoch {done}")
+                self._note.say(f"   ✗ SIGKILL to {target} after training epoch {step}")
                 break
 
 
-def _newest(mailbox: Mailbox) -> int:
-    """How many training epochs the newest local checkpoint holds: its number, less the one from the beginning."""
+def _newest(mailbox: Mailbox) -> tuple[int, int]:
+    """The newest local checkpoint: its number, and how many training epochs it holds."""
     tier = mailbox.status().tier
-    numbers = [int(file.stem) for file in (Path(tier) / "checkpoints").glob("*.json")] if tier else []
-    return max(numbers, default=1) - 1
+    files = {int(file.stem): file for file in (Path(tier) / "checkpoints").glob("*.json")} if tier else {}
+    number = max(files, default=0)
+    try:
+        return number, int(json.loads(files[number].read_bytes())["manifest"]["step"])
+    except (KeyError, OSError, ValueError):  # none yet, or replaced by a newer one just now
+        return 0, 0
 
 
 def _kill(pid: int) -> None:

@@ -26,7 +26,7 @@ from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
 from qcity_nb.settings import Settings, signing_key
 from qcity_nb.stores import open_store, trust
-from qcity_nb.views.words import mask, table
+from qcity_nb.views.words import mask, size, table
 
 __all__ = ["Finding", "doctor"]
 
@@ -233,7 +233,10 @@ def doctor(args: argparse.Namespace) -> int:
         raise UsageError("--contract goes with --probe hf://USER/SCRATCH")
     settings = load_settings(args.store)
     values = {
-        field.name: (mask(_plain(getattr(settings, field.name))), settings.origin.get(field.name, "default"))
+        field.name: (
+            mask(_plain(field.name, getattr(settings, field.name))),
+            settings.origin.get(field.name, "default"),
+        )
         for field in fields(settings)
         if field.name not in ("origin", "project")
         and not (field.name in ("mailbox", "chaos") and not getattr(settings, field.name))  # not for people
@@ -265,11 +268,15 @@ def doctor(args: argparse.Namespace) -> int:
     return _WRONG if wrong else 0
 
 
-def _plain(value: object) -> str:
-    if value is None or value == "":
+def _plain(name: str, value: object) -> str:
+    if value in (None, "", ()):
         return "-"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if name.endswith("_share"):
+        return f"{value:.0%}"
+    if name == "storage_budget" and isinstance(value, int):
+        return size(value)
     if isinstance(value, float):
         return f"{value:g} s"
     return str(value)

@@ -69,7 +69,7 @@ class MlflowContract(TrackerContract):
         finally:
             connection.close()
 
-    def found(self, uri: str, run: str) -> int:
+    def count_runs(self, uri: str, run: str) -> int:
         connection = sqlite3.connect(f"file:{self.database(uri)}?mode=ro", uri=True, timeout=20)
         try:
             query = """SELECT count(*) FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
@@ -277,7 +277,7 @@ def test_a_lost_reply_leaves_one_run_and_each_row_once(
     except TrackerUnavailable:
         assert times == 2, "one lost reply is repeated at once"
         run_id = begin(tracker, run)
-    assert suite.found(mlflow_uri, run) == 1
+    assert suite.count_runs(mlflow_uri, run) == 1
     proxy.lose = ["runs/log-batch"] * times
     rows = make_rows(10)
     try:

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from book_mark import Mark, marks
+from book_log import CellStart, read_log
 from books import Book, Shown, shown
 
 from qcity_nb import codec
@@ -106,7 +106,7 @@ class Outcome:
     ran: tuple[tuple[int, ...], ...]
     """The cells that each attempt began, in order."""
     began_s: float
-    marks: tuple[Mark, ...]
+    cell_starts: tuple[CellStart, ...]
     ended_s: float
     deaths: tuple[Death, ...] = ()
 
@@ -129,7 +129,7 @@ def project(book: Book, folder: Path) -> Path:
     """A copy of the project; returns the notebook's path."""
     folder.mkdir(parents=True)
     (folder / "pyproject.toml").write_text(f'[tool.qcity]\nproject = "{PROJECT}"\n')
-    return book.lay(folder)
+    return book.write(folder)
 
 
 def papermill(book: Book, root: Path, *, engine: str = "") -> Outcome:
@@ -150,12 +150,12 @@ def papermill(book: Book, root: Path, *, engine: str = "") -> Outcome:
     )
     ended_s = time.monotonic()
     assert done.returncode == 0, done.stderr[-4000:]
-    lines = marks(log)
+    lines = read_log(log)
     return Outcome(
         shown=shown((work / "out.ipynb").read_text(encoding="utf-8")),
         ran=(tuple(line.cell for line in lines),),
         began_s=began_s,
-        marks=tuple(lines),
+        cell_starts=tuple(lines),
         ended_s=ended_s,
     )
 
@@ -178,7 +178,7 @@ class World:
     codes: list[int] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     _ran: list[tuple[int, ...]] = field(default_factory=list)
-    _marks: list[Mark] = field(default_factory=list)
+    _cell_starts: list[CellStart] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -275,9 +275,9 @@ class World:
             self.codes.append(child.wait(timeout=ATTEMPT_S))
             if is_over:
                 _wait_gone(label)  # the agent says its last word first
-            lines = marks(self.log)
+            lines = read_log(self.log)
             self._ran.append(tuple(line.cell for line in lines))
-            self._marks += lines
+            self._cell_starts += lines
             if not is_over:
                 newest = max((line.cell for line in lines), default=0)
                 self.deaths.append(Death(self.host, newest, recorded_cells(store, head.run)))
@@ -292,7 +292,7 @@ class World:
             shown=shown(store.get(head.run, head.executed).decode()),
             ran=tuple(self._ran),
             began_s=began_s,
-            marks=tuple(self._marks),
+            cell_starts=tuple(self._cell_starts),
             ended_s=time.monotonic(),
             deaths=tuple(self.deaths),
         )
@@ -320,20 +320,22 @@ def at_hub(root: Path, book: Book, server: HubServer, repo: str) -> World:
 
 def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Outcome) -> None:
     """Until the moment has come or the attempt is over."""
-    first_s = quiet.marks[0].at_s
+    first_s = quiet.cell_starts[0].at_s
     at_s = first_s + share * (quiet.ended_s - first_s)
-    last = max((line for line in quiet.marks if line.at_s <= at_s), key=lambda line: line.at_s)
+    last = max((line for line in quiet.cell_starts if line.at_s <= at_s), key=lambda line: line.at_s)
     until_s = time.monotonic() + ATTEMPT_S
-    while not (begun := [line for line in marks(log) if line.cell >= last.cell]):
+    while not (begun := [line for line in read_log(log) if line.cell >= last.cell]):
         if child.poll() is not None:
             return
-        assert time.monotonic() < until_s, f"cell {last.cell} did not begin, only {[line.cell for line in marks(log)]}"
+        assert time.monotonic() < until_s, (
+            f"cell {last.cell} did not begin, only {[line.cell for line in read_log(log)]}"
+        )
         time.sleep(LOOK_S)
     until_s = begun[0].at_s + (at_s - last.at_s)
-    end = max(line.cell for line in quiet.marks)
+    end = max(line.cell for line in quiet.cell_starts)
     while time.monotonic() < until_s and child.poll() is None:
         # The run may be quicker than the undisturbed one, and must not be over.
-        until_s = min([until_s, *(line.at_s + LAST_S for line in marks(log) if line.cell == end)])
+        until_s = min([until_s, *(line.at_s + LAST_S for line in read_log(log) if line.cell == end)])
         time.sleep(LOOK_S)
 
 

@@ -104,7 +104,7 @@ class PatientStore:
             except StoreUnavailable as error:
                 self.clock.advance(error.retry_after_s)
             except StoreRefused as error:
-                # As the agent does: somebody may make room.
+                # As the sidecar does: somebody may free storage.
                 if "storage" not in str(error):
                     raise
         raise AssertionError("thirty tries in a row")

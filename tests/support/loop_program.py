@@ -177,7 +177,7 @@ class Notebook:
                 if turn % 2 == 1:
                     self._body(each.body, here, turn)
             elif each.leave_by == "raise":
-                # After a death behind the loop's last save it yields nothing and raises nothing: what such a handler
+                # After a death after the loop's last save, it yields nothing and raises nothing: what such a handler
                 # does to the state is done once more or never, as with any code that a restart does not reach.
                 with contextlib.suppress(Left):
                     self._loop(each, here)

@@ -214,7 +214,7 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
     assert "fresh" in last, "it says how to continue"
     assert heads(script)[-1] == versions[-1], "nothing was written"
     if which == "newest":
-        # The version before is whole: with the damaged file out of the way the run goes on.
+        # The version before is intact: without the damaged file the run continues.
         versions[-1].unlink()
         ended_well(scripts(), term=2)
 

@@ -32,7 +32,7 @@ def demo(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
 def test_three_deaths_change_nothing(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Equal, as if nothing had happened." in done.stdout
+    assert "Equal: same weights, same metrics." in done.stdout
     assert "kernel killed, process group killed, killed while saving" in done.stdout
     folder = tmp_path / ".qcity" / "demo" / "1"
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -48,7 +48,7 @@ def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
         environ = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
         done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **environ)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Equal, as if nothing had happened." in done.stdout
+        assert "Equal: same weights, same metrics." in done.stdout
         for what in ("an upload", "a commit", "a save"):
             assert f"killed during {what}" in done.stdout
         request = Request(f"{server.url}/api/jobs/user", headers={"Authorization": "Bearer any-token"})

@@ -115,7 +115,7 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
     assert [reason.partition(":")[0] for reason in deaths(world, head)] == ["evicted", "cancelled"]
     output = capsys.readouterr()
     assert "first attempt on hf-jobs:t4-small, $0.40/h" in output.err
-    assert "files of project digits go along" in output.err
+    assert "files of project digits are sent" in output.err
     assert "executed notebook: out.ipynb" in output.out
     outputs = json.dumps(json.loads((world.root / "out.ipynb").read_text())["cells"])
     assert "40 epochs; the loss fell: True" in outputs

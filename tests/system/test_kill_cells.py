@@ -103,7 +103,7 @@ def test_differences_are_seen(quiet: Quiet) -> None:
         lost = [*whole.shown[: n - 1], (count, outputs[:-1]), *whole.shown[n:]]
         miscounted = [*whole.shown[: n - 1], ((count or 0) + 1, outputs), *whole.shown[n:]]
         for changed in (miscounted, lost) if outputs else (miscounted,):
-            other = Outcome(shown=changed, ran=whole.ran, began_s=0.0, marks=(), ended_s=0.0)
+            other = Outcome(shown=changed, ran=whole.ran, began_s=0.0, cell_starts=(), ended_s=0.0)
             assert any(line.startswith(f"cell {n}: ") for line in book_world.differences(other, whole))
 
 
@@ -114,7 +114,7 @@ def test_repeats_are_seen() -> None:
 
     def after(*ran: int) -> list[str]:
         runs = ((1, 2, 3, 4, 5), ran)
-        outcome = Outcome(shown=[], ran=runs, began_s=0.0, marks=(), ended_s=0.0, deaths=(death,))
+        outcome = Outcome(shown=[], ran=runs, began_s=0.0, cell_starts=(), ended_s=0.0, deaths=(death,))
         return book_world.repeats(outcome, book)
 
     assert after(5, 6) == after(2, 3, 4, 5, 6) == []

@@ -24,7 +24,7 @@ from qcity_nb.records import AttemptSpec
 pytestmark = pytest.mark.kill
 
 # The attempt starts a child in a session of its own (as a kernel is), which starts a grandchild in yet another
-# one with an empty environment; and, if told so, an sidecar.
+# one with an empty environment; and, if asked to, a sidecar.
 ATTEMPT = """
 import os, subprocess, sys, time, signal, pathlib
 folder = pathlib.Path(sys.argv[-1]).parent

@@ -498,6 +498,8 @@ def test_doctor_shows_every_setting_and_what_is_wrong(project: Path, capsys: pyt
     assert "pyproject.toml" in output
     assert "the newest 3, and those with a name" in output
     assert "no limit is known" in output
+    assert "snapshot_time_share            10%" in output
+    assert "storage_budget                 50.0 GB" in output
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     (project / "pyproject.toml").write_text(
         '[tool.qcity]\nhosts = ["local", "moon"]\nlocal_dir = "train.ipynb"\nkeep_last = 101\n'

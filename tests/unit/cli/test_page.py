@@ -218,7 +218,7 @@ def test_answers_are_kept_and_only_what_is_new_is_read(store: Counting, clock: M
     assert store.reads == []
     clock.advance(10)
     reader.read()
-    assert store.reads == ["train-1"], "the head alone; what has ended is not asked for yet"
+    assert store.reads == ["train-1"], "the run record alone; an ended run is not read yet"
     clock.advance(ENDED_EVERY_S)
     store.reads.clear()
     reader.read()
@@ -353,7 +353,7 @@ def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.Capt
     keeper.ending.set()
     keeper.join(30)
     assert not keeper.is_alive()
-    assert lease.read(store, "r-1").head.pending_launch is None, "this machine is not what the run wants"
+    assert lease.read(store, "r-1").head.pending_launch is None, "the run does not name this machine"
     assert keeper.trouble == ""
 
 

@@ -158,10 +158,10 @@ def _payload(hub: Hub, event: Event) -> dict[str, Any]:
     if head:
         payload["repo"]["headSha"] = head
     # Only these: an event's facts may hold what a Space was made with.
-    if "updatedRefs" in event.facts:
-        payload["updatedRefs"] = event.facts["updatedRefs"]
+    if "updatedRefs" in event.details:
+        payload["updatedRefs"] = event.details["updatedRefs"]
     if event.scope == "repo.config":
-        is_told = repo is not None and not event.facts.keys().isdisjoint(("private", "visibility"))
+        is_told = repo is not None and not event.details.keys().isdisjoint(("private", "visibility"))
         payload["updatedConfig"] = {"private": payload["repo"]["private"]} if is_told else {}
     return payload
 

@@ -17,7 +17,7 @@ COUNTED: dict[str, str] = {
     "commit-lost": "a commit lands, and the connection is dropped without a reply",
     "commit-500": "a commit lands, and the answer is 500",
     "commit-500-before": "a commit is answered with 500 and does not land",
-    "commit-412": "a commit is answered with 412 though its parent is the head",
+    "commit-412": "a commit is answered with 412 though its parent is the tip of the branch",
     "rate-429": "a call is answered with 429 and the headers of a spent rate limit",
     "error-500": "a call is answered with 500",
     "upload-cut": "an upload's connection is dropped half way",

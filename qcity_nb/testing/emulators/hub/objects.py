@@ -212,7 +212,7 @@ def add_commit(
         "INSERT OR IGNORE INTO git_commit VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         (repo, oid, parent, tree, author, title, commit.message, at_ms),
     )
-    # One that was forgotten and is made again, with the same facts at the same second, lives again.
+    # A forgotten commit that is re-created with the same fields in the same second exists again.
     db.execute("UPDATE git_commit SET dead_at = NULL WHERE repo = ? AND oid = ?", (repo, oid))
     return commit
 

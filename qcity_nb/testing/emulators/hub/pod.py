@@ -78,7 +78,7 @@ class _Pod:
         signal.signal(signal.SIGTERM, lambda *_: self._end("asked"))
         signal.signal(signal.SIGUSR1, lambda *_: self._end("evicted"))
         if sys.platform == "linux":
-            # What its own parent left behind becomes ours, so that it can be found and ended.
+            # Orphaned processes of the job become children of this one, so that they can be found and ended.
             ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
     def _end(self, cause: str) -> None:

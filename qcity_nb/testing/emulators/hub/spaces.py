@@ -57,7 +57,7 @@ _FREE = "cpu-basic"
 def _begin(hub: Hub) -> None:
     def made(event: Event) -> None:
         if event.repo_type == "space" and (event.action, event.scope) == ("create", "repo"):
-            _fill(hub, event.repo_id, event.facts.get("body", {}))
+            _fill(hub, event.repo_id, event.details.get("body", {}))
 
     hub.subscribe(made)
 

@@ -34,7 +34,7 @@ __all__ = [
     "get_xorb",
     "grant",
     "put_shard",
-    "put_shard_told",
+    "put_shard_with_progress",
     "put_xorb",
     "read_token",
     "reconstruction",
@@ -138,7 +138,7 @@ def put_shard(hub: Hub, request: Request) -> Response:
 
 
 @route("POST", f"{_CAS}/v2/shards", kind="storage")
-def put_shard_told(hub: Hub, request: Request) -> Response:
+def put_shard_with_progress(hub: Hub, request: Request) -> Response:
     """A shard, with its progress as it is sent; here there is none."""
     _register(hub, request)
     return Response(200, json.dumps({"type": "result"}).encode() + b"\n", {"Content-Type": "application/x-ndjson"})

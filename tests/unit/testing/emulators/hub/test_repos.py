@@ -138,7 +138,7 @@ def test_events_are_told(hub: HubWorld) -> None:
         ("update", "repo.content"),
         ("delete", "repo"),
     ]
-    assert mine[1].facts["updatedRefs"][0]["ref"] == "refs/heads/main"
+    assert mine[1].details["updatedRefs"][0]["ref"] == "refs/heads/main"
 
 
 # --- who may
