@@ -12,7 +12,7 @@ from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.kernel import inline_plots, ipython_history
 from qcity_nb.kernel.finished_cells import FinishedCells
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 __all__ = ["RESULTS", "Bringer", "results_by"]
 
@@ -88,7 +88,7 @@ class Bringer:
             else set()
         )
         for name in self._brought - names - self._names:
-            if lost(live.get(name)) is None:
+            if not_saved_of(live.get(name)) is None:
                 live.pop(name, None)  # an earlier restore brought it, and a cell since has deleted it
         stays = set(self._stays(sources))
         for name in stays:
@@ -103,7 +103,9 @@ class Bringer:
         used = find_names(sources)
         for name, value in self._made.items():
             # One that is used up bit by bit is another now than it was.
-            if lost(self._shell.user_ns.get(name)) is not None and not (name in used and hasattr(value, "__next__")):
+            if not_saved_of(self._shell.user_ns.get(name)) is not None and not (
+                name in used and hasattr(value, "__next__")
+            ):
                 yield name
 
     def _number(self, record: CellRecord, names: set[str], numbers: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.encode import Discarded, decode_state
-from qcity_nb.checkpoint.engine import Engine, Used
+from qcity_nb.checkpoint.engine import Engine, UsedMemory
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
@@ -383,7 +383,7 @@ class Session:
             cells = base.cells if cell_snapshot is None else cell_snapshot.record(objects)
             return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
-        used: list[Used] = [
+        used: list[UsedMemory] = [
             one
             for snapshot in snapshots
             for one in (snapshot.state, snapshot.generators, snapshot.begun)

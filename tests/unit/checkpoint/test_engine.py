@@ -169,7 +169,7 @@ def test_memory_of_another_device_is_fetched(tmp_path: Path, monkeypatch: pytest
     tensor = torch.arange(9000, dtype=torch.float32)
     buffer, target = tensor.untyped_storage(), Arena()
     target.begin(buffer.nbytes())
-    at = target.take(buffer.nbytes())
+    at = target.allocate(buffer.nbytes())
     gpu.fetch([(buffer, at, buffer.nbytes())])
     assert bytes(memory.view_at(at, buffer.nbytes())) == tensor.numpy().tobytes()
     real = freezer.Freezer.freeze

@@ -50,19 +50,23 @@ def test_small_groups_come_while_a_large_one_is_read() -> None:
     may = threading.Event()
     large = Slow(LARGE, may)
     order = []
-    for name, _, land in read_ahead([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
+    for name, _, read_buffers in read_ahead([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
         order.append(name)
         if name == "small":
             assert large.begun.wait(WAIT_S)
             assert not large.done.is_set()
             may.set()
-        assert [bytes(one) for one in land()] == {"large": [b"x" * LARGE], "small": [b"x" * 9], "none": []}[name]
+        assert [bytes(one) for one in read_buffers()] == {"large": [b"x" * LARGE], "small": [b"x" * 9], "none": []}[
+            name
+        ]
     assert order == ["none", "small", "large"]
 
 
 def test_what_reading_raises_is_told_where_the_group_is_loaded() -> None:
     bad = Slow(LARGE, error=CheckpointCorrupt("damaged"))
-    found = {name: land for name, _, land in read_ahead([("bad", group(bad)), ("good", group(Slow(3)))])}
+    found = {
+        name: read_buffers for name, _, read_buffers in read_ahead([("bad", group(bad)), ("good", group(Slow(3)))])
+    }
     assert found["good"]() == [b"xxx"]
     with pytest.raises(CheckpointCorrupt, match="damaged"):
         found["bad"]()
@@ -88,8 +92,8 @@ def test_only_so_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     buffers = [Slow(LARGE + place) for place in range(4)]
     each = read_ahead([(str(place), group(one)) for place, one in enumerate(buffers)])
     for place in range(4):
-        _, _, land = next(each)
-        land()
+        _, _, read_buffers = next(each)
+        read_buffers()
         begun = [one.begun.is_set() for one in buffers]
         assert not any(begun[place + 2 :])
     assert next(each, None) is None

@@ -281,10 +281,10 @@ def test_what_changed_was_within_reach(live: Callable[[], dict[str, Any]]) -> No
     assert some * 3 > everything, "an answer that is always everything is no answer"
 
 
-def _census(**change: Any) -> Callable[[pytest.MonkeyPatch], None]:
+def _audit(**change: Any) -> Callable[[pytest.MonkeyPatch], None]:
     def break_it(patch: pytest.MonkeyPatch) -> None:
-        take = reference_audit.take
-        patch.setattr(reference_audit, "acquire", lambda live: dataclasses.replace(take(live), **change))
+        audit = reference_audit.audit_references
+        patch.setattr(reference_audit, "audit_references", lambda live: dataclasses.replace(audit(live), **change))
 
     return break_it
 
@@ -320,15 +320,15 @@ def _no_references_left_over(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nobody_unmet(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reference_audit, "_alive", lambda walk: set())
+    patch.setattr(reference_audit, "_carrier_ids", lambda walk: set())
 
 
 PLAIN = ["{d} = [{n}]", "n = {n}"]
 BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], list[str]]] = {
-    "values lead nowhere": (_census(leads={}), ["hooks['a'] = {f}", "hooks['a']()", "{o}.call = {f}", "{o}.call()"]),
-    "functions mention nothing": (_census(mentions={}), ["{f}()"]),
-    "always closed": (_census(why=""), ["lib.register({f})", "lib.fire()"]),
-    "libraries hold nothing": (_census(shared=frozenset()), ["lib.keep({d})", "lib.poke()"]),
+    "values lead nowhere": (_audit(leads={}), ["hooks['a'] = {f}", "hooks['a']()", "{o}.call = {f}", "{o}.call()"]),
+    "functions mention nothing": (_audit(mentions={}), ["{f}()"]),
+    "always closed": (_audit(why=""), ["lib.register({f})", "lib.fire()"]),
+    "libraries hold nothing": (_audit(shared=frozenset()), ["lib.keep({d})", "lib.poke()"]),
     "nested code is not read": (_no_nested_code, ["[{d}.append(_) for _ in range(2)]", "(lambda: {d}.append({n}))()"]),
     "strings are not read": (_no_text, ["lib.by_name('{d}.append({n})')"]),
     "nothing opens all doors": (_nothing_opens, ["eval(''.join(['d', str({n} % 4)])).append({n})"]),
@@ -529,7 +529,7 @@ watch.clear()
 for cell in json.loads(sys.argv[2]):
     shell.run_cell(cell, store_history=True)
     watch.ran(shell.input_transformer_manager.transform_cell(cell))
-    reached = watch.reached()
+    reached = watch.changed_names()
     said.append(watch.why if reached is None else sorted(each for each in reached if each[0] != "_"))
     watch.clear()
 sys.__stdout__.write("\\n" + json.dumps(said))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qcity_nb.namespace import pickler
 from qcity_nb.namespace.pickler import PickleContext, write
-from qcity_nb.namespace.sharing import Families, Marks, Owners
+from qcity_nb.namespace.sharing import Families, MutableObjects, Owners
 
 
 def made(x: int) -> Any:
@@ -21,7 +21,7 @@ def made(x: int) -> Any:
 
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_marks_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, is_seen: bool) -> None:
-    assert pickler._is_memo_seen()
+    assert pickler._is_memo_visible()
     monkeypatch.setattr(pickler, "_is_memo_seen", lambda: is_seen)
     rows: list[Any] = [1, "text", (2, 3)]
     inner: dict[str, Any] = {"rows": rows, "n": 1.5}
@@ -29,11 +29,11 @@ def test_marks_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, 
     live: dict[str, Any] = {"deep": {"inner": inner, "array": array}, "f": made(3)}
     live["f"].__module__ = "__main__"
     written = write(live, PickleContext.of({}))
-    found = [id(one) for one in Marks(()).of(written)]
+    found = [id(one) for one in MutableObjects(()).of(written)]
     assert len(found) == len(set(found))
     assert {id(rows), id(inner), id(array), id(live["deep"])} <= set(found)
     assert not {id(written.skeleton), id("text"), id(rows[2])} & set(found)
-    ignored = Marks([id(rows)]).of(written)
+    ignored = MutableObjects([id(rows)]).of(written)
     assert all(one is not rows for one in ignored)
     assert any(one is inner for one in ignored)
 
@@ -41,7 +41,7 @@ def test_marks_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, 
 def test_two_picklers_of_a_capture_have_nothing_in_common() -> None:
     context = PickleContext.of({})
     one, other = write({"a": [1]}, context), write({"b": [2]}, context)
-    marks = Marks(context.own)
+    marks = MutableObjects(context.own)
     assert not {id(each) for each in marks.of(one)} & {id(each) for each in marks.of(other)}
 
 

@@ -20,7 +20,7 @@ from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.errors import CheckpointCorrupt, VariableLost
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter, hidden_by
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 BIG = 200_000
 
@@ -361,7 +361,7 @@ def test_damage_is_not_taken_for_absence() -> None:
 def test_what_is_absent_is_told_again() -> None:
     live: dict[str, Any] = {"g": (n for n in range(3))}
     back = restored(kept(live))
-    assert lost(back["g"]) == NamespaceSnapshotter(back).capture().not_saved[0]
+    assert not_saved_of(back["g"]) == NamespaceSnapshotter(back).capture().not_saved[0]
 
 
 # ------------------------------------------------------------------ any graph

@@ -15,7 +15,7 @@ from qcity_nb.codec import dumps, loads
 from qcity_nb.errors import VariableLost
 from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter
-from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
+from qcity_nb.namespace.tombstone import Tombstone, not_saved_of, put_tombstone
 
 ABSENT = NotSaved(name="reader", kind="generator", why="its frame is gone", advice="make it anew", where="cell 3")
 
@@ -90,8 +90,8 @@ def test_it_is_its_absent_again() -> None:
     assert keep.not_saved == [ABSENT, ABSENT.__class__(**{**_fields(ABSENT), "name": "alias"})]
     back = restored(keep)
     assert type(back["reader"]) is Tombstone
-    assert lost(back["box"][0]) == ABSENT
-    assert lost(3) is None
+    assert not_saved_of(back["box"][0]) == ABSENT
+    assert not_saved_of(3) is None
 
 
 def _fields(not_saved: NotSaved) -> dict[str, str]:

@@ -33,7 +33,7 @@ from qcity_nb.checkpoint.state.capture import (
     restore,
     restore_generators,
 )
-from qcity_nb.checkpoint.state.frozen_buffer import Held
+from qcity_nb.checkpoint.state.frozen_buffer import SmallBuffer
 from qcity_nb.checkpoint.state.pickling import INLINE_BYTES, StateDict
 from qcity_nb.errors import CheckpointError, StateRefused
 
@@ -703,7 +703,7 @@ def test_a_damaged_stream_is_an_error_of_ours() -> None:
     for n in range(0, len(captured.skeleton), 7):
         with pytest.raises(CheckpointError):
             load(Captured(skeleton=captured.skeleton[:n], buffers=captured.buffers))
-    for buffers in ((), captured.buffers[:1], (Held(b""), Held(b""))):
+    for buffers in ((), captured.buffers[:1], (SmallBuffer(b""), SmallBuffer(b""))):
         with pytest.raises(CheckpointError):
             load(Captured(skeleton=captured.skeleton, buffers=buffers))
 

@@ -30,12 +30,12 @@ from snapshot import Keep, in_new_process, kept, names, restored
 from torch import nn
 
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 
 def why(live: dict[str, Any]) -> str:
     """Why the variable ``it`` came back as a tombstone."""
-    not_saved = lost(live["it"])
+    not_saved = not_saved_of(live["it"])
     assert not_saved is not None
     return not_saved.why
 
