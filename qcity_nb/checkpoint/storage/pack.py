@@ -164,7 +164,7 @@ def _write_objects(
 ) -> None:
     """Write each aligned; what is adjacent in memory is written with one call."""
     start, end = 0, 0  # memory to be written with one call
-    owners: list[memoryview] = []  # its owners: objects of a lazy mapping have no other
+    owners: list[memoryview] = []  # what keeps it alive: objects of a lazy mapping have no other owner
 
     def flush() -> None:
         nonlocal start, end

@@ -117,8 +117,8 @@ class PackReader:
     def _read(self, places: list[_Place], *, is_own: bool = False) -> None:
         places.sort(key=lambda place: (place[0].pack, place[0].offset))
         total = sum(place[0].size_bytes for place in places)
-        straight, groups_to_copy = self._runs(places) if is_own else ([], places)
-        turn = iter([*((group, True) for group in straight), *((group, False) for group in _group(groups_to_copy))])
+        straight, places_to_copy = self._runs(places) if is_own else ([], places)
+        turn = iter([*((group, True) for group in straight), *((group, False) for group in _group(places_to_copy))])
         if total < DIRECT_BYTES:
             self._read_groups(turn)
             return

@@ -236,7 +236,7 @@ def misses(live: dict[str, Any], seed: int, kinds: Sequence[str] = (), cells: in
     run(live, START)
     watch = looking(live)
     some = everything = 0
-    said = []
+    steps = []
     kinds = kinds or chance.sample(CELLS, 15)  # few kinds at a time: they meet each other more often
     for _ in range(cells):
         source = chance.choice(kinds).format(
@@ -247,7 +247,7 @@ def misses(live: dict[str, Any], seed: int, kinds: Sequence[str] = (), cells: in
             o=chance.choice(["o0", "o1"]),
             n=chance.randrange(100),
         )
-        said.append(source)
+        steps.append(source)
         texts, parts = contents(live)
         run(live, source)
         watch.ran(source)
@@ -266,7 +266,7 @@ def misses(live: dict[str, Any], seed: int, kinds: Sequence[str] = (), cells: in
                     for other in reached
                 ):
                     continue
-                return f"seed {seed}: {name} changed, not in {sorted(reached)}:\n" + "\n".join(said), some, everything
+                return f"seed {seed}: {name} changed, not in {sorted(reached)}:\n" + "\n".join(steps), some, everything
         watch.clear()
     return None, some, everything
 
@@ -556,10 +556,10 @@ def test_in_a_shell(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SHELL, str(tmp_path), json.dumps([cell for cell, _ in cells])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     usual = {"In", "exit", "quit", "get_ipython", "open"}
-    for (cell, expected), said in zip(cells, json.loads(done.stdout.splitlines()[-1]), strict=True):
+    for (cell, expected), answer in zip(cells, json.loads(done.stdout.splitlines()[-1]), strict=True):
         if isinstance(expected, str):
-            assert isinstance(said, str), cell
-            assert said.startswith(expected), cell
+            assert isinstance(answer, str), cell
+            assert answer.startswith(expected), cell
         else:
-            assert isinstance(said, list), (cell, said)
-            assert set(said) - usual - {"n"} == expected - {"n"}, cell
+            assert isinstance(answer, list), (cell, answer)
+            assert set(answer) - usual - {"n"} == expected - {"n"}, cell
