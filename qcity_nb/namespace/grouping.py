@@ -48,7 +48,7 @@ class Known:
 
     names: tuple[str, ...]
     identities: tuple[tuple[int, weakref.ref[Any] | None], ...]
-    mutables: array[int]
+    mutable_ids: array[int]
     bounds: list[tuple[int, int]]
     stream: str
     """The stream's name."""
@@ -66,7 +66,7 @@ class Known:
         return cls(
             names=part.names,
             identities=tuple(_identity(values[name]) for name in part.names),
-            mutables=array("Q", map(id, part.mutables)),
+            mutable_ids=array("Q", map(id, part.mutables)),
             bounds=written.bounds,
             stream=name_of(written.skeleton),
             placement=part.placement,
@@ -162,7 +162,9 @@ class _Grouper:
         memory = [(low, high, -1) for part in self.parts for low, high in part.written.bounds]
         memory += [(low, high, index) for index, group in enumerate(groups) for low, high in group.bounds]
         touched = {owner for pair in overlapping(memory) for owner in pair}
-        return [group for index, group in enumerate(groups) if index in touched or not ids.isdisjoint(group.mutables)]
+        return [
+            group for index, group in enumerate(groups) if index in touched or not ids.isdisjoint(group.mutable_ids)
+        ]
 
     # -- writing
 

@@ -396,11 +396,11 @@ def _is_memo_visible() -> bool:
 
 
 def _stream(body: bytes, table: PickledStream | None) -> bytes:
-    head = body[:2] + _LIVE
+    start = body[:2] + _LIVE
     if table is not None:
         size = struct.pack("<Q", len(table.skeleton))
-        head += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
-    return head + body[2:]
+        start += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
+    return start + body[2:]
 
 
 def write_scalar(value: dict[str, Any]) -> PickledStream:

@@ -146,7 +146,7 @@ CELLS = [
 ]
 
 
-def told(value: object, seen: dict[int, int], shared: set[int] | None = None) -> str:
+def text_of(value: object, seen: dict[int, int], shared: set[int] | None = None) -> str:
     """A value's deep content as text; ``shared`` gets the ids of the mutable objects in it."""
     if value is None or isinstance(value, int | str | float):
         return repr(value)
@@ -155,7 +155,7 @@ def told(value: object, seen: dict[int, int], shared: set[int] | None = None) ->
     seen[id(value)] = len(seen)
 
     def also(*parts: object) -> str:
-        return ", ".join(told(part, seen, shared) for part in parts)
+        return ", ".join(text_of(part, seen, shared) for part in parts)
 
     if shared is not None and isinstance(value, list | dict | set | types.CellType):
         shared.add(id(value))
@@ -199,7 +199,7 @@ def contents(live: dict[str, Any]) -> tuple[dict[str, str], dict[str, frozenset[
     texts, parts = {}, {}
     for name in [name for name in live if not name.startswith("__")]:
         shared: set[int] = set()
-        texts[name] = told(live[name], {}, shared)
+        texts[name] = text_of(live[name], {}, shared)
         parts[name] = frozenset(shared)
     return texts, parts
 

@@ -22,7 +22,7 @@ def made(x: int) -> Any:
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_mutables_are_what_is_mutable_and_held(monkeypatch: pytest.MonkeyPatch, *, is_seen: bool) -> None:
     assert pickler._is_memo_visible()
-    monkeypatch.setattr(pickler, "_is_memo_seen", lambda: is_seen)
+    monkeypatch.setattr(pickler, "_is_memo_visible", lambda: is_seen)
     rows: list[Any] = [1, "text", (2, 3)]
     inner: dict[str, Any] = {"rows": rows, "n": 1.5}
     array = np.arange(9000.0)

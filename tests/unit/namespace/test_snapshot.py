@@ -256,7 +256,7 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
         freezer.close()
 
 
-def test_one_arena_serves_a_shot() -> None:
+def test_one_arena_serves_a_snapshot() -> None:
     live: dict[str, Any] = {f"a{n}": np.full(BIG, float(n)) for n in range(4)}
     freezer = Freezer()
     try:

@@ -159,7 +159,7 @@ def test_fill_replaces_an_array_of_another_shape_and_a_read_only_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "saved", "said"),
+    ("live", "saved", "message"),
     [
         ({"c": 1}, {"c": Counter()}, "c was saved through its state_dict"),
         ({}, {"t": Thing(x=1)}, "t is an object in the file"),

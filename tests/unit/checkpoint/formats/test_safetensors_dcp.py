@@ -208,7 +208,7 @@ def test_a_file_of_the_library_fills_a_live_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"a": torch.ones(2)}, "it lacks b"),
         ({"a": torch.ones(2), "b": torch.ones(1), "c": torch.ones(1)}, "the state has no c"),

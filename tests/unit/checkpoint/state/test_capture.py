@@ -530,7 +530,7 @@ def test_objects_are_restored_through_their_attributes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("saved", "other"),
     [
         ([1, [2]], [3]),
         (np.arange(3.0), np.zeros(3)),

@@ -59,7 +59,7 @@ def test_a_directory_elsewhere_is_never_made(root: Path, tmp_path: Path) -> None
     assert Path.cwd() == root
 
 
-@pytest.mark.parametrize("told", ["../outside", "data/../../outside"])
+@pytest.mark.parametrize("cwd", ["../outside", "data/../../outside"])
 def test_no_directory_is_made_above_the_root(root: Path, cwd: str) -> None:
     (sentence,) = ProcessSettings(root, {}).put(Surroundings(cwd=cwd))
     assert "outside" in sentence
