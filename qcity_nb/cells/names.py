@@ -95,7 +95,7 @@ def _everything(loaded: set[str], attributes: set[str], imported: set[str]) -> s
 def in_code(code: types.CodeType) -> Mention:
     """The names in ``code`` and in the code nested in it."""
     loaded, attributes, imported, texts = set[str](), set[str](), set[str](), set[str]()
-    found = Mention()
+    mention = Mention()
     waits: list[object] = [code.co_consts]
     for step in dis.get_instructions(code):
         if step.opcode not in dis.hasname or not isinstance(step.argval, str):
@@ -114,10 +114,10 @@ def in_code(code: types.CodeType) -> Mention:
         elif isinstance(value, bytes):
             texts |= _in_text(value.decode("latin-1"))
         elif isinstance(value, types.CodeType):
-            found |= in_code(value)
+            mention |= in_code(value)
         elif isinstance(value, tuple | frozenset):
             if value == ("*",):
-                found |= Mention(everything="an import of * may bind any name")
+                mention |= Mention(everything="an import of * may bind any name")
             waits.extend(value)
     names = {part for name in code.co_names for part in name.split(".")} | texts | imported
     reason = _everything(loaded, attributes, imported)
@@ -126,7 +126,7 @@ def in_code(code: types.CodeType) -> Mention:
     later = sorted((attributes | imported | loaded) & _LATER)
     if later:
         reason = f"code passed to `{later[0]}` may run at any time"
-    return found | Mention(
+    return mention | Mention(
         frozenset(names),
         reason,
         forever=bool(later),
@@ -139,25 +139,25 @@ class _Magics(ast.NodeTransformer):
     """Removes the calls of harmless magics from a cell, and collects the names in them."""
 
     def __init__(self) -> None:
-        self.found = Mention()
+        self.mention = Mention()
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython"), args=[], keywords=[]), attr=method),
-                args=[*given],
+                args=[*arguments],
                 keywords=[],
-            ) if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in given):
-                texts = [str(each.value) for each in given if isinstance(each, ast.Constant)]
+            ) if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in arguments):
+                texts = [str(each.value) for each in arguments if isinstance(each, ast.Constant)]
                 if (known := _of_magic(method, texts)) is not None:
-                    self.found |= known
+                    self.mention |= known
                     return ast.Constant(value=None)
         return self.generic_visit(node)
 
 
 def _of_magic(method: str, texts: list[str]) -> Mention | None:
     if method in ("system", "getoutput") and len(texts) == 1:
-        return _expanded(texts[0]) | Mention(frozenset({"_exit_code"}))
+        return _in_expanded_line(texts[0]) | Mention(frozenset({"_exit_code"}))
     if method == "run_line_magic" and len(texts) == 2:
         name, line, body = texts[0], texts[1], ""
     elif method == "run_cell_magic" and len(texts) == 3:
@@ -165,24 +165,24 @@ def _of_magic(method: str, texts: list[str]) -> Mention | None:
     else:
         return None
     if name in _QUIET_MAGICS:
-        return _expanded(line) | Mention(_in_text(body) | {"_exit_code"})
+        return _in_expanded_line(line) | Mention(_in_text(body) | {"_exit_code"})
     if name not in _CODE_MAGICS:
         return None
     # The line of a cell magic may be code too (timeit's set-up), after options, which are not code.
-    found = _of_words(line) if line else Mention()
-    return found | (in_source(body) if body else Mention())
+    mention = _of_words(line) if line else Mention()
+    return mention | (in_source(body) if body else Mention())
 
 
-def _expanded(line: str) -> Mention:
+def _in_expanded_line(line: str) -> Mention:
     """A line in which IPython evaluates `{…}` and `$name`."""
     return _of_words(line) if "{" in line or "$" in line else Mention(_in_text(line))
 
 
 def _of_words(text: str) -> Mention:
-    found = set(_in_text(text))
-    later = found & _LATER
-    reason = _everything(found, found, found) or ("it may run at any time" if later else "")
-    return Mention(frozenset(found), reason, bool(later), "sys" in found, "modules" in found)
+    names = set(_in_text(text))
+    later = names & _LATER
+    reason = _everything(names, names, names) or ("it may run at any time" if later else "")
+    return Mention(frozenset(names), reason, bool(later), "sys" in names, "modules" in names)
 
 
 def opens(value: object) -> str:
@@ -214,7 +214,7 @@ def in_source(source: str) -> Mention:
             code = compile(tree, "<cell>", "exec", flags=flags, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Mention(everything="the cell is not plain Python")
-    return in_code(code) | magics.found
+    return in_code(code) | magics.mention
 
 
 _NAME = re.compile(r"[^\W\d]\w*")
@@ -227,14 +227,14 @@ def find_names(sources: Iterable[str]) -> set[str]:
 
 def find_names_in_bodies(sources: Iterable[str]) -> set[str]:
     """The words in the functions and classes that the sources define, which later code may call."""
-    found: set[str] = set()
+    names: set[str] = set()
     for source in sources:
         try:
             tree = ast.parse(source)
         except SyntaxError:  # magics
-            found |= find_names([source])
+            names |= find_names([source])
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-                found |= find_names([ast.unparse(node)])
-    return found
+                names |= find_names([ast.unparse(node)])
+    return names

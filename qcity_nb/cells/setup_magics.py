@@ -38,7 +38,7 @@ def setup_lines(source: str) -> list[str]:
     """
     if source.lstrip().startswith("%%"):
         return []
-    found = []
+    magics = []
     python: list[str] = []
     lines = source.splitlines()
     while lines:
@@ -55,8 +55,8 @@ def setup_lines(source: str) -> list[str]:
             line = line[:-1] + " " + lines.pop(0)
         python = []  # complete statements need no second check
         if _SETUP.fullmatch(line.rstrip()):
-            found.append(line.rstrip())
-    return found
+            magics.append(line.rstrip())
+    return magics
 
 
 def _is_whole(lines: list[str]) -> bool | None:

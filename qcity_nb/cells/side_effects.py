@@ -50,20 +50,20 @@ def effects(source: str) -> list[str]:
     lines = tags.lines_of(source)
     if magic := tags.program_of(lines):
         return [f"%%{magic}"] if magic in _CELLS else []
-    found: list[str] = []
+    names: list[str] = []
     with contextlib.suppress(
         SyntaxError, ValueError, RecursionError, MemoryError
     ):  # a journal line must not fail a run
         try:
-            tree = _parsed(lines)
+            tree = _parse(lines)
         except SyntaxError:  # magics are not Python
-            found += [f"!{command.split()[0]}" for line in lines if (command := (tags.shell_line(line) or "").strip())]
-            tree = _parsed([_without_magic(line) for line in lines])
-        found += _calls(tree)
-    return list(dict.fromkeys(found))
+            names += [f"!{command.split()[0]}" for line in lines if (command := (tags.shell_line(line) or "").strip())]
+            tree = _parse([_without_magic(line) for line in lines])
+        names += _calls(tree)
+    return list(dict.fromkeys(names))
 
 
-def _parsed(lines: list[str]) -> ast.Module:
+def _parse(lines: list[str]) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
         return ast.parse("\n".join(lines))
@@ -80,12 +80,12 @@ def _calls(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
-                imported |= {one.asname: one.name.rpartition(".")[2] for one in names if one.asname}
+                imported |= {alias.asname: alias.name.rpartition(".")[2] for alias in names if alias.asname}
             case ast.ImportFrom(module=str(module), names=names):
-                for one in names:
-                    imported[one.asname or one.name] = f"{module.rpartition('.')[2]}.{one.name}"
+                for alias in names:
+                    imported[alias.asname or alias.name] = f"{module.rpartition('.')[2]}.{alias.name}"
     for node in _in_order(tree):
-        if isinstance(node, ast.Call) and (name := _named(node.func)):
+        if isinstance(node, ast.Call) and (name := _dotted_name(node.func)):
             first, _, rest = name.partition(".")
             known = imported.get(first, first) + (f".{rest}" if rest else "")
             module, _, function = known.rpartition(".")
@@ -107,23 +107,23 @@ def _in_order(node: ast.AST) -> Iterator[ast.AST]:
         yield from _in_order(child)
 
 
-def _named(node: ast.expr) -> str:
+def _dotted_name(node: ast.expr) -> str:
     """The dotted name of what is called; ``…`` for parts that are not names."""
     match node:
         case ast.Name(id=name):
             return name
         case ast.Attribute(value=value, attr=attr):
-            return f"{_named(value) or '…'}.{attr}"
+            return f"{_dotted_name(value) or '…'}.{attr}"
         case ast.Call(func=func):
-            return f"{_named(func) or '…'}(…)"
+            return f"{_dotted_name(func) or '…'}(…)"
     return ""
 
 
 def _mode(node: ast.Call, *, is_method: bool) -> str:
     """The mode of a call of `open` if it opens the file for writing."""
     place = 0 if is_method else 1
-    given = [one.value for one in node.keywords if one.arg == "mode"] or node.args[place : place + 1]
-    match given:
+    arguments = [keyword.value for keyword in node.keywords if keyword.arg == "mode"] or node.args[place : place + 1]
+    match arguments:
         case [ast.Constant(value=str(mode))] if _WRITES.search(mode):
             return mode
     return ""

@@ -43,15 +43,15 @@ def chain(sources: Iterable[str], *, parameters: Mapping[str, Any] | None = None
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     start = json.dumps(["qcity-chain-1", python, dict(parameters or {})], sort_keys=True, default=repr)
     link = hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=_BYTES)
-    found: list[str] = []
+    hashes: list[str] = []
     for source in sources:
         text = _normal(source)
         if not text.strip():
-            found.append(found[-1] if found else "")
+            hashes.append(hashes[-1] if hashes else "")
             continue
         link = hashlib.blake2b(link.digest() + text.encode("utf-8", "surrogatepass"), digest_size=_BYTES)
-        found.append(link.hexdigest())
-    return found
+        hashes.append(link.hexdigest())
+    return hashes
 
 
 def count_finished(chain: Sequence[str], records: Sequence[str]) -> int:

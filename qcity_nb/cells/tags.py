@@ -58,8 +58,8 @@ def program_of(lines: list[str]) -> str:
 
 def shell_line(line: str) -> str | None:
     """The command of `!…`, `x = !…`, `%sx …`; ``None``: the line is not a shell command."""
-    found = _SHELL_LINE.match(line)
-    return found[2] if found else None
+    match = _SHELL_LINE.match(line)
+    return match[2] if match else None
 
 
 def installs(source: str) -> bool:
@@ -74,8 +74,8 @@ def installs(source: str) -> bool:
         shell = [line for line in lines[1:] if not line.lstrip().startswith("#")]
         return any(_COMMAND.search(line) for line in shell)
     for line in lines:
-        if found := _LINE_MAGIC.match(line):
-            command = " ".join(found.groups())
+        if match := _LINE_MAGIC.match(line):
+            command = " ".join(match.groups())
         elif (shown := shell_line(line)) is not None:
             command = shown
         elif _BARE_MAGIC.match(line):
@@ -104,10 +104,10 @@ def skips_snapshot(tags: Iterable[str]) -> bool:
 
 def check_tags(tags: Iterable[str]) -> str:
     """What is wrong with the tags that begin with `qcity-`, as a sentence; empty: nothing."""
-    given = set(tags)
-    unknown = sorted(tag for tag in given if tag.lower().startswith(("qcity-", "qcity_")) and tag not in _TAGS)
+    present = set(tags)
+    unknown = sorted(tag for tag in present if tag.lower().startswith(("qcity-", "qcity_")) and tag not in _TAGS)
     if unknown:
         return f"There is no tag {', '.join(unknown)}: the tags are {', '.join(_TAGS)}."
-    if {RERUN, ONCE} <= given:
+    if {RERUN, ONCE} <= present:
         return f"A cell cannot be both {RERUN} and {ONCE}."
     return ""

@@ -74,7 +74,7 @@ class _Alias:
 def _leaves(root: object) -> Iterator[tuple[str, Any]]:
     """Values without parts of their own, by path; a container that is visited again is an ``_Alias``."""
     seen: dict[int, str] = {}
-    kept: list[object] = []
+    alive: list[object] = []
     stack: list[tuple[str, object]] = [("", root)]
     while stack:
         path, value = stack.pop()
@@ -91,7 +91,7 @@ def _leaves(root: object) -> Iterator[tuple[str, Any]]:
             yield path, _Alias(seen[id(value)] or "state")
             continue
         seen[id(value)] = path
-        kept.append(value)  # state_dict() returns a new dict: keep it alive, so that no other object gets its id
+        alive.append(value)  # state_dict() returns a new dict: keep it alive, so that no other object gets its id
         named = [(_path(path, suffix), item) for suffix, item in parts]
         stack.extend(reversed(named))
 
@@ -170,37 +170,37 @@ def _flat(value: Any) -> Any:
 
 
 def _numbers(path: str, kind: str, old: Any, new: Any) -> Difference:
-    one, other = _flat(old), _flat(new)
-    if one is None or other is None or one.dtype.kind not in "biufc":
-        equal = _is_same_array(one, other) if one is not None and other is not None else _is_equal(old, new)
+    left, right = _flat(old), _flat(new)
+    if left is None or right is None or left.dtype.kind not in "biufc":
+        equal = _is_same_array(left, right) if left is not None and right is not None else _is_equal(old, new)
         return Difference(path=path, what="equal" if equal else "changed", kind=kind)
     numpy = importlib.import_module("numpy")
     count, largest, squares, norm = 0, 0.0, 0.0, 0.0
     with numpy.errstate(all="ignore"):
-        for start in range(0, len(one), _PIECE):
-            a, b = one[start : start + _PIECE], other[start : start + _PIECE]
+        for start in range(0, len(left), _PIECE):
+            a, b = left[start : start + _PIECE], right[start : start + _PIECE]
             are_nan = (a != a) & (b != b)
             differs = (a != b) & ~are_nan
-            wide = numpy.complex128 if one.dtype.kind == "c" else numpy.float64
+            wide = numpy.complex128 if left.dtype.kind == "c" else numpy.float64
             a = a.astype(wide)
             a[are_nan] = 0
             norm += float(numpy.vdot(a, a).real)
-            found = int(numpy.count_nonzero(differs))
-            if found:
+            changed = int(numpy.count_nonzero(differs))
+            if changed:
                 step = numpy.abs(b[differs].astype(wide) - a[differs])
-                count += found
+                count += changed
                 largest = float(numpy.maximum(largest, step.max()))
                 squares += float(step @ step)
     if not count:
-        return Difference(path=path, what="equal", kind=kind, size=len(one))
+        return Difference(path=path, what="equal", kind=kind, size=len(left))
     relative = float("inf") if norm == 0 else float((squares / norm) ** 0.5)
     return Difference(
-        path=path, what="changed", kind=kind, count=count, size=len(one), max_change=largest, relative=relative
+        path=path, what="changed", kind=kind, count=count, size=len(left), max_change=largest, relative=relative
     )
 
 
-def _is_same_array(one: Any, other: Any) -> bool:
+def _is_same_array(left: Any, right: Any) -> bool:
     """For text, times, structures and objects: equal, or not."""
-    if not one.dtype.hasobject:
-        return bool(one.tobytes() == other.tobytes())
-    return all(_is_equal(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True))
+    if not left.dtype.hasobject:
+        return bool(left.tobytes() == right.tobytes())
+    return all(_is_equal(a, b) for a, b in zip(left.tolist(), right.tolist(), strict=True))

@@ -36,8 +36,8 @@ def encode_state(captured: Captured) -> tuple[Encoded, dict[str, Buffer]]:
         if capture_buffer.is_spoiled:
             raise Discarded("the state was changed before the optimizer's step, while it was copied")
     objects: dict[str, Buffer] = {}
-    skeleton = tuple(_named(_parts(captured.skeleton), objects))
-    buffers = tuple(tuple(_named(buffer.parts(), objects)) for buffer in captured.buffers)
+    skeleton = tuple(_collect_names(_parts(captured.skeleton), objects))
+    buffers = tuple(tuple(_collect_names(buffer.parts(), objects)) for buffer in captured.buffers)
     return Encoded(skeleton=skeleton, buffers=buffers, sizes=tuple(buffer.size for buffer in captured.buffers)), objects
 
 
@@ -47,7 +47,7 @@ def _parts(data: bytes) -> Iterator[tuple[str, Buffer]]:
         yield name_of(view[at : at + length]), view[at : at + length]
 
 
-def _named(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer]) -> Iterator[str]:
+def _collect_names(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer]) -> Iterator[str]:
     for name, content in parts:
         if content is not None:
             objects[name] = content

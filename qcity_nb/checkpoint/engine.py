@@ -24,7 +24,7 @@ from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
 
-__all__ = ["PendingCheckpoint", "Engine", "Saving", "Used"]
+__all__ = ["PendingCheckpoint", "Engine", "Saving", "UsedMemory"]
 
 _NICE = 10
 """The writer has a lower priority than the training."""
@@ -33,7 +33,7 @@ PendingCheckpoint = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
 """Makes a checkpoint from what was captured: manifest, objects, rows. Called in the writer thread."""
 
 
-class Used(Protocol):
+class UsedMemory(Protocol):
     """Memory that a save needs until it is written: of one ``Captured``, or of several that share it."""
 
     @property
@@ -49,7 +49,7 @@ class Saving:
 
     def __init__(self) -> None:
         self._future: Future[Manifest] | None = None
-        self._used: Sequence[Used] = ()
+        self._used: Sequence[UsedMemory] = ()
         self.new_bytes = 0
         """Bytes of the objects that were written, once the save is done."""
         self.cpu_s = 0.0
@@ -119,7 +119,7 @@ class Engine:
             with contextlib.suppress(Exception):
                 self._saving.wait()
 
-    def submit(self, draft: PendingCheckpoint, used: Sequence[Used]) -> Saving:
+    def submit(self, draft: PendingCheckpoint, used: Sequence[UsedMemory]) -> Saving:
         """Write a checkpoint in the background. The memory of ``used`` is free again when it is done.
 
         If memory was too short for a copy, it is written before this returns.
@@ -135,7 +135,7 @@ class Engine:
             self.finish()
         return saving
 
-    def _write(self, saving: Saving, draft: PendingCheckpoint, used: Sequence[Used]) -> Manifest:
+    def _write(self, saving: Saving, draft: PendingCheckpoint, used: Sequence[UsedMemory]) -> Manifest:
         began_s = time.thread_time()
         try:
             manifest, objects, rows = draft()

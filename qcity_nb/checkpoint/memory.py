@@ -40,12 +40,12 @@ class _PyBuffer(ctypes.Structure):
 
 def address_of(data: Buffer) -> int:
     """The address of a contiguous buffer; valid as long as the caller keeps the buffer alive."""
-    found = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(found), 0)
+    buffer = _PyBuffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(data), ctypes.byref(buffer), 0)
     try:
-        return found.buf or 0
+        return buffer.buf or 0
     finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
 
 
 def view_at(address: int, size: int) -> memoryview:
@@ -133,7 +133,7 @@ class Arena:
         self.address = ctypes.addressof(self._anchor)
         self.size = size
 
-    def take(self, size: int) -> int:
+    def allocate(self, size: int) -> int:
         """Allocate the next ``size`` bytes, at the beginning of a page; returns their address."""
         at = -(-self.used // PAGE) * PAGE
         if at + size > self.size:
@@ -170,16 +170,16 @@ def available_bytes() -> int | None:
 
     None if neither can be read (not Linux).
     """
-    found: list[int] = []
+    limits: list[int] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+                limits.append(int(line.split()[1]) * 1024)
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
         most, now = _number(Path(limit)), _number(Path(usage))
         if most is not None and now is not None:
-            found.append(max(0, most - now))
-    return min(found) if found else None
+            limits.append(max(0, most - now))
+    return min(limits) if limits else None

@@ -35,11 +35,11 @@ class Goal:
 
     def best(self, values: Iterable[float | None]) -> float | None:
         """The best value; ``None`` if there is no number."""
-        found: float | None = None
+        best: float | None = None
         for value in values:
-            if value is not None and self.is_better(value, found):
-                found = value
-        return found
+            if value is not None and self.is_better(value, best):
+                best = value
+        return best
 
 
 def goal(metric: str, mode: Mode | None = None) -> Goal:

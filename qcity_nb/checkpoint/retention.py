@@ -70,8 +70,8 @@ def keep_of(last: int, every: int | None, best: str) -> Keep:
     Raises:
         UsageError: one of them is out of range.
     """
-    metric, mark, mode = best.rpartition(":")
-    if mark and mode in ("max", "min"):
+    metric, colon, mode = best.rpartition(":")
+    if colon and mode in ("max", "min"):
         return Keep(last=last, every=every, best=metric, best_mode="max" if mode == "max" else "min")
     return Keep(last=last, every=every, best=best or None)
 
@@ -85,18 +85,18 @@ def select(candidates: Iterable[Candidate], keep: Keep, *, limit: int = MAX_KEPT
     Args:
         candidates: in any order; no two with the same ``seq``.
     """
-    newest = sorted(candidates, key=lambda one: -one.seq)
-    named = {one.seq for one in newest if one.name}
+    newest = sorted(candidates, key=lambda candidate: -candidate.seq)
+    named = {candidate.seq for candidate in newest if candidate.name}
     # Places are counted as if no checkpoint were kept for two reasons. Otherwise, when one loses its second reason,
     # there would be more places for ``every``, and a checkpoint that is already deleted would be selected.
     places = limit - len(named) - _reserved(keep)
     last = min(keep.last, max(places, 1))
-    kept = named | {one.seq for one in newest[:last]}
-    room = max(places - last, 0)
-    regular = [seq for seq in _firsts(newest, keep.every) if seq not in kept]
+    selected = named | {candidate.seq for candidate in newest[:last]}
+    places_left = max(places - last, 0)
+    regular = [seq for seq in _firsts(newest, keep.every) if seq not in selected]
     best = _best(newest, keep.goal)
-    kept |= {*regular[:room], *best}
-    return [one for one in newest if one.seq in kept]
+    selected |= {*regular[:places_left], *best}
+    return [candidate for candidate in newest if candidate.seq in selected]
 
 
 def _reserved(keep: Keep) -> int:
@@ -107,18 +107,18 @@ def _firsts(newest: list[Candidate], every: int | None) -> list[int]:
     """The first checkpoint of each so many steps, newest first."""
     if every is None:
         return []
-    first = {one.step // every: one.seq for one in newest}  # the oldest comes last, and wins
+    first = {candidate.step // every: candidate.seq for candidate in newest}  # the oldest comes last, and wins
     return sorted(first.values(), reverse=True)
 
 
 def _best(newest: list[Candidate], aim: Goal | None) -> set[int]:
     if aim is None:
         return set()
-    found: Candidate | None = None
-    for one in reversed(newest):
-        if one.value is not None and aim.is_better(one.value, found.value if found is not None else None):
-            found = one
-    return {found.seq} if found is not None else set()
+    best: Candidate | None = None
+    for candidate in reversed(newest):
+        if candidate.value is not None and aim.is_better(candidate.value, best.value if best is not None else None):
+            best = candidate
+    return {best.seq} if best is not None else set()
 
 
 def names_left(named: int, keep: Keep, *, limit: int = MAX_KEPT) -> int:

@@ -30,8 +30,8 @@ def key_id(key: bytes) -> str:
 
 
 def _value(manifest: Manifest, run: str, key: bytes) -> str:
-    told = run.encode() + b"\0" + manifests.dumps(replace(manifest, signature={}))
-    return hmac.new(key, told, hashlib.sha256).hexdigest()
+    message = run.encode() + b"\0" + manifests.dumps(replace(manifest, signature={}))
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def sign(manifest: Manifest, run: str, key: bytes | None) -> Manifest:

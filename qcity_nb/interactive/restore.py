@@ -12,7 +12,7 @@ from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.kernel import inline_plots, ipython_history
 from qcity_nb.kernel.finished_cells import FinishedCells
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 __all__ = ["RESULTS", "SnapshotRestorer", "map_results"]
 
@@ -89,7 +89,7 @@ class SnapshotRestorer:
             else set()
         )
         for name in self._brought - names - self._names:
-            if lost(live.get(name)) is None:
+            if not_saved_of(live.get(name)) is None:
                 live.pop(name, None)  # an earlier restore brought it back, and a cell since has deleted it
         stays = set(self._find_kept(sources))
         for name in stays:
@@ -104,7 +104,9 @@ class SnapshotRestorer:
         used = find_names(sources)
         for name, value in self._made.items():
             # An iterator that was used since is not the same any more.
-            if lost(self._shell.user_ns.get(name)) is not None and not (name in used and hasattr(value, "__next__")):
+            if not_saved_of(self._shell.user_ns.get(name)) is not None and not (
+                name in used and hasattr(value, "__next__")
+            ):
                 yield name
 
     def _renumber_results(self, record: CellRecord, names: set[str], numbers: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from qcity_nb import codec
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.encode import decode_state, encode_state
-from qcity_nb.checkpoint.engine import Used
+from qcity_nb.checkpoint.engine import UsedMemory
 from qcity_nb.checkpoint.state import freezer
 from qcity_nb.checkpoint.state.capture import Captured, capture_generators, restore_generators
 from qcity_nb.checkpoint.state.frozen_buffer import Read
@@ -55,7 +55,7 @@ class CellSnapshot:
     """The groups of the newest saved record."""
 
     @property
-    def used(self) -> list[Used]:
+    def used(self) -> list[UsedMemory]:
         """The memory that is free again once the checkpoint is written."""
         return [] if self.snapshot is None else [_Memory(self.snapshot)]
 

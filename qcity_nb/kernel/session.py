@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.encode import Discarded, decode_state
-from qcity_nb.checkpoint.engine import Engine, Used
+from qcity_nb.checkpoint.engine import Engine, UsedMemory
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
@@ -382,7 +382,7 @@ class Session:
             return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
         parts = [part for loop in snapshots for part in (loop.state, loop.generators, loop.begun)]
-        used: list[Used] = [part for part in parts if part is not None]
+        used: list[UsedMemory] = [part for part in parts if part is not None]
         used += cell_snapshot.used if cell_snapshot is not None else []
         self._pending = PendingSave(self.engine.submit(write, used), snapshots, batch)
         self.seq += 1

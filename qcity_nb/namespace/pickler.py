@@ -30,10 +30,10 @@ from qcity_nb.checkpoint.state.pickling import Reducers, is_importable
 from qcity_nb.namespace import gc_pause, unpickle_functions
 from qcity_nb.namespace.handlers import pandas_frames, recreated, registry, string_arrays
 from qcity_nb.namespace.records import NotSaved
-from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
+from qcity_nb.namespace.tombstone import Tombstone, not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickle_functions import is_full
 
-__all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "Written", "write", "write_scalar"]
+__all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "PickledStream", "write", "write_scalar"]
 
 _MISSING = object()
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it, or a call of type
@@ -62,7 +62,7 @@ class PickleContext:
     """Ids of the dicts that are the namespace: itself, and that of ``__main__``, which is the same in a kernel."""
     handlers: dict[type, registry.Handler | None] = field(default_factory=dict)
     dispatch: dict[Any, Any] = field(default_factory=dict)
-    tables: dict[tuple[int, ...], Written] = field(default_factory=dict)
+    tables: dict[tuple[int, ...], PickledStream] = field(default_factory=dict)
     """Streams of classes, by the ids of the classes."""
     until_s: float = math.inf
     """When pickling is aborted, by ``time.perf_counter``."""
@@ -84,27 +84,27 @@ class PickleContext:
         if time.perf_counter() > self.until_s:
             raise Overdue
 
-    def table(self, classes: tuple[type, ...]) -> Written:
+    def table(self, classes: tuple[type, ...]) -> PickledStream:
         """The stream of these classes.
 
         Raises:
             Failed: with what pickling raised.
         """
         key = tuple(map(id, classes))
-        found = self.tables.get(key)
-        if found is None:
-            found = self.tables[key] = write(list(classes), self, ClassPlacement.TABLE)
-        return found
+        table = self.tables.get(key)
+        if table is None:
+            table = self.tables[key] = write(list(classes), self, ClassPlacement.TABLE)
+        return table
 
 
 @dataclass(slots=True, eq=False)
-class Written:
+class PickledStream:
     """A stream, and the objects in it, which this keeps alive."""
 
     skeleton: bytes
     spans: list[Span] = field(default_factory=list)
     optimizers: list[Any] = field(default_factory=list)
-    met: Callable[[], list[Any]] = list
+    visited: Callable[[], list[Any]] = list
     """Returns each object that was written, once, and some of the pickler's own."""
     own: frozenset[int] = frozenset()
     """Ids of the pickler's own objects."""
@@ -113,7 +113,7 @@ class Written:
     bounds: list[tuple[int, int]] = field(default_factory=list)
     """Memory that its arrays and tensors use."""
     classes: tuple[type, ...] = ()
-    table: Written | None = None
+    table: PickledStream | None = None
     """The stream of ``classes``."""
     keep: Any = None
     fresh: set[str] = field(default_factory=set)
@@ -170,8 +170,8 @@ class _NotebookPickler(Reducers):
         self._alone: set[int] = set()
         """Arrays that must not be shared after a restore, although they are shared in this process."""
 
-    def take(self, buffer: pickle.PickleBuffer) -> bool:
-        return True if self.placement is ClassPlacement.TABLE else super().take(buffer)
+    def note_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        return True if self.placement is ClassPlacement.TABLE else super().note_buffer(buffer)
 
     def reducer_override(self, value: Any) -> Any:
         self.last = value
@@ -193,7 +193,7 @@ class _NotebookPickler(Reducers):
         if pandas_frames.is_block(cls) and pandas_frames.copies_on_write():
             return self._block(value)
         if cls is Tombstone:
-            not_saved = lost(value)
+            not_saved = not_saved_of(value)
             assert not_saved is not None
             return _put_tombstone, (not_saved.name, not_saved.kind, not_saved.why, not_saved.advice, not_saved.where)
         return super().reducer_override(value)
@@ -296,12 +296,12 @@ class _NotebookPickler(Reducers):
 
     def memory(self) -> dict[int, tuple[int, int, Any, Any]]:
         """The memory of arrays and torch storages: first address, end, owner, and the object itself."""
-        found = dict(self.arrays)
+        result = dict(self.arrays)
         for storage in self._storages.values():
             if storage.device.type == "cpu" and (size := storage.nbytes()):
                 low = storage.data_ptr()
-                found[-storage._cdata] = (low, low + size, None, storage)
-        return found
+                result[-storage._cdata] = (low, low + size, None, storage)
+        return result
 
 
 class _Home:
@@ -328,14 +328,14 @@ def _pickler() -> Any:
 class Failed(Exception):
     """Pickling raised an exception."""
 
-    def __init__(self, error: BaseException, met: Any) -> None:
+    def __init__(self, error: BaseException, visited: Any) -> None:
         super().__init__(str(error))
         self.error = error
-        self.met = met
+        self.visited = visited
         """The object that was visited last."""
 
 
-def write(value: object, context: PickleContext, placement: ClassPlacement = ClassPlacement.APART) -> Written:
+def write(value: object, context: PickleContext, placement: ClassPlacement = ClassPlacement.APART) -> PickledStream:
     """The stream of ``value``; its buffers are still the live ones.
 
     Raises:
@@ -360,13 +360,13 @@ def write(value: object, context: PickleContext, placement: ClassPlacement = Cla
             continue  # what overlaps is written again, as views of common bytes
         break
     pickler.last = None
-    classes = tuple(one for _, one in pickler.classes.values())
+    classes = tuple(cls for _, cls in pickler.classes.values())
     table = context.table(classes) if classes else None
-    return Written(
+    return PickledStream(
         skeleton=_stream(out.getvalue(), table),
         spans=pickler.spans,
         optimizers=pickler.optimizers,
-        met=functools.partial(_met, pickler),
+        visited=functools.partial(_visited_objects, pickler),
         own=own,
         by_value=pickler.by_value,
         bounds=bounds or [(low, high) for low, high, _, _ in memory.values()],
@@ -377,16 +377,16 @@ def write(value: object, context: PickleContext, placement: ClassPlacement = Cla
     )
 
 
-def _met(pickler: Any) -> list[Any]:
+def _visited_objects(pickler: Any) -> list[Any]:
     """The objects in a pickler's memo, and what else it refers to."""
-    if _is_memo_seen():
+    if _is_memo_visible():
         return gc.get_referents(pickler)
     with gc_pause.still():  # it creates and drops up to a million tuples
         return [value for _, value in pickler.memo.copy().values()]
 
 
 @functools.cache
-def _is_memo_seen() -> bool:
+def _is_memo_visible() -> bool:
     """Does the garbage collector see a pickler's memo? Its list is ten times as fast as a copy of the memo."""
     probe, other = [object()], object()
     pickler: Any = pickle.Pickler(io.BytesIO(), 5)
@@ -395,14 +395,14 @@ def _is_memo_seen() -> bool:
     return {id(probe), id(other)} <= seen
 
 
-def _stream(body: bytes, table: Written | None) -> bytes:
-    head = body[:2] + _LIVE
+def _stream(body: bytes, table: PickledStream | None) -> bytes:
+    start = body[:2] + _LIVE
     if table is not None:
         size = struct.pack("<Q", len(table.skeleton))
-        head += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
-    return head + body[2:]
+        start += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
+    return start + body[2:]
 
 
-def write_scalar(value: dict[str, Any]) -> Written:
+def write_scalar(value: dict[str, Any]) -> PickledStream:
     """The stream of a variable that is a number or a string: it shares nothing."""
-    return Written(skeleton=pickle.dumps(value, 5))
+    return PickledStream(skeleton=pickle.dumps(value, 5))

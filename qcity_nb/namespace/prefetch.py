@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from qcity_nb.checkpoint.state import buffer_targets
 from qcity_nb.checkpoint.state.capture import Captured
 
-__all__ = ["Land", "read_ahead"]
+__all__ = ["ReadBuffers", "read_ahead"]
 
 _LARGE_BYTES = 4 << 20
 """Groups with fewer bytes in buffers are read quickly."""
@@ -24,13 +24,13 @@ device do not."""
 _MOMENT_S = 0.015
 """Loading holds the GIL for as long as a stream takes: the first reads should start before."""
 
-Land = Callable[[], list[Any]]
+ReadBuffers = Callable[[], list[Any]]
 """Returns the memory of a group's buffers, read and verified. Raises what reading raised."""
 
 _Name = TypeVar("_Name")
 
 
-def read_ahead(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, Captured, Land], None, None]:
+def read_ahead(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Name, Captured, ReadBuffers], None, None]:
     """Each group with its memory, small groups first.
 
     Close the generator: threads may still be reading when the caller stops.
@@ -46,7 +46,7 @@ def read_ahead(groups: Iterable[tuple[_Name, Captured]]) -> Generator[tuple[_Nam
                 is_idle = not any(size >= _LARGE_BYTES for size, *_ in begun)
                 while waiting and (not begun or ahead + waiting[0][0] <= _AHEAD_BYTES):
                     size, name, captured = waiting.popleft()
-                    future = (large if size >= _LARGE_BYTES else small).submit(_land, captured)
+                    future = (large if size >= _LARGE_BYTES else small).submit(_read, captured)
                     begun.append((size, name, captured, future))
                     ahead += size
                 if is_idle:
@@ -63,5 +63,5 @@ def _reader() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="qcity-ahead")
 
 
-def _land(captured: Captured) -> list[Any]:
-    return buffer_targets.land(captured.skeleton, captured.buffers).memory
+def _read(captured: Captured) -> list[Any]:
+    return buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory

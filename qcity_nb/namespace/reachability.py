@@ -58,7 +58,7 @@ class Reach:
         self._ran = Mention()
         self._threads = ""
         self._start: dict[str, int] = {}
-        self._census: reference_audit.Census | None = None
+        self._audit: reference_audit.ReferenceAudit | None = None
         self.why = ""
         """Why `changed_names` last returned everything."""
 
@@ -68,10 +68,10 @@ class Reach:
         Args:
             source: the cell after IPython has transformed it to plain Python.
         """
-        found = in_source(source)
-        self._ran = self._ran | found
-        if found.forever:
-            self._forever = found.everything
+        mention = in_source(source)
+        self._ran = self._ran | mention
+        if mention.forever:
+            self._forever = mention.everything
 
     def clear(self) -> None:
         """Start again, with the variables as they are now.
@@ -81,20 +81,20 @@ class Reach:
         self._ran = Mention()
         self._start = {name: id(value) for name, value in self._live.items()}
         self._threads = self._new_threads()
-        self._census = reference_audit.take(self._live)
+        self._audit = reference_audit.audit_references(self._live)
         if gc.get_freeze_count() > self._usual_frozen:
             self._forever = "`gc.freeze` hides functions from the collector"
 
     def changed_names(self) -> frozenset[str] | None:
         """Names of variables that may have changed, deleted ones included; ``None``: any may have."""
-        known = self._census
+        known = self._audit
         if known is None:
             self.why = "the variables were not checked yet"
             return None
         self.why = self._forever or self._threads or self._new_threads() or known.why or self._ran.everything
         return None if self.why else self._follow(known)
 
-    def _follow(self, known: reference_audit.Census) -> frozenset[str] | None:
+    def _follow(self, known: reference_audit.ReferenceAudit) -> frozenset[str] | None:
         names = set(self._ran.names)
         if names & _LOADS:
             names |= {name for name, number in known.roots.items() if number in known.leads or number in known.mentions}

@@ -22,7 +22,7 @@ from typing import Any
 
 from qcity_nb.cells.names import Mention, in_code, opens
 
-__all__ = ["Census", "take"]
+__all__ = ["ReferenceAudit", "audit_references"]
 
 WALK = 10_000
 """Objects visited for each variable. A complete walk costs more than pickling, so it would save nothing."""
@@ -43,7 +43,7 @@ _GENERATED = "<string>"
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class ReferenceAudit:
     """What the variables lead to. Objects are numbers, so that none is kept alive."""
 
     why: str = ""
@@ -125,9 +125,9 @@ class _Walk:
 
     def node(self, value: Any) -> int | None:
         """Its number; None for atoms and for a library's own objects."""
-        found = self.index.get(id(value))
-        if found is not None:
-            return found
+        known = self.index.get(id(value))
+        if known is not None:
+            return known
         kind = type(value)
         if kind in _ATOMS:
             return None
@@ -194,7 +194,7 @@ class _Walk:
         counts = enumerate(self.counts)
         return {each for each, met in counts if sys.getrefcount(self.held[each]) > usual + met} - self.inert
 
-    def own(self, roots: set[int]) -> set[int]:
+    def reach_through_own(self, roots: set[int]) -> set[int]:
         """What is reached only through containers and objects of the notebook, not through a library's objects."""
 
         def is_open(number: int) -> bool:
@@ -209,23 +209,23 @@ def _home(kind: type) -> str:
 
 
 def _closure(starts: Iterable[int], below: Callable[[int], Iterable[int]]) -> set[int]:
-    found = set(starts)
-    waits = list(found)
+    reached = set(starts)
+    waits = list(reached)
     while waits:
         for number in below(waits.pop()):
-            if number not in found:
-                found.add(number)
+            if number not in reached:
+                reached.add(number)
                 waits.append(number)
-    return found
+    return reached
 
 
-def _alive(walk: _Walk) -> set[int]:
+def _carrier_ids(walk: _Walk) -> set[int]:
     """Ids of all carriers that the garbage collector knows."""
-    wanted = {types.FunctionType, *_SUSPENDED}
-    return {id(each) for each in gc.get_objects() if type(each) in wanted and walk.is_carrier(each)}
+    types_of_carriers = {types.FunctionType, *_SUSPENDED}
+    return {id(each) for each in gc.get_objects() if type(each) in types_of_carriers and walk.is_carrier(each)}
 
 
-def _inert() -> Iterator[Any]:
+def _inert_holders() -> Iterator[Any]:
     """Objects that hold references, and neither call nor change what they hold."""
     # The caches of `Optional[X]` and the like; each cleanup function is a method of one.
     yield from (getattr(each, "__self__", None) for each in getattr(sys.modules.get("typing"), "_cleanups", ()))
@@ -233,7 +233,7 @@ def _inert() -> Iterator[Any]:
         yield getattr(sys, name, None)
 
 
-def _shown() -> Iterator[Any]:
+def _ipython_results() -> Iterator[Any]:
     """References of IPython to results, apart from those in the namespace."""
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     if shell is None or not shell.initialized():
@@ -245,7 +245,7 @@ def _shown() -> Iterator[Any]:
     yield from (alive.displayhook.__dict__.get(name) for name in ("_", "__", "___"))
 
 
-def take(live: Mapping[str, Any]) -> Census:
+def audit_references(live: Mapping[str, Any]) -> ReferenceAudit:
     """Count the references now.
 
     Args:
@@ -253,7 +253,7 @@ def take(live: Mapping[str, Any]) -> Census:
             (or any other reference of the caller's to the variables' values) counts as a library's.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)() or not hasattr(sys, "getrefcount"):
-        return Census(why="this interpreter counts references in another way")
+        return ReferenceAudit(why="this interpreter counts references in another way")
     walk = _Walk(live)
     roots: dict[str, int] = {}
     for name in list(live):
@@ -264,28 +264,28 @@ def take(live: Mapping[str, Any]) -> Census:
     for number in roots.values():
         walk.walk(number)
     ours = len(walk.held)
-    for value in _inert():
+    for value in _inert_holders():
         number = walk.node(value)
         if number is not None:
             walk.walk(number, into_frames=True)
             walk.inert |= {number} if number >= ours else set()
     walk.inert |= {number for number in range(ours, len(walk.held)) if type(walk.held[number]) in _TRACES}
-    for value in _shown():
+    for value in _ipython_results():
         number = walk.index.get(id(value))
         if number is not None:
             walk.counts[number] += 1
     value = None
-    unmet = _alive(walk) - walk.index.keys() - walk.generated
+    unmet = _carrier_ids(walk) - walk.index.keys() - walk.generated
     if unmet and gc.isenabled():
         gc.collect()  # carriers that only wait for the collector are not held
-        unmet = _alive(walk) - walk.index.keys() - walk.generated
+        unmet = _carrier_ids(walk) - walk.index.keys() - walk.generated
     # IPython's history holds its table of results too, and changes it when a cell shows one.
     walk.inert |= {roots[name] for name in ("Out", "_oh") if name in roots}
     why = "code of the notebook is held by more than its variables" if unmet else ""
-    return _judge(walk, roots, why)
+    return _conclude(walk, roots, why)
 
 
-def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
+def _conclude(walk: _Walk, roots: dict[str, int], why: str) -> ReferenceAudit:
     walk.carriers -= {walk.index[each] for each in walk.generated & walk.index.keys()}
     held_elsewhere = walk.left_over()
     walk.follow_weak()
@@ -297,7 +297,7 @@ def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
     names: dict[int, list[str]] = {}
     for name, number in roots.items():
         names.setdefault(number, []).append(name)
-    own = walk.own(set(names))
+    own = walk.reach_through_own(set(names))
     openings = {number: mention for number, mention in walk.openings.items() if number in own}
     ends = {*walk.code, *openings, *names}
     back: dict[int, list[int]] = {}
@@ -308,7 +308,7 @@ def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
     # That a library holds a class says nothing about its instances.
     held = {number for number in own & beyond if not issubclass(type(walk.held[number]), _FIXED)}
     touched = _closure(held, lambda number: [up for up in back.get(number, ()) if up in own])
-    return Census(
+    return ReferenceAudit(
         why=why,
         roots=roots,
         names={number: tuple(each) for number, each in names.items()},

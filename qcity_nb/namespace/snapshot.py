@@ -10,18 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from qcity_nb.checkpoint.state import freezer as freezing
-from qcity_nb.checkpoint.state.capture import Captured, held
+from qcity_nb.checkpoint.state.capture import Captured, copy_span
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.checkpoint.state.frozen_buffer import Content
 from qcity_nb.checkpoint.state.pickling import Dumped
 from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
 from qcity_nb.namespace import gc_pause
-from qcity_nb.namespace.grouping import Known, Part, survey
+from qcity_nb.namespace.grouping import Known, Part, group_variables
 from qcity_nb.namespace.modules import cells_imports, import_all, importable
 from qcity_nb.namespace.pickler import PickleContext
 from qcity_nb.namespace.prefetch import read_ahead
 from qcity_nb.namespace.records import Group, NamespaceSnapshot, NotSaved
-from qcity_nb.namespace.tombstone import lost, put_tombstone
+from qcity_nb.namespace.tombstone import not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickler import Restoring, load
 from qcity_nb.namespace.unsaveable import describe_load_failure, kind_name
 
@@ -101,11 +101,11 @@ class NamespaceSnapshotter:
         """
         snapshot = NamespaceSnapshot()
         values = self._variables(snapshot)
-        surveyed = survey(values, PickleContext.of(self.live, limit_s), self._known, skip)
-        self._freeze(snapshot, surveyed.parts, values, stored, may_stream=may_stream)
-        snapshot.kept = [one.names for one in surveyed.kept]
-        snapshot.not_saved += surveyed.not_saved
-        self._known = surveyed.kept + [Known.of(part, values) for part in surveyed.parts]
+        grouping = group_variables(values, PickleContext.of(self.live, limit_s), self._known, skip)
+        self._freeze(snapshot, grouping.parts, values, stored, may_stream=may_stream)
+        snapshot.kept = [group.names for group in grouping.kept]
+        snapshot.not_saved += grouping.not_saved
+        self._known = grouping.kept + [Known.of(part, values) for part in grouping.parts]
         return snapshot
 
     def _variables(self, snapshot: NamespaceSnapshot) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class NamespaceSnapshotter:
         for name, value in list(self.live.items()):
             if type(name) is not str:
                 continue
-            not_saved = lost(value)
+            not_saved = not_saved_of(value)
             if not_saved is not None:
                 snapshot.not_saved.append(replace(not_saved, name=name))
             elif not self._hidden(name, value):
@@ -141,9 +141,9 @@ class NamespaceSnapshotter:
         memory: freezing.CaptureBuffer | None = None
         buffers: list[Content]
         if self._freezer is None:
-            buffers = [held(span) for span in spans]
+            buffers = [copy_span(span) for span in spans]
         else:
-            optimizers = [one for part in parts for one in part.written.optimizers]
+            optimizers = [optimizer for part in parts for optimizer in part.written.optimizers]
             dumped = Dumped(b"", spans, optimizers, [part.written.keep for part in parts])
             try:
                 buffers, memory = self._freezer.freeze(dumped, stored=stored, lazily="never", may_stream=may_stream)
@@ -196,16 +196,16 @@ class NamespaceSnapshotter:
             failed = self._load([(names, captured) for names, captured, _ in failed], restoring)
         for names, _, error in failed:
             missing += [describe_load_failure(name, error) for name in names]
-        for one in missing:
-            self.live[one.name] = put_tombstone(one)
+        for variable in missing:
+            self.live[variable.name] = put_tombstone(variable)
         return missing
 
     def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
         failed: list[tuple[*_Group, BaseException]] = []
         with closing(read_ahead(groups)) as each:
-            for names, captured, land in each:
+            for names, captured, read_buffers in each:
                 try:
-                    values = load(captured.skeleton, land(), restoring)
+                    values = load(captured.skeleton, read_buffers(), restoring)
                     self.live.update((name, values[name]) for name in names)
                     gc_pause.tidy()
                 except (KeyboardInterrupt, CheckpointCorrupt, StoreError):

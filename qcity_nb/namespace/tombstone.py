@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from qcity_nb.errors import VariableLost
 from qcity_nb.namespace.records import NotSaved
 
-__all__ = ["Tombstone", "put_tombstone", "lost"]
+__all__ = ["Tombstone", "put_tombstone", "not_saved_of"]
 
 
 class Tombstone:
@@ -32,16 +32,16 @@ def put_tombstone(not_saved: NotSaved) -> Tombstone:
     return made
 
 
-def lost(value: object) -> NotSaved | None:
+def not_saved_of(value: object) -> NotSaved | None:
     """The record in a tombstone; None if ``value`` is not one. The only use that does not raise."""
     if type(value) is not Tombstone:
         return None
-    found: NotSaved = _slot.__get__(value)
-    return found
+    record: NotSaved = _slot.__get__(value)
+    return record
 
 
 def _error(tombstone: Any) -> VariableLost:
-    not_saved = lost(tombstone)
+    not_saved = not_saved_of(tombstone)
     assert not_saved is not None
     made = f", made in {not_saved.where}," if not_saved.where else ""
     kind = not_saved.kind.removeprefix("builtins.")

@@ -33,10 +33,10 @@ def load(skeleton: bytes, memory: Sequence[Any], restoring: Restoring) -> dict[s
     Raises:
         Exception: whatever the objects' own code raises.
     """
-    found = _Loader(skeleton, memory, restoring).load()
-    if type(found) is not dict:
+    values = _Loader(skeleton, memory, restoring).load()
+    if type(values) is not dict:
         raise pickle.UnpicklingError("the stream does not hold variables")
-    return found
+    return values
 
 
 class _Loader(StateUnpickler):

@@ -75,13 +75,13 @@ def _short(key: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def path_to(name: str, root: object, wanted: object) -> str:
+def path_to(name: str, root: object, target: object) -> str:
     """The path to ``target`` from the variable ``name``; the name alone if no path is found."""
     seen: set[int] = set()
     line: deque[tuple[str, object]] = deque([(name, root)])
     while line and len(seen) < _LOOK_AT:
         path, value = line.popleft()
-        if value is wanted:
+        if value is target:
             return path
         if type(value) in SCALARS or id(value) in seen:
             continue
@@ -93,20 +93,20 @@ def path_to(name: str, root: object, wanted: object) -> str:
     return name
 
 
-def describe_not_saved(name: str, value: object, error: BaseException, met: object) -> NotSaved:
+def describe_not_saved(name: str, value: object, error: BaseException, visited: object) -> NotSaved:
     """The record of a variable that could not be pickled.
 
     Args:
         met: the object that the pickler visited last.
     """
-    why, advice = _reason(error, met)
-    path = path_to(name, value, met)
+    why, advice = _reason(error, visited)
+    path = path_to(name, value, visited)
     if path != name:
         why = f"{path}: {why}"
     return NotSaved(name=name, kind=kind_name(value), why=why, advice=advice)
 
 
-def _reason(error: BaseException, met: object) -> tuple[str, str]:
+def _reason(error: BaseException, visited: object) -> tuple[str, str]:
     if isinstance(error, Lost):
         return error.why, error.advice
     text = _first_line(error)
@@ -117,9 +117,9 @@ def _reason(error: BaseException, met: object) -> tuple[str, str]:
         return "there is not enough memory for a copy of it", "free some memory"
     if isinstance(error, RecursionError) or "deep recursion" in text:
         return "it is nested too deeply", "raise sys.setrecursionlimit, or keep it flat"
-    if isinstance(met, pickle.Pickler):
+    if isinstance(visited, pickle.Pickler):
         return f"it cannot be pickled ({text})", "re-run its cell"
-    return f"a {kind_name(met)} cannot be pickled ({text})", "re-run its cell, or give its class __getstate__"
+    return f"a {kind_name(visited)} cannot be pickled ({text})", "re-run its cell, or give its class __getstate__"
 
 
 def _first_line(error: BaseException) -> str:

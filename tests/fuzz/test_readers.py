@@ -39,8 +39,8 @@ BATCH = 200
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with world.memory_directory() as found:
-        yield found
+    with world.memory_directory() as path:
+        yield path
 
 
 def fuzz(strategy: st.SearchStrategy[Any], run: Callable[[Any], None]) -> int:
@@ -84,12 +84,12 @@ def read_all(path: Path) -> None:
         with contextlib.suppress(CheckpointError):
             tier.rows(seq)
         with contextlib.suppress(CheckpointError):
-            found = tier.load(seq)
-            for name in found.objects:
+            manifest = tier.load(seq)
+            for name in manifest.objects:
                 with contextlib.suppress(CheckpointError):
-                    assert world.name(tier.read(found, name)) == name
+                    assert world.name(tier.read(manifest, name)) == name
             with contextlib.suppress(CheckpointError):
-                tier.objects(found, found.objects)
+                tier.objects(manifest, manifest.objects)
 
 
 def saved(folder: Path) -> tuple[LocalTier, Manifest]:
@@ -134,9 +134,9 @@ def test_a_forged_name_of_a_pack(folder: Path, name: str) -> None:
     assert body != manifests.dumps(newest)
     hostile.forge_manifest(tier, 3, body)
     read_all(tier.path)
-    found = LocalTier(tier.path, term=world.TERM).newest(deep=True)
-    assert found is not None
-    assert found.seq == 2
+    manifest = LocalTier(tier.path, term=world.TERM).newest(deep=True)
+    assert manifest is not None
+    assert manifest.seq == 2
 
 
 def test_damaged_files_in_a_tier(folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
 
     def run(example: tuple[str, int, int]) -> None:
         where, at, size = example
-        found = true
+        manifest = true
         if where == "in its place":
             path.write_bytes(planted(ref.offset))
         elif where == "anywhere":
@@ -224,11 +224,11 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
         else:  # the manifest's word is wrong, its own digest is not
             path.write_bytes(planted(at))
             wrong = replace(ref, offset=at, size_bytes=size)
-            found = manifests.loads(manifests.dumps(replace(true, objects={**true.objects, skeleton: wrong})))
-        with contextlib.suppress(CheckpointError), tier.open_reader(found) as read:
+            manifest = manifests.loads(manifests.dumps(replace(true, objects={**true.objects, skeleton: wrong})))
+        with contextlib.suppress(CheckpointError), tier.open_reader(manifest) as read:
             load(decode_state(encoded, read))
         with contextlib.suppress(CheckpointError):
-            load(decode_state(encoded, lambda name: tier.read(found, name)))
+            load(decode_state(encoded, lambda name: tier.read(manifest, name)))
         assert not exploded.exists(), f"code was run: {example}"
         path.write_bytes(whole)
 

@@ -37,10 +37,10 @@ print(json.dumps([found, result]))
 _PUT = (
     _ONE
     + """
-said = options.put(codec.loads(Surroundings, code.encode()).options)
+messages = options.put(codec.loads(Surroundings, code.encode()).options)
 again = options.put(codec.loads(Surroundings, code.encode()).options)
 run(show)
-print(json.dumps([[said, again == said], result]))
+print(json.dumps([[messages, again == messages], result]))
 """
 )
 
@@ -52,7 +52,7 @@ class Carried:
     options: dict[str, dict[str, Any]]
     there: Any
     here: Any
-    said: list[str]
+    messages: list[str]
 
 
 def _process(program: str, arguments: list[str], folder: Path, environ: dict[str, str]) -> Any:

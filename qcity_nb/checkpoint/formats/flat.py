@@ -89,7 +89,7 @@ class _Flattening:
         self._names: set[str] = set()
         self._memory: dict[Any, str] = {}
         self._seen: dict[int, str] = {}
-        self._kept: list[Any] = []
+        self._alive: list[Any] = []
         """Results of ``state_dict()``, kept alive so that no other object gets their ids."""
 
     def _name(self, path: str) -> str:
@@ -123,7 +123,7 @@ class _Flattening:
         if id(value) in self._seen:
             return self._out(path, f"another name of {self._seen[id(value)] or 'the state itself'}")
         self._seen[id(value)] = path
-        self._kept.append(value)
+        self._alive.append(value)
         if kind == "state_dict":
             inner = value.state if isinstance(value, StateDict) else value.state_dict()
             return {"state_dict": self.node(inner, path)}
@@ -156,7 +156,7 @@ class _Flattening:
         first = self._memory.setdefault(memory, name) if memory is not None else name
         if first == name:
             self.tensors[name] = value
-            self._kept.append(value)
+            self._alive.append(value)
         else:
             self.tied[name] = first
         return {"tensor": name}
@@ -169,7 +169,8 @@ def _join(path: str, part: object) -> str:
 def _is_plain(value: Any) -> bool:
     """Scalars, and lists of scalars."""
     return all(
-        type(item) in _SCALARS or (type(item) is list and all(type(one) in _SCALARS for one in item)) for item in value
+        type(item) in _SCALARS or (type(item) is list and all(type(element) in _SCALARS for element in item))
+        for item in value
     )
 
 
@@ -185,7 +186,7 @@ def _memory(value: Any) -> Any:
     return ("numpy", value.__array_interface__["data"][0], value.shape, value.strides, value.dtype.str)
 
 
-def _resolved(flat: Flat, name: str) -> Any:
+def _resolve(flat: Flat, name: str) -> Any:
     return flat.tensors[flat.tied.get(name, name)]
 
 
@@ -196,24 +197,24 @@ def build(flat: Flat, *, keys: Callable[[Any], Any] = lambda key: key) -> Any:
         keys: converts a dict's keys.
     """
 
-    def made(node: Any) -> Any:
+    def build_node(node: Any) -> Any:
         if node is None:
             return None
         if "tensor" in node:
-            return _resolved(flat, node["tensor"])
+            return _resolve(flat, node["tensor"])
         if "value" in node:
             value = flat.values[node["value"]]
             return tuple(value) if node.get("tuple") else value
         if "state_dict" in node:
-            return made(node["state_dict"])
+            return build_node(node["state_dict"])
         if "list" in node:
-            return [made(item) for item in node["list"]]
+            return [build_node(item) for item in node["list"]]
         if "tuple" in node:
-            return tuple(made(item) for item in node["tuple"])
+            return tuple(build_node(item) for item in node["tuple"])
         pairs = node["dict"] if "dict" in node else node["object"]
-        return {keys(key): made(item) for key, item in pairs if item is not None}
+        return {keys(key): build_node(item) for key, item in pairs if item is not None}
 
-    return made(flat.tree)
+    return build_node(flat.tree)
 
 
 def fill(state: object, flat: Flat) -> None:
@@ -238,7 +239,7 @@ class _Filling:
         if "state_dict" in node:
             return self._load(live, node, path)
         if "tensor" in node:
-            return _overwritten(live, _resolved(flat, node["tensor"]))
+            return _overwrite(live, _resolve(flat, node["tensor"]))
         if "list" in node and isinstance(live, list):
             items = node["list"]
             live[:] = [self.value(_at(live, n), item, _join(path, n)) for n, item in enumerate(items)]
@@ -282,7 +283,7 @@ def _at(live: Any, index: int) -> Any:
     return live[index] if index < len(live) else None
 
 
-def _overwritten(live: Any, saved: Any) -> Any:
+def _overwrite(live: Any, saved: Any) -> Any:
     """``live`` with the content of ``saved`` if shape and dtype are the same, else ``saved``."""
     if type(live) is not type(saved) and not (is_torch(live) and is_torch(saved)):
         return saved

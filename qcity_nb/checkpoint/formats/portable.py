@@ -43,7 +43,7 @@ def little_endian(numpy: Any, array: Any) -> Any:
 def dense(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors as contiguous torch tensors on the CPU, each with memory of its own."""
     torch: Any = sys.modules["torch"]
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     seen: set[int] = set()
     for name, value in tensors.items():
         tensor = as_torch(torch, value)
@@ -51,8 +51,8 @@ def dense(tensors: Mapping[str, Any]) -> dict[str, Any]:
         if memory.nbytes() != tensor.numel() * tensor.element_size() or memory.data_ptr() in seen:
             tensor = tensor.clone()  # a part of a larger memory, or a view of another tensor
         seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor
-    return found
+        result[name] = tensor
+    return result
 
 
 def as_torch(torch: Any, value: Any) -> Any:

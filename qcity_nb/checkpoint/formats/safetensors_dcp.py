@@ -95,7 +95,7 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
     return flat.left_out
 
 
-def _opened(path: Path, framework: str) -> contextlib.AbstractContextManager[Any]:
+def _open(path: Path, framework: str) -> contextlib.AbstractContextManager[Any]:
     library = _library()
     opened: contextlib.AbstractContextManager[Any] = library.safe_open(str(path), framework=framework)
     return opened
@@ -126,7 +126,7 @@ def values_of(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    with _reading(Path(path)), _opened(Path(path), "np") as file:
+    with _reading(Path(path)), _open(Path(path), "np") as file:
         part = _own(file.metadata())
     return dict(part["values"]) if part else {}
 
@@ -145,7 +145,7 @@ def from_safetensors(path: str | os.PathLike[str], *, into: object = None) -> di
     """
     target = Path(path)
     with _reading(target):
-        with _opened(target, "np") as file:
+        with _open(target, "np") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
             types = {file.get_slice(name).get_dtype() for name in names}
@@ -153,7 +153,7 @@ def from_safetensors(path: str | os.PathLike[str], *, into: object = None) -> di
         needs_torch = bool(types & _FOREIGN) or metadata.get("format") == "pt"
         if part is None and metadata.get("format") is None:
             needs_torch = needs_torch or "torch" in sys.modules
-        with _opened(target, "pt" if needs_torch else "np") as file:
+        with _open(target, "pt" if needs_torch else "np") as file:
             tensors = {name: file.get_tensor(name) for name in names}
     for name in part["arrays"] if part and needs_torch else ():
         tensors[name] = tensors[name].numpy()
@@ -173,9 +173,9 @@ def _foreign(state: object, tensors: Mapping[str, Any], path: Path) -> Flat:
     missing = sorted(flat.tensors.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - flat.tensors.keys() - flat.tied.keys())
     if missing or unknown:
-        said = [f"it lacks {', '.join(missing[:5])}"] if missing else []
-        said += [f"the state has no {', '.join(unknown[:5])}"] if unknown else []
-        raise CheckpointError(f"{path} does not fit: {'; '.join(said)}")
+        reasons = [f"it lacks {', '.join(missing[:5])}"] if missing else []
+        reasons += [f"the state has no {', '.join(unknown[:5])}"] if unknown else []
+        raise CheckpointError(f"{path} does not fit: {'; '.join(reasons)}")
     for name, live in flat.tensors.items():
         if tuple(live.shape) != tuple(tensors[name].shape):
             raise CheckpointError(
@@ -258,28 +258,28 @@ def from_dcp(directory: str | os.PathLike[str]) -> Any:
         with _alone():
             reader = dcp.FileSystemReader(str(directory))
             metadata = reader.read_metadata()
-            found: dict[str, Any] = {}
+            entries: dict[str, Any] = {}
             for name, entry in metadata.state_dict_metadata.items():
                 is_tensor = isinstance(entry, dcp.TensorStorageMetadata)
-                found[name] = torch.empty(entry.size, dtype=entry.properties.dtype) if is_tensor else None
-            dcp.load(found, storage_reader=reader, no_dist=True)
+                entries[name] = torch.empty(entry.size, dtype=entry.properties.dtype) if is_tensor else None
+            dcp.load(entries, storage_reader=reader, no_dist=True)
     except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(f"{directory} cannot be read as a distributed checkpoint: {error}") from error
-    if _TREE in found:
-        return _tree_of(json.loads(found[_TREE]), found)
+    if _TREE in entries:
+        return _tree_of(json.loads(entries[_TREE]), entries)
     paths = metadata.planner_data or {}
     nested: dict[Any, Any] = {}
-    for name, value in found.items():
+    for name, value in entries.items():
         _set(nested, paths.get(name, (name,)), value)
     return nested
 
 
-def _tree_of(part: Mapping[str, Any], found: Mapping[str, Any]) -> Any:
+def _tree_of(part: Mapping[str, Any], entries: Mapping[str, Any]) -> Any:
     arrays = set(part["arrays"])
     tied: Mapping[str, str] = part["tied"]
     tensors = {
         name: tensor.numpy() if name in arrays else tensor
-        for name, tensor in found.items()
+        for name, tensor in entries.items()
         if is_torch(tensor) and name not in tied
     }
     return build(_ours(part, tensors))

@@ -25,7 +25,7 @@ from qcity_nb.checkpoint.state.kinds import SCALARS
 from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["TargetMemory", "land"]
+__all__ = ["TargetMemory", "read_buffers"]
 
 _MISSING = object()
 
@@ -35,7 +35,7 @@ class TargetMemory:
     """Memory with the content of each buffer, as ``StateUnpickler`` needs it."""
 
     memory: list[Any] = field(default_factory=list)
-    taken: dict[int, tuple[int, Any]] = field(default_factory=dict)
+    filled: dict[int, tuple[int, Any]] = field(default_factory=dict)
     """Live memory that was read into: its bytes and live object, by address."""
 
 
@@ -133,9 +133,9 @@ class _Plan(pickle.Unpickler):
         if name == "_frombuffer" and module.startswith("numpy."):
             return self._array
         if module == "torch":
-            found = getattr(importlib.import_module("torch"), name, None)
-            if type(found).__name__ == "dtype":
-                return found
+            value = getattr(importlib.import_module("torch"), name, None)
+            if type(value).__name__ == "dtype":
+                return value
         return _Nothing
 
     def _storage(self, index: int, device: str, size: int) -> _Storage:
@@ -153,16 +153,16 @@ class _Plan(pickle.Unpickler):
         return _Array(token.number, dtype, tuple(shape), order)
 
 
-def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> TargetMemory:
+def read_buffers(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> TargetMemory:
     """Read every buffer, into the live arrays of ``into`` where one fits.
 
     Raises:
         CheckpointCorrupt: a buffer is damaged. Live arrays may then hold a part of the checkpoint.
         CheckpointError: qcity did not write the stream.
     """
-    landed = TargetMemory()
+    target_memory = TargetMemory()
     if not buffers:
-        return landed
+        return target_memory
     places = _Places([buffer.size for buffer in buffers])
     storages: set[int] = set()
     if (
@@ -176,21 +176,21 @@ def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> Ta
         storages = plan.storages
         if into is not None:
             places.walk(into, tree)
-    landed.taken = places.taken
+    target_memory.filled = places.filled
     live: list[tuple[Content, memoryview]] = []
     own: list[tuple[Content, memoryview]] = []
     for index, buffer in enumerate(buffers):
-        is_live = index in places.found
-        target, memory = places.found[index] if is_live else _own(index in storages, buffer.size)
-        landed.memory.append(memory)
+        is_live = index in places.targets
+        target, memory = places.targets[index] if is_live else _allocate_own(index in storages, buffer.size)
+        target_memory.memory.append(memory)
         if buffer.size:
             (live if is_live else own).append((buffer, target))
     fill(own, is_own=True)  # first: damage here leaves the live arrays unchanged
     fill(live)
-    return landed
+    return target_memory
 
 
-def _own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
+def _allocate_own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
     if is_storage:
         # Torch's own allocation: with another alignment BLAS may compute other last bits.
         storage = importlib.import_module("torch").UntypedStorage(size)
@@ -204,9 +204,9 @@ class _Places:
 
     def __init__(self, sizes: list[int]) -> None:
         self._sizes = sizes
-        self.found: dict[int, tuple[memoryview, Any]] = {}
+        self.targets: dict[int, tuple[memoryview, Any]] = {}
         """By buffer: live memory, and the object that the unpickler uses for it."""
-        self.taken: dict[int, tuple[int, Any]] = {}
+        self.filled: dict[int, tuple[int, Any]] = {}
         self._spans: list[tuple[int, int]] = []
 
     def walk(self, live: Any, saved: Any) -> None:
@@ -219,22 +219,22 @@ class _Places:
                 continue
             seen.add((id(live), id(saved)))
             if isinstance(saved, _Array):
-                self._take_array(live, saved)
+                self._claim_array(live, saved)
             elif isinstance(saved, _Tensor):
-                self._take_tensor(live, saved)
+                self._claim_tensor(live, saved)
             else:
                 stack += reversed(_pairs(live, saved))
 
     def _is_free(self, index: int, low: int, high: int) -> bool:
-        return index not in self.found and all(high <= start or end <= low for start, end in self._spans)
+        return index not in self.targets and all(high <= start or end <= low for start, end in self._spans)
 
-    def _take(self, index: int, low: int, memory: Any, live: Any) -> None:
+    def _claim(self, index: int, low: int, memory: Any, live: Any) -> None:
         size = self._sizes[index]
         self._spans.append((low, low + size))
-        self.found[index] = view_at(low, size), memory
-        self.taken[low] = size, live
+        self.targets[index] = view_at(low, size), memory
+        self.filled[low] = size, live
 
-    def _take_array(self, live: Any, saved: _Array) -> None:
+    def _claim_array(self, live: Any, saved: _Array) -> None:
         numpy: Any = sys.modules.get("numpy")
         if numpy is None or type(live) not in (numpy.ndarray, numpy.memmap) or not live.flags.writeable:
             return
@@ -246,9 +246,9 @@ class _Places:
         low, high = memory_bounds(live)
         if self._is_free(saved.index, low, high):
             plain = numpy.asarray(live)
-            self._take(saved.index, low, memoryview(plain if saved.order == "C" else plain.T).cast("B"), live)
+            self._claim(saved.index, low, memoryview(plain if saved.order == "C" else plain.T).cast("B"), live)
 
-    def _take_tensor(self, live: Any, saved: _Tensor) -> None:
+    def _claim_tensor(self, live: Any, saved: _Tensor) -> None:
         torch: Any = sys.modules.get("torch")
         index, size = saved.storage.index, saved.storage.size
         if torch is None or not isinstance(live, torch.Tensor) or live.layout is not torch.strided or not size:
@@ -262,12 +262,12 @@ class _Places:
             return
         low = live.data_ptr()
         if self._is_free(index, low, low + size):
-            self._take(index, low, storage, live)
+            self._claim(index, low, storage, live)
 
 
 def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
     if isinstance(saved, pickling.StateDict):
-        return _recorded(live, saved.state) if pickling.has_state_dict(live) else []
+        return _state_dict_pairs(live, saved.state) if pickling.has_state_dict(live) else []
     if type(saved) in (dict, collections.OrderedDict) and isinstance(live, dict):
         return [
             (live.get(key, _MISSING), item)
@@ -275,7 +275,7 @@ def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
             if type(item) not in SCALARS and (type(key) in SCALARS or _is_key(key))
         ]
     if type(saved) in (list, tuple) and type(live) is type(saved):
-        return [(one, item) for one, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
+        return [(live_item, item) for live_item, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
     return []
 
 
@@ -283,7 +283,7 @@ def _is_key(key: Any) -> bool:
     return key is not _Nothing and not isinstance(key, _Array | _Tensor)
 
 
-def _recorded(live: Any, saved: Any) -> list[tuple[Any, Any]]:
+def _state_dict_pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
     """What ``load_state_dict`` would fill; only of torch's modules and optimizers, whose state_dict is no copy."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(live, torch.nn.Module | torch.optim.Optimizer):

@@ -17,10 +17,19 @@ from typing import Any
 from qcity_nb.checkpoint.memory import Span, view_at
 from qcity_nb.checkpoint.state import buffer_targets, kinds, pickling, restore_in_place, unsaveable
 from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
-from qcity_nb.checkpoint.state.frozen_buffer import Content, Held
+from qcity_nb.checkpoint.state.frozen_buffer import Content, SmallBuffer
 from qcity_nb.errors import CheckpointError, StateRefused
 
-__all__ = ["Captured", "capture", "capture_generators", "check_state", "held", "load", "restore", "restore_generators"]
+__all__ = [
+    "Captured",
+    "capture",
+    "capture_generators",
+    "check_state",
+    "copy_span",
+    "load",
+    "restore",
+    "restore_generators",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +91,7 @@ def capture(
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {unsaveable.reason(value, cause)}") from error
     if freezer is None:
-        return Captured(skeleton=dumped.skeleton, buffers=[held(span) for span in dumped.spans])
+        return Captured(skeleton=dumped.skeleton, buffers=[copy_span(span) for span in dumped.spans])
     try:
         buffers, capture_buffer = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
     except MemoryError as error:
@@ -90,12 +99,12 @@ def capture(
     return Captured(skeleton=dumped.skeleton, buffers=buffers, buffer=capture_buffer)
 
 
-def held(span: Span) -> Held:
+def copy_span(span: Span) -> SmallBuffer:
     """A buffer in memory of its own."""
     if span.device is None:
-        return Held(bytes(view_at(span.address, span.size)) if span.size else b"")
+        return SmallBuffer(bytes(view_at(span.address, span.size)) if span.size else b"")
     host = span.device.cpu()
-    return Held(bytes(view_at(host.data_ptr(), span.size)))
+    return SmallBuffer(bytes(view_at(host.data_ptr(), span.size)))
 
 
 def _dump(state: object) -> pickling.Dumped:
@@ -144,7 +153,7 @@ def load(captured: Captured) -> Any:
     Raises:
         CheckpointError: a class that it needs is missing, or qcity did not write the stream.
     """
-    return _load(captured, buffer_targets.land(captured.skeleton, captured.buffers).memory)[0]
+    return _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)[0]
 
 
 def restore(state: object, captured: Captured) -> None:
@@ -154,15 +163,15 @@ def restore(state: object, captured: Captured) -> None:
         CheckpointError: it does not fit (another architecture, a module that is not built yet, …); the
             message names the variable. ``state`` may then be partly restored.
     """
-    landed = buffer_targets.land(captured.skeleton, captured.buffers, into=state)
-    saved, records = _load(captured, landed.memory)
+    target_memory = buffer_targets.read_buffers(captured.skeleton, captured.buffers, into=state)
+    saved, records = _load(captured, target_memory.memory)
     if state is None and saved is None:
         return
     try:
-        restore_in_place.place(state, saved, records, landed.taken)
+        restore_in_place.place(state, saved, records, target_memory.filled)
     except restore_in_place.Misplaced:
         # Live arrays share memory in another way than the saved ones: read everything into new memory, then copy.
-        saved, records = _load(captured, buffer_targets.land(captured.skeleton, captured.buffers).memory)
+        saved, records = _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)
         restore_in_place.place(state, saved, records, {})
 
 

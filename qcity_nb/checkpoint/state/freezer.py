@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.memory import PAGE, Arena, Span, available_bytes, copy, view_at
-from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, Held, slices_of
+from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, SmallBuffer, slices_of
 from qcity_nb.checkpoint.state.optimizer_gate import Gate
 from qcity_nb.checkpoint.state.pickling import Dumped
 
@@ -85,8 +85,8 @@ class Freezer:
     def _arena(self, size: int, *, may_stream: bool) -> Arena | None:
         """An arena of ``size`` bytes or more; None if memory is short and ``may_stream``."""
         with self._lock:
-            self._idle.sort(key=lambda one: one.size)
-            fitting = next((one for one in self._idle if one.size >= size), None)
+            self._idle.sort(key=lambda idle: idle.size)
+            fitting = next((idle for idle in self._idle if idle.size >= size), None)
             arena = fitting or (self._idle[-1] if self._idle else Arena())
             if arena in self._idle:
                 self._idle.remove(arena)
@@ -113,7 +113,7 @@ class Freezer:
                 return
             self._idle.append(arena)
             # One spare arena is enough: more would waste memory.
-            for spare in sorted(self._idle, key=lambda one: one.size)[:-1]:
+            for spare in sorted(self._idle, key=lambda idle: idle.size)[:-1]:
                 self._idle.remove(spare)
                 self.arena_bytes -= spare.size
                 spare.release()
@@ -151,17 +151,17 @@ class Freezer:
         buffers: list[Content] = []
         jobs: list[tuple[Span, Frozen]] = []
         if large:
-            room = sum(-(-span.size // PAGE) * PAGE for span in large)
-            capture_buffer.arena = self._arena(room, may_stream=may_stream)
+            arena_bytes = sum(-(-span.size // PAGE) * PAGE for span in large)
+            capture_buffer.arena = self._arena(arena_bytes, may_stream=may_stream)
             capture_buffer.is_live = capture_buffer.arena is None
         for span in dumped.spans:
             if span.size < SMALL_BYTES:
-                buffers.append(Held(_bytes(span)))
+                buffers.append(SmallBuffer(_bytes(span)))
                 continue
             frozen = Frozen(span.size)
             buffers.append(frozen)
             if capture_buffer.arena is not None:
-                frozen.base = capture_buffer.arena.take(span.size)
+                frozen.base = capture_buffer.arena.allocate(span.size)
                 frozen.keep = capture_buffer.arena
                 jobs.append((span, frozen))
             else:
@@ -232,7 +232,7 @@ class Freezer:
         try:
             _freeze_all(jobs, plans, stored)
             capture_buffer.is_spoiled = any(
-                sum(one._version for one in over) != hint for over, hint in capture_buffer.watch
+                sum(tensor._version for tensor in tensors) != hint for tensors, hint in capture_buffer.watch
             )
         except BaseException as error:  # noqa: BLE001 - raised when the capture is used
             capture_buffer.trouble = error

@@ -13,7 +13,7 @@ from qcity_nb.checkpoint.digest import SLICE, name_of
 from qcity_nb.checkpoint.memory import address_of, copy, view_at
 from qcity_nb.errors import CheckpointCorrupt
 
-__all__ = ["Content", "Frozen", "Held", "Read", "Stored", "fill", "slices_of"]
+__all__ = ["Content", "Frozen", "SmallBuffer", "Read", "Stored", "fill", "slices_of"]
 
 
 class Content(Protocol):
@@ -35,7 +35,7 @@ def slices_of(size: int) -> Iterator[tuple[int, int]]:
     yield from ((at, min(SLICE, size - at)) for at in range(0, size, SLICE)) if size else ((0, 0),)
 
 
-class Held:
+class SmallBuffer:
     """A small buffer: an own copy."""
 
     __slots__ = ("_data",)

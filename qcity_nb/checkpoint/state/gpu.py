@@ -34,6 +34,6 @@ def fetch(buffers: list[tuple[Any, int, int]]) -> None:
         target = torch.frombuffer(view_at(address, size), dtype=torch.uint8)
         target.copy_(source, non_blocking=True)
         devices.add(storage.device)
-    for one in devices:
-        if one.type == "cuda":
-            torch.cuda.synchronize(one)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)

@@ -34,8 +34,8 @@ class _Hook:
 
     def _wait(self, *_: Any) -> None:
         self.fired += 1
-        for shot in tuple(self._pending):
-            shot.copied.wait()
+        for copying in tuple(self._pending):
+            copying.copied.wait()
 
 
 class Gate:
@@ -51,7 +51,7 @@ class Gate:
         """The ids of the spans that may be copied later."""
         if lazily == "all":
             return {id(span) for span, _ in jobs}
-        trusted = [one for one in optimizers if self._is_trusted(one)]
+        trusted = [each for each in optimizers if self._is_trusted(each)]
         if lazily == "never" or not trusted or not self.is_trusted:
             return set()
         torch: Any = sys.modules["torch"]
@@ -59,9 +59,9 @@ class Gate:
         sizes: dict[int, int] = {}
         for optimizer in trusted:
             states = [
-                one for one in optimizer.state.values() if isinstance(one, dict)
+                each for each in optimizer.state.values() if isinstance(each, dict)
             ]  # other optimizers may keep anything there
-            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
             for value in (*parameters, *(item for state in states for item in state.values())):
                 if isinstance(value, torch.Tensor) and value.layout is torch.strided:
                     sizes[value.data_ptr()] = value.nbytes

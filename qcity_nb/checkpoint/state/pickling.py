@@ -72,10 +72,10 @@ def has_state_dict(value: object) -> bool:
 
 def is_importable(value: Any) -> bool:
     """Can a class or function be imported by its name? Then its newest definition is the right one."""
-    found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
+    result: Any = sys.modules.get(getattr(value, "__module__", None) or "")
     for part in getattr(value, "__qualname__", "").split("."):
-        found = getattr(found, part, None)
-    return found is value
+        result = getattr(result, part, None)
+    return result is value
 
 
 def _counter(tensors: Sequence[Any]) -> int:
@@ -97,7 +97,7 @@ class Reducers:
 
     def __init__(self, out: io.BytesIO, shared: dict[int, tuple[Any, int, Any]]) -> None:
         make: Any = super().__init__
-        make(out, protocol=5, buffer_callback=self.take)
+        make(out, protocol=5, buffer_callback=self.note_buffer)
         self.spans: list[Span] = []
         self.optimizers: list[Any] = []
         """Torch optimizers in the state: their steps can be delayed."""
@@ -110,7 +110,7 @@ class Reducers:
         self.torch = torch if hasattr(torch, "UntypedStorage") else None
         self.numpy = numpy if hasattr(numpy, "ndarray") else None
 
-    def take(self, buffer: pickle.PickleBuffer) -> bool:
+    def note_buffer(self, buffer: pickle.PickleBuffer) -> bool:
         """Pickle's callback for a buffer. Returns True to leave it in the stream."""
         raw = buffer.raw()
         if raw.nbytes < INLINE_BYTES:

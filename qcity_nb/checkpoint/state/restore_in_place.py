@@ -31,7 +31,7 @@ class Misplaced(Exception):
     """A live array that was already read into would be filled with another array's content."""
 
 
-def place(target: Any, saved: Any, records: list[StateDict], taken: dict[int, tuple[int, Any]]) -> None:
+def place(target: Any, saved: Any, records: list[StateDict], filled: dict[int, tuple[int, Any]]) -> None:
     """Fill ``target`` with ``saved``.
 
     Args:
@@ -40,7 +40,7 @@ def place(target: Any, saved: Any, records: list[StateDict], taken: dict[int, tu
         CheckpointError: the two do not fit; the message names the variable.
         Misplaced: ``filled`` does not match how the two fit; so far only arrays were filled, perhaps partly.
     """
-    work = _Placing(saved, taken)
+    work = _Placing(saved, filled)
     work.pair(target, saved)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))  # what pickle could write must not be nested too deeply to restore
@@ -66,16 +66,16 @@ def _describe(value: Any) -> str:
 
 
 class _Placing:
-    def __init__(self, root: Any, taken: dict[int, tuple[int, Any]]) -> None:
+    def __init__(self, root: Any, filled: dict[int, tuple[int, Any]]) -> None:
         self.root = root
-        self._taken = taken
-        self._starts = sorted(taken)
+        self._filled = filled
+        self._starts = sorted(filled)
         self.done: dict[int, Any] = {}
         self._partner: dict[int, Any] = {}
         self._claimed: set[int] = set()
         self._memory: dict[int, list[tuple[int, int, int, bool]]] = {}
         self._states: dict[int, tuple[Any, ...]] = {}
-        self._kept: list[Any] = []  # whose ids are keys above
+        self._alive: list[Any] = []  # whose ids are keys above
 
     # -- pair
 
@@ -107,7 +107,7 @@ class _Placing:
             yield from zip(live, old, strict=False)
         elif kind == "record":
             state = live.state_dict()
-            self._kept.append(state)
+            self._alive.append(state)
             yield from self._records(state, old.state)
             return
         if kind in ("object", "dict", "list"):
@@ -121,16 +121,16 @@ class _Placing:
             for key, item in old.items():
                 yield from self._records(live.get(key, _MISSING), item)
         elif isinstance(old, list | tuple) and isinstance(live, list | tuple):
-            for one, item in zip(live, old, strict=False):
-                yield from self._records(one, item)
+            for live_item, item in zip(live, old, strict=False):
+                yield from self._records(live_item, item)
 
     def _parts(self, live: Any, old: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(live, dict) and isinstance(old, dict):
             for key, item in old.items():
                 yield live.get(key, _MISSING), item
         elif isinstance(live, tuple) and isinstance(old, tuple) and len(live) == len(old):
-            for one, item in zip(live, old, strict=True):
-                yield from self._parts(one, item)
+            for live_item, item in zip(live, old, strict=True):
+                yield from self._parts(live_item, item)
         else:
             yield live, old
 
@@ -143,8 +143,11 @@ class _Placing:
             return self._array_fits(live, old)
         if kind == "tensor":
             return self._tensor_fits(live, old)
-        one, other = type(live), type(old)
-        if one is not other and (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
+        live_type, old_type = type(live), type(old)
+        if live_type is not old_type and (live_type.__module__, live_type.__qualname__) != (
+            old_type.__module__,
+            old_type.__qualname__,
+        ):
             return False
         if kind == "deque":
             return bool(live.maxlen == old.maxlen)
@@ -196,7 +199,7 @@ class _Placing:
             if overlap and not (is_same and was_same and low - start == old_low - old_start):
                 return False
         others.append(span)
-        self._kept.append(live)
+        self._alive.append(live)
         return True
 
     def _state(self, value: Any) -> Any:
@@ -239,7 +242,7 @@ class _Placing:
 
     def _fill_record(self, target: Any, saved: StateDict) -> None:
         state = self.value(saved.state)
-        if self._taken:
+        if self._filled:
             self._put_live(target, state)
         try:
             target.load_state_dict(state)
@@ -287,7 +290,7 @@ class _Placing:
         if near < 0:
             return False
         start = self._starts[near]
-        size, live = self._taken[start]
+        size, live = self._filled[start]
         if low >= start + size:
             return False
         if source != low or live is not target:
@@ -303,7 +306,7 @@ class _Placing:
         own.update(target.named_buffers(remove_duplicate=False))
         for key, item in state.items():
             live = own.get(key)
-            if live is None or not isinstance(item, torch.Tensor) or live.data_ptr() not in self._taken:
+            if live is None or not isinstance(item, torch.Tensor) or live.data_ptr() not in self._filled:
                 continue
             if live.data_ptr() == item.data_ptr() and live.shape == item.shape and live.stride() == item.stride():
                 state[key] = live
@@ -342,7 +345,7 @@ class _Placing:
         if not is_plain(saved):
             return
         state = self._state(saved)
-        new = self._rewired(state)
+        new = self._rewire(state)
         if target is saved and new is state:
             return
         known = self._state(target)
@@ -364,14 +367,16 @@ class _Placing:
                 f" {type(target).__qualname__}: {error}"
             ) from error
 
-    def _rewired(self, state: Any) -> Any:
+    def _rewire(self, state: Any) -> Any:
         """The attributes, with live partners instead of saved objects; the same object if nothing changes."""
         if type(state) is dict:
             new = {name: self.value(item) for name, item in state.items()}
             return state if all(new[name] is state[name] for name in state) else new
         if type(state) is tuple:
-            parts = tuple(self._rewired(part) for part in state)
-            return state if all(one is other for one, other in zip(parts, state, strict=True)) else parts
+            parts = tuple(self._rewire(part) for part in state)
+            return (
+                state if all(new_part is old_part for new_part, old_part in zip(parts, state, strict=True)) else parts
+            )
         return self.value(state)
 
 
@@ -380,8 +385,8 @@ def _drop(target: Any, known: Any, new: Any) -> None:
 
     What the class itself does not save (a lock, a cache) stays unchanged.
     """
-    for one, other in zip(_names(known), _names(new), strict=True):
-        for name in one - other:
+    for known_names, new_names in zip(_names(known), _names(new), strict=True):
+        for name in known_names - new_names:
             with contextlib.suppress(AttributeError):
                 object.__delattr__(target, name)
 

@@ -46,13 +46,13 @@ def load_anyway(captured: Captured) -> Any:
             try:
                 return load(captured)
             except CheckpointError as error:
-                found = _MISSING.search(str(error.__cause__))
+                match = _MISSING.search(str(error.__cause__))
                 main = sys.modules["__main__"]
-                if found is None or "." in found[1] or hasattr(main, found[1]):
+                if match is None or "." in match[1] or hasattr(main, match[1]):
                     raise
-                names.append(found[1])
-                made = type(found[1], (StandIn,), {"__module__": "__main__"})
-                setattr(main, found[1], made)
+                names.append(match[1])
+                made = type(match[1], (StandIn,), {"__module__": "__main__"})
+                setattr(main, match[1], made)
         raise CheckpointError(f"the state needs more than {_CLASSES} classes that do not exist here")
 
 

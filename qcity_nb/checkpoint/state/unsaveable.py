@@ -39,13 +39,13 @@ def children(value: object) -> Iterator[tuple[str, object]]:
                     yield f".{name}", getattr(value, name)
 
 
-def find(root: object, wanted: object) -> str:
+def find(root: object, target: object) -> str:
     """The path of ``target`` in ``root``, starting with ``state``; ``state`` alone if it is not found."""
     seen: set[int] = set()
     stack = [("state", root)]
     while stack:
         path, value = stack.pop()
-        if value is wanted:
+        if value is target:
             return path
         if id(value) not in seen:
             seen.add(id(value))

@@ -78,10 +78,10 @@ class LocalTier:
         body = data[start:-1]
         if data != _PREFIX + pack.digest(body).encode() + _BETWEEN + body + b"}":
             raise CheckpointCorrupt(f"checkpoint {path} does not match its digest")
-        found = manifests.loads(body, name=f"checkpoint {path}")
-        if found.seq != seq:
-            raise CheckpointCorrupt(f"checkpoint {path} is number {found.seq} under another number's name")
-        return found
+        manifest = manifests.loads(body, name=f"checkpoint {path}")
+        if manifest.seq != seq:
+            raise CheckpointCorrupt(f"checkpoint {path} is number {manifest.seq} under another number's name")
+        return manifest
 
     def newest(self, *, deep: bool = False) -> Manifest | None:
         """The newest complete checkpoint; ``skipped`` then says what is wrong with newer ones.
@@ -93,19 +93,19 @@ class LocalTier:
         self.skipped = []
         for seq in reversed(self.seqs()):
             try:
-                found = self.load(seq)
-                self._check(found, deep=deep)
+                manifest = self.load(seq)
+                self._check(manifest, deep=deep)
             except CheckpointCorrupt as error:
                 # If its owner deleted it meanwhile, nothing is wrong: a newer one has taken its place.
                 if (self._checkpoints / f"{seq}.json").exists():
                     self.skipped.append(f"checkpoint {seq} was skipped: {error}")
                 continue
-            return found
+            return manifest
         return None
 
-    def _check(self, found: Manifest, *, deep: bool) -> None:
+    def _check(self, manifest: Manifest, *, deep: bool) -> None:
         sizes: dict[str, int] = {}
-        for ref in found.objects.values():
+        for ref in manifest.objects.values():
             sizes[ref.pack] = max(sizes.get(ref.pack, 0), ref.offset + ref.size_bytes)
         for name, size in sizes.items():
             try:
@@ -114,51 +114,51 @@ class LocalTier:
                 raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
             if there < size:
                 raise CheckpointCorrupt(f"pack {name} has {there} bytes; {size} are needed")
-        if found.rows_bytes and not (self._rows / f"{found.seq}.jsonl").exists():
-            raise CheckpointCorrupt(f"its rows ({self._rows / f'{found.seq}.jsonl'}) are gone")
+        if manifest.rows_bytes and not (self._rows / f"{manifest.seq}.jsonl").exists():
+            raise CheckpointCorrupt(f"its rows ({self._rows / f'{manifest.seq}.jsonl'}) are gone")
         if deep:
-            with self.open_reader(found) as read:
+            with self.open_reader(manifest) as read:
                 read.verify()
-            self.rows(found.seq)
+            self.rows(manifest.seq)
 
     @contextlib.contextmanager
-    def open_reader(self, found: Manifest) -> Iterator[PackReader]:
+    def open_reader(self, manifest: Manifest) -> Iterator[PackReader]:
         """A verified ``read(name)`` that keeps working if the owner deletes the checkpoint meanwhile.
 
         Raises:
             CheckpointCorrupt: a pack is gone already (call ``newest`` again); raised by ``read``: it is damaged.
         """
-        with PackReader(self._packs, found.objects) as read:
+        with PackReader(self._packs, manifest.objects) as read:
             yield read
 
     def pack_path(self, name: str) -> Path:
         """The path of a pack, which may be deleted. A pack that has its name is never written to again."""
         return self._packs / name
 
-    def reader(self, found: Manifest) -> PackReader:
+    def reader(self, manifest: Manifest) -> PackReader:
         """As ``open_reader``, but it stays open until it is garbage-collected.
 
         Raises:
             CheckpointCorrupt: a pack is gone already.
         """
-        return PackReader(self._packs, found.objects)
+        return PackReader(self._packs, manifest.objects)
 
-    def read(self, found: Manifest, name: str) -> bytes:
+    def read(self, manifest: Manifest, name: str) -> bytes:
         """One object of a checkpoint, verified.
 
         Raises:
             CheckpointCorrupt: the pack is gone or damaged.
         """
-        ref = _ref(found, name)
+        ref = _ref(manifest, name)
         return pack.read_object(self._packs / ref.pack, ref, name)
 
-    def objects(self, found: Manifest, names: Iterable[str]) -> dict[str, bytes]:
+    def objects(self, manifest: Manifest, names: Iterable[str]) -> dict[str, bytes]:
         """Several objects, verified.
 
         Raises:
             CheckpointCorrupt: a pack is gone or damaged.
         """
-        with self.open_reader(found) as read:
+        with self.open_reader(manifest) as read:
             return {name: read(name) for name in names}
 
     def rows(self, seq: int) -> bytes:
@@ -185,7 +185,7 @@ class LocalTier:
             CheckpointCorrupt: an object that must be copied from an old pack is damaged on disk.
         """
         crashpoints.hit("local.before")
-        self._own()
+        self._become_owner()
         if rows and not rows.endswith(b"\n"):
             raise ValueError("rows are whole lines")
         previous = self._kept[0] if self._kept else None
@@ -268,17 +268,17 @@ class LocalTier:
                     sparse.add(name)
         return [name for name, ref in refs.items() if ref.pack in sparse]
 
-    def _own(self) -> None:
+    def _become_owner(self) -> None:
         """Before the first write: create the directories, and remove unfinished files."""
         if self._is_owner:
             return
-        made = [one for one in (self.path, *self.path.parents) if not one.exists()]
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             for folder in (self._checkpoints, self._packs, self._rows):
                 folder.mkdir(parents=True, exist_ok=True)
                 for file in folder.glob("*" + pack.TEMPORARY):
                     file.unlink(missing_ok=True)
-            for folder in (self.path, *(one.parent for one in made)):
+            for folder in (self.path, *(path.parent for path in made)):
                 pack.sync_directory(folder)
         except OSError as error:
             raise CheckpointError(
@@ -302,8 +302,8 @@ class LocalTier:
         kept = self._kept
         if not kept:
             return
-        seqs = {one.seq for one in kept}
-        packs = {ref.pack for one in kept for ref in one.objects.values()}
+        seqs = {manifest.seq for manifest in kept}
+        packs = {ref.pack for manifest in kept for ref in manifest.objects.values()}
         with contextlib.suppress(OSError):
             for seq in self.seqs():
                 if seq not in seqs:
@@ -317,9 +317,9 @@ class LocalTier:
 
         Rows of checkpoints that still exist are kept, since these are incomplete without them.
         """
-        kept = set(self.seqs())
+        existing = set(self.seqs())
         for seq in _numbers(self._rows, ".jsonl"):
-            if seq <= upto and seq not in kept:
+            if seq <= upto and seq not in existing:
                 with contextlib.suppress(OSError):
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
 
@@ -336,7 +336,7 @@ class LocalTier:
             CheckpointCorrupt: raised by ``read``; nothing is left on the disk.
         """
         crashpoints.hit("local.before")
-        self._own()
+        self._become_owner()
         if self._kept:
             raise ValueError(f"{self.path} has checkpoints of its own")
         written = []
@@ -382,11 +382,11 @@ class Lazy(Mapping[str, bytes]):
         return len(self._names)
 
 
-def _ref(found: Manifest, name: str) -> ObjectRef:
+def _ref(manifest: Manifest, name: str) -> ObjectRef:
     try:
-        return found.objects[name]
+        return manifest.objects[name]
     except KeyError:
-        raise CheckpointCorrupt(f"checkpoint {found.seq} has no object {name}") from None
+        raise CheckpointCorrupt(f"checkpoint {manifest.seq} has no object {name}") from None
 
 
 def _numbers(folder: Path, suffix: str) -> list[int]:

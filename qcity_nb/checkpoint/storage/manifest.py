@@ -216,7 +216,11 @@ def loads(data: bytes, *, name: str = "manifest") -> Manifest:
     """
     try:
         manifest = codec.loads(Manifest, data)
-        objects = {one: _ref(file, place) for file, places in manifest.packs.items() for one, place in places.items()}
+        objects = {
+            name_of_object: _ref(file, place)
+            for file, places in manifest.packs.items()
+            for name_of_object, place in places.items()
+        }
     except (codec.DecodeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
     manifest = replace(manifest, objects=objects, packs={})
@@ -233,6 +237,6 @@ def _ref(file: str, place: list[Any]) -> ObjectRef:
     offset, size, *rest = place
     if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
         raise ValueError(f"{place!r} is not a place in {file}")
-    if len(rest) > 1 or not all(isinstance(one, str) for one in rest):
+    if len(rest) > 1 or not all(isinstance(each, str) for each in rest):
         raise ValueError(f"{place!r} is not a place in {file}")
     return ObjectRef(pack=file, offset=offset, size_bytes=size, blake3=rest[0] if rest else "")

@@ -164,14 +164,14 @@ def _write_objects(
 ) -> None:
     """Write each aligned; what is adjacent in memory is written with one call."""
     start, end = 0, 0  # memory to be written with one call
-    held: list[memoryview] = []  # its owners: objects of a lazy mapping have no other
+    owners: list[memoryview] = []  # what keeps it alive: objects of a lazy mapping have no other owner
 
     def flush() -> None:
         nonlocal start, end
         if end > start:
             sink.write(view_at(start, end - start))
         start = end = 0
-        held.clear()
+        owners.clear()
 
     for name in objects:
         data = memoryview(objects[name]).cast("B")
@@ -185,7 +185,7 @@ def _write_objects(
         )
         if large and address % PAGE == 0:
             start, end = start or address, address + len(data)
-            held.append(data)
+            owners.append(data)
         else:
             sink.write(data)
             del data

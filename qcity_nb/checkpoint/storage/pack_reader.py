@@ -95,14 +95,14 @@ class PackReader:
         Raises:
             CheckpointCorrupt: one of them does not exist or is damaged; those read before it are in place.
         """
-        wanted: list[_Place] = []
+        requests: list[_Place] = []
         for name, target in places:
             ref = self._ref(name)
             self._bounds(ref, name)
             if len(target) != ref.size_bytes:
                 raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
-            wanted.append((ref, name, target))
-        self._read(wanted, is_own=is_own)
+            requests.append((ref, name, target))
+        self._read(requests, is_own=is_own)
 
     def verify(self) -> None:
         """Read and check every object.
@@ -114,11 +114,11 @@ class PackReader:
             self._bounds(ref, name)
         self._read([(ref, name, None) for name, ref in self._objects.items()])
 
-    def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
-        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        total = sum(place[0].size_bytes for place in wanted)
-        straight, copied = self._runs(wanted) if is_own else ([], wanted)
-        turn = iter([*((group, True) for group in straight), *((group, False) for group in _grouped(copied))])
+    def _read(self, places: list[_Place], *, is_own: bool = False) -> None:
+        places.sort(key=lambda place: (place[0].pack, place[0].offset))
+        total = sum(place[0].size_bytes for place in places)
+        straight, places_to_copy = self._runs(places) if is_own else ([], places)
+        turn = iter([*((group, True) for group in straight), *((group, False) for group in _group(places_to_copy))])
         if total < DIRECT_BYTES:
             self._read_groups(turn)
             return
@@ -135,8 +135,8 @@ class PackReader:
                 parts = [pool.submit(part) for _ in range(_THREADS)]
             finally:
                 go.set()
-            for done in parts:
-                done.result()
+            for future in parts:
+                future.result()
 
     def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:
         """Runs of objects that can be read without a copy (same order in file and memory), and the other objects."""
@@ -166,24 +166,24 @@ class PackReader:
         Raises:
             CheckpointCorrupt: one of them does not exist or is damaged.
         """
-        wanted: list[_Place] = []
+        places: list[_Place] = []
         for name in names:
             ref = self._ref(name)
             self._bounds(ref, name)
-            wanted.append((ref, name, None))
-        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        for _, name, _, data in self._checked(_grouped(wanted)):
+            places.append((ref, name, None))
+        places.sort(key=lambda place: (place[0].pack, place[0].offset))
+        for _, name, _, data in self._read_checked(_group(places)):
             yield name, data
 
     def _read_groups(self, groups: Iterable[tuple[list[_Place], bool]]) -> None:
-        def copied() -> Iterator[list[_Place]]:
+        def groups_to_copy() -> Iterator[list[_Place]]:
             for group, is_straight in groups:
                 if is_straight:
                     self._read_straight(group)
                 else:
                     yield group
 
-        for _, _, target, data in self._checked(copied()):
+        for _, _, target, data in self._read_checked(groups_to_copy()):
             if target is not None:
                 target[:] = data
 
@@ -206,7 +206,7 @@ class PackReader:
             assert target is not None
             pack.check(target, ref, name)
 
-    def _checked(
+    def _read_checked(
         self, groups: Iterable[list[_Place]]
     ) -> Iterator[tuple[ObjectRef, str, memoryview | None, memoryview]]:
         bounce: mmap.mmap | None = None
@@ -223,13 +223,13 @@ class PackReader:
                     _read(descriptor, memory[:length] if is_direct else memory[: high - low], low, high - low)
                 except (OSError, ValueError) as error:
                     raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: {error}") from error
-                for one, called, target in group:
-                    with memory[one.offset - low : one.offset - low + one.size_bytes] as data:
-                        pack.check(data, one, called)
-                        yield one, called, target, data
+                for object_ref, object_name, target in group:
+                    with memory[object_ref.offset - low : object_ref.offset - low + object_ref.size_bytes] as data:
+                        pack.check(data, object_ref, object_name)
+                        yield object_ref, object_name, target, data
 
 
-def _grouped(places: list[_Place]) -> list[list[_Place]]:
+def _group(places: list[_Place]) -> list[list[_Place]]:
     """Groups of objects that are close together in a file, which one call reads."""
     groups: list[list[_Place]] = []
     for place in places:

@@ -26,11 +26,11 @@ def _is_function(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {_FUNCTION}
 
 
-def _made(value: Any) -> Any:
+def _restore_function(value: Any) -> Any:
     return value[_FORMAT].format if isinstance(value, Mapping) and value.keys() == {_FORMAT} else value
 
 
-def _lost(option: str, name: str) -> str:
+def _lost_message(option: str, name: str) -> str:
     return f"{option} was the function {name}, which is not restored: set it in a cell tagged qcity-rerun."
 
 
@@ -84,8 +84,8 @@ def _put_print_options(name: str, value: Any) -> Iterator[str]:
     if name == "formatter":
         for kind, each in value.items():
             if _is_function(each):
-                yield _lost(f"numpy's formatter of {kind}", each[_FUNCTION])
-        value = {kind: _made(each) for kind, each in value.items() if not _is_function(each)}
+                yield _lost_message(f"numpy's formatter of {kind}", each[_FUNCTION])
+        value = {kind: _restore_function(each) for kind, each in value.items() if not _is_function(each)}
     importlib.import_module("numpy").set_printoptions(**{name: value})
 
 
@@ -106,14 +106,14 @@ def _put_errors(kind: str, what: Any) -> Iterator[str]:
         numpy.seterr(**{kind: what})
 
 
-def _registered() -> Mapping[str, Any]:
+def _registered_options() -> Mapping[str, Any]:
     config: Any = sys.modules.get("pandas._config.config")
     return getattr(config, "_registered_options", {})
 
 
 def _pandas_options() -> Iterator[tuple[str, Any]]:
     pandas: Any = sys.modules.get("pandas")
-    for name, option in list(_registered().items()):
+    for name, option in list(_registered_options().items()):
         if not name.startswith(("display.", "plotting.", "styler.")):
             continue  # options of computation are up to the code; some of those warn when they are read
         value = pandas.get_option(name)
@@ -123,9 +123,9 @@ def _pandas_options() -> Iterator[tuple[str, Any]]:
 
 def _put_pandas_options(name: str, value: Any) -> Iterator[str]:
     if _is_function(value):
-        yield _lost(f"pandas' option {name}", value[_FUNCTION])
+        yield _lost_message(f"pandas' option {name}", value[_FUNCTION])
     else:
-        importlib.import_module("pandas").set_option(name, _made(value))
+        importlib.import_module("pandas").set_option(name, _restore_function(value))
 
 
 def _sklearn_config() -> Iterator[tuple[str, Any]]:

@@ -35,18 +35,20 @@ class Options:
         Does not: warn or raise; settings that cannot be read, or look like a secret, are left out.
         """
         # No `catch_warnings` here: it resets which warnings Python has shown.
-        found = {library.name: dict(_seen(library)) for library in self._libraries}
-        return {name: options for name, options in found.items() if options}
+        changed = {library.name: dict(_read(library)) for library in self._libraries}
+        return {name: options for name, options in changed.items() if options}
 
-    def put(self, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def put(self, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """Set these settings.
 
         Returns: a sentence for each that could not be set.
         """
-        return [said for library in self._libraries for said in _tried(library, found.get(library.name, {}))]
+        return [
+            sentence for library in self._libraries for sentence in _try_to_set(library, settings.get(library.name, {}))
+        ]
 
 
-def _seen(library: Library) -> Iterator[tuple[str, Any]]:
+def _read(library: Library) -> Iterator[tuple[str, Any]]:
     settings = iter(library.look())
     while True:
         try:
@@ -59,7 +61,7 @@ def _seen(library: Library) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _tried(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
+def _try_to_set(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         try:
             if library.is_quiet:

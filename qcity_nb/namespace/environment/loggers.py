@@ -33,7 +33,7 @@ def _kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _formatted(formatter: logging.Formatter | None) -> dict[str, Any] | None:
+def _format_record(formatter: logging.Formatter | None) -> dict[str, Any] | None:
     """The format of lines; ``None``: it is not a plain format."""
     if formatter is None:
         return {}
@@ -54,7 +54,7 @@ def _stream(handler: logging.StreamHandler[Any]) -> str | None:
 def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
     """A handler as JSON values; only its ``kind`` if it cannot be re-created."""
     odd = {"kind": _kind(handler)}
-    lines = _formatted(handler.formatter)
+    lines = _format_record(handler.formatter)
     if lines is None or handler.filters:
         return odd
     if type(handler) is logging.FileHandler:
@@ -67,8 +67,8 @@ def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
         where = {"stream": stream}
     else:
         return odd
-    one = {**where, "level": handler.level, **lines}
-    return one if is_safe("handler", one) else odd
+    record = {**where, "level": handler.level, **lines}
+    return record if is_safe("handler", record) else odd
 
 
 def _by_its_package(logger: str, handler: logging.Handler) -> bool:
@@ -81,38 +81,38 @@ def _by_its_package(logger: str, handler: logging.Handler) -> bool:
 
 
 def _logger_settings(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if logger.level or name == "root":
-        found["level"] = logger.level
+        settings["level"] = logger.level
     if logger.disabled:
-        found["disabled"] = True
+        settings["disabled"] = True
     if any(_by_its_package(name, each) for each in logger.handlers):
-        return found
+        return settings
     if not logger.propagate:
-        found["propagate"] = False
+        settings["propagate"] = False
     handlers = [_handler(each, root) for each in logger.handlers if type(each) is not logging.NullHandler]
     if handlers:
-        found["handlers"] = handlers
+        settings["handlers"] = handlers
         if name.partition(".")[0] in sys.modules:
-            found["imported"] = True
+            settings["imported"] = True
     if logger.filters:
-        found["filters"] = [_kind(each) for each in logger.filters]
-    return found
+        settings["filters"] = [_kind(each) for each in logger.filters]
+    return settings
 
 
-def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
+def _make_handler(record: Mapping[str, Any], root: Path) -> logging.Handler:
     handler: logging.Handler
-    if "file" in one:
-        path = resolve(one["file"], root)
+    if "file" in record:
+        path = resolve(record["file"], root)
         # Keep what the earlier kernel wrote, and create no file before the first line.
         handler = logging.FileHandler(
-            path, mode="a", encoding=one.get("encoding"), delay=True, errors=one.get("errors")
+            path, mode="a", encoding=record.get("encoding"), delay=True, errors=record.get("errors")
         )
     else:
-        handler = logging.StreamHandler(getattr(sys, "stdout" if one["stream"] == "stdout" else "stderr"))
-    handler.setLevel(one["level"])
-    if "format" in one:
-        handler.setFormatter(logging.Formatter(one["format"], one.get("datefmt"), one["style"]))
+        handler = logging.StreamHandler(getattr(sys, "stdout" if record["stream"] == "stdout" else "stderr"))
+    handler.setLevel(record["level"])
+    if "format" in record:
+        handler.setFormatter(logging.Formatter(record["format"], record.get("datefmt"), record["style"]))
     return handler
 
 
@@ -127,44 +127,48 @@ class _Loggers:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._before = {name: _logger_settings(name, logger, root) for name, logger in _loggers()}
-        self._own = {id(each) for _, logger in _loggers() for each in logger.handlers}
+        self._initial_ids = {id(each) for _, logger in _loggers() for each in logger.handlers}
 
     def look(self) -> Iterator[tuple[str, Any]]:
         for name, logger in _loggers():
-            found = _logger_settings(name, logger, self._root)
-            if found != self._before.get(name, {}) and is_safe("logger", name):
-                yield name, found
+            settings = _logger_settings(name, logger, self._root)
+            if settings != self._before.get(name, {}) and is_safe("logger", name):
+                yield name, settings
 
-    def put(self, name: str, found: Any) -> Iterator[str]:
-        if found.get("imported"):
+    def put(self, name: str, settings: Any) -> Iterator[str]:
+        if settings.get("imported"):
             # If the package were imported later, it would add its handlers a second time.
             with contextlib.suppress(Exception):
                 importlib.import_module(name.partition(".")[0])
         logger = logging.getLogger(None if name == "root" else name)
-        logger.setLevel(found.get("level", logging.NOTSET))
-        logger.disabled = bool(found.get("disabled"))
+        logger.setLevel(settings.get("level", logging.NOTSET))
+        logger.disabled = bool(settings.get("disabled"))
         if any(_by_its_package(name, each) for each in logger.handlers):
             return
-        logger.propagate = bool(found.get("propagate", True))
-        kept: list[logging.Handler] = []
-        for one in found.get("handlers", ()):
-            same = [each for each in logger.handlers if each not in kept and _handler(each, self._root) == one]
-            named = [each for each in _variables() if each not in kept and _handler(each, self._root) == one]
+        logger.propagate = bool(settings.get("propagate", True))
+        handlers: list[logging.Handler] = []
+        for record in settings.get("handlers", ()):
+            same = [each for each in logger.handlers if each not in handlers and _handler(each, self._root) == record]
+            named = [each for each in _variables() if each not in handlers and _handler(each, self._root) == record]
             if same or named:
-                kept.append((same or named)[0])
-            elif "kind" in one:
-                yield self._sentence(f"{one['kind'].rpartition('.')[2]} of the logger {name}")
-            elif "file" in one and not resolve(one["file"], self._root).parent.is_dir():
-                yield f"The logger {name} wrote to {one['file']}, whose directory does not exist here."
+                handlers.append((same or named)[0])
+            elif "kind" in record:
+                yield self._sentence(f"{record['kind'].rpartition('.')[2]} of the logger {name}")
+            elif "file" in record and not resolve(record["file"], self._root).parent.is_dir():
+                yield f"The logger {name} wrote to {record['file']}, whose directory does not exist here."
             else:
-                kept.append(_made(one, self._root))
+                handlers.append(_make_handler(record, self._root))
         for handler in list(logger.handlers):
-            if handler not in kept and id(handler) in self._own and type(handler) is not logging.NullHandler:
+            if (
+                handler not in handlers
+                and id(handler) in self._initial_ids
+                and type(handler) is not logging.NullHandler
+            ):
                 logger.removeHandler(handler)  # the notebook removed it
-        for handler in kept:
+        for handler in handlers:
             logger.addHandler(handler)  # an existing one is not added twice
         there = [_kind(each) for each in logger.filters]
-        for kind in found.get("filters", ()):
+        for kind in settings.get("filters", ()):
             if kind not in there:
                 yield self._sentence(f"{kind.rpartition('.')[2]} that filters the logger {name}")
 

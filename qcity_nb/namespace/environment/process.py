@@ -107,18 +107,18 @@ class ProcessSettings:
             options=options,
         )
 
-    def put(self, found: Surroundings) -> list[str]:
+    def put(self, saved: Surroundings) -> list[str]:
         """Restore the settings of the process, before the variables are restored.
 
         Returns: a sentence for the user about each setting that could not be restored.
         Does not: undo what this kernel changed itself; undo imports that were done under another path; set libraries,
             except for Python's recursion limit: ``finish_restore`` does.
         """
-        self._saved = found
-        limit = found.options.get("python", {}).get("recursion_limit")
+        self._saved = saved
+        limit = saved.options.get("python", {}).get("recursion_limit")
         if isinstance(limit, int) and limit > sys.getrecursionlimit():
             sys.setrecursionlimit(limit)  # variables may be nested deeper than usual
-        return [*self._put_cwd(found.cwd), *self._put_path(found), *self._put_environ(found.environ)]
+        return [*self._put_cwd(saved.cwd), *self._put_path(saved), *self._put_environ(saved.environ)]
 
     def finish_restore(self) -> list[str]:
         """Set the libraries' settings that ``put`` got, after the variables and their imports are restored.
@@ -127,9 +127,9 @@ class ProcessSettings:
 
         Returns: a sentence for the user about each setting that could not be restored.
         """
-        found = self._saved
-        three = {"matplotlib": found.matplotlib, "numpy": found.numpy, "pandas": found.pandas}
-        return self._options.put({**found.options, **three})
+        saved = self._saved
+        three = {"matplotlib": saved.matplotlib, "numpy": saved.numpy, "pandas": saved.pandas}
+        return self._options.put({**saved.options, **three})
 
     def _put_cwd(self, text: str) -> Iterator[str]:
         if not text:
@@ -142,12 +142,12 @@ class ProcessSettings:
         except OSError as error:
             yield f"The working directory was {where}, which cannot be entered here ({error.strerror})."
 
-    def _put_path(self, found: Surroundings) -> Iterator[str]:
-        entries = [str(resolve(each, self._root)) if each else "" for each in found.path]
+    def _put_path(self, saved: Surroundings) -> Iterator[str]:
+        entries = [str(resolve(each, self._root)) if each else "" for each in saved.path]
         missing = [each for each in entries if each and not Path(each).exists()]
-        front = [each for each in entries[: found.path_first] if each not in sys.path]
+        front = [each for each in entries[: saved.path_first] if each not in sys.path]
         sys.path[:0] = front
-        sys.path.extend(each for each in entries[found.path_first :] if each not in sys.path)
+        sys.path.extend(each for each in entries[saved.path_first :] if each not in sys.path)
         for each in missing:
             yield f"The notebook imports from {each}, which does not exist here."
 

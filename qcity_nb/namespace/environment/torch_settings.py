@@ -39,9 +39,9 @@ def _threads(torch: Any) -> int | None:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     psutil: Any = sys.modules.get("psutil")  # installed with ipykernel
     cores = psutil.cpu_count(logical=False) if psutil is not None else None
-    given = [os.environ.get(name, "").partition(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    counts = [os.environ.get(name, "").partition(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     now: int = torch.get_num_threads()
-    return None if now in (processors, cores, *(int(each) for each in given if each.isdigit())) else now
+    return None if now in (processors, cores, *(int(each) for each in counts if each.isdigit())) else now
 
 
 def _put_device(torch: Any, name: str) -> None:
@@ -101,8 +101,8 @@ def _now(torch: Any, setting: _Setting) -> Any:
 def _look() -> Iterator[tuple[str, Any]]:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        found = ((name, _now(torch, setting)) for name, setting in _SETTINGS.items())
-        yield from ((name, value) for name, value in found if value != _SETTINGS[name].default)
+        current = ((name, _now(torch, setting)) for name, setting in _SETTINGS.items())
+        yield from ((name, value) for name, value in current if value != _SETTINGS[name].default)
 
 
 def _put(name: str, value: Any) -> None:

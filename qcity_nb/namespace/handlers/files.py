@@ -39,13 +39,13 @@ def open_file(
         Lost: it does not exist, or is shorter.
     """
     try:
-        found = Path(path).stat().st_size
+        actual = Path(path).stat().st_size
     except OSError as error:
         raise Lost(
             f"its file {path} cannot be found ({error.strerror})", "bring the file, then open it again"
         ) from None
-    if found < size:
-        raise Lost(f"its file {path} has {found} bytes, and had {size}", "re-run the cell that writes it")
+    if actual < size:
+        raise Lost(f"its file {path} has {actual} bytes, and had {size}", "re-run the cell that writes it")
     is_appended = mode.startswith("a")
     is_written = is_appended or "w" in mode or "x" in mode or "+" in mode
     how = "a+" if is_appended and "+" in mode else "a" if is_appended else "r+" if is_written else "r"
@@ -56,7 +56,7 @@ def open_file(
     except OSError as error:
         raise Lost(f"its file {path} cannot be opened ({error.strerror})", "fix that, then open it again") from None
     try:
-        if is_written and found > size:
+        if is_written and actual > size:
             os.truncate(made.fileno(), size)
         made.seek(position)
     except (OSError, ValueError) as error:
@@ -103,11 +103,11 @@ def _file(value: Any) -> Any:
         raise Lost("it is an open file without a name", "open it again")
     if "r" not in mode or "+" in mode:
         value.flush()
-    found = os.fstat(value.fileno())
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(value.fileno())
+    if not stat.S_ISREG(status.st_mode):
         raise Lost(f"{name} is not a regular file", "open it again")
     try:
-        is_there = os.path.samestat(found, Path(name).stat())
+        is_there = os.path.samestat(status, Path(name).stat())
     except OSError:
         is_there = False
     if not is_there:
@@ -117,7 +117,7 @@ def _file(value: Any) -> Any:
     except OSError as error:
         raise Lost(f"its position cannot be read ({error})", "read it with readline() or read()") from None
     encoding, errors = (value.encoding, value.errors) if is_text else (None, None)
-    return open_file, (name, mode, position, found.st_size, is_text, encoding, errors)
+    return open_file, (name, mode, position, status.st_size, is_text, encoding, errors)
 
 
 def connection(path: str, isolation_level: str | None, row_factory: Any, text_factory: Any) -> Any:

@@ -40,7 +40,7 @@ def pack_strings(array: Any) -> Any:
     return unpack_strings, (data, array.shape, order, others, bool(array.flags.writeable))
 
 
-def _united(items: list[str], numpy: Any) -> list[str]:
+def _unite(items: list[str], numpy: Any) -> list[str]:
     """The strings, equal ones as one object if they repeat.
 
     A table of all takes five times as long as creating them. A sample by hash estimates how many differ: equal strings
@@ -59,7 +59,7 @@ def unpack_strings(
 ) -> Any:
     """The array that ``pack_strings`` wrote."""
     numpy = importlib.import_module("numpy")
-    items: list[Any] = _united(str(data, "utf-8", "surrogatepass").split(_END), numpy)
+    items: list[Any] = _unite(str(data, "utf-8", "surrogatepass").split(_END), numpy)
     for index, item in others:
         items[index] = item
     flat = numpy.empty(len(items), dtype=object)

@@ -101,7 +101,7 @@ def changed(value: Any, how: int, at: int) -> Any:
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_each_save_restores_what_it_was_though_the_state_goes_on_changing(data: st.DataObject) -> None:
+def test_each_save_restores_what_it_was_though_the_state_keeps_changing(data: st.DataObject) -> None:
     makers = data.draw(st.lists(st.tuples(st.sampled_from(MAKERS), st.sampled_from(SIZES)), min_size=1, max_size=6))
     state: dict[str, Any] = {f"v{n}": make(size, n) for n, (make, size) in enumerate(makers)}
     state["alias"] = state["v0"]
@@ -171,7 +171,7 @@ def test_memory_of_another_device_is_fetched(tmp_path: Path, monkeypatch: pytest
     tensor = torch.arange(9000, dtype=torch.float32)
     buffer, target = tensor.untyped_storage(), Arena()
     target.begin(buffer.nbytes())
-    at = target.take(buffer.nbytes())
+    at = target.allocate(buffer.nbytes())
     gpu.fetch([(buffer, at, buffer.nbytes())])
     assert bytes(memory.view_at(at, buffer.nbytes())) == tensor.numpy().tobytes()
     real = freezer.Freezer.freeze
@@ -402,8 +402,8 @@ def test_live_arrays_that_share_memory_the_saved_ones_did_not(tmp_path: Path) ->
 
 
 def test_live_arrays_that_changed_places(tmp_path: Path) -> None:
-    one, other = np.arange(5000.0), np.arange(5000.0) + 1
-    save(tmp_path, {"a": one, "b": [one, other]})
+    each, other = np.arange(5000.0), np.arange(5000.0) + 1
+    save(tmp_path, {"a": each, "b": [each, other]})
     left, right = np.zeros(5000), np.zeros(5000)
     state: dict[str, Any] = {
         "a": right,
@@ -411,7 +411,7 @@ def test_live_arrays_that_changed_places(tmp_path: Path) -> None:
     }  # one array of the state stands where two different live ones do
     load(tmp_path, into=state)
     assert state["a"] is state["b"][0]
-    assert bits(state) == bits({"a": one, "b": [one, other]})
+    assert bits(state) == bits({"a": each, "b": [each, other]})
 
 
 def test_arrays_inside_of_objects_come_back(tmp_path: Path) -> None:

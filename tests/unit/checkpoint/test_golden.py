@@ -75,10 +75,10 @@ def test_a_golden_checkpoint_restores(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_its_record_has_the_fields_that_later_versions_fill(version: str) -> None:
     tier = LocalTier(GOLDEN / version, term=1)
-    found = tier.newest(deep=True)
-    assert found is not None
-    assert (found.seq, found.step, found.reason) == (1, 17, "asked for")
-    plain = json.loads(manifest.dumps(found))
+    newest = tier.newest(deep=True)
+    assert newest is not None
+    assert (newest.seq, newest.step, newest.reason) == (1, 17, "asked for")
+    plain = json.loads(manifest.dumps(newest))
     for name, empty in {"cipher": {}, "signature": {}, "rank": 0, "world_size": 1, "replicas": []}.items():
         assert plain[name] == empty
     filled = manifest.loads(

@@ -30,7 +30,7 @@ from qcity_nb.kernel.ipython_history import user_owns
 from qcity_nb.kernel.output_recorder import MANY, Recorder
 from qcity_nb.namespace.environment.process import ProcessSettings
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter, is_hidden
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 # -- cells that only look
 
@@ -232,8 +232,8 @@ def test_what_cannot_be_saved_stays_unless_it_was_used_up(tmp_path: Path, shell:
     shell.user_ns.update(used=iter([1]), unused=iter([2]))
     notes = restore(old, shell, ["next(used)"], [1])
     assert next(shell.user_ns["unused"]) == 2
-    assert lost(shell.user_ns["used"]) is not None
-    assert lost(shell.user_ns["gone"]) is not None
+    assert not_saved_of(shell.user_ns["used"]) is not None
+    assert not_saved_of(shell.user_ns["gone"]) is not None
     assert sorted(note.partition(" ")[0] for note in notes) == ["gone", "used"]
 
 

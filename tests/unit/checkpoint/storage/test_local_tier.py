@@ -43,12 +43,12 @@ def save(tier: LocalTier, seq: int, *contents: bytes) -> Manifest:
     return tier.save(manifest, {**objects, **outputs}, b'{"seq":%d}\n' % seq)
 
 
-def check(tier: LocalTier, found: Manifest | None, seq: int) -> None:
-    assert found is not None
-    assert found.seq == seq
-    encoded = found.loops[0].state
+def check(tier: LocalTier, manifest: Manifest | None, seq: int) -> None:
+    assert manifest is not None
+    assert manifest.seq == seq
+    encoded = manifest.loops[0].state
     assert encoded is not None
-    with tier.open_reader(found) as read:
+    with tier.open_reader(manifest) as read:
         assert load(decode_state(encoded, read)) == state(seq)
     assert tier.rows(seq) == b'{"seq":%d}\n' % seq
 
@@ -143,7 +143,7 @@ def damage(path: Path, how: str, at: int) -> None:
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
 @pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/t1-2.pack", "rows/2.jsonl"])
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str, how: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, what: str, how: str) -> None:
     tier = LocalTier(tmp_path / "0", term=1)
     save(tier, 1)
     save(tier, 2)
@@ -155,11 +155,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str
             (again.path / name).parent.mkdir(parents=True, exist_ok=True)
             (again.path / name).write_bytes(data)
         damage(again.path / what, how, at)
-        found = again.newest(deep=True)
-        assert found is not None
+        manifest = again.newest(deep=True)
+        assert manifest is not None
         # Bytes between the objects of a pack belong to nobody; whatever is found must be whole.
-        check(again, found, found.seq)
-        if found.seq == 1:
+        check(again, manifest, manifest.seq)
+        if manifest.seq == 1:
             gone = what.startswith("checkpoints") and how == "remove"
             assert len(again.skipped) == (0 if gone else 1)
             assert gone or "checkpoint 2 was skipped" in again.skipped[0]
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str
             break
         # The owner goes on from there.
         check(again, save(again, 3), 3)
-        assert again.seqs() == [found.seq, 3]
+        assert again.seqs() == [manifest.seq, 3]
 
 
 @pytest.mark.parametrize("step", range(1, 6))
@@ -203,29 +203,29 @@ def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_of_the_term_before_is_taken_over(tmp_path: Path) -> None:
     old = LocalTier(tmp_path / "1", term=1)
     save(old, 8)
-    found = save(old, 9)
+    manifest = save(old, 9)
     new = LocalTier(tmp_path / "2", term=2)
-    with old.open_reader(found) as read:
-        taken = new.import_from(found, read, {8: old.rows(8), 9: old.rows(9)})
-    assert (taken.seq, taken.term) == (9, 2)
-    assert {ref.pack for ref in taken.objects.values()} == {"t2-9.pack"}
+    with old.open_reader(manifest) as read:
+        imported = new.import_from(manifest, read, {8: old.rows(8), 9: old.rows(9)})
+    assert (imported.seq, imported.term) == (9, 2)
+    assert {ref.pack for ref in imported.objects.values()} == {"t2-9.pack"}
     assert new.rows(8) == old.rows(8)
     check(new, LocalTier(tmp_path / "2", term=2).newest(deep=True), 9)
     check(new, save(new, 10), 10)
     with pytest.raises(ValueError, match="of its own"):
-        new.import_from(found, dict[str, bytes]().__getitem__, {})
+        new.import_from(manifest, dict[str, bytes]().__getitem__, {})
 
 
 def test_a_failed_take_over_leaves_nothing(tmp_path: Path) -> None:
     old = LocalTier(tmp_path / "1", term=1)
-    found = save(old, 1)
+    manifest = save(old, 1)
 
     def read(name: str) -> bytes:
         raise CheckpointCorrupt(name)
 
     new = LocalTier(tmp_path / "2", term=2)
     with pytest.raises(CheckpointCorrupt):
-        new.import_from(found, read, {1: old.rows(1)})
+        new.import_from(manifest, read, {1: old.rows(1)})
     assert files(new) == set()
     assert new.newest() is None
 
@@ -285,12 +285,12 @@ def test_a_kill_leaves_the_newest_or_the_one_before(tmp_path: Path, name: str, n
     assert child.returncode == -signal.SIGKILL
     done = len(child.stdout.split())
     tier = LocalTier(path, term=1)
-    found = tier.newest(deep=True)
-    assert found is not None
+    manifest = tier.newest(deep=True)
+    assert manifest is not None
     assert tier.skipped == []
-    assert found.seq in (done, done + 1)
-    check(tier, found, found.seq)
-    check(tier, save(tier, found.seq + 1), found.seq + 1)
+    assert manifest.seq in (done, done + 1)
+    check(tier, manifest, manifest.seq)
+    check(tier, save(tier, manifest.seq + 1), manifest.seq + 1)
     assert not any(file.endswith(".tmp") for file in files(tier))
     named = {ref.pack for seq in tier.seqs() for ref in tier.load(seq).objects.values()}
     assert {path.name for path in (path / "packs").iterdir()} == named

@@ -38,9 +38,9 @@ class Packed:
         self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "t1-1.pack", objects, term=1)
 
     def places(self, memory: list[bytearray]) -> Iterator[tuple[str, memoryview]]:
-        for names, one in zip(self.names, memory, strict=True):
-            for name, (at, length) in zip(names, slices_of(len(one)), strict=True):
-                yield name, memoryview(one)[at : at + length]
+        for names, each in zip(self.names, memory, strict=True):
+            for name, (at, length) in zip(names, slices_of(len(each)), strict=True):
+                yield name, memoryview(each)[at : at + length]
 
     def reader(self) -> PackReader:
         return PackReader(self.folder, self.refs)
@@ -55,8 +55,8 @@ def packed(tmp_path: Path) -> Packed:
 @pytest.mark.parametrize("shift", [0, 1, PAGE // 2])
 def test_buffers_come_back_wherever_their_memory_begins(packed: Packed, shift: int, *, is_own: bool) -> None:
     memory = [allocate(size + shift) for size in SIZES]
-    for one in memory:
-        del one[:shift]
+    for each in memory:
+        del each[:shift]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=is_own)
     assert memory == packed.content
@@ -74,11 +74,11 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
     straight: list[int] = []
     read_straight = PackReader._read_straight
 
-    def told(self: PackReader, run: list[tuple[ObjectRef, str, memoryview | None]]) -> None:
+    def note_run(self: PackReader, run: list[tuple[ObjectRef, str, memoryview | None]]) -> None:
         straight.extend(ref.size_bytes for ref, _, _ in run)
         read_straight(self, run)
 
-    monkeypatch.setattr(PackReader, "_read_straight", told)
+    monkeypatch.setattr(PackReader, "_read_straight", note_run)
     memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=True)
