@@ -105,9 +105,9 @@ class Peer(Engine):
         self.count += 1
         content: dict[str, Any] = dict(state.arrays())
         if state.records is not None:
-            packed = self.arrays_only
-            rows = pickle.dumps(state.records, 5) if packed else state.records
-            content[RECORDS] = np.frombuffer(rows, np.uint8) if packed else rows
+            is_flat = self.arrays_only
+            rows = pickle.dumps(state.records, 5) if is_flat else state.records
+            content[RECORDS] = np.frombuffer(rows, np.uint8) if is_flat else rows
         self.write(content)
 
     def tensors(self, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,11 +74,11 @@ def measured(quick: bool) -> Report:
     for kind in STATES:
         turns: dict[str, list[dict[str, Any]]] = {name: [] for name in engines}
 
-        def take(engine: str, kind: str = kind, turns: dict[str, list[dict[str, Any]]] = turns) -> float:
+        def measure_turn(engine: str, kind: str = kind, turns: dict[str, list[dict[str, Any]]] = turns) -> float:
             turns[engine].append(turn(engine, kind, rows_of_state))
             return 0.0
 
-        interleave({name: (lambda name=name: take(name)) for name in engines}, rounds=1 if quick else 5, warm=0)
+        interleave({name: (lambda name=name: measure_turn(name)) for name in engines}, rounds=1 if quick else 5, warm=0)
         rows.append((f"**{kind}**", *[""] * (2 * len(SNAPSHOTS) + 2)))
         for name in engines:
             columns = []

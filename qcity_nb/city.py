@@ -82,12 +82,12 @@ def up(
         return _city
     settings = load_settings(overrides={"store": store, "tracking": tracking, **overrides})
     shell = _shell()
-    scope = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
+    names = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
     host = detect()
     if settings.mailbox:
         city = _join(settings, host)
     else:
-        city = _begin(settings, host, scope, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+        city = _begin(settings, host, names, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
     if city.session.finished_cells is None:  # else the engine set it up before this kernel's first cell
         crashpoints.arm_plan(settings.chaos, attempt=city._config.attempt)
         if shell is not None:
@@ -130,7 +130,7 @@ def _join(settings: Settings, host: HostFacts) -> City:
 def _begin(
     settings: Settings,
     host: HostFacts,
-    scope: Mapping[str, Any],
+    names: Mapping[str, Any],
     *,
     run: str | None,
     name: str,
@@ -141,7 +141,7 @@ def _begin(
     """By hand: find or make the run, and start a sidecar that acquires its lease."""
     from qcity_nb.stores import open_store
 
-    located = notebook_path(scope)
+    located = notebook_path(names)
     path = located[0].resolve() if located is not None else None
     if run is not None:
         notebook = run

@@ -16,14 +16,14 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((Path(__file__).parents[1] / "pypro
 ]["optional-dependencies"]
 
 
-def wanted(extra: str) -> dict[str, Requirement]:
+def requirements_of(extra: str) -> dict[str, Requirement]:
     """All that an extra asks for, by name, with the extras that it names."""
     found: dict[str, Requirement] = {}
     for line in EXTRAS[extra]:
         requirement = Requirement(line)
         if requirement.name == "qcity-nb":
             for other in requirement.extras:
-                found |= wanted(other)
+                found |= requirements_of(other)
         else:
             found[requirement.name] = requirement
     return found
@@ -31,7 +31,7 @@ def wanted(extra: str) -> dict[str, Requirement]:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_where_mlflow_is_there_is_a_graphene_that_can_be_imported(extra: str) -> None:
-    found = wanted(extra)
+    found = requirements_of(extra)
     if "mlflow" in found:
         allowed = found["graphene"].specifier
         assert not any(allowed.contains(old, prereleases=True) for old in ("2.0", "2.1.9", "3.0b7"))
@@ -46,6 +46,6 @@ def test_mlflow_s_page_can_be_asked() -> None:
 
 
 def test_the_light_tests_need_no_torch_and_say_which_the_others_need() -> None:
-    assert not {"torch", "jax"} & wanted("test-light").keys()
-    assert wanted("test-light").items() <= wanted("test").items()
-    assert REASONS["torch"].endswith(f"pip install {wanted('test')['torch']}")
+    assert not {"torch", "jax"} & requirements_of("test-light").keys()
+    assert requirements_of("test-light").items() <= requirements_of("test").items()
+    assert REASONS["torch"].endswith(f"pip install {requirements_of('test')['torch']}")

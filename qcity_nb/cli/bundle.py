@@ -27,12 +27,12 @@ def pack_for_hosts(settings: Settings, names: Iterable[str], say: Callable[[str]
         return "", b""
     from qcity_nb.hosts import bundle
 
-    packed = bundle.pack(settings.project.root, settings.bundle)
-    for line in packed.left_out:
+    archive = bundle.pack(settings.project.root, settings.bundle)
+    for line in archive.left_out:
         say(f"not sent: {line}")
-    hint = "" if len(packed.files) > 1 else "; to send more than git tracks, set `bundle = [...]` in [tool.qcity]"
-    say(f"{len(packed.files)} files of project {settings.project.name} are sent ({len(packed.data):,} bytes){hint}")
-    return packed.name, packed.data
+    hint = "" if len(archive.files) > 1 else "; to send more than git tracks, set `bundle = [...]` in [tool.qcity]"
+    say(f"{len(archive.files)} files of project {settings.project.name} are sent ({len(archive.data):,} bytes){hint}")
+    return archive.name, archive.data
 
 
 def bring_home(store: Store, settings: Settings, head: Head, say: Callable[[str], None]) -> None:

@@ -169,8 +169,8 @@ def unpack(name: str, data: bytes, folder: Path) -> list[str]:
             below ``folder``. Some of its files may have been extracted.
     """
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            plain = packed.read(_PLAIN_BYTES + 1)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as compressed:
+            plain = compressed.read(_PLAIN_BYTES + 1)
         if len(plain) > _PLAIN_BYTES or _name(plain) != name:
             raise CheckpointCorrupt(f"the content of the project's bundle {name} does not match its name")
         with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:

@@ -116,9 +116,9 @@ class Follower:
             return
         if is_once(tags) and not self._may_begin(source):
             return
-        is_look = not tags and is_read_only(source, self._shell.user_ns)
-        self._session.recorder.records_cell = history.is_over or not is_look
-        self._running = _RunningCell(source, number, is_read_only=is_look, began_s=time.monotonic(), tags=tags)
+        only_reads = not tags and is_read_only(source, self._shell.user_ns)
+        self._session.recorder.records_cell = history.is_over or not only_reads
+        self._running = _RunningCell(source, number, is_read_only=only_reads, began_s=time.monotonic(), tags=tags)
 
     def _may_begin(self, source: str) -> bool:
         """May a cell that must not run twice begin? It is refused if it is not known whether it has done its work."""

@@ -84,12 +84,12 @@ class MetricLog:
 
     # -- scopes
 
-    def scope(self, key: str, iteration: int, step: int) -> RowScope:
+    def begin_scope(self, key: str, iteration: int, step: int) -> RowScope:
         """A scope that knows how many of its rows are covered already."""
-        scope = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
+        row_scope = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
         if (key + ASIDE, iteration) in self._rerun:
-            self._side_scope(scope)
-        return scope
+            self._side_scope(row_scope)
+        return row_scope
 
     def note_iteration(self, key: str) -> None:
         """Note the end of a loop's iteration: rows logged from now on in its scope, or inside it, are new."""
@@ -106,7 +106,7 @@ class MetricLog:
         key = self._alias(key)
         self._thread = threading.get_ident()
         newest = max((turn for known, turn in self.committed if known == key), default=0)
-        self.scopes = [self.scope(key, self._turns.get(key, newest), 0)]
+        self.scopes = [self.begin_scope(key, self._turns.get(key, newest), 0)]
 
     def end_cell(self) -> None:
         """Note that the cell succeeded: if it is run again in this kernel, its rows are new."""
@@ -185,7 +185,7 @@ class MetricLog:
     def batch(self) -> Batch:
         """The rows that a checkpoint made now covers."""
         with self._lock:
-            live = [row_scope for scope in self.scopes for row_scope in (scope, scope.aside) if row_scope is not None]
+            live = [part for row_scope in self.scopes for part in (row_scope, row_scope.aside) if part is not None]
             cells = {row_scope.key for row_scope in live}
             contexts = {
                 (key, turn): rows

@@ -195,7 +195,7 @@ class Session:
             loop.parent.has_inner = True
         self.loops[loop.key] = loop
         self.open.append(loop)
-        loop.row_scope = self.metric_log.scope(loop.key, loop.count, loop.count)
+        loop.row_scope = self.metric_log.begin_scope(loop.key, loop.count, loop.count)
         self.metric_log.scopes.append(loop.row_scope)
 
     def advance(self, loop: Loop) -> None:
@@ -213,7 +213,7 @@ class Session:
         loop.advance()
         self._drop_inner(loop)
         self.open.append(loop)
-        loop.row_scope = self.metric_log.scope(loop.key, loop.count, loop.count)
+        loop.row_scope = self.metric_log.begin_scope(loop.key, loop.count, loop.count)
         self.metric_log.scopes.append(loop.row_scope)
 
     def _close(self, loop: Loop) -> None:

@@ -82,7 +82,7 @@ class Recorder:
     def _start(self) -> None:
         files, folders = read_tree(self.root)
         nodes = {"": ROOT, ".": ROOT}
-        for name in sorted((*files, *folders), key=lambda one: one.count("/")):
+        for name in sorted((*files, *folders), key=lambda path: path.count("/")):
             node = nodes[name] = self._node()
             parent, _, last = name.rpartition("/")
             self.trace.entries[nodes[parent], last] = node

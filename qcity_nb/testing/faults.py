@@ -76,11 +76,11 @@ class FaultyStore(PassingStore):
         self._planned.append(fault)
 
     def clear(self) -> None:
-        """No more faults, planned or random; delayed writes still take effect (``settle``)."""
+        """No more faults, planned or random; delayed writes still take effect (``finish_delayed``)."""
         self._planned.clear()
         self._random = None
 
-    def settle(self) -> None:
+    def finish_delayed(self) -> None:
         """Let every delayed write take effect now, or fail."""
         with self._lock:
             late, self._late = self._late, []

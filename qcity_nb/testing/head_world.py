@@ -217,7 +217,7 @@ class HeadWorld:
         """The faults end: delayed writes take effect, and a new attempt gets the run after one ttl."""
         self.store.before_publish = None
         self.store.clear()
-        self.store.settle()
+        self.store.finish_delayed()
         self.check()
         self.be_silent()
         self.acquire("last")

@@ -150,7 +150,7 @@ class _Run:
 
     def __init__(self, folder: Path) -> None:
         self._metrics = _Lines(folder / "metrics.jsonl")
-        self._facts = _Lines(folder / "run.jsonl")
+        self._description = _Lines(folder / "run.jsonl")
         self._rows: set[bytes] = set()
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
@@ -168,7 +168,7 @@ class _Run:
     def note(
         self, *, params: Mapping[str, object] | None = None, tags: Mapping[str, str] | None = None, status: str = ""
     ) -> None:
-        with self._facts.held() as (unread, append):
+        with self._description.held() as (unread, append):
             for line in unread:
                 self._read(line)
             fresh = {name: value for name, value in (params or {}).items() if name not in self._params}
@@ -189,7 +189,7 @@ class _Run:
             else:
                 self._status = item["status"]
         except (ValueError, TypeError, KeyError):
-            raise TrackerUnavailable(f"{self._facts.path}: damaged, it holds the line {line[:80]!r}") from None
+            raise TrackerUnavailable(f"{self._description.path}: damaged, it holds the line {line[:80]!r}") from None
 
 
 class _Lines:

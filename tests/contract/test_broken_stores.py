@@ -26,12 +26,12 @@ class Parts(MemoryStore):
         super().__init__("parts")
         self.gate = Gate()
 
-    def found(self, run: str) -> Version | None:
+    def newest(self, run: str) -> Version | None:
         kept = self._runs.get(run)
         return kept.version if kept is not None and kept.head is not None else None
 
     def check(self, run: str, expect: Version | None) -> None:
-        if self.found(run) != expect:
+        if self.newest(run) != expect:
             raise Conflict("not expected")
 
     def store_files(self, run: str, files: Mapping[str, Source] | None) -> None:
@@ -200,8 +200,8 @@ class HandsOutOneVersion(Parts):
         stamped = super().read(run)
         return stamped and replace(stamped, version=str(int(stamped.version) % 4))
 
-    def found(self, run: str) -> Version | None:
-        version = super().found(run)
+    def newest(self, run: str) -> Version | None:
+        version = super().newest(run)
         return None if version is None else str(int(version) % 4)
 
     def publish(

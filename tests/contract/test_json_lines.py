@@ -65,7 +65,7 @@ def test_an_address_that_names_no_folder_is_refused_in_one_line(uri: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["with space", "größe", "a%20b", "a#b?c"])
-def test_the_address_that_is_told_opens_the_same_folder(tmp_path: Path, name: str) -> None:
+def test_the_address_that_is_reported_opens_the_same_folder(tmp_path: Path, name: str) -> None:
     tracker = JsonLinesTracker(tmp_path / name)
     again = open_tracker(tracker.uri)
     assert isinstance(again, JsonLinesTracker)
@@ -94,7 +94,7 @@ assert not foreign & {{"mlflow", "sqlalchemy", "alembic", "pandas", "numpy"}}, f
 
 
 @pytest.mark.parametrize("where", ["file", "file/below"])
-def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path, where: str) -> None:
+def test_a_file_where_the_folder_should_be_is_reported(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").touch()
     tracker = opened(tmp_path / where)
     for call in (tracker.prepare, lambda: begin(tracker)):
@@ -104,7 +104,7 @@ def test_a_file_where_the_folder_should_be_is_told(tmp_path: Path, where: str) -
 
 
 @pytest.mark.parametrize("run_id", ["", "own/unknown-0123456789abcdef", "../own/x-0123456789abcdef", "/etc"])
-def test_a_run_that_is_not_there_is_told(tmp_path: Path, run_id: str) -> None:
+def test_a_run_that_is_not_there_is_reported(tmp_path: Path, run_id: str) -> None:
     tracker = opened(tmp_path)
     begin(tracker)
     with pytest.raises(TrackerUnavailable, match="no run"):
@@ -290,7 +290,7 @@ def test_a_torn_last_line_is_cut_off_and_its_row_stored_again(tmp_path: Path, ke
     assert path.read_bytes() == whole
 
 
-def test_a_full_disk_is_told_and_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = opened(tmp_path)
     run_id = begin(tracker)
     tracker.send(run_id, make_rows(1))
@@ -331,7 +331,7 @@ def test_rows_in_a_damaged_line_are_stored_again(tmp_path: Path) -> None:
     assert path.read_bytes().count(b'"key":"loss"') == 3
 
 
-def test_a_file_that_shrinks_under_a_client_is_told_and_a_start_reads_it_anew(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_under_a_client_is_reported_and_a_start_reads_it_anew(tmp_path: Path) -> None:
     tracker = opened(tmp_path)
     run_id = begin(tracker)
     tracker.send(run_id, make_rows(3))

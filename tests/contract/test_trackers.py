@@ -109,7 +109,7 @@ class TestJsonLines(TrackerContract):
     def stored(self, uri: str, run_id: str) -> Stored:
         return json_lines.stored(Path(uri.removeprefix("jsonl://")) / run_id)
 
-    def found(self, uri: str, run: str) -> int:
+    def count_runs(self, uri: str, run: str) -> int:
         runs = json_lines.runs(Path(uri.removeprefix("jsonl://")))
         return sum(json_lines.stored(folder).tags["qcity.run"] == run for folder in runs)
 
@@ -182,7 +182,7 @@ def test_a_tracker_that_does_not_tell_the_end_fails_the_contract(mlflow_database
     suite = TestDatabase()
     suite.open = lambda uri: Faulty(uri, "the end not told")  # type: ignore[method-assign]  # as above
     with pytest.raises(AssertionError):
-        suite.test_the_end_is_told_and_a_later_start_reopens(mlflow_database(), "broken", "FAILED")
+        suite.test_the_end_is_reported_and_a_later_start_reopens(mlflow_database(), "broken", "FAILED")
 
 
 def mlflow(uri: str) -> MlflowTracker:

@@ -117,14 +117,14 @@ def unknown(text: str) -> list[str]:
     for words in commands(text):
         command = next((word for word in words[1:2] if not word.startswith("-")), "")
         if command and not command.isupper():
-            told = help_of(command)
-            if told is None:
+            help_text = help_of(command)
+            if help_text is None:
                 found.append(f"qcity {command}: no such command")
                 continue
         else:
-            told = help_of("") or ""
+            help_text = help_of("") or ""
         for option in (word.partition("=")[0] for word in words[1:] if word.startswith("-")):
-            if option not in told.replace(",", " ").replace("[", " ").replace("]", " ").split():
+            if option not in help_text.replace(",", " ").replace("[", " ").replace("]", " ").split():
                 found.append(f"{' '.join(words)}: no option {option}")
     return found
 

@@ -58,14 +58,14 @@ def fuzz(strategy: st.SearchStrategy[Any], run: Callable[[Any], None]) -> int:
             suppress_health_check=list(HealthCheck),
         )
         @given(example=strategy)
-        def one(example: Any) -> None:
+        def check(example: Any) -> None:
             nonlocal count
             count += 1
             with hostile.bounded():
                 run(example)
 
         try:
-            one()
+            check()
         except BaseException as error:
             error.add_note(f"found with FUZZ_SEED={batch}")
             raise

@@ -59,7 +59,7 @@ def finish(world: World, program: Any, kills: list[int]) -> tuple[dict[str, Any]
     raise AssertionError("the last attempt is not killed")
 
 
-def _facts(world: World) -> collections.Counter[tuple[Any, ...]]:
+def _rows(world: World) -> collections.Counter[tuple[Any, ...]]:
     return collections.Counter(
         (row.loop, row.iteration, row.ordinal, row.key, row.step, row.value) for row in world.rows()
     )
@@ -75,7 +75,7 @@ def compare(program: Any, kills: list[int]) -> Seen:
             if key in ("w", "t"):
                 assert bytes(np.asarray(other[key])) == bytes(np.asarray(state[key]))
         assert others == generators
-        expected, actual = _facts(calm), _facts(stormy)
+        expected, actual = _rows(calm), _rows(stormy)
         assert actual == expected
         assert not expected or max(expected.values()) == 1
         stored = collections.Counter((row.key, row.step, row.timestamp_ms, row.value) for row in stormy.rows())
@@ -93,11 +93,11 @@ KILLS = st.lists(st.integers(1, 120), min_size=1, max_size=4)
 def test_a_killed_notebook_ends_as_if_nothing_had_happened(count: int) -> None:
     @given(program=programs(EVERY), kills=KILLS)
     @settings(SETTINGS, max_examples=count)
-    def one(program: Any, kills: list[int]) -> None:
+    def check(program: Any, kills: list[int]) -> None:
         assume(0 < sum(size(cell) for cell in program) <= 80)
         compare(program, kills)
 
-    one()
+    check()
 
 
 @AT_NIGHT
@@ -105,13 +105,13 @@ def test_a_killed_notebook_ends_as_if_nothing_had_happened(count: int) -> None:
 def test_saved_at_each_iteration_only_the_one_in_flight_runs_again(count: int) -> None:
     @given(program=programs(st.just(1)), kills=KILLS)
     @settings(SETTINGS, max_examples=count)
-    def one(program: Any, kills: list[int]) -> None:
+    def check(program: Any, kills: list[int]) -> None:
         assume(0 < sum(size(cell) for cell in program) <= 80)
         seen = compare(program, kills)
         again = sum(times - 1 for times in seen.ran.values())
         assert again <= seen.kills
 
-    one()
+    check()
 
 
 def test_the_programs_do_what_they_should() -> None:

@@ -165,7 +165,7 @@ class World:
             nbformat.write(notebook(), work / "train.ipynb")
         return work
 
-    def bury(self) -> None:
+    def finish_off(self) -> None:
         """The machine is dead: its directories are gone, and the next one has another name."""
         shutil.rmtree(self.here)
         self.machine += 1
@@ -204,7 +204,7 @@ class World:
                 break
             if is_machine_dead:
                 wait_gone(self.root)  # nothing of a dead machine is left to write
-                self.bury()
+                self.finish_off()
             head = self.head()
             self.published.append(head.checkpoint.step if head and head.checkpoint else 0)
             if head is not None and head.is_over:

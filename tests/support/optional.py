@@ -28,7 +28,7 @@ class _Nothing:
         pytest.skip(REASONS["torch"])
 
 
-class _Absent:
+class _Missing:
     """A module of torch where there is no torch: skips the test that wants something of it, or the file."""
 
     def __init__(self, path: str) -> None:
@@ -39,7 +39,7 @@ class _Absent:
         if name.startswith("_"):  # pytest, looking around
             raise AttributeError(path)
         if path in {"torch.nn", "torch.optim"}:
-            return _Absent(path)
+            return _Missing(path)
         if path in {"torch.Tensor", "torch.Generator", "torch.nn.Module", "torch.optim.Optimizer"}:
             return _Nothing
         pytest.skip(REASONS["torch"], allow_module_level=True)
@@ -49,5 +49,5 @@ if TYPE_CHECKING or HAS_TORCH:
     import torch
     from torch import nn
 else:
-    torch = _Absent("torch")
+    torch = _Missing("torch")
     nn = torch.nn

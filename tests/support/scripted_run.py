@@ -192,7 +192,7 @@ class Snapshot:
     rows: tuple[tuple[Any, ...], ...]
 
     @classmethod
-    def take(cls, store: Path, database: Path | None = None) -> Snapshot:
+    def read(cls, store: Path, database: Path | None = None) -> Snapshot:
         """As it is now."""
         digests: dict[str, dict[str, str]] = {"heads": {}, "files": {}}
         for path in sorted((store / "runs").rglob("*")):

@@ -28,7 +28,7 @@ class Keep:
         self.new: dict[tuple[str, ...], int] = {}
         """Bytes that were not there yet, by group."""
 
-    def take(self, snapshot: NamespaceSnapshot) -> None:
+    def add(self, snapshot: NamespaceSnapshot) -> None:
         """Write a shot; its arena is free again."""
         groups = {names: self.groups[names] for names in snapshot.kept}
         self.new = {}
@@ -59,7 +59,7 @@ not_saved = NamespaceSnapshotter(globals()).restore(_keep.read(), _keep.modules,
 def kept(live: dict[str, Any]) -> Keep:
     """A namespace, captured and kept."""
     keep = Keep()
-    keep.take(NamespaceSnapshotter(live).capture())
+    keep.add(NamespaceSnapshotter(live).capture())
     return keep
 
 

@@ -215,12 +215,12 @@ def test_an_engine_stopped_between_cells(point: str, project: Project) -> None:
     first = project.attempts[0]
     _, err = command.communicate(timeout=90)
     assert command.returncode == 0, err
-    before = Snapshot.take(project.store)
+    before = Snapshot.read(project.store)
     assert head_of(project.store).term == 2
     for pid in attempt_pids(first):
         os.kill(pid, signal.SIGCONT)
     eventually(lambda: not attempt_pids(first))
-    after = Snapshot.take(project.store)
+    after = Snapshot.read(project.store)
     assert after.heads == before.heads
     assert before.files.items() <= after.files.items(), "the zombie deleted or replaced objects"
     # An upload that the stop cut in two may still arrive, under names that no head knows.

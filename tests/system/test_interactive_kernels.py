@@ -530,7 +530,7 @@ def test_start_over(frontend: Frontend) -> None:
     assert frontend.ran()["a"] == 2
 
 
-def test_where_the_run_cannot_be_told_one_line_says_what_to_do(frontend: Frontend) -> None:
+def test_where_the_run_cannot_be_determined_one_line_says_what_to_do(frontend: Frontend) -> None:
     kernel = frontend.host()
     frontend.marks.mkdir(exist_ok=True)
     shown = kernel.run("%load_ext qcity_nb", "c0")

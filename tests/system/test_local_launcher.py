@@ -127,7 +127,7 @@ def test_a_killed_attempt_is_gone_and_leaves_nothing(bench: Bench) -> None:
     assert LocalLauncher(bench.settings).find(bench.id) == seen
 
 
-def test_an_exit_code_is_told(bench: Bench) -> None:
+def test_an_exit_code_is_reported(bench: Bench) -> None:
     seen = bench.seen(bench.launch("exit7"))
     assert (seen.state, seen.reason, seen.exit_code) == ("gone", "exit code 7", 7)
 
@@ -310,7 +310,7 @@ def test_an_unknown_host_names_the_known(bench: Bench) -> None:
         hosts.launcher("moon", bench.settings)
 
 
-def test_the_end_of_an_attempt_is_told_at_once_and_once() -> None:
+def test_the_end_of_an_attempt_is_reported_at_once_and_once() -> None:
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     assert child.stdin is not None
     local._children[child.pid] = child

@@ -240,7 +240,7 @@ def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> Non
     assert world.shown()[2] == ["5\n"]
 
 
-def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(world: ResumeWorld) -> None:
+def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_reported(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(2_000_000)]"
     world.write("x = 5", many, "y = x + 1", "die('here')\nprint(x, y, len(many))")
     world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="")  # what it is by default

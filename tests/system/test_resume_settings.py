@@ -98,7 +98,7 @@ def test_settings_and_magics_hold(world: ResumeWorld) -> None:
     assert world.shown()[5][-1] == "0.333"
 
 
-def test_what_cannot_run_again_is_told(world: ResumeWorld) -> None:
+def test_what_cannot_run_again_is_reported(world: ResumeWorld) -> None:
     (world.folder / "ext.py").write_text("def load_ipython_extension(shell):\n    print('loaded')")
     rotating = "import logging.handlers\nlogging.getLogger('x').addHandler(logging.handlers.MemoryHandler(9))"
     world.write("%load_ext ext", rotating, "Path('ext.py').unlink()", "die('here')\nprint('on')")

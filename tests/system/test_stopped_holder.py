@@ -90,14 +90,14 @@ def play(folder: Path, point: str, tracking: str, database: Path | None) -> Hist
         successor.start()
         successor_code = successor.wait()
         head = head_of(store)
-        before = Snapshot.take(store, database)
+        before = Snapshot.read(store, database)
         zombie.send(signal.SIGCONT)
         code = zombie.wait()
         return History(
             head=head,
             versions=_newest(store) - version,
             before=before,
-            after=Snapshot.take(store, database),
+            after=Snapshot.read(store, database),
             zombie=zombie.output,
             code=code,
             successor=successor.output,

@@ -227,7 +227,7 @@ class TrackerContract:
         assert {f"t{n}" for n in range(230)} <= stored.tags.keys()
 
     @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-    def test_the_end_is_told_and_a_later_start_reopens(self, uri: str, run: str, status: str) -> None:
+    def test_the_end_is_reported_and_a_later_start_reopens(self, uri: str, run: str, status: str) -> None:
         tracker = self.open(uri)
         run_id = self.begin(tracker, run)
         assert self.stored(uri, run_id).status == "RUNNING"

@@ -334,7 +334,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Capture
 # --- its keeper
 
 
-def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_keeper_keeps_and_ends_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.qcity]\n")
     config = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
     store = open_store(config.store)

@@ -339,7 +339,7 @@ def test_the_record_of_a_cell_is_put_together_as_it_grows() -> None:
 # -- the extension
 
 
-def test_a_shell_without_a_kernel_and_a_run_that_cannot_be_told(
+def test_a_shell_without_a_kernel_and_a_run_that_cannot_be_determined(
     shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -128,7 +128,7 @@ def test_state_that_cannot_be_saved_is_refused_before_any_work(world: World) -> 
     assert world.session.open == []
 
 
-def test_state_that_becomes_unsaveable_in_the_iteration_that_breaks_is_told_when_it_counts(world: World) -> None:
+def test_state_that_becomes_unsaveable_in_the_iteration_that_breaks_is_reported_when_it_counts(world: World) -> None:
     world.cell()
     state: dict[str, Any] = {}
     for _ in world.loop(range(3), state):
@@ -359,7 +359,7 @@ def test_a_lost_lease_is_raised_at_loop_boundary_and_log(world: World) -> None:
         list(world.loop(range(3), {}))
 
 
-def test_a_full_disk_is_told_and_what_was_saved_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_what_was_saved_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     state: dict[str, Any] = {}
     assert run(world, 4, state, stop_after=2) == [0, 1]
 
@@ -681,7 +681,7 @@ def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not
     assert "name" not in values_of(world)
 
 
-def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_continues(
+def test_short_memory_is_reported_once_and_each_save_is_durable_before_the_loop_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qcity_nb.checkpoint.state import freezer

@@ -28,7 +28,7 @@ print(text.float_format, 'autoreload' in str(shell.extension_manager.loaded))
 """
 
 
-def test_in_order_quietly_and_what_fails_is_told(tmp_path: Path) -> None:
+def test_in_order_quietly_and_what_fails_is_reported(tmp_path: Path) -> None:
     pytest.importorskip("IPython")
     environ = {"PYTHONPATH": f"{Path(__file__).parents[3]}:{tmp_path}", "IPYTHONDIR": str(tmp_path / "ipython")}
     done = subprocess.run(

@@ -181,7 +181,7 @@ def test_skipped_groups_are_kept() -> None:
     live["view"] = live["big"][:10]
     snapshotter = NamespaceSnapshotter(live)
     keep = Keep()
-    keep.take(snapshotter.capture())
+    keep.add(snapshotter.capture())
     snapshot = snapshotter.capture(skip={"a", "b", "big", "view"})
     assert set(snapshot.kept) == {("b",), ("big", "view")}
     assert names(snapshot.groups) == {("a", "alias")}, "alias may have changed, and with it a"
@@ -195,7 +195,7 @@ def test_skipped_groups_are_kept() -> None:
     assert set(snapshot.kept) == {("b",), ("view",)}
     del live["view"]
     assert set(snapshotter.capture(skip=set(live) | {"view"}).kept) == {("b",), ("a", "alias", "c"), ("big", "window")}
-    keep.take(snapshotter.capture(skip={"b"}))
+    keep.add(snapshotter.capture(skip={"b"}))
     assert restored(keep)["b"] == 2
 
 
@@ -237,16 +237,16 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
     freezer = Freezer()
     try:
         snapshotter, keep = NamespaceSnapshotter(live, freezer), Keep()
-        keep.take(snapshotter.capture())
+        keep.add(snapshotter.capture())
         before = dict(keep.objects)
         for turn in range(3):
             live[f"more{turn}"] = [turn]
             snapshot = snapshotter.capture(stored=set(keep.objects))
-            keep.take(snapshot)
+            keep.add(snapshot)
             new = {each: size for each, size in keep.new.items() if size}
             assert set(new) == {(f"more{turn}",)}
         live["array"].view(np.uint8)[7] = 1  # through another array over the same memory
-        keep.take(snapshotter.capture(stored=set(keep.objects)))
+        keep.add(snapshotter.capture(stored=set(keep.objects)))
         assert {each for each, size in keep.new.items() if size} == {("array",)}
         assert keep.new[("array",)] <= 1 << 20
         assert set(before) < set(keep.objects)
@@ -271,7 +271,7 @@ def test_one_arena_serves_a_snapshot() -> None:
             for array in live.values():
                 array += 1
             keep = Keep()
-            keep.take(snapshot)
+            keep.add(snapshot)
             assert restored(keep)["a2"][0] == live["a2"][0] - 1
         assert freezer.arena_bytes == size
     finally:
@@ -455,7 +455,7 @@ def test_the_sharing_is_the_same_after_a_restore(live: dict[str, Any], data: st.
     snapshotter, keep = NamespaceSnapshotter(live), Keep()
     for _ in range(3):
         skip = data.draw(st.sets(st.sampled_from(sorted(live))))
-        keep.take(snapshotter.capture(skip=skip))
+        keep.add(snapshotter.capture(skip=skip))
         assert not keep.not_saved
         assert pattern(restored(keep)) == pattern(live)
         # Only what was not said to be unchanged may change: new names for what is there, and names that go.

@@ -26,14 +26,14 @@ def head(**changes: Any) -> Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Answer:
     head: Head
     is_new: bool
 
 
-def ask(store: MemoryStore, *, fresh: bool = False, source: bytes = b"", **changes: Any) -> Found:
+def ask(store: MemoryStore, *, fresh: bool = False, source: bytes = b"", **changes: Any) -> Answer:
     head, is_new = find_or_create(store, **{**BASE, **changes}, fresh=fresh, source=source, output="out/{run}.ipynb")
-    return Found(head=head, is_new=is_new)
+    return Answer(head=head, is_new=is_new)
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:

@@ -142,7 +142,7 @@ class World:
     def step(self) -> policy.Action:
         return self.keeper.reconcile(RUN).action
 
-    def take(self) -> Attempt:
+    def start_attempt(self) -> Attempt:
         """The newest attempt boots and takes the lease."""
         attempt = list(self.host.attempts.values())[-1]
         me = Holder(attempt=attempt.spec.attempt, host="local", ttl_s=10)
@@ -165,7 +165,7 @@ def test_a_new_run_gets_one_attempt() -> None:
     assert attempt.spec.run == RUN
     assert attempt.spec.store == world.store.address
     assert world.pending == attempt.spec.attempt
-    world.take()
+    world.start_attempt()
     assert world.pending == ""
     assert isinstance(world.step(), policy.Nothing)
     assert world.kinds() == ["launched"]
@@ -174,10 +174,10 @@ def test_a_new_run_gets_one_attempt() -> None:
 def test_a_known_death_is_answered_at_once() -> None:
     world = World()
     world.step()
-    world.take().end(-9)
+    world.start_attempt().end(-9)
     assert isinstance(world.step(), policy.Launch)
     assert len(world.host.alive()) == 1
-    assert world.take().held is not None
+    assert world.start_attempt().held is not None
     assert world.head.term == 2
     assert world.kinds() == ["launched", "died", "launched"]
     assert world.events()[1].data["reason"] == "exit -9"
@@ -186,7 +186,7 @@ def test_a_known_death_is_answered_at_once() -> None:
 def test_a_host_that_does_not_answer_is_no_death_until_the_ttl_is_over() -> None:
     world = World()
     world.step()
-    attempt = world.take()
+    attempt = world.start_attempt()
     world.host.is_reachable = False
     assert isinstance(world.step(), policy.Nothing)
     world.clock.advance(9)
@@ -202,7 +202,7 @@ def test_a_host_that_does_not_answer_is_no_death_until_the_ttl_is_over() -> None
 def test_a_slow_holder_with_heartbeats_is_never_replaced() -> None:
     world = World()
     world.step()
-    attempt = world.take()
+    attempt = world.start_attempt()
     assert attempt.held is not None
     for _ in range(50):
         world.clock.advance(9)
@@ -296,7 +296,7 @@ def test_a_stop_without_a_holder_is_written_down() -> None:
 def test_a_stalled_attempt_is_stopped_and_replaced() -> None:
     world = World(replace(NEW, relaunch=Relaunch(stall_timeout_s=60)))
     world.step()
-    attempt = world.take()
+    attempt = world.start_attempt()
     assert attempt.held is not None
     for _ in range(5):
         assert isinstance(world.step(), policy.Nothing)

@@ -26,7 +26,7 @@ def holder(attempt: str) -> Holder:
     return Holder(attempt=attempt, host="local", node=f"node-{attempt}", ttl_s=TTL_S)
 
 
-def mark(seq: int) -> Callable[[Head], Head]:
+def with_checkpoint(seq: int) -> Callable[[Head], Head]:
     def change(head: Head) -> Head:
         ref = CheckpointRef(name=f"c{seq}", digest="d", seq=seq, term=head.term)
         return replace(head, checkpoints=(ref, *head.checkpoints))
@@ -46,7 +46,7 @@ def store(clock: ManualClock) -> FaultyStore:
     return store
 
 
-def take(store: Store, attempt: str, clock: ManualClock, declared_dead: Heartbeat | None = None) -> lease.Lease:
+def acquire(store: Store, attempt: str, clock: ManualClock, declared_dead: Heartbeat | None = None) -> lease.Lease:
     return lease.acquire(store, "r", holder(attempt), declared_dead=declared_dead, clock=clock)
 
 
@@ -66,7 +66,7 @@ def test_a_run_that_exists_is_not_made_again(store: FaultyStore) -> None:
 def test_a_run_is_made_whatever_becomes_of_the_reply(clock: ManualClock, fault: Fault) -> None:
     store = FaultyStore(MemoryStore(clock=clock), schedule=[fault])
     made = lease.create(store, HEAD)
-    store.settle()
+    store.finish_delayed()
     assert now(store) == made
 
 
@@ -76,41 +76,41 @@ def test_an_unknown_run_and_a_corrupt_head_differ(store: FaultyStore) -> None:
     version = lease.read(store, "r").version
     store.publish("r", b'{"format": 2, "run"', expect=version)
     with pytest.raises(HeadCorrupt, match="'r'"):
-        take(store, "a", ManualClock())
+        acquire(store, "a", ManualClock())
 
 
 # --- taking the lease
 
 
 def test_each_holder_has_a_higher_term(store: FaultyStore, clock: ManualClock) -> None:
-    first = take(store, "a", clock)
+    first = acquire(store, "a", clock)
     assert (first.term, first.head.holder) == (1, replace(holder("a"), since=first.me.since))
     first.release()
-    assert take(store, "b", clock).term == 2
+    assert acquire(store, "b", clock).term == 2
 
 
 def test_a_held_run_is_not_taken(store: FaultyStore, clock: ManualClock) -> None:
-    take(store, "a", clock)
+    acquire(store, "a", clock)
     with pytest.raises(RunHeld, match=r"held by attempt 1: a \(local on node-a since "):
-        take(store, "b", clock)
+        acquire(store, "b", clock)
     assert now(store).term == 1
 
 
 def test_exactly_the_holder_declared_dead_is_superseded(store: FaultyStore, clock: ManualClock) -> None:
-    first = take(store, "a", clock)
+    first = acquire(store, "a", clock)
     declared_dead = first.renew().seen
     with pytest.raises(RunHeld):
-        take(store, "b", clock, replace(declared_dead, heartbeat=declared_dead.heartbeat - 1))
-    assert take(store, "b", clock, declared_dead).term == 2
+        acquire(store, "b", clock, replace(declared_dead, heartbeat=declared_dead.heartbeat - 1))
+    assert acquire(store, "b", clock, declared_dead).term == 2
 
 
 def test_a_heartbeat_after_the_declaration_saves_the_holder(store: FaultyStore, clock: ManualClock) -> None:
-    first = take(store, "a", clock)
+    first = acquire(store, "a", clock)
     declared_dead = first.head.seen
     store.before_publish = _calls(first.renew)
     with pytest.raises(RunHeld):  # its read saw the heartbeat declared dead; its publish found another
-        take(store, "b", clock, declared_dead)
-    first.update(mark(1))
+        acquire(store, "b", clock, declared_dead)
+    first.update(with_checkpoint(1))
     assert now(store).holder == first.me
 
 
@@ -122,11 +122,11 @@ def _calls(action: Callable[[], object]) -> Callable[[], None]:
 
 
 def test_one_of_two_rivals_takes_over(store: FaultyStore, clock: ManualClock) -> None:
-    declared_dead = take(store, "a", clock).head.seen
+    declared_dead = acquire(store, "a", clock).head.seen
     won: list[lease.Lease] = []
-    store.before_publish = lambda: won.append(take(store, "b", clock, declared_dead))
+    store.before_publish = lambda: won.append(acquire(store, "b", clock, declared_dead))
     with pytest.raises(RunHeld, match="attempt 2: b "):
-        take(store, "c", clock, declared_dead)
+        acquire(store, "c", clock, declared_dead)
     assert won[0].renew().term == 2
 
 
@@ -140,18 +140,18 @@ def test_taking_over_ends_the_own_pending_launch_and_keeps_a_foreign_one(
         lease.amend(store, "r", lambda head: replace(head, pending_launch=pending_launch), clock=clock)
 
     launches("other")
-    kept = take(store, "a", clock).head.pending_launch
+    kept = acquire(store, "a", clock).head.pending_launch
     assert kept is not None
     assert kept.attempt == "other"
     launches("b")
-    assert take(store, "b", clock, now(store).seen).head.pending_launch is None
+    assert acquire(store, "b", clock, now(store).seen).head.pending_launch is None
 
 
 @pytest.mark.parametrize("fault", ["lost", "refused", "delayed"])
 def test_taking_the_lease_whatever_becomes_of_the_reply(store: FaultyStore, clock: ManualClock, fault: Fault) -> None:
     store.inject(fault)
-    mine = take(store, "a", clock)
-    store.settle()
+    mine = acquire(store, "a", clock)
+    store.finish_delayed()
     assert (mine.term, now(store).term) == (1, 1)
     assert mine.renew().heartbeat == 1
 
@@ -163,13 +163,13 @@ def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStor
         def read(self, run: str):  # type: ignore[no-untyped-def]  # the signature is the parent's
             if self.log and self.log[-1].endswith("took effect late"):
                 self.log.append("a second process of the same attempt")
-                other.append(take(self.store, "a", clock))
+                other.append(acquire(self.store, "a", clock))
             return super().read(run)
 
     other: list[lease.Lease] = []
     between = Between(store.store, schedule=["lost"])
     with pytest.raises(LeaseLost):
-        take(between, "a", clock)
+        acquire(between, "a", clock)
     assert (other[0].term, now(store).term) == (2, 2)
 
 
@@ -177,7 +177,7 @@ def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStor
 
 
 def test_a_renewal_is_a_heartbeat(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     assert [mine.renew().heartbeat for _ in range(3)] == [1, 2, 3]
     assert mine.head == now(store)
 
@@ -186,28 +186,28 @@ def test_a_renewal_is_a_heartbeat(store: FaultyStore, clock: ManualClock) -> Non
 def test_an_update_lands_once_whatever_becomes_of_the_reply(
     store: FaultyStore, clock: ManualClock, fault: Fault
 ) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     store.inject(fault)
-    mine.update(mark(1), files={"c1": b"x"})
-    store.settle()
+    mine.update(with_checkpoint(1), files={"c1": b"x"})
+    store.finish_delayed()
     assert [ref.seq for ref in now(store).checkpoints] == [1]
     assert now(store).heartbeat == 1
-    mine.update(mark(2))
+    mine.update(with_checkpoint(2))
     assert [ref.seq for ref in now(store).checkpoints] == [2, 1]
 
 
 def test_faults_in_a_row_are_survived(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     faults: list[Fault] = ["delayed", "unread", "stale", "refused", "unread", "lost", "unread", "stale"]
     for fault in faults:
         store.inject(fault)
-    mine.update(mark(1))
-    store.settle()
+    mine.update(with_checkpoint(1))
+    store.finish_delayed()
     assert [ref.seq for ref in now(store).checkpoints] == [1], store
 
 
 def test_a_store_that_stays_away_ends_the_call_in_bounded_time(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     for _ in range(100):
         store.inject("refused")
     with pytest.raises(StoreUnavailable):
@@ -218,7 +218,7 @@ def test_a_store_that_stays_away_ends_the_call_in_bounded_time(store: FaultyStor
 
 
 def test_a_lost_reply_confirms_from_the_first_sending(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     clock.advance(3)
     sent_s = clock.now_s()
     for fault in ("lost", "unread", "unread"):
@@ -229,18 +229,18 @@ def test_a_lost_reply_confirms_from_the_first_sending(store: FaultyStore, clock:
 
 
 def test_a_foreign_write_costs_no_lease_and_is_kept(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     stop = DesiredState(state="stopped", hosts=("hf-jobs",))
     store.before_publish = _calls(lambda: lease.amend(store, "r", lambda head: replace(head, desired=stop)))
-    head = mine.update(mark(1))
+    head = mine.update(with_checkpoint(1))
     assert head == now(store)
     assert (head.desired, head.heartbeat, [ref.seq for ref in head.checkpoints]) == (stop, 1, [1])
     assert mine.is_confirmed
 
 
 def test_a_foreign_write_keeps_what_the_holder_wrote_meanwhile(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
-    store.before_publish = _calls(lambda: mine.update(mark(1)))
+    mine = acquire(store, "a", clock)
+    store.before_publish = _calls(lambda: mine.update(with_checkpoint(1)))
     head = lease.amend(store, "r", lambda head: replace(head, desired=DesiredState(manual=True)), clock=clock)
     assert ([ref.seq for ref in head.checkpoints], head.heartbeat, head.desired.manual) == ([1], 1, True)
 
@@ -253,10 +253,14 @@ def test_a_foreign_writer_may_not_touch_the_lease(store: FaultyStore, clock: Man
 
 
 def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(store: FaultyStore, clock: ManualClock) -> None:
-    old = take(store, "a", clock)
-    new = take(store, "b", clock, old.head.seen)
+    old = acquire(store, "a", clock)
+    new = acquire(store, "b", clock, old.head.seen)
     before = now(store)
-    calls: list[Callable[[], object]] = [old.renew, lambda: old.update(mark(9), files={"c9": b""}), old.release]
+    calls: list[Callable[[], object]] = [
+        old.renew,
+        lambda: old.update(with_checkpoint(9), files={"c9": b""}),
+        old.release,
+    ]
     for call in calls:
         with pytest.raises(LeaseLost, match=r"attempt 2: b \(local on node-b"):
             call()
@@ -267,35 +271,35 @@ def test_a_superseded_holder_publishes_nothing_and_names_the_new_one(store: Faul
 
 
 def test_a_takeover_in_the_middle_of_an_update(store: FaultyStore, clock: ManualClock) -> None:
-    old = take(store, "a", clock)
+    old = acquire(store, "a", clock)
     declared_dead = old.head.seen
-    store.before_publish = _calls(lambda: take(store, "b", clock, declared_dead))
+    store.before_publish = _calls(lambda: acquire(store, "b", clock, declared_dead))
     with pytest.raises(LeaseLost, match="attempt 2: b "):
-        old.update(mark(1))
+        old.update(with_checkpoint(1))
     assert now(store).checkpoints == ()
 
 
 def test_a_delayed_write_of_a_superseded_holder_never_lands(store: FaultyStore, clock: ManualClock) -> None:
-    old = take(store, "a", clock)
+    old = acquire(store, "a", clock)
     store.delay = 100
     faults: list[Fault] = ["delayed", *["unread"] * 9]  # type: ignore[list-item]  # mypy widens the literal
     for fault in faults:
         store.inject(fault)
     with pytest.raises(StoreUnavailable):
-        old.update(mark(1))
-    take(store.store, "b", clock, now(store).seen)
+        old.update(with_checkpoint(1))
+    acquire(store.store, "b", clock, now(store).seen)
     before = now(store)
-    store.settle()
+    store.finish_delayed()
     assert store.log[-1] == "publish on 2: too late"
     assert now(store) == before
 
 
 def test_a_stale_read_is_no_lost_lease(store: FaultyStore, clock: ManualClock) -> None:
     """The run record from before the takeover shows another holder: terms only grow, so it is old."""
-    dead = take(store, "a", clock)
-    mine = take(store, "b", clock, dead.head.seen)
+    dead = acquire(store, "a", clock)
+    mine = acquire(store, "b", clock, dead.head.seen)
     store.inject("stale")
-    mine.update(mark(1))
+    mine.update(with_checkpoint(1))
     assert mine.lost is None
     assert now(store).checkpoints[0].term == 2
     assert "read: stale" in store.log
@@ -304,7 +308,7 @@ def test_a_stale_read_is_no_lost_lease(store: FaultyStore, clock: ManualClock) -
 def test_a_store_that_went_back_in_time_is_unavailable(clock: ManualClock) -> None:
     store = MemoryStore(clock=clock)
     lease.create(store, HEAD)
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     store.forget("r")
     lease.create(store, HEAD)
     with pytest.raises(StoreUnavailable, match="old run record, of attempt 0; this is attempt 1"):
@@ -313,7 +317,7 @@ def test_a_store_that_went_back_in_time_is_unavailable(clock: ManualClock) -> No
 
 
 def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     store.inject("lost")
     head = mine.release(lambda head: replace(head, state="succeeded"))
     assert (head.holder, head.state, head.is_over) == (None, "succeeded", True)
@@ -321,17 +325,17 @@ def test_letting_go(store: FaultyStore, clock: ManualClock) -> None:
     with pytest.raises(LeaseLost):
         mine.renew()
     with pytest.raises(RunStopped, match="already succeeded"):
-        take(store, "b", clock)
+        acquire(store, "b", clock)
     assert now(store).term == 1, "a run that is over is nobody's"
 
 
 def test_a_run_that_was_let_go_unfinished_is_taken_at_once(store: FaultyStore, clock: ManualClock) -> None:
-    take(store, "a", clock).release()
-    assert take(store, "b", clock).term == 2
+    acquire(store, "a", clock).release()
+    assert acquire(store, "b", clock).term == 2
 
 
 def test_a_second_process_of_the_holder_puts_its_own_name_down(store: FaultyStore, clock: ManualClock) -> None:
-    first = take(store, "a", clock)
+    first = acquire(store, "a", clock)
     before = now(store)
     again = lease.rejoin(store, "r", replace(holder("a"), pid=4321), clock=clock)
     after = now(store)
@@ -344,7 +348,7 @@ def test_a_second_process_of_the_holder_puts_its_own_name_down(store: FaultyStor
 
 
 def test_only_the_last_write_ids_are_kept(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     for _ in range(40):
         mine.renew()
     assert len(now(store).writes) == lease.KEEP_WRITES
@@ -358,7 +362,7 @@ def test_only_the_last_write_ids_are_kept(store: FaultyStore, clock: ManualClock
 def test_a_holder_that_cannot_renew_suspends_before_others_may_take_over(
     store: FaultyStore, clock: ManualClock
 ) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     observer = Observer(clock)
     assert observer.declare_dead(lease.read(store, "r")) is None
     confirmed = []
@@ -371,7 +375,7 @@ def test_a_holder_that_cannot_renew_suspends_before_others_may_take_over(
 
 
 def test_a_slow_holder_with_heartbeats_is_never_declared_dead(store: FaultyStore, clock: ManualClock) -> None:
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     observer = Observer(clock)
     for _ in range(100):  # an iteration of many ttl
         mine.renew()
@@ -382,7 +386,7 @@ def test_a_slow_holder_with_heartbeats_is_never_declared_dead(store: FaultyStore
 
 def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStore, clock: ManualClock) -> None:
     """As under SIGSTOP: no heartbeats, but a panel and a keeper keep writing, which makes new versions."""
-    mine = take(store, "a", clock)
+    mine = acquire(store, "a", clock)
     observer = Observer(clock)
     declared_dead = None
     for _ in range(12):
@@ -392,7 +396,7 @@ def test_a_stopped_holder_is_declared_dead_though_others_write(store: FaultyStor
             break
         clock.advance(1)
     assert declared_dead == mine.head.seen
-    assert take(store, "b", clock, declared_dead).term == 2
+    assert acquire(store, "b", clock, declared_dead).term == 2
     with pytest.raises(LeaseLost, match="attempt 2: b "):
         mine.renew()  # SIGCONT
 

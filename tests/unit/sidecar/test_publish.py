@@ -155,7 +155,7 @@ def test_by_default_three_stay_and_no_value_is_stored(tmp_path: Path) -> None:
     assert [(ref.label, ref.values) for ref in refs] == [("", {})] * 3
 
 
-def test_a_name_for_which_there_is_no_room_is_told_and_the_checkpoint_published_without(
+def test_a_name_for_which_there_is_no_room_is_reported_and_the_checkpoint_published_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, tier, publisher = publishing(tmp_path, Keep(last=1))

@@ -11,7 +11,7 @@ from book_digest import digests
 from optional import part
 
 
-def told(**namespace: Any) -> dict[str, tuple[str, str]]:
+def digests(**namespace: Any) -> dict[str, tuple[str, str]]:
     return digests(namespace)
 
 
@@ -28,9 +28,9 @@ def test_the_same_content_is_the_same() -> None:
         items = [1, "two", {3.0}]
         return {"array": array, "row": array[1], "items": items, "same": items, "rng": np.random.default_rng(1)}
 
-    assert told(**state()) == told(**state())
+    assert digests(**state()) == digests(**state())
     plain = {"array": np.arange(3), "items": [1, {"a": (2, None)}]}
-    assert told(**plain) == told(**pickle.loads(pickle.dumps(plain)))
+    assert digests(**plain) == digests(**pickle.loads(pickle.dumps(plain)))
 
 
 LIST: list[int] = [1, 2]
@@ -52,7 +52,7 @@ ARRAY = np.arange(6.0)
     ],
 )
 def test_what_behaves_differently_differs(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert told(**one) != told(**other)
+    assert digests(**one) != digests(**other)
 
 
 COUNTER = """
@@ -92,7 +92,9 @@ def test_tied_weights_and_an_optimizer_s_parameters_are_seen() -> None:
         parameters = layers[0].parameters() if is_own else [torch.nn.Parameter(layers[0].weight.detach().clone())]
         return {"layers": layers, "optimizer": torch.optim.SGD(parameters, lr=0.1)}
 
-    found = [told(**state(is_tied=a, is_own=b)) for a, b in ((True, True), (True, True), (False, True), (True, False))]
+    found = [
+        digests(**state(is_tied=a, is_own=b)) for a, b in ((True, True), (True, True), (False, True), (True, False))
+    ]
     assert found[0] == found[1]
     assert found[0]["layers"] != found[2]["layers"]
     assert found[0]["optimizer"] != found[3]["optimizer"]

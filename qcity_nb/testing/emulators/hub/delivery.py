@@ -54,7 +54,7 @@ class Post:
         self.seal = Seal(hub.folder)
         self._events: queue.SimpleQueue[tuple[Event, dict[str, Any]] | None] = queue.SimpleQueue()
         self._times: dict[str, deque[float]] = {}
-        hub.subscribe(self._take)
+        hub.subscribe(self._note)
         self._thread = threading.Thread(target=self._deliver, name="hub-webhooks", daemon=True)
         self._thread.start()
 
@@ -63,7 +63,7 @@ class Post:
         self._events.put(None)
         self._thread.join()
 
-    def _take(self, event: Event) -> None:
+    def _note(self, event: Event) -> None:
         # Now, while the repository is as the event found it.
         self._events.put((event, _payload(self._hub, event)))
 
@@ -161,8 +161,8 @@ def _payload(hub: Hub, event: Event) -> dict[str, Any]:
     if "updatedRefs" in event.details:
         payload["updatedRefs"] = event.details["updatedRefs"]
     if event.scope == "repo.config":
-        is_told = repo is not None and not event.details.keys().isdisjoint(("private", "visibility"))
-        payload["updatedConfig"] = {"private": payload["repo"]["private"]} if is_told else {}
+        is_visible = repo is not None and not event.details.keys().isdisjoint(("private", "visibility"))
+        payload["updatedConfig"] = {"private": payload["repo"]["private"]} if is_visible else {}
     return payload
 
 

@@ -279,7 +279,7 @@ class Fleet:
                     self._seen[job_id] = state
                 return
             if not state.cause:
-                runner.sweep(job_id)
+                runner.kill_leftovers(job_id)
             stage, message, reason = _outcome(state, self._ending(job_id))
             self._update(
                 job_id,

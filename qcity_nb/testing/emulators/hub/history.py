@@ -85,10 +85,10 @@ def delete_files(hub: Hub, request: Request, repo: Repo) -> Response:
     with hub.db.write() as db:
         if deletions.get("rewriteHistory"):
             moved = _rewrite(db, repo.id, set(oids))
-            revisions.bury(db, repo.id)
+            revisions.mark_deleted(db, repo.id)
         for oid in oids:
             db.execute("DELETE FROM lfs_file WHERE repo = ? AND oid = ?", (repo.id, oid))
-        usage.sweep(db, hub.folder)
+        usage.remove_unused(db, hub.folder)
     for ref, old, new in moved:
         announce_refs(hub, request, repo, ref, old, new)
     return Response.json({"success": True})
@@ -100,9 +100,9 @@ def delete_file(hub: Hub, request: Request, repo: Repo, oid: str) -> Response:
     with hub.db.write() as db:
         moved = _rewrite(db, repo.id, {oid}) if request.flag("rewriteHistory") else []
         if moved:
-            revisions.bury(db, repo.id)
+            revisions.mark_deleted(db, repo.id)
         db.execute("DELETE FROM lfs_file WHERE repo = ? AND oid = ?", (repo.id, oid))
-        usage.sweep(db, hub.folder)
+        usage.remove_unused(db, hub.folder)
     for ref, old, new in moved:
         announce_refs(hub, request, repo, ref, old, new)
     return Response.json({})

@@ -34,7 +34,7 @@ def announce_refs(hub: Hub, request: Request, repo: Repo, ref: str, old: str | N
 
 def forget_unreachable(hub: Hub, db: sqlite3.Connection, repo: Repo) -> None:
     """After a branch lost commits: they are forgotten, and the storage that they alone used is given back later."""
-    revisions.bury(db, repo.id)
+    revisions.mark_deleted(db, repo.id)
     usage.release(db, repo.id, revisions.lfs_oids(db, repo.id), after_s=hub.options.release_s)
 
 

@@ -219,7 +219,7 @@ def delete(hub: Hub, request: Request) -> Response:
     user = hub.require(request, "write", owner=repo.namespace, entity=repo.full_name)
     with hub.db.write() as db:
         db.execute("DELETE FROM repo WHERE id = ?", (repo.id,))
-        usage.sweep(db, hub.folder)
+        usage.remove_unused(db, hub.folder)
     hub.announce(Event("delete", "repo", type_, repo.full_name, user.name))
     return Response.json({})
 

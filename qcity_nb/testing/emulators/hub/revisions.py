@@ -13,7 +13,17 @@ from qcity_nb.testing.emulators.hub.objects import Commit, ancestry, read_tree
 from qcity_nb.testing.emulators.hub.objects import blobs as load_blobs
 from qcity_nb.testing.emulators.hub.web import HubError, Kind
 
-__all__ = ["bury", "find_commit", "head", "is_branch_name", "lfs_oids", "no_revision", "refs", "resolve", "set_ref"]
+__all__ = [
+    "mark_deleted",
+    "find_commit",
+    "head",
+    "is_branch_name",
+    "lfs_oids",
+    "no_revision",
+    "refs",
+    "resolve",
+    "set_ref",
+]
 
 # `previous` is what the ref named before its last change: what a read that lags shows.
 table(
@@ -120,7 +130,7 @@ def lfs_oids(db: sqlite3.Connection, repo: int) -> set[str]:
     return {blob.lfs_oid for blob in load_blobs(db, files).values() if blob.lfs_oid}
 
 
-def bury(db: sqlite3.Connection, repo: int) -> None:
+def mark_deleted(db: sqlite3.Connection, repo: int) -> None:
     """Mark the commits that no branch or tag leads to any more."""
     alive = _reachable(db, repo)
     rows = db.execute("SELECT oid FROM git_commit WHERE repo = ? AND dead_at IS NULL", (repo,)).fetchall()

@@ -20,7 +20,7 @@ from typing import Literal
 
 from qcity_nb.hosts import labelled_processes
 
-__all__ = ["Pod", "State", "Work", "environment", "launch", "log_lines", "read_state", "sweep"]
+__all__ = ["Pod", "State", "Work", "environment", "launch", "log_lines", "read_state", "kill_leftovers"]
 
 _OF_THE_PROCESSOR = ("OPENBLAS_", "MKL_", "BLIS_")
 """Variables that say how libraries compute on this machine's processor. A job runs on it too: without them its sums
@@ -153,7 +153,7 @@ def read_state(folder: Path) -> State:
         return State()
 
 
-def sweep(job_id: str) -> None:
+def kill_leftovers(job_id: str) -> None:
     """Kill what is left of a job whose pod is gone: every process that has its id in the environment."""
     variable = f"JOB_ID={job_id}".encode()
     with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ _BUSY = (
     " to run concurrently"
 )
 _ALL = r"/api/scheduled-jobs/(?P<namespace>[^/]+)"
-_ONE = _ALL + r"/(?P<scheduled_id>[^/]+)"
+_SINGLE = _ALL + r"/(?P<scheduled_id>[^/]+)"
 
 
 class Timetable:
@@ -245,13 +245,13 @@ def listed(hub: Hub, request: Request, namespace: str) -> Response:
     return Response.json([_answer(hub, row) for row in rows if matches(json.loads(row["spec"])["labels"], filters)])
 
 
-@route("GET", _ONE, kind="jobs")
+@route("GET", _SINGLE, kind="jobs")
 def inspect(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """One scheduled job."""
     return Response.json(_answer(hub, _find(hub, request, namespace, scheduled_id, "read")))
 
 
-@route("DELETE", _ONE, kind="jobs")
+@route("DELETE", _SINGLE, kind="jobs")
 def delete(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Forget one."""
     _find(hub, request, namespace, scheduled_id)
@@ -259,7 +259,7 @@ def delete(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Res
     return Response(200)
 
 
-@route("POST", _ONE + "/suspend", kind="jobs")
+@route("POST", _SINGLE + "/suspend", kind="jobs")
 def suspend(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Let its times pass."""
     _find(hub, request, namespace, scheduled_id)
@@ -267,7 +267,7 @@ def suspend(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Re
     return Response(200)
 
 
-@route("POST", _ONE + "/resume", kind="jobs")
+@route("POST", _SINGLE + "/resume", kind="jobs")
 def resume(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Run it again from its next time on."""
     _find(hub, request, namespace, scheduled_id)
@@ -275,14 +275,14 @@ def resume(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Res
     return Response(200)
 
 
-@route("POST", _ONE + "/run", kind="jobs")
+@route("POST", _SINGLE + "/run", kind="jobs")
 def run(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Run it now, besides its times; suspended or not."""
     row = _find(hub, request, namespace, scheduled_id)
     return Response.json(answer(hub, timetable_of(hub).trigger(row)))
 
 
-@route("POST", _ONE + "/schedule", kind="jobs")
+@route("POST", _SINGLE + "/schedule", kind="jobs")
 def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Change its times."""
     _find(hub, request, namespace, scheduled_id)
@@ -292,7 +292,7 @@ def reschedule(hub: Hub, request: Request, namespace: str, scheduled_id: str) ->
     return _current(hub, scheduled_id)
 
 
-@route("PUT", _ONE + "/labels", kind="jobs")
+@route("PUT", _SINGLE + "/labels", kind="jobs")
 def label(hub: Hub, request: Request, namespace: str, scheduled_id: str) -> Response:
     """Replace the labels that its jobs will have."""
     spec = json.loads(_find(hub, request, namespace, scheduled_id)["spec"])

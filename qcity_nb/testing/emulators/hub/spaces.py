@@ -94,14 +94,14 @@ def _change(db: sqlite3.Connection, repo: Repo, **changes: Any) -> None:
     db.execute(f"UPDATE space SET {columns} WHERE repo = ?", (*changes.values(), repo.id))  # noqa: S608
 
 
-def _runtime(hub: Hub, repo: Repo, *, is_look: bool = True) -> dict[str, Any]:
+def _runtime(hub: Hub, repo: Repo, *, is_poll: bool = True) -> dict[str, Any]:
     """The runtime now; a look at it moves a build on."""
     with hub.db.write() as db:
         row = _row(db, repo)
         stage, built = _stage(db, repo, row)
-        if is_look and stage != "PAUSED" and built != row["built"]:
+        if is_poll and stage != "PAUSED" and built != row["built"]:
             _change(db, repo, built=built, current=row["requested"])
-        row = row if is_look else _row(db, repo)
+        row = row if is_poll else _row(db, repo)
     runs = stage.startswith("RUNNING")
     runtime = {
         "stage": stage,
@@ -140,7 +140,7 @@ def _space(hub: Hub, repo: Repo, *, need_container: bool = False) -> None:
 
 
 def _more_info(hub: Hub, repo: Repo) -> dict[str, Any]:
-    return {"runtime": _runtime(hub, repo, is_look=False)} if repo.type == "space" else {}
+    return {"runtime": _runtime(hub, repo, is_poll=False)} if repo.type == "space" else {}
 
 
 MORE_INFO.append(_more_info)
@@ -178,7 +178,7 @@ def restart(hub: Hub, request: Request, repo: Repo) -> Response:
     with hub.db.write() as db:
         _row(db, repo)
         _change(db, repo, paused=False, built="")
-    return Response.json(_runtime(hub, repo, is_look=False))
+    return Response.json(_runtime(hub, repo, is_poll=False))
 
 
 @repo_route("POST", "/hardware", need="write")
@@ -194,7 +194,7 @@ def request_hardware(hub: Hub, request: Request, repo: Repo) -> Response:
     with hub.db.write() as db:
         _row(db, repo)
         _change(db, repo, requested=flavor, built="", sleep_s=_seconds(sleep_s) if sleep_s is not None else None)
-    return Response.json(_runtime(hub, repo, is_look=False))
+    return Response.json(_runtime(hub, repo, is_poll=False))
 
 
 @repo_route("POST", "/sleeptime", need="write")
@@ -204,7 +204,7 @@ def sleep_time(hub: Hub, request: Request, repo: Repo) -> Response:
     with hub.db.write() as db:
         _row(db, repo)
         _change(db, repo, sleep_s=_seconds(read_body(request).get("seconds")))
-    return Response.json(_runtime(hub, repo, is_look=False))
+    return Response.json(_runtime(hub, repo, is_poll=False))
 
 
 def _seconds(value: Any) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from qcity_nb.testing.emulators.hub.database import table
 from qcity_nb.testing.emulators.hub.objects import lfs_path
 
-__all__ = ["add_object", "has_file", "note_push", "release", "sweep", "used_bytes"]
+__all__ = ["add_object", "has_file", "note_push", "release", "remove_unused", "used_bytes"]
 
 # An object is there for whoever knows its address; a file is an object that a repository was given.
 table("CREATE TABLE IF NOT EXISTS lfs_object (oid TEXT PRIMARY KEY, size INTEGER NOT NULL, xet_hash TEXT)")
@@ -68,7 +68,7 @@ def release(db: sqlite3.Connection, repo: int, kept: Collection[str], *, after_s
             )
 
 
-def sweep(db: sqlite3.Connection, folder: Path) -> None:
+def remove_unused(db: sqlite3.Connection, folder: Path) -> None:
     """Delete what is released by now, and objects that no repository has."""
     db.execute("DELETE FROM lfs_file WHERE released_at <= ?", (time.time(),))
     gone = db.execute("SELECT oid FROM lfs_object WHERE oid NOT IN (SELECT oid FROM lfs_file)").fetchall()

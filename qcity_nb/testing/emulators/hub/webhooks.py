@@ -17,7 +17,7 @@ __all__ = ["create", "delete", "get", "listed", "switch", "update"]
 _KINDS = ("dataset", "model", "space", "bucket", "kernel", "user", "org")
 _DOMAINS = ("repo", "discussion")
 _ALL = "/api/settings/webhooks"
-_ONE = _ALL + r"/(?P<webhook_id>[^/]+)"
+_SINGLE = _ALL + r"/(?P<webhook_id>[^/]+)"
 
 
 def _answer(hub: Hub, row: sqlite3.Row) -> dict[str, Any]:
@@ -135,14 +135,14 @@ def create(hub: Hub, request: Request) -> Response:
     return _wrapped(hub, webhook_id)
 
 
-@route("GET", _ONE)
+@route("GET", _SINGLE)
 def get(hub: Hub, request: Request, webhook_id: str) -> Response:
     """One of the user's webhooks."""
     _find(hub, request, webhook_id, "read")
     return _wrapped(hub, webhook_id)
 
 
-@route("POST", _ONE)
+@route("POST", _SINGLE)
 def update(hub: Hub, request: Request, webhook_id: str) -> Response:
     """Change one. What it watches is replaced by what the body says, also by nothing, which clients send unasked."""
     row, body = _find(hub, request, webhook_id), read_body(request)
@@ -155,7 +155,7 @@ def update(hub: Hub, request: Request, webhook_id: str) -> Response:
     return _wrapped(hub, webhook_id)
 
 
-@route("POST", _ONE + r"/(?P<action>enable|disable)")
+@route("POST", _SINGLE + r"/(?P<action>enable|disable)")
 def switch(hub: Hub, request: Request, webhook_id: str, action: str) -> Response:
     """Deliver to it, or not."""
     _find(hub, request, webhook_id)
@@ -163,7 +163,7 @@ def switch(hub: Hub, request: Request, webhook_id: str, action: str) -> Response
     return _wrapped(hub, webhook_id)
 
 
-@route("DELETE", _ONE)
+@route("DELETE", _SINGLE)
 def delete(hub: Hub, request: Request, webhook_id: str) -> Response:
     """Forget one."""
     _find(hub, request, webhook_id)

@@ -109,11 +109,11 @@ def chunks_of(path: Path) -> list[Chunk]:
                 break
             if len(header) < 8 or header[0] != 0:
                 raise Malformed("a chunk has no header")
-            packed, size = int.from_bytes(header[1:4], "little"), int.from_bytes(header[5:8], "little")
-            if at + 8 + packed > length or size > MAX_CHUNK or header[4] > 2:
+            stored_bytes, size = int.from_bytes(header[1:4], "little"), int.from_bytes(header[5:8], "little")
+            if at + 8 + stored_bytes > length or size > MAX_CHUNK or header[4] > 2:
                 raise Malformed("a chunk is cut off or of an unknown kind")
-            chunks.append(Chunk(at, 8 + packed, header[4], size))
-            at += 8 + packed
+            chunks.append(Chunk(at, 8 + stored_bytes, header[4], size))
+            at += 8 + stored_bytes
     if not chunks:
         raise Malformed("it has no chunks")
     return chunks

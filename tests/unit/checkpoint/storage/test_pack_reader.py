@@ -20,7 +20,7 @@ SIZES = [9 * SLICE + 4097, PAGE, 3 * SLICE, 70_001, 100, 0, 2 * SLICE + 1]
 """Of buffers as they follow each other: whole pages and not, small and large."""
 
 
-class Packed:
+class PackedObjects:
     """Buffers in a pack, and as they were."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,30 +47,30 @@ class Packed:
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> Packed:
-    return Packed(tmp_path)
+def objects(tmp_path: Path) -> PackedObjects:
+    return PackedObjects(tmp_path)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("shift", [0, 1, PAGE // 2])
-def test_buffers_come_back_wherever_their_memory_begins(packed: Packed, shift: int, *, is_own: bool) -> None:
+def test_buffers_come_back_wherever_their_memory_begins(objects: PackedObjects, shift: int, *, is_own: bool) -> None:
     memory = [allocate(size + shift) for size in SIZES]
     for each in memory:
         del each[:shift]
-    with packed.reader() as read:
-        read.read_into(packed.places(memory), is_own=is_own)
-    assert memory == packed.content
+    with objects.reader() as read:
+        read.read_into(objects.places(memory), is_own=is_own)
+    assert memory == objects.content
 
 
-def test_without_direct_reads_too(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_direct_reads_too(objects: PackedObjects, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qcity_nb.checkpoint.storage.direct_io._O_DIRECT", 0)
     memory = [allocate(size) for size in SIZES]
-    with packed.reader() as read:
-        read.read_into(packed.places(memory), is_own=True)
-    assert memory == packed.content
+    with objects.reader() as read:
+        read.read_into(objects.places(memory), is_own=True)
+    assert memory == objects.content
 
 
-def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_is_read_without_a_copy(objects: PackedObjects, monkeypatch: pytest.MonkeyPatch) -> None:
     straight: list[int] = []
     read_straight = PackReader._read_straight
 
@@ -80,18 +80,18 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(PackReader, "_read_straight", note_run)
     memory = [allocate(size) for size in SIZES]
-    with packed.reader() as read:
-        read.read_into(packed.places(memory), is_own=True)
+    with objects.reader() as read:
+        read.read_into(objects.places(memory), is_own=True)
         assert sum(straight) > sum(SIZES) - 80_000  # all but the buffers of less than a slice
         straight.clear()
-        read.read_into(packed.places(memory))
+        read.read_into(objects.places(memory))
         assert not straight
 
 
 @pytest.mark.parametrize("is_own", [True, False])
-def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: bool) -> None:
-    path = packed.folder / "t1-1.pack"
-    for name, ref in packed.refs.items():
+def test_one_flipped_bit_is_found_in_every_object(objects: PackedObjects, *, is_own: bool) -> None:
+    path = objects.folder / "t1-1.pack"
+    for name, ref in objects.refs.items():
         if not ref.size_bytes:
             continue
         at = ref.offset + ref.size_bytes - 1
@@ -102,19 +102,19 @@ def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: boo
             file.write(bytes([byte ^ 4]))
             file.flush()
             memory = [bytearray(size) for size in SIZES]
-            with packed.reader() as read, pytest.raises(CheckpointCorrupt, match=name):
-                read.read_into(packed.places(memory), is_own=is_own)
+            with objects.reader() as read, pytest.raises(CheckpointCorrupt, match=name):
+                read.read_into(objects.places(memory), is_own=is_own)
             file.seek(at)
             file.write(bytes([byte]))
         if not is_own:  # what is not whole never gets into live memory
-            targets = {called: bytes(target) for called, target in packed.places(memory)}
+            targets = {called: bytes(target) for called, target in objects.places(memory)}
             assert not any(targets[name])
 
 
-def test_a_short_pack_is_found(packed: Packed) -> None:
-    path = packed.folder / "t1-1.pack"
+def test_a_short_pack_is_found(objects: PackedObjects) -> None:
+    path = objects.folder / "t1-1.pack"
     memory = [allocate(size) for size in SIZES]
-    with packed.reader() as read:
+    with objects.reader() as read:
         os.truncate(path, path.stat().st_size // 2)
         with pytest.raises(CheckpointCorrupt, match=r"t1-1\.pack"):
-            read.read_into(packed.places(memory), is_own=True)
+            read.read_into(objects.places(memory), is_own=True)

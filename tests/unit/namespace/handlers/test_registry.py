@@ -242,9 +242,9 @@ def test_torchscript_is_saved_its_own_way() -> None:
         module = trace(nn.Linear(70, 70).eval(), torch.ones(1, 70))
         function = trace(lambda x: x + 1, torch.ones(1))
     snapshotter, keep = NamespaceSnapshotter({"module": module, "box": [module], "function": function}), Keep()
-    keep.take(snapshotter.capture())
+    keep.add(snapshotter.capture())
     assert set(keep.groups) == {("box", "module"), ("function",)}
-    keep.take(snapshotter.capture())
+    keep.add(snapshotter.capture())
     assert not any(keep.new.values()), "the same bytes"
     back = restored(keep)
     x = torch.ones(2, 70)

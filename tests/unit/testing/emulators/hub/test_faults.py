@@ -233,7 +233,7 @@ def test_a_branch_that_never_moved_cannot_lag(hub: HubWorld) -> None:
 # --- rate limits
 
 
-def test_limits_are_counted_and_told(hub: HubWorld) -> None:
+def test_limits_are_counted_and_reported(hub: HubWorld) -> None:
     hub.options.rate_limits, hub.options.rate_window_s = {"api": 3}, 1000.0
     try:
         for left in (2, 1, 0):
@@ -256,7 +256,7 @@ def test_limits_are_counted_and_told(hub: HubWorld) -> None:
 # --- the switches themselves
 
 
-def test_every_fault_is_named_and_told() -> None:
+def test_every_fault_is_named_and_reported() -> None:
     faults = Faults()
     for name in (*COUNTED, *VALUED):
         assert not faults.is_set(name)

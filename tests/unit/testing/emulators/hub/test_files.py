@@ -253,7 +253,7 @@ def test_ranges(hub: HubWorld, header: str, status: int, part: slice, is_large: 
     assert ask(url, If_None_Match=etag).status == 304
 
 
-def test_errors_are_told_as_the_hub_tells_them(full: HubWorld) -> None:
+def test_errors_are_reported_as_the_hub_tells_them(full: HubWorld) -> None:
     for url, status, code in (
         (resolve(full, "gone"), 404, "EntryNotFound"),
         (resolve(full, "d"), 404, "EntryNotFound"),

@@ -107,7 +107,7 @@ def test_what_a_job_sees(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
         (["no-such-command"], "Job failed with exit code: 128. Reason: StartError"),
     ],
 )
-def test_how_a_failure_is_told(api: HfApi, command: list[str], message: str) -> None:
+def test_how_a_failure_is_reported(api: HfApi, command: list[str], message: str) -> None:
     done = over(api, start(api, *command))
     assert (done.status.stage, done.status.message) == ("ERROR", message)
 

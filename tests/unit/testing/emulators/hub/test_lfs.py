@@ -81,7 +81,7 @@ def test_one_piece_or_parts(hub: HubWorld) -> None:
     assert batch(hub, large, transfers=("basic",)).json()["transfer"] == "basic"
 
 
-def test_downloads_are_told_where(hub: HubWorld) -> None:
+def test_downloads_are_redirected(hub: HubWorld) -> None:
     data = os.urandom(50)
     hub.api.upload_file(path_or_fileobj=data, path_in_repo="a.bin", repo_id=hub.repo)
     known, unknown = batch(hub, data, b"never", operation="download").json()["objects"]

@@ -19,7 +19,7 @@ def heads(hub: HubWorld) -> dict[str, str]:
     return {branch.name: branch.target_commit for branch in hub.api.list_repo_refs(hub.repo).branches}
 
 
-def test_branches_begin_where_they_are_told(hub: HubWorld) -> None:
+def test_branches_begin_where_they_are_asked_to(hub: HubWorld) -> None:
     first = hub.head()
     second = put(hub, {"a": b"1"})
     hub.api.create_branch(hub.repo, branch="new")

@@ -125,7 +125,7 @@ def test_settings(hub: HubWorld) -> None:
     assert ask(hub.api_url("/settings"), "PUT", body=b'{"private": false}').json()["private"] is False
 
 
-def test_events_are_told(hub: HubWorld) -> None:
+def test_events_are_reported(hub: HubWorld) -> None:
     events: list[Event] = []
     hub.server.hub.subscribe(events.append)
     repo = f"{hub.repo}-told"
@@ -171,7 +171,7 @@ def test_everybody_reads_a_public_repository(town: HubServer) -> None:
         ("t-fine", "acme/shared", "required permissions"),
     ],
 )
-def test_who_may_only_read_is_told_so(town: HubServer, token: str, repo: str, message: str) -> None:
+def test_who_may_only_read_is_reported_so(town: HubServer, token: str, repo: str, message: str) -> None:
     api = client(town, token)
     if (token, repo) != ("t-fine", "alice/open"):
         assert api.model_info(repo).id == repo
@@ -233,7 +233,7 @@ def test_a_bad_users_file_is_one_clear_line(tmp_path: Path, text: str, message: 
     assert "\n" not in str(error.value).strip()
 
 
-def test_a_token_is_not_told_in_errors(tmp_path: Path) -> None:
+def test_a_token_is_not_shown_in_errors(tmp_path: Path) -> None:
     (tmp_path / "users.toml").write_text("[hf_averysecrettoken]\n")
     with pytest.raises(UsageError) as error:
         Users.load(tmp_path / "users.toml")

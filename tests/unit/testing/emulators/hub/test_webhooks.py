@@ -105,7 +105,7 @@ def test_made_listed_changed_deleted(api: HfApi) -> None:
         api.get_webhook(made.id)
 
 
-def test_what_is_told(api: HfApi, listener: Listener) -> None:
+def test_what_is_reported(api: HfApi, listener: Listener) -> None:
     made = api.create_webhook(url=listener.url, watched=WATCHED, secret="hf_hook")
     api.create_repo(REPO)
     path, headers, payload = listener.next()
@@ -144,7 +144,7 @@ def test_the_payload_is_as_the_client_reads_it(api: HfApi, listener: Listener) -
     assert "hf_no" not in json.dumps(payload)
 
 
-def test_only_what_is_watched_is_told(api: HfApi, listener: Listener) -> None:
+def test_only_what_is_watched_is_reported(api: HfApi, listener: Listener) -> None:
     api.create_webhook(url=listener.url, watched=[{"type": "model", "name": REPO}], domains=["repo"])
     silent = api.create_webhook(url=listener.url + "&other", watched=WATCHED, domains=["discussion"])
     off = api.create_webhook(url=listener.url + "&off", watched=WATCHED)
@@ -161,7 +161,7 @@ def test_only_what_is_watched_is_told(api: HfApi, listener: Listener) -> None:
     assert listener.got.empty()
 
 
-def test_others_private_repositories_are_not_told(tmp_path: Path, listener: Listener) -> None:
+def test_others_private_repositories_are_not_reported(tmp_path: Path, listener: Listener) -> None:
     users = Users({"hf_alice": User("alice", orgs=("acme",)), "hf_bob": User("bob")})
     with emulator(tmp_path / "hub", users=users) as (server, _):
         alice, bob = (HfApi(endpoint=server.url, token=token) for token in ("hf_alice", "hf_bob"))
