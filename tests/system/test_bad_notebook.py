@@ -224,4 +224,4 @@ def test_an_engine_stopped_between_cells(point: str, project: Project) -> None:
     assert before.files.items() <= after.files.items(), "the zombie deleted or replaced objects"
     # An upload that the stop cut in two may still arrive, under names that no head knows.
     assert all("/e1-" in name for name in after.files.keys() - before.files.keys())
-    assert "epoch 2" in (project.folder / f".qcity/local/attempts/{first}.log").read_text()
+    assert "attempt 2" in (project.folder / f".qcity/local/attempts/{first}.log").read_text()

@@ -143,7 +143,7 @@ def test_a_woken_holder_changes_nothing(point: str, stories: Callable[[str], His
     last = story.zombie.splitlines()[-1]
     assert last.startswith("LeaseLost: "), story.zombie
     assert story.head.term == 2
-    assert "epoch 2" in last
+    assert "attempt 2" in last
     if point == "publish.files.after":
         assert story.versions > KEEP_HEADS, "the gap was to be pruned"
 
