@@ -1,16 +1,19 @@
 # Thin aliases. PYTHON is the environment's interpreter: python -m venv .venv && . .venv/bin/activate && make …
 PYTHON ?= python
 
-.PHONY: check test demo docs kill bench ci
+.PHONY: check test nightly demo docs kill bench ci
 
 check:          ## ruff, mypy and the fast tests
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m pytest -q tests/unit tests/test_layers.py tests/test_exported.py tests/test_import_light.py
+	$(PYTHON) -m pytest -q tests/unit tests/test_layout.py tests/test_exported.py tests/test_import_light.py
 
-test:           ## everything, notebooks included
+test:           ## the tests of every change, notebooks included
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+nightly:        ## every test
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "nightly or not nightly"
 
 demo:           ## train, be killed, resume, compare
 	qcity demo

@@ -27,7 +27,7 @@ ENGINES = {"plain": "", "qcity": "qcity", "again": ""}
 def ran(book: Book, folder: Path, engine: str, cells_s: list[float]) -> float:
     """Seconds of one whole command; those from its first cell on go into ``cells_s``."""
     outcome = book_world.papermill(book, folder, engine=engine)
-    cells_s.append(outcome.ended_s - outcome.marks[0].at_s)
+    cells_s.append(outcome.ended_s - outcome.cell_starts[0].at_s)
     return outcome.took_s
 
 
@@ -51,23 +51,23 @@ def measured(quick: bool) -> Report:
     ratios: dict[str, list[Spread]] = {"whole": [], "noise": [], "cells": [], "cells noise": []}
     for book in [BOOKS["closures"], BOOKS["streams"]] if quick else BOOKS.values():
         whole, cells = of_book(book, 1 if quick else 7)
-        found = {
+        measured_s = {
             "whole": pairwise(whole["qcity"], whole["plain"]),
             "noise": pairwise(whole["again"], whole["plain"]),
             "cells": pairwise(cells["qcity"], cells["plain"]),
             "cells noise": pairwise(cells["again"], cells["plain"]),
         }
-        for name, each in found.items():
+        for name, each in measured_s.items():
             ratios[name].append(each)
         rows.append(
             (
                 book.name,
                 spread(whole["plain"]).text(unit="s"),
                 spread(whole["qcity"]).text(unit="s"),
-                *(found[name].text(digits=3, unit="x") for name in ratios),
+                *(measured_s[name].text(digits=3, unit="x") for name in ratios),
             )
         )
-    middle = {name: spread([each.median for each in found]) for name, found in ratios.items()}
+    middle = {name: spread([each.median for each in measured_s]) for name, measured_s in ratios.items()}
     rows.append(("**median of them**", "", "", *(each.text(digits=3, unit="x") for each in middle.values())))
     return Report(
         name="cells",

@@ -161,16 +161,16 @@ class Bench:
                 continue
             at = f"[{k + 1}/{len(plan)}, {time.monotonic() - began:.0f} s] {workload}, round {number}, {engine}"
             try:
-                found = self.turn(workload, engine, number, counts=counts)
+                result = self.turn(workload, engine, number, counts=counts)
             except RuntimeError as error:
                 self.failed[workload, engine] = str(error).splitlines()[-1]
                 print(f"{at}: failed: {error}", file=sys.stderr, flush=True)
                 continue
-            last = found["saves"] if "saves" in found else found["samples"][-1]
-            told = f"stall {last['stall_s']:.3f} s, durable {last['durable_s']:.2f} s"
-            print(f"{at}: {told}{'' if counts else ' (not counted)'}", file=sys.stderr, flush=True)
+            last = result["saves"] if "saves" in result else result["samples"][-1]
+            summary = f"stall {last['stall_s']:.3f} s, durable {last['durable_s']:.2f} s"
+            print(f"{at}: {summary}{'' if counts else ' (not counted)'}", file=sys.stderr, flush=True)
             if counts:
-                self.turns.setdefault((workload, engine), []).append(found)
+                self.turns.setdefault((workload, engine), []).append(result)
 
     def samples(self, workload: str, engine: str) -> list[dict[str, float]]:
         """All counted saves."""
@@ -228,7 +228,7 @@ def training_row(bench: Bench, workload: str, engine: str, numbers: dict[str, fl
 
 def floor_rows(bench: Bench, workload: str, numbers: dict[str, float]) -> list[tuple[str, ...]]:
     """The loop without saves beside itself, over all engines' turns."""
-    turns = [turn for (name, _), found in bench.turns.items() if name == workload for turn in found]
+    turns = [turn for (name, _), turn_list in bench.turns.items() if name == workload for turn in turn_list]
     floor = pairwise([turn["again"]["rate"] for turn in turns], [turn["none"]["rate"] for turn in turns])
     numbers[f"{workload}/no saves/speed_x"] = floor.median
     numbers[f"{workload}/no saves/rate"] = spread([turn["none"]["rate"] for turn in turns]).median
@@ -237,13 +237,13 @@ def floor_rows(bench: Bench, workload: str, numbers: dict[str, float]) -> list[t
 
 def budgets(numbers: dict[str, float], only: Sequence[str]) -> list[Budget]:
     """Those of docs/design.md that this run measured."""
-    found: list[Budget] = []
+    budget_list: list[Budget] = []
 
     def add(what: str, key: str, limit: float, unit: str, *, to: Callable[[float], float] | None = None) -> None:
         if key in numbers:
             value = numbers[key] if to is None else to(numbers[key])
             at_least = limit in (DURABLE, RESTORE, SPEED)
-            found.append(Budget(what=what, limit=limit, measured=value, unit=unit, at_least=at_least))
+            budget_list.append(Budget(what=what, limit=limit, measured=value, unit=unit, at_least=at_least))
 
     for name in only:
         what = WORKLOADS[name]
@@ -262,7 +262,7 @@ def budgets(numbers: dict[str, float], only: Sequence[str]) -> list[Budget]:
             add(f"CPU for a save, {size}", f"{blocking}/cpu_s_per_gb", CPU, "s/GB")
             add(f"durable, {size}", f"{blocking}/durable_x", DURABLE, "x raw disk speed", to=lambda x: 1 / x)
             add(f"restore, {size}", f"{blocking}/restore_x", RESTORE, "x raw read speed", to=lambda x: 1 / x)
-    return found
+    return budget_list
 
 
 def report(bench: Bench) -> Report:

@@ -1,4 +1,4 @@
-"""The checkpoint engines, each behind the same few calls: ours in its modes, peers as their own guides use them.
+"""The checkpoint engines, all with the same few calls: ours in its modes, peers as their own guides use them.
 
 A peer is given named numpy views (torch tensors over the same memory where it wants these): nothing is copied for it.
 One that keeps arrays only gets the Python objects pickled, as one more array. Peers do not fsync: `Peer.wait` does it
@@ -37,7 +37,7 @@ class Engine:
         self.folder = folder
 
     def save(self, state: State) -> None:
-        """Returns when the program may go on."""
+        """Returns when the program may continue."""
         raise NotImplementedError
 
     def wait(self) -> None:
@@ -152,13 +152,13 @@ class Peer(Engine):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def restore(self, state: State) -> None:
-        found = self.read(state.arrays())
+        arrays = self.read(state.arrays())
         for name, array in state.arrays().items():
-            part = found[name]
+            part = arrays[name]
             if part is not array:
                 np.copyto(array, part)
         if state.records is not None:
-            rows = found[RECORDS]
+            rows = arrays[RECORDS]
             state.records = pickle.loads(np.asarray(rows).data) if self.arrays_only else rows
 
 
@@ -275,7 +275,7 @@ class Joblib(Peer):
 
 
 class Pickle5(Peer):
-    """Pickle protocol 5, the arrays as out-of-band buffers behind the stream."""
+    """Pickle protocol 5, the arrays as out-of-band buffers after the stream."""
 
     def write(self, content: dict[str, Any]) -> None:
         buffers: list[pickle.PickleBuffer] = []

@@ -130,10 +130,10 @@ class Trained(State):
         return self.optimizer.began - ready
 
     def arrays(self) -> dict[str, np.ndarray]:
-        found = {f"model.{name}": p.detach().numpy() for name, p in self.model.named_parameters()}
+        arrays = {f"model.{name}": p.detach().numpy() for name, p in self.model.named_parameters()}
         for k, moments in enumerate(self.optimizer.state.values()):
-            found |= {f"optimizer.{k}.{name}": value.numpy() for name, value in moments.items()}
-        return found
+            arrays |= {f"optimizer.{k}.{name}": value.numpy() for name, value in moments.items()}
+        return arrays
 
     def alone(self) -> float:
         """An iteration on this thread alone: its CPU is then all of the iteration's, and can be told from a save's."""

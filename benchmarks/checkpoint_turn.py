@@ -29,14 +29,14 @@ WINDOW_S = 10.0
 
 def children() -> list[int]:
     """Live processes that this one has started, and theirs."""
-    found, todo = [], [os.getpid()]
+    pids, todo = [], [os.getpid()]
     while todo:
         for file in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
             with contextlib.suppress(OSError):
                 new = [int(pid) for pid in file.read_text().split()]
-                found += new
+                pids += new
                 todo += new
-    return found
+    return pids
 
 
 def cpu_s() -> float:
@@ -194,11 +194,11 @@ def saved(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
             raw_s = disk.write(changed)
             disk.remove()
             copy_s = copy.seconds()
-            marks = one_save(engine, state, pool, changing=k > spec["saves"])
+            times = one_save(engine, state, pool, changing=k > spec["saves"])
             engine.tidy()
             if 0 < k <= spec["saves"]:
-                marks |= {"raw_s": raw_s, "copy_s": copy_s, "changed": float(changed)}
-                samples.append(marks)
+                times |= {"raw_s": raw_s, "copy_s": copy_s, "changed": float(changed)}
+                samples.append(times)
     peak = memory("VmHWM") - before
     engine.close()
     state.wipe()
@@ -225,7 +225,7 @@ def saved(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
 def stretch(state: Trained, seconds: float, engine: Engine | None, pool: ThreadPoolExecutor) -> dict[str, float]:
     """The loop for so many seconds, with a save at its begin if there is an engine.
 
-    With a save it goes on until that is safe: a slow engine does not hand its cost on to the next stretch.
+    With a save, the stretch lasts until the save is durable, so a slow engine does not shift its cost to the next one.
     """
     count, stall_s = 0, 0.0
     began = time.perf_counter()
@@ -256,18 +256,18 @@ def trained(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     store = folder / "store"
     store.mkdir()
     engine = ENGINES[spec["engine"]][1](store)
-    found: dict[str, Any] = {}
+    stretches: dict[str, Any] = {}
     with ThreadPoolExecutor(1) as pool:
         stretch(state, spec["window_s"] / 4, engine, pool)
         stretch(state, spec["window_s"] / 4, None, pool)
         names = ["none", "saves", "again"]
         shift = spec["turn"] % 3
         for name in names[shift:] + names[:shift]:
-            found[name] = stretch(state, spec["window_s"], engine if name == "saves" else None, pool)
+            stretches[name] = stretch(state, spec["window_s"], engine if name == "saves" else None, pool)
             engine.tidy()
         copy_s = Copy(state).seconds()
     engine.close()
-    return {**found, "size": state.size_bytes, "copy_s": copy_s}
+    return {**stretches, "size": state.size_bytes, "copy_s": copy_s}
 
 
 def main() -> None:

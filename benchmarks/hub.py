@@ -1,6 +1,6 @@
 """Publish and restore through the Hub's client, beside `upload_folder` and `snapshot_download` of the same state.
 
-1 GB of random float32 in 200 arrays. Ours: a checkpoint of the local tier published by the agent's own publisher, then
+1 GB of random float32 in 200 arrays. Ours: a checkpoint of the local tier published by the sidecar's publisher, then
 restored on a "fresh host", verified and into its local tier. The peer, twice: one safetensors file, and a file for
 each array. Then 5% of the arrays change, and the whole is sent again. Plain LFS over loopback, to the Hub emulator in
 a process of its own: its disk and its sha256 are in every figure. Bytes are those of the loopback device.
@@ -54,8 +54,8 @@ def server(folder: Path) -> Iterator[str]:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                if found := re.search(r"HF_ENDPOINT=(\S+)", line):
-                    yield found[1]
+                if match := re.search(r"HF_ENDPOINT=(\S+)", line):
+                    yield match[1]
                     break
         finally:
             process.terminate()
@@ -127,20 +127,20 @@ def theirs(url: str, folder: Path, state: State, turn: int, *, whole: bool) -> d
     api = HfApi(endpoint=url)
     repo = f"user/{'one' if whole else 'many'}-{turn}"
     api.create_repo(repo)
-    there = folder / "there"
-    there.mkdir()
+    target = folder / "there"
+    target.mkdir()
 
     def write(names: list[str]) -> None:
         if whole:
-            save_file(state.arrays, there / "model.safetensors")
+            save_file(state.arrays, target / "model.safetensors")
         else:
             for name in names:
-                save_file({name: state.arrays[name]}, there / f"{name}.safetensors")
+                save_file({name: state.arrays[name]}, target / f"{name}.safetensors")
 
     write(list(state.arrays))
-    first = timed(lambda: api.upload_folder(repo_id=repo, folder_path=there))
+    first = timed(lambda: api.upload_folder(repo_id=repo, folder_path=target))
     write(state.change())
-    again = timed(lambda: api.upload_folder(repo_id=repo, folder_path=there))
+    again = timed(lambda: api.upload_folder(repo_id=repo, folder_path=target))
     restored = timed(lambda: api.snapshot_download(repo, local_dir=folder / "back"))
     return dict(zip(FIGURES, (*first, *again, *restored), strict=True))
 
@@ -150,8 +150,8 @@ def measured(quick: bool) -> Report:
     size, rounds = (4_000_000, 1) if quick else (GB, min(3, int(os.environ.get("BENCH_ROUNDS") or 3)))
     contestants: dict[str, Callable[[str, Path, State, int], dict[str, float]]] = {
         "qcity_nb": ours,
-        "`upload_folder`, one file": lambda *given: theirs(*given, whole=True),
-        "`upload_folder`, 200 files": lambda *given: theirs(*given, whole=False),
+        "`upload_folder`, one file": lambda *args: theirs(*args, whole=True),
+        "`upload_folder`, 200 files": lambda *args: theirs(*args, whole=False),
     }
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for turn in range(rounds if quick else rounds + 1):
@@ -159,11 +159,11 @@ def measured(quick: bool) -> Report:
             folder = Path(tempfile.mkdtemp(prefix="qcity-bench-", dir=Path.cwd()))
             try:
                 with server(folder / "hub") as url:
-                    found = contestant(url, folder, State(size, turn), turn)
+                    figures = contestant(url, folder, State(size, turn), turn)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             if quick or turn:  # the first round warms up
-                samples[name].append(found)
+                samples[name].append(figures)
 
     def cell(name: str, figure: str) -> str:
         values = spread([sample[figure] for sample in samples[name]])

@@ -106,8 +106,8 @@ import qcity_nb as qcity
 city = qcity.up(run="killed", tracking={uri!r})
 for i in city.loop(range(20), {{"x": [0]}}, every=1):
     if i == 10 and {die}:
-        agent = city.session.sidecar.look(now=True).pid
-        for pid in (agent, os.getpid()):
+        pid_of_sidecar = city.session.sidecar.look(now=True).pid
+        for pid in (pid_of_sidecar, os.getpid()):
             os.kill(pid, signal.SIGKILL)
     for k in range(100):
         city.log(loss=i + k / 100)
@@ -129,8 +129,8 @@ def values(code: str, folder: Path, **fields: Any) -> list[float]:
     """The numbers that a script printed, as JSON."""
     out = python(code.format(**fields), cwd=folder).out
     # MLflow says where to look at the run after everything else.
-    found: list[float] = json.loads(next(line for line in out.splitlines() if line.startswith("[")))
-    return found
+    numbers: list[float] = json.loads(next(line for line in out.splitlines() if line.startswith("[")))
+    return numbers
 
 
 def rows_in(file: Path, key: str) -> int:
@@ -187,15 +187,15 @@ def lost(folder: Path, template: Path) -> dict[str, int]:
     """Rows missing after a SIGKILL; that none is there twice is asserted."""
     file = folder / "ours.db"
     uri = database(template, file)
-    # Kernel and agent die at the beginning of iteration 10: iterations 0 to 9, 1,000 rows, are covered.
+    # Kernel and sidecar die at the beginning of iteration 10: iterations 0 to 9, 1,000 rows, are covered.
     python(KILLED.format(uri=uri, die=True), cwd=folder, exit_code=-signal.SIGKILL)
     python(KILLED.format(uri=uri, die=False), cwd=folder)
-    found = {"ours": 2000 - rows_in(file, "loss")}
+    lost_rows = {"ours": 2000 - rows_in(file, "loss")}
     for name, how in (("sync", ""), ("async", ", synchronous=False")):
         peer = folder / f"{name}.db"
         python(PEER_KILLED.format(uri=database(template, peer), how=how), cwd=folder, exit_code=-signal.SIGKILL)
-        found[name] = 1000 - rows_in(peer, "loss")
-    return found
+        lost_rows[name] = 1000 - rows_in(peer, "loss")
+    return lost_rows
 
 
 def measured(quick: bool) -> Report:
@@ -218,37 +218,37 @@ def measured(quick: bool) -> Report:
             for store, uri in stores.items():
                 ours = database(template, here / "ours.db") if store == "SQLite" else uri
                 rate.setdefault((store, "ours"), []).append(n / 5 / values(DRAIN, here, uri=ours, n=n // 5)[0])
-                one, one_rate, later, async_rate, batch = values(
+                single, one_rate, later, async_rate, batch = values(
                     PEER, here, uri=uri, one=10 if quick else 300, many=100 if quick else n // 5
                 )
-                call["one"].append(one)
+                call["one"].append(single)
                 call["async"].append(later)
                 for kind, value in (("one", one_rate), ("async", async_rate), ("batch", batch)):
                     rate.setdefault((store, kind), []).append(value)
         missing = {} if quick else lost(project(folder / "kill"), template)
     median, p99, mean, clock = (spread([each[k] for each in calls]) for k in range(4))
 
-    def told(kind: str) -> tuple[str, ...]:
+    def rate_texts(kind: str) -> tuple[str, ...]:
         return tuple(spread(rate[store, kind]).text(digits=0) if (store, kind) in rate else "" for store in STORES)
 
     def gone(kind: str, of: str) -> str:
         return f"{missing[kind]} of {of}" if missing else "(not in a smoke)"
 
     rows = [
-        ("`city.log`", median.text(unit="µs"), *told("ours"), gone("ours", "2,000")),
+        ("`city.log`", median.text(unit="µs"), *rate_texts("ours"), gone("ours", "2,000")),
         (
             "`mlflow.log_metric`",
             spread(call["one"]).text(digits=0, unit="µs"),
-            *told("one"),
+            *rate_texts("one"),
             gone("sync", "1,000"),
         ),
         (
             "`mlflow.log_metric(synchronous=False)`",
             spread(call["async"]).text(digits=0, unit="µs"),
-            *told("async"),
+            *rate_texts("async"),
             gone("async", "1,000"),
         ),
-        ("`MlflowClient.log_batch`, 1,000 each", "", *told("batch"), ""),
+        ("`MlflowClient.log_batch`, 1,000 each", "", *rate_texts("batch"), ""),
     ]
     drained = spread(rate["SQLite", "ours"]).median
     budgets = [

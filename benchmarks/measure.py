@@ -173,13 +173,13 @@ class Budget:
     def text(self) -> str:
         """One line for people; a missed budget says by how much and why."""
         sign = "≥" if self.at_least else "≤"
-        told = f"{self.what}: {self.measured:,.3g} {self.unit} (budget {sign} {self.limit:,.3g} {self.unit})"
+        text = f"{self.what}: {self.measured:,.3g} {self.unit} (budget {sign} {self.limit:,.3g} {self.unit})"
         if self.is_met:
-            return f"{told}: met"
+            return f"{text}: met"
         if not self.limit or not self.measured:
-            return f"{told}: **missed**" + (f". {self.why}" if self.why else "")
+            return f"{text}: **missed**" + (f". {self.why}" if self.why else "")
         times = self.limit / self.measured if self.at_least else self.measured / self.limit
-        return f"{told}: **missed {times:.2g} times over**" + (f". {self.why}" if self.why else "")
+        return f"{text}: **missed {times:.2g} times over**" + (f". {self.why}" if self.why else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 Three states: a frame of 240 MB with a forest and dicts; frames and arrays of numbers alone; 1.6 million strings in two
 frames. Of each the first snapshot, one after a cell that changed nothing, one after a scalar in the frame was set, one
 after a column was added; then a restore in a new process, checked by a digest, beside reading the same files. Ours is
-taken as the kernel of ``--engine qcity`` takes it, which passes over what took long to pickle and no code can have
-reached; one more snapshot, which passes over nothing, tells what that hides.
+taken as the kernel of ``--engine qcity`` takes it, which skips what took long to pickle and no code can have
+reached; one more snapshot, which skips nothing, shows what that hides.
 
 Peers run in a Python of their own, which ``BENCH_PEERS`` names (``pip install kishu scikit-learn`` into an environment:
 Kishu brings dill and pins much of Jupyter); without it they are looked for in this one. Kishu's hooks run in an IPython
@@ -54,8 +54,8 @@ def turn(engine: str, kind: str, rows: int) -> dict[str, Any]:
 
         def part(what: str) -> dict[str, Any]:
             done = measure.run([python_of(engine), str(TURN), what, engine, kind, folder, str(rows)], cwd=Path(folder))
-            found: dict[str, Any] = json.loads(done.out.splitlines()[-1])
-            return found
+            result: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+            return result
 
         saved, restored = part("save"), part("restore")
     if saved["digest"] != restored["digest"]:
@@ -67,7 +67,7 @@ def measured(quick: bool) -> Report:
     """Every engine in turn, on every state."""
     engines = [name for name in ("qcity_nb", *PEERS) if is_there(name)]
     missing = [name for name in ("qcity_nb", *PEERS) if name not in engines]
-    told: list[str] = []
+    lines: list[str] = []
     rows_of_state = QUICK_ROWS if quick else ROWS
     rows: list[tuple[str, ...]] = []
     medians: dict[tuple[str, str, str], Spread] = {}
@@ -97,35 +97,35 @@ def measured(quick: bool) -> Report:
             passed = sum(step["passed_over"] for each in ours for step in each["steps"].values())
             unpickled = spread([each["unpickle_s"] for each in ours])
             medians["qcity_nb", kind, f"{LOOKED} s"], medians["qcity_nb", kind, "unpickle s"] = looked, unpickled
-            told.append(
+            lines.append(
                 f"- {kind}: nothing changed and every variable looked at, as it is now and then in any case: "
                 f"{looked.text(digits=3)} s; groups skipped in all other snapshots: {passed}. Making the objects "
                 f"from bytes in memory takes {unpickled.text(digits=3)} s of the restore, and happens while it reads."
             )
     budgets = []
     if "qcity_nb" in engines:
-        found = {key[1:]: each.median for key, each in medians.items() if key[0] == "qcity_nb"}
+        sizes = {key[1:]: each.median for key, each in medians.items() if key[0] == "qcity_nb"}
         budgets = [
             Budget(
                 what="one scalar set in a frame of 240 MB, written",
                 limit=SCALAR_BYTES,
-                measured=found["mixed", "one scalar bytes"],
+                measured=sizes["mixed", "one scalar bytes"],
                 unit="bytes",
             ),
             Budget(
                 what="numbers, nothing changed",
                 limit=NOOP_S,
-                measured=found["numbers", "no-op s"],
+                measured=sizes["numbers", "no-op s"],
                 unit="s",
             ),
             Budget(
                 what="1.6 M strings, nothing changed",
                 limit=STRINGS_S,
-                measured=found["strings", "no-op s"],
+                measured=sizes["strings", "no-op s"],
                 unit="s",
             ),
             Budget(
-                what="namespace of 240 MB restored", limit=RESTORE, measured=found["mixed", "restore"], unit="x reading"
+                what="namespace of 240 MB restored", limit=RESTORE, measured=sizes["mixed", "restore"], unit="x reading"
             ),
         ]
     notes = [f"Not installed: {', '.join(missing)}."] if missing else []
@@ -135,7 +135,7 @@ def measured(quick: bool) -> Report:
         "times reading the files that the engine left, nothing in the page cache for either. Ours and dill's are "
         "synced, Kishu's lie in SQLite. Ours is on the disk shortly after the notebook has continued."
     )
-    notes += ["", *told]
+    notes += ["", *lines]
     return Report(
         name="namespace",
         title="Snapshots of variables",

@@ -62,23 +62,23 @@ def digest(namespace: dict[str, Any]) -> str:
     """What the variables hold, the same in any process."""
     import numpy as np
 
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for name in (name for name in CHECK if name in namespace):
         value = namespace[name]
-        found.update(name.encode())
+        hasher.update(name.encode())
         if name in ("frame", "other"):
             for column in value.columns:
                 series = value[column]
-                found.update(str(column).encode())
-                found.update(repr(series.tolist()).encode() if series.dtype == object else series.to_numpy().tobytes())
+                hasher.update(str(column).encode())
+                hasher.update(repr(series.tolist()).encode() if series.dtype == object else series.to_numpy().tobytes())
         elif name == "forest":
-            found.update(value.predict_proba(np.linspace(-2, 2, 1000).reshape(100, 10)).tobytes())
+            hasher.update(value.predict_proba(np.linspace(-2, 2, 1000).reshape(100, 10)).tobytes())
         elif name == "arrays":
             for each in value.values():
-                found.update(each.tobytes())
+                hasher.update(each.tobytes())
         else:
-            found.update(repr(value).encode())
-    return found.hexdigest()
+            hasher.update(repr(value).encode())
+    return hasher.hexdigest()
 
 
 class Engine:
@@ -109,7 +109,7 @@ class Engine:
 
 
 class Ours(Engine):
-    """What the kernel of ``--engine qcity`` does behind a cell: ``kernelside.py``, without the agent and its desk."""
+    """What the kernel of ``--engine qcity`` does after a cell: without sidecar and mailbox."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -154,17 +154,17 @@ class Ours(Engine):
         began = time.perf_counter()
         seq = self.seq = self.seq + 1
         self.cells.add_finished(seq - 1, CellRecord(chain=str(seq), number=seq), {})
-        self.cells.take(stored=self.tier.stored)
-        taken = self.cells.snapshot()
-        assert taken.snapshot is not None
-        passed = len(taken.snapshot.kept)
+        self.cells.take_snapshot(stored=self.tier.stored)
+        snapshot = self.cells.snapshot()
+        assert snapshot.snapshot is not None
+        passed = len(snapshot.snapshot.kept)
 
         def draft() -> tuple[Any, Any, bytes]:
             objects: dict[str, Any] = {}
-            records = taken.record(objects)
+            records = snapshot.record(objects)
             return Manifest(run="", term=1, seq=seq, at=iso_now(), reason="cell", cells=records), objects, b""
 
-        saving = self.saver.submit(draft, taken.used)
+        saving = self.saver.submit(draft, snapshot.used)
         with contextlib.suppress(TimeoutError):
             saving.wait(WAIT_SHARE * self.cell_s)  # the next cell may kill the kernel: what took long is worth a moment
         waited_s = time.perf_counter() - began
@@ -183,8 +183,8 @@ class Ours(Engine):
 
     def restore(self) -> None:
         manifest = self.tier.load(max(self.tier.seqs()))
-        said = self.cells.restore(len(self.cells.records), self.tier.reader(manifest))
-        assert not said, said
+        messages = self.cells.restore(len(self.cells.records), self.tier.reader(manifest))
+        assert not messages, messages
 
     def unpickle_s(self) -> float:
         """Seconds to make the objects again from bytes that are in memory: what no reading ahead can save."""
@@ -199,7 +199,7 @@ class Ours(Engine):
         memory = [buffer_targets.land(each.skeleton, each.buffers).memory for each in captured]
         began = time.perf_counter()
         with gc_pause.still():
-            made = [load(one.skeleton, lies, Restoring({})) for one, lies in zip(captured, memory, strict=True)]
+            made = [load(group.skeleton, lies, Restoring({})) for group, lies in zip(captured, memory, strict=True)]
         took_s = time.perf_counter() - began
         assert made
         return took_s
@@ -308,13 +308,13 @@ def read_s(folder: Path) -> float:
 def saved(engine: Engine, kind: str, rows: int) -> dict[str, Any]:
     """The four snapshots."""
     engine.step(IMPORTS)
-    found: dict[str, Any] = {"first": engine.step(STATES[kind].format(rows=rows))}
-    found.update({name: engine.step(cell) for name, cell in STEPS.items()})
+    samples: dict[str, Any] = {"first": engine.step(STATES[kind].format(rows=rows))}
+    samples.update({name: engine.step(cell) for name, cell in STEPS.items()})
     if isinstance(engine, Ours):
-        found["all looked at"] = engine.look()
+        samples["all looked at"] = engine.look()
     if isinstance(engine, Kishu):
         (engine.folder / "newest").write_text(engine.kishu._kishu_graph.head())
-    return {"steps": found, "digest": digest(engine.namespace), "size": drop(engine.folder)}
+    return {"steps": samples, "digest": digest(engine.namespace), "size": drop(engine.folder)}
 
 
 def restored(engine: Engine) -> dict[str, Any]:
@@ -324,11 +324,11 @@ def restored(engine: Engine) -> dict[str, Any]:
     began = time.perf_counter()
     engine.restore()
     restore_s = time.perf_counter() - began
-    found = {"restore_s": restore_s, "digest": digest(engine.namespace)}
+    result = {"restore_s": restore_s, "digest": digest(engine.namespace)}
     raw_s += [read_s(engine.folder) for _ in range(2)]
     if isinstance(engine, Ours):
-        found["unpickle_s"] = engine.unpickle_s()
-    return {**found, "read_s": statistics.median(raw_s), "fastest_s": min(raw_s)}
+        result["unpickle_s"] = engine.unpickle_s()
+    return {**result, "read_s": statistics.median(raw_s), "fastest_s": min(raw_s)}
 
 
 def main() -> None:

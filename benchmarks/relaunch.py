@@ -1,6 +1,6 @@
 """Killed → the next iteration running, local host, beyond what a kernel takes to start.
 
-A real `qcity run`: keeper, attempt, agent, kernel. Twice a kill is dealt to it: the kernel alone, and everything of the
+A real `qcity run`: keeper, attempt, sidecar, kernel. It is killed twice: the kernel alone, and everything of the
 attempt at once (all but the keeper). Peer: Metaflow, whose `resume` is called the moment the kill has landed, so its
 time holds no detection at all. papermill never resumes.
 """
@@ -79,9 +79,9 @@ def wait_for(file: Path, *, beside: set[int], count: int = 1, within_s: float = 
     """The iterations of a process not in ``beside``, once there are ``count``."""
     until = time.monotonic() + within_s
     while time.monotonic() < until:
-        found = [tick for tick in ticks(file) if tick[1] not in beside]
-        if len(found) >= count:
-            return found
+        new_ticks = [tick for tick in ticks(file) if tick[1] not in beside]
+        if len(new_ticks) >= count:
+            return new_ticks
         time.sleep(0.005)
     raise RuntimeError(f"no iteration began within {within_s} s")
 
@@ -93,12 +93,12 @@ def descendants(pid: int) -> list[int]:
         with contextlib.suppress(OSError, IndexError):
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [pid]
+    pids, todo = [], [pid]
     while todo:
         new = children.get(todo.pop(), [])
-        found += new
+        pids += new
         todo += new
-    return found
+    return pids
 
 
 @contextlib.contextmanager
@@ -147,7 +147,7 @@ class Qcity:
         after = wait_for(self.file, beside=self.dead)[0]
         last = max(tick[2] for tick in ticks(self.file) if tick[1] == kernel)
         self.repeated.append(last - after[2] + 1)
-        assert after[2] in (last, last + 1), f"killed in iteration {last}, went on with {after[2]}"
+        assert after[2] in (last, last + 1), f"killed in iteration {last}, resumed with {after[2]}"
         return (after[0] - at_ns) / 1e9
 
 

@@ -36,7 +36,7 @@ NAMES = (
 BEGIN, END = "<!-- results: written by run_all.py -->", "<!-- end of results -->"
 
 
-def one(name: str, folder: Path, *, quick: bool) -> Report:
+def run_benchmark(name: str, folder: Path, *, quick: bool) -> Report:
     """Run one benchmark in a process of its own."""
     file = folder / f"{name}.json"
     command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file), *(["--quick"] if quick else [])]
@@ -79,9 +79,9 @@ def budget_row(budget: Budget) -> str:
 def replaced(page: str, report: Report, when: str) -> str:
     """The page with one benchmark's section and budgets new, and a line there that says when it was measured."""
     head, _, rest = page.partition(BEGIN)
-    found, _, tail = rest.partition(END)
+    old, _, tail = rest.partition(END)
     title = f"### {report.title}"
-    parts = re.split(r"(?m)^(?=### )", found)
+    parts = re.split(r"(?m)^(?=### )", old)
     kept = [part.rstrip() for part in parts[1:] if part.partition("\n")[0] != title]
     lines = parts[0].rstrip().splitlines()
     table = max((n for n, line in enumerate(lines) if line.startswith("|")), default=len(lines) - 1)
@@ -120,7 +120,7 @@ def main() -> int:
         os.environ["BENCH_ROUNDS"] = str(args.rounds)
     load, began = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="qcity-bench-") as folder:
-        reports = [one(name, Path(folder), quick=args.quick) for name in args.names or NAMES]
+        reports = [run_benchmark(name, Path(folder), quick=args.quick) for name in args.names or NAMES]
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8")
     if args.names:

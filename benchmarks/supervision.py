@@ -1,6 +1,6 @@
-"""Supervision: what keeper, attempt and agent take of the CPU during a run that keeps one core busy.
+"""Supervision: what CPU time keeper, attempt and sidecar take during a run that keeps one core busy.
 
-A notebook with a numpy loop, `every="10s"`, beats and tracker on, under `qcity run`; its peer is the same notebook
+A notebook with a numpy loop, `every="10s"`, heartbeats and tracker on, under `qcity run`; its peer is the same notebook
 without qcity_nb under plain papermill, its noise floor papermill again. Imports are paid once a run, however long it
 is, so they are told apart from what supervision takes while the loop runs: the second half has none. The same without
 a tracker says how much of that half is MLflow's, and a process that only opens the tracker what that costs once.
@@ -90,7 +90,7 @@ class Watch:
     """While its second half ran, all imports done."""
 
 
-def told(file: Path) -> float | None:
+def read_time(file: Path) -> float | None:
     """When the loop began or ended."""
     with contextlib.suppress(FileNotFoundError):
         return float(json.loads(file.read_text())[0])
@@ -111,10 +111,10 @@ def supervised(folder: Path) -> Watch:
     history: list[tuple[float, dict[int, int]]] = []
 
     def sums(of: dict[int, int]) -> dict[str, float]:
-        found: dict[str, float] = {}
+        cpu_s: dict[str, float] = {}
         for pid, value in of.items():
-            found[parts[pid]] = found.get(parts[pid], 0.0) + value / TICKS_PER_S
-        return found
+            cpu_s[parts[pid]] = cpu_s.get(parts[pid], 0.0) + value / TICKS_PER_S
+        return cpu_s
 
     while keeper.poll() is None:
         for pid in [keeper.pid, *descendants(keeper.pid)]:
@@ -132,7 +132,7 @@ def supervised(folder: Path) -> Watch:
                 half = next(then for at_s, then in history if at_s >= middle_s)
                 watch.late = sums({pid: value - half.get(pid, 0) for pid, value in newest.items()})
         time.sleep(0.2)
-    began, ended = told(folder / "began"), told(folder / "ended")
+    began, ended = read_time(folder / "began"), read_time(folder / "ended")
     if keeper.returncode or began is None or ended is None or not watch.loop:
         raise RuntimeError(f"qcity run ended with {keeper.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
     watch.wall_s = ended - began
@@ -151,14 +151,14 @@ print(time.process_time() - began)
 
 
 def opening(folder: Path) -> float:
-    """CPU seconds of the agent's first word with the tracker: mlflow's import, a new database, a run in it."""
+    """CPU seconds of the sidecar's first call of the tracker: mlflow's import, a new database, a run in it."""
     return float(measure.run([sys.executable, "-c", OPEN], cwd=folder).out.split()[-1])
 
 
 def plain(folder: Path) -> float:
     """Wall seconds of the loop under papermill alone."""
     measure.run([sys.executable, "-m", "papermill", "busy.ipynb", "out.ipynb", "--no-progress-bar"], cwd=folder)
-    began, ended = told(folder / "began"), told(folder / "ended")
+    began, ended = read_time(folder / "began"), read_time(folder / "ended")
     assert began is not None
     assert ended is not None
     return ended - began

@@ -1,6 +1,6 @@
 """`qcity.up()` on the embedded default, warm: wall time of the call, in a process that has imported nothing else.
 
-Warm: the project has its `.qcity` and an unfinished run with a checkpoint, which the call goes on with. What returns is
+Warm: the project has its `.qcity` and an unfinished run with a checkpoint, which the call resumes. What returns is
 a city whose lease is held and whose checkpoint is here. Its peer cannot do all of that; it is what the same notebook
 would do by hand: import dagshub, mlflow and dvc.api, point MLflow at the same kind of SQLite file, start a run.
 `dagshub.init` itself asks a server on the network and is left out, in the peer's favour.
@@ -49,7 +49,7 @@ def is_gone(pid: int) -> bool:
 
 
 def took(out: str) -> tuple[float, float, int]:
-    """What a script printed: seconds of the import, seconds of the call, its agent."""
+    """What a script printed: seconds of the import, seconds of the call, its sidecar."""
     line = next(line for line in out.splitlines() if line.startswith("took "))
     imported, upped, pid = line.split()[1:]
     return float(imported), float(upped), int(pid)
@@ -64,12 +64,12 @@ class Project:
         (folder / "pyproject.toml").write_text('[tool.qcity]\nproject = "bench"\n')
 
     def up(self) -> float:
-        """Seconds of one call; the next one does not begin before this one's agent has let go."""
-        import_s, up_s, agent = took(python(OURS, cwd=self.folder).out)
+        """Seconds of one call; the next one does not begin before this one's sidecar has released the run."""
+        import_s, up_s, sidecar = took(python(OURS, cwd=self.folder).out)
         self.import_s.append(import_s)
         until = time.monotonic() + 60
-        while not is_gone(agent):
-            assert time.monotonic() < until, "the agent does not end"
+        while not is_gone(sidecar):
+            assert time.monotonic() < until, "the sidecar does not end"
             time.sleep(0.02)
         return up_s
 
@@ -88,7 +88,7 @@ def measured(quick: bool) -> Report:
         project = Project(folder)
         cold_s = project.up()
         if not quick:
-            by_hand(folder)  # it makes its database, as ours was made by the cold call's agent
+            by_hand(folder)  # it makes its database, as ours was made by the cold call's sidecar
         contestants = {"up": project.up, "up again": project.up, "by hand": lambda: by_hand(folder)}
         samples = interleave(contestants, rounds=1 if quick else 11, warm=0 if quick else 1)
     up = spread(samples["up"])

@@ -45,6 +45,6 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_sessionfinish() -> None:
-    """Leave nothing behind."""
+    """Remove what the notebooks made."""
     for place in _OPEN.values():
         shutil.rmtree(place, ignore_errors=True)

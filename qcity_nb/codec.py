@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 __all__ = ["FORMAT", "DecodeError", "decode", "dumps", "encode", "loads"]
 
-FORMAT = 1
-"""The newest on-disk format that this version writes; it reads 1..FORMAT."""
+OLDEST, FORMAT = 2, 2
+"""This version writes ``FORMAT`` and reads ``OLDEST`` to ``FORMAT``. Format 1 had other keys and was never released."""
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ def loads(cls: type[T], data: bytes) -> T:
     """Read what ``dumps`` wrote.
 
     Raises:
-        DecodeError: not JSON, a newer format than this version reads, or not such a record.
+        DecodeError: not JSON, a newer or older format than this version reads, or not such a record.
     """
     try:
         value = json.loads(data)
@@ -173,6 +173,8 @@ def loads(cls: type[T], data: bytes) -> T:
         raise DecodeError(f"format {version!r} is not a version")
     if version > FORMAT:
         raise DecodeError(f"format {version} is newer than this version reads ({FORMAT}): upgrade qcity-nb")
+    if version < OLDEST:
+        raise DecodeError(f"format {version} is older than this version reads ({OLDEST}), and was never released")
     try:
         return decode(cls, value)
     except RecursionError:  # the JSON parser accepts deeper nesting than this module

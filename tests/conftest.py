@@ -65,6 +65,21 @@ def _start_server() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the nightly tests out, unless ``-m`` speaks of them or a test was named by its id, as a replay does."""
+    if "nightly" in config.option.markexpr:
+        return
+    named = tuple(arg.partition("::")[2] for arg in config.args if "::" in arg)
+    left, kept = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        name = item.nodeid.partition("::")[2]
+        is_named = any(name == each or name.startswith((f"{each}[", f"{each}::")) for each in named)
+        (left if item.get_closest_marker("nightly") and not is_named else kept).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Start the server early where a test will ask for it: it takes its time."""
     if session.config.option.collectonly:

@@ -56,7 +56,7 @@ class Line:
     book: Book
     store: str
     quiet: Outcome
-    found: list[Outcome] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """What differs, a paragraph for each run."""
     unlike: int = 0
@@ -65,7 +65,7 @@ class Line:
     @property
     def kills(self) -> int:
         """How many hosts died."""
-        return sum(len(each.deaths) for each in self.found)
+        return sum(len(each.deaths) for each in self.outcomes)
 
     def add(self, seed: int, open_world: Open, root: Path) -> None:
         """One run more, killed as its seed says."""
@@ -78,7 +78,7 @@ class Line:
             self.wrong.append(f"{label}: {error}")
             self.failed += 1
             return
-        self.found.append(outcome)
+        self.outcomes.append(outcome)
         if unlike := book_world.differences(outcome, self.quiet):
             self.unlike += 1
             self.wrong.append("\n  ".join([f"{label}: differs", *unlike]))
@@ -87,17 +87,17 @@ class Line:
 
     def row(self) -> tuple[str, ...]:
         """A row of the table."""
-        times = sorted(each.took_s for each in self.found)
+        times = sorted(each.took_s for each in self.outcomes)
         return (
             self.book.name,
             self.store,
-            str(len(self.found) + self.failed),
+            str(len(self.outcomes) + self.failed),
             str(self.kills),
-            str(sum(len(each.ran) for each in self.found)),
-            str(sum(len(ran) for each in self.found for ran in each.ran)),
-            str(sum(death.recorded for each in self.found for death in each.deaths)),
-            str(sum(len(book_world.repeats(each, self.book)) for each in self.found)),
-            str(sum(len(book_world.run_twice(each, self.book)) for each in self.found)),
+            str(sum(len(each.ran) for each in self.outcomes)),
+            str(sum(len(ran) for each in self.outcomes for ran in each.ran)),
+            str(sum(death.recorded for each in self.outcomes for death in each.deaths)),
+            str(sum(len(book_world.repeats(each, self.book)) for each in self.outcomes)),
+            str(sum(len(book_world.run_twice(each, self.book)) for each in self.outcomes)),
             f"{self.unlike + self.failed} not" if self.unlike + self.failed else "yes",
             f"{self.quiet.took_s:.1f}",
             f"{times[len(times) // 2]:.1f}" if times else "",

@@ -1,7 +1,7 @@
-"""What a piece of code mentions: the names by which it can get at variables, and words that open every door.
+"""The names that a piece of code mentions: by which it can reach variables, and names that give access to everything.
 
-A name counts wherever it stands: loaded, stored, deleted, imported, as an attribute, or as a word of a string
-(`df.query("a > @limit")`, `cProfile.run("f()")` and formulas look names up that stand in strings). Nested code counts.
+A name counts wherever it occurs: loaded, stored, deleted, imported, as an attribute, or as a word in a string
+(`df.query("a > @limit")`, `cProfile.run("f()")` and formulas look up names in strings). Nested code counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Mention", "in_code", "in_source", "find_names", "find_names_in_bodie
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of ``text``, which spaces part."""
+    """The words of ``text``, separated by spaces."""
     return frozenset(text.split())
 
 
@@ -28,7 +28,7 @@ _OPENS = words("eval exec compile globals locals vars __import__ __builtins__ br
 """Loaded by name, these lead to any variable (`_` and its kin are IPython's latest results)."""
 _RESULT = re.compile(r"_\d+$")
 _MODULES = words("__main__ builtins importlib ctypes gc inspect dill ipytest")
-"""Wherever these stand but in plain strings, a way to any object is near."""
+"""Anywhere but in plain strings, these may give access to any object."""
 _IMPORTS = _MODULES | words("runpy pdb bdb code doctest unittest profile cProfile trace _ctypes cffi")
 _ATTRIBUTES = words(
     "__globals__ __builtins__ __self__ f_globals f_locals f_back tb_frame gi_frame cr_frame ag_frame user_ns "
@@ -38,7 +38,7 @@ _LATER = words(
     "call_later call_soon call_soon_threadsafe call_at create_task ensure_future add_reader add_writer "
     "add_signal_handler run_in_executor setitimer"
 )
-"""Code handed to these may run at any time from now on."""
+"""Code passed to these may run at any later time."""
 
 _CODE_MAGICS = frozenset({"time", "timeit", "capture"})
 _QUIET_MAGICS = words(
@@ -50,16 +50,16 @@ _WORD = re.compile(r"[^\W\d]\w*")
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """What code mentions."""
+    """The names in a piece of code, and what they may reach."""
 
     names: frozenset[str] = frozenset()
     everything: str = ""
-    """Why it can have reached any variable; empty: it can not."""
+    """Why the code may have reached any variable; empty: it cannot."""
     forever: bool = False
-    """Does that hold for all that comes after, too?"""
+    """Does that also hold for everything after it?"""
     has_sys: bool = False
     has_modules: bool = False
-    """`sys` and `modules` may stand in two pieces of code: together they lead to `__main__`."""
+    """`sys` and `modules` may be in two pieces of code: together they lead to `__main__`."""
 
     def __or__(self, other: Mention) -> Mention:
         return Mention(
@@ -93,9 +93,9 @@ def _everything(loaded: set[str], attributes: set[str], imported: set[str]) -> s
 
 @functools.lru_cache(maxsize=4096)
 def in_code(code: types.CodeType) -> Mention:
-    """What ``code`` and the code nested in it mention."""
+    """The names in ``code`` and in the code nested in it."""
     loaded, attributes, imported, texts = set[str](), set[str](), set[str](), set[str]()
-    found = Mention()
+    mention = Mention()
     waits: list[object] = [code.co_consts]
     for step in dis.get_instructions(code):
         if step.opcode not in dis.hasname or not isinstance(step.argval, str):
@@ -106,7 +106,7 @@ def in_code(code: types.CodeType) -> Mention:
             imported.update(step.argval.split("."))
         elif "ATTR" in step.opname or "METHOD" in step.opname:
             attributes.add(step.argval)
-        # What is only stored or deleted is a name and opens nothing (`for _ in …`); co_names has it.
+        # A name that is only stored or deleted gives access to nothing (`for _ in …`); co_names includes it.
     while waits:
         value = waits.pop()
         if isinstance(value, str):
@@ -114,10 +114,10 @@ def in_code(code: types.CodeType) -> Mention:
         elif isinstance(value, bytes):
             texts |= _in_text(value.decode("latin-1"))
         elif isinstance(value, types.CodeType):
-            found |= in_code(value)
+            mention |= in_code(value)
         elif isinstance(value, tuple | frozenset):
             if value == ("*",):
-                found |= Mention(everything="an import of * may bind any name")
+                mention |= Mention(everything="an import of * may bind any name")
             waits.extend(value)
     names = {part for name in code.co_names for part in name.split(".")} | texts | imported
     reason = _everything(loaded, attributes, imported)
@@ -125,8 +125,8 @@ def in_code(code: types.CodeType) -> Mention:
         reason = "`__main__` leads to every variable"
     later = sorted((attributes | imported | loaded) & _LATER)
     if later:
-        reason = f"what `{later[0]}` was given may run at any time"
-    return found | Mention(
+        reason = f"code passed to `{later[0]}` may run at any time"
+    return mention | Mention(
         frozenset(names),
         reason,
         forever=bool(later),
@@ -136,28 +136,28 @@ def in_code(code: types.CodeType) -> Mention:
 
 
 class _Magics(ast.NodeTransformer):
-    """Takes the calls of harmless magics out of a cell, and keeps what they mention."""
+    """Removes the calls of harmless magics from a cell, and collects the names in them."""
 
     def __init__(self) -> None:
-        self.found = Mention()
+        self.mention = Mention()
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Call(func=ast.Name(id="get_ipython"), args=[], keywords=[]), attr=method),
-                args=[*given],
+                args=[*arguments],
                 keywords=[],
-            ) if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in given):
-                texts = [str(each.value) for each in given if isinstance(each, ast.Constant)]
+            ) if all(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in arguments):
+                texts = [str(each.value) for each in arguments if isinstance(each, ast.Constant)]
                 if (known := _of_magic(method, texts)) is not None:
-                    self.found |= known
+                    self.mention |= known
                     return ast.Constant(value=None)
         return self.generic_visit(node)
 
 
 def _of_magic(method: str, texts: list[str]) -> Mention | None:
     if method in ("system", "getoutput") and len(texts) == 1:
-        return _expanded(texts[0]) | Mention(frozenset({"_exit_code"}))
+        return _in_expanded_line(texts[0]) | Mention(frozenset({"_exit_code"}))
     if method == "run_line_magic" and len(texts) == 2:
         name, line, body = texts[0], texts[1], ""
     elif method == "run_cell_magic" and len(texts) == 3:
@@ -165,28 +165,28 @@ def _of_magic(method: str, texts: list[str]) -> Mention | None:
     else:
         return None
     if name in _QUIET_MAGICS:
-        return _expanded(line) | Mention(_in_text(body) | {"_exit_code"})
+        return _in_expanded_line(line) | Mention(_in_text(body) | {"_exit_code"})
     if name not in _CODE_MAGICS:
         return None
-    # The line of a cell magic may be code too (timeit's set-up), behind options that are none.
-    found = _of_words(line) if line else Mention()
-    return found | (in_source(body) if body else Mention())
+    # The line of a cell magic may be code too (timeit's set-up), after options, which are not code.
+    mention = _of_words(line) if line else Mention()
+    return mention | (in_source(body) if body else Mention())
 
 
-def _expanded(line: str) -> Mention:
+def _in_expanded_line(line: str) -> Mention:
     """A line in which IPython evaluates `{…}` and `$name`."""
     return _of_words(line) if "{" in line or "$" in line else Mention(_in_text(line))
 
 
 def _of_words(text: str) -> Mention:
-    found = set(_in_text(text))
-    later = found & _LATER
-    reason = _everything(found, found, found) or ("it may run at any time" if later else "")
-    return Mention(frozenset(found), reason, bool(later), "sys" in found, "modules" in found)
+    names = set(_in_text(text))
+    later = names & _LATER
+    reason = _everything(names, names, names) or ("it may run at any time" if later else "")
+    return Mention(frozenset(names), reason, bool(later), "sys" in names, "modules" in names)
 
 
 def opens(value: object) -> str:
-    """Why whoever holds ``value`` can reach any variable; empty: it is no such thing."""
+    """Why code that has ``value`` can reach any variable; empty: it cannot."""
     kind = type(value)
     if issubclass(kind, types.ModuleType):
         name = str(object.__getattribute__(value, "__dict__").get("__name__", ""))
@@ -204,7 +204,7 @@ def opens(value: object) -> str:
 
 
 def in_source(source: str) -> Mention:
-    """What a cell mentions; ``source`` is plain Python, its magics calls of `get_ipython()`."""
+    """The names in a cell; ``source`` is plain Python, with magics as calls of `get_ipython()`."""
     magics = _Magics()
     try:
         with warnings.catch_warnings():
@@ -214,27 +214,27 @@ def in_source(source: str) -> Mention:
             code = compile(tree, "<cell>", "exec", flags=flags, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Mention(everything="the cell is not plain Python")
-    return in_code(code) | magics.found
+    return in_code(code) | magics.mention
 
 
 _NAME = re.compile(r"[^\W\d]\w*")
 
 
 def find_names(sources: Iterable[str]) -> set[str]:
-    """All words in them; what code makes up at run time is not seen."""
+    """All words in the sources; names that code builds at run time are not found."""
     return {name for source in sources for name in _NAME.findall(source)}
 
 
 def find_names_in_bodies(sources: Iterable[str]) -> set[str]:
-    """The words in functions and classes that they define, which later code may call."""
-    found: set[str] = set()
+    """The words in the functions and classes that the sources define, which later code may call."""
+    names: set[str] = set()
     for source in sources:
         try:
             tree = ast.parse(source)
         except SyntaxError:  # magics
-            found |= find_names([source])
+            names |= find_names([source])
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-                found |= find_names([ast.unparse(node)])
-    return found
+                names |= find_names([ast.unparse(node)])
+    return names

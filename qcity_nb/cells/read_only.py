@@ -1,7 +1,7 @@
-"""Cells that only look: they leave the variables as they are, and what follows goes on as if they were not there.
+"""Read-only cells: they do not change variables, so that the cells after them do not depend on them.
 
-`x`, `df.head()`, `print(a, len(b))`, `df?`, `!nvidia-smi`: such cells come and go while somebody works. A cell counts
-as one only where that can be read off its text; in doubt it is a cell like any other.
+`x`, `df.head()`, `print(a, len(b))`, `df?`, `!nvidia-smi`: people add and delete such cells while they work. A cell
+counts as read-only only if its source shows that; in doubt it does not.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _RESULT = re.compile(r"(?<![\w.])(?:_{1,3}|_i{1,3}|_i?\d+|Out|In|_oh|_ih)(?!\w)"
 
 
 def is_read_only(source: str, rebound: Container[str] = ()) -> bool:
-    """Does the cell only look at variables?
+    """Does the cell only read variables?
 
     Args:
-        rebound: names in the notebook: a function of its own called `print` may do anything.
+        rebound: names that the notebook has defined: its own function `print` may do anything.
     Does not promise: that a property, `__repr__` or `__getitem__` of the user's changes nothing.
     """
     lines = [line.strip() for line in source.splitlines() if line.strip()]
@@ -61,10 +61,10 @@ def _is_read_only(node: ast.AST, rebound: Container[str]) -> bool:
 
 
 def asks_for_results(source: str) -> bool:
-    """Does the cell use `_`, `_3`, `Out` or `In`? What these are depends on cells that only look, too."""
+    """Does the cell use `_`, `_3`, `Out` or `In`? Their values also depend on read-only cells."""
     try:
         names = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
     except (SyntaxError, ValueError, RecursionError):  # magics
         return _RESULT.search(source) is not None
-    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}  # `for _ in …` has one of its own
+    bound = {node.id for node in names if isinstance(node.ctx, ast.Store)}  # `for _ in …` has its own `_`
     return any(_RESULT.fullmatch(node.id) and node.id not in bound for node in names)

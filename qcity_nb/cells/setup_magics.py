@@ -1,4 +1,4 @@
-"""Magics that set the shell up: what a finished cell said with them holds for the cells to come."""
+"""Magics that configure the shell: what a finished cell configured also applies to the cells after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["setup_lines"]
 _ARGUMENTS = {
     "load_ext": r"(?!qcity_nb\b)\S+",
     "reload_ext": r"(?!qcity_nb\b)\S+",
-    "autoreload": r"(?!now\b)\S+.*",  # without a word it reloads at once, and sets nothing
+    "autoreload": r"(?!now\b)\S+.*",  # without an argument it reloads at once, and sets nothing
     "matplotlib": r"(?![ \t]*(?:-l|--list)\b).*",
     "config": r"\w+\.\w+.*=.*",
     "precision": r".*",
@@ -20,7 +20,7 @@ _ARGUMENTS = {
     "xmode": r".*",
     "colors": r".*",
 }
-"""The magics, and what must stand behind them: the rest shows something, or does something in the world."""
+"""The magics, and the arguments that they must have: others show something, or have side effects."""
 
 _SETUP = re.compile(
     "%(?:" + "|".join(rf"{name}(?![\w.])[ \t]*{arguments}" for name, arguments in _ARGUMENTS.items()) + ")"
@@ -29,16 +29,16 @@ _NO_PYTHON = re.compile(r"[%!?]|[A-Za-z_][\w.,\s\[\]\"']*=\s*[%!]")
 
 
 def setup_lines(source: str) -> list[str]:
-    """The cell's magics that set the shell up, in order, each as one line.
+    """The cell's magics that configure the shell, in order, each as one line.
 
-    Only whole lines that stand at the left are seen. A cell that is a magic itself (`%%…`) has none, and what follows
-    a line that Python cannot split into words is not looked at.
+    Only whole lines without indentation are found. A cell that is a magic itself (`%%…`) has none, and nothing is found
+    after a line that Python cannot tokenize.
 
-    Does not: see magics without their `%`, in blocks and functions, and by `get_ipython().run_line_magic`.
+    Does not: find magics without their `%`, in blocks and functions, or called by `get_ipython().run_line_magic`.
     """
     if source.lstrip().startswith("%%"):
         return []
-    found = []
+    magics = []
     python: list[str] = []
     lines = source.splitlines()
     while lines:
@@ -53,21 +53,21 @@ def setup_lines(source: str) -> list[str]:
             continue
         while line.endswith("\\") and lines:
             line = line[:-1] + " " + lines.pop(0)
-        python = []  # what is whole needs no second look
+        python = []  # complete statements need no second check
         if _SETUP.fullmatch(line.rstrip()):
-            found.append(line.rstrip())
-    return found
+            magics.append(line.rstrip())
+    return magics
 
 
 def _is_whole(lines: list[str]) -> bool | None:
-    """Does the next line begin a statement: is no text, bracket or line open? ``None``: it cannot be told."""
+    """Does the next line begin a statement: no string, bracket or line is open? ``None``: unknown."""
     if lines and lines[-1].endswith("\\"):
         return False
     try:
         for _ in tokenize.generate_tokens(io.StringIO("\n".join(lines) + "\n").readline):
             pass
     except tokenize.TokenError as error:
-        # Since 3.12 other faults have this name too, and open texts another message.
+        # Since Python 3.12 this is also raised for other errors, and unterminated strings have another message.
         return False if re.search("EOF in multi-line|unterminated triple-quoted", str(error)) else None
     except SyntaxError:
         return None

@@ -1,7 +1,7 @@
-"""What a cell does outside its kernel, as far as its source shows: files that it writes, requests, commands.
+"""Side effects of a cell outside its kernel, as far as its source shows: files that it writes, requests, commands.
 
-For a line in the journal when cells run again. It knows names that usually mean an effect; what a function of the
-notebook's own does, or a library that it does not know, it does not see.
+Used for a journal line when cells are re-run. It finds names that usually mean a side effect. It does not see what the
+notebook's own functions do, or libraries that it does not know.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _METHODS = words(
     "save_pretrained save_model push_to_hub upload_file upload_folder upload_large_folder create_repo create_commit "
     "send_message sendmail insert_one insert_many update_one delete_one put_object upload_fileobj"
 )
-"""Of any object."""
+"""Methods of any object."""
 _SENDS = words("post put patch delete request")
 _FUNCTIONS = {
     "os": words("remove unlink rename replace mkdir makedirs rmdir removedirs symlink link truncate system kill popen"),
@@ -39,29 +39,31 @@ _FUNCTIONS = {
     "wandb": words("init log log_artifact save"),
     "smtplib": words("SMTP SMTP_SSL"),
 }
-"""By module."""
+"""Functions by module."""
 _ALIASES = {"np": "numpy", "plt": "pyplot"}
 _WRITES = re.compile(r"[wax+]")
 _CELLS = words("bash sh script sx system writefile file !")
 
 
 def effects(source: str) -> list[str]:
-    """The names of what a cell does outside, each once, in order: ``df.to_csv``, ``open(…, 'w')``, ``!curl``."""
+    """A cell's side effects by name, each once, in order: ``df.to_csv``, ``open(…, 'w')``, ``!curl``."""
     lines = tags.lines_of(source)
     if magic := tags.program_of(lines):
         return [f"%%{magic}"] if magic in _CELLS else []
-    found: list[str] = []
-    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):  # it is not worth a run
+    names: list[str] = []
+    with contextlib.suppress(
+        SyntaxError, ValueError, RecursionError, MemoryError
+    ):  # a journal line must not fail a run
         try:
-            tree = _parsed(lines)
-        except SyntaxError:  # magics are no Python
-            found += [f"!{command.split()[0]}" for line in lines if (command := (tags.shell_line(line) or "").strip())]
-            tree = _parsed([_without_magic(line) for line in lines])
-        found += _calls(tree)
-    return list(dict.fromkeys(found))
+            tree = _parse(lines)
+        except SyntaxError:  # magics are not Python
+            names += [f"!{command.split()[0]}" for line in lines if (command := (tags.shell_line(line) or "").strip())]
+            tree = _parse([_without_magic(line) for line in lines])
+        names += _calls(tree)
+    return list(dict.fromkeys(names))
 
 
-def _parsed(lines: list[str]) -> ast.Module:
+def _parse(lines: list[str]) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the cell's own run has shown its SyntaxWarnings
         return ast.parse("\n".join(lines))
@@ -78,12 +80,12 @@ def _calls(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
-                imported |= {one.asname: one.name.rpartition(".")[2] for one in names if one.asname}
+                imported |= {alias.asname: alias.name.rpartition(".")[2] for alias in names if alias.asname}
             case ast.ImportFrom(module=str(module), names=names):
-                for one in names:
-                    imported[one.asname or one.name] = f"{module.rpartition('.')[2]}.{one.name}"
+                for alias in names:
+                    imported[alias.asname or alias.name] = f"{module.rpartition('.')[2]}.{alias.name}"
     for node in _in_order(tree):
-        if isinstance(node, ast.Call) and (name := _named(node.func)):
+        if isinstance(node, ast.Call) and (name := _dotted_name(node.func)):
             first, _, rest = name.partition(".")
             known = imported.get(first, first) + (f".{rest}" if rest else "")
             module, _, function = known.rpartition(".")
@@ -105,23 +107,23 @@ def _in_order(node: ast.AST) -> Iterator[ast.AST]:
         yield from _in_order(child)
 
 
-def _named(node: ast.expr) -> str:
-    """What is called, with its dots; ``…`` for what is no name."""
+def _dotted_name(node: ast.expr) -> str:
+    """The dotted name of what is called; ``…`` for parts that are not names."""
     match node:
         case ast.Name(id=name):
             return name
         case ast.Attribute(value=value, attr=attr):
-            return f"{_named(value) or '…'}.{attr}"
+            return f"{_dotted_name(value) or '…'}.{attr}"
         case ast.Call(func=func):
-            return f"{_named(func) or '…'}(…)"
+            return f"{_dotted_name(func) or '…'}(…)"
     return ""
 
 
 def _mode(node: ast.Call, *, is_method: bool) -> str:
-    """The mode of a call of `open` if it lets one write."""
+    """The mode of a call of `open` if it opens the file for writing."""
     place = 0 if is_method else 1
-    given = [one.value for one in node.keywords if one.arg == "mode"] or node.args[place : place + 1]
-    match given:
+    arguments = [keyword.value for keyword in node.keywords if keyword.arg == "mode"] or node.args[place : place + 1]
+    match arguments:
         case [ast.Constant(value=str(mode))] if _WRITES.search(mode):
             return mode
     return ""

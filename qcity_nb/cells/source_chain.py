@@ -1,13 +1,13 @@
 """A chain of hashes over the code cells: editing a cell re-runs it and everything after it, nothing before it.
 
-What counts as an edit of a cell: anything but blanks at the ends of its lines, empty lines at its end, and how its
-lines end. A comment counts: it may be a magic's line or inside a string, and telling needs a parser of both.
-Blanks at the end of a line count where they could be part of a string, that is in a cell with triple quotes or with
-a backslash at a line's end, and in cells that begin with `%%`, whose text is another language's.
+Every change of a cell counts as an edit, except blanks at the ends of lines, empty lines at its end, and line endings.
+A comment counts: it may belong to a magic or be inside a string, and only a parser of both could tell. Blanks at the
+end of a line count if they may be part of a string: in a cell with triple quotes or with a backslash at the end of a
+line, and in cells that begin with `%%`, whose text is in another language.
 
-Cells without code are never run (nbclient and papermill pass them over), so they are finished with the cell before
-them, and adding or removing one is no edit. Ids of cells do not count: papermill gives the cell of its parameters
-a new one each time. What that cell holds does.
+Cells without code are never run (nbclient and papermill skip them), so they are finished together with the cell before
+them, and adding or removing one is not an edit. Cell ids do not count: papermill gives its parameters cell a new one
+each time. The content of that cell counts.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ def chain(sources: Iterable[str], *, parameters: Mapping[str, Any] | None = None
 
     Args:
         sources: the code cells in order, those without code included.
-        parameters: what the run was asked with; JSON values, anything else counts by its `repr`.
+        parameters: the parameters of the run; JSON values, anything else counts by its `repr`.
         python: major and minor version; that of this interpreter by default.
-    Returns: 32 hex digits each. A cell without code has the hash of the one before it; before all code, none (``""``).
-    Does not promise: that equal hashes mean equal results: files, packages and the network are not in it.
+    Returns: 32 hex digits each. A cell without code has the hash of the one before it; before all code it is ``""``.
+    Does not promise: that equal hashes mean equal results: files, packages and the network are not included.
     """
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     start = json.dumps(["qcity-chain-1", python, dict(parameters or {})], sort_keys=True, default=repr)
     link = hashlib.blake2b(start.encode("utf-8", "surrogatepass"), digest_size=_BYTES)
-    found: list[str] = []
+    hashes: list[str] = []
     for source in sources:
         text = _normal(source)
         if not text.strip():
-            found.append(found[-1] if found else "")
+            hashes.append(hashes[-1] if hashes else "")
             continue
         link = hashlib.blake2b(link.digest() + text.encode("utf-8", "surrogatepass"), digest_size=_BYTES)
-        found.append(link.hexdigest())
-    return found
+        hashes.append(link.hexdigest())
+    return hashes
 
 
 def count_finished(chain: Sequence[str], records: Sequence[str]) -> int:
-    """How many leading cells the records cover, those without code that follow included.
+    """How many leading cells the records cover, including cells without code that follow.
 
     Args:
-        chain: of the notebook as it is now.
-        records: chain values of cells that were recorded as finished, of whatever versions of the notebook.
+        chain: the hashes of the current notebook.
+        records: hashes of cells that were recorded as finished, in any version of the notebook.
     """
     known = {"", *records}
     return next((place for place, link in enumerate(chain) if link not in known), len(chain))

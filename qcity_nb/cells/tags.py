@@ -1,4 +1,4 @@
-"""Kinds of cells, told by their source and their tags."""
+"""Kinds of cells, by their source and their tags."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _SHELLS = frozenset({"bash", "sh", "script", "sx", "system", "!"})
 
 
 def lines_of(source: str) -> list[str]:
-    """A cell's lines, without what stands in front of its first and a `%%time` or `%%capture` there.
+    """A cell's lines, without empty lines at its start and a `%%time` or `%%capture` there.
 
-    A line that goes on in the next is one: so it is with a shell's and a magic's.
+    A line that continues on the next one (backslash) counts as one line, as in a shell and for a magic.
     """
     lines = re.sub(r"\\\r?\n", " ", source).splitlines()
     first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
@@ -51,21 +51,21 @@ def lines_of(source: str) -> list[str]:
 
 
 def program_of(lines: list[str]) -> str:
-    """The cell magic that the lines are for (`bash`, `html`, …); empty: they are the notebook's own code."""
+    """The cell magic that gets the lines (`bash`, `html`, …); empty: they are Python code."""
     magic = _CELL_MAGIC.match(lines[0]) if lines else None
     return magic[1] if magic else ""
 
 
 def shell_line(line: str) -> str | None:
-    """The command of `!…`, `x = !…`, `%sx …`; ``None``: the line is no such thing."""
-    found = _SHELL_LINE.match(line)
-    return found[2] if found else None
+    """The command of `!…`, `x = !…`, `%sx …`; ``None``: the line is not a shell command."""
+    match = _SHELL_LINE.match(line)
+    return match[2] if match else None
 
 
 def installs(source: str) -> bool:
-    """Does the cell install packages, so that it must run again on a new host?
+    """Does the cell install packages, so that it must be re-run on a new host?
 
-    It may see too little: `subprocess.run([..., "pip", "install", ...])` and scripts that install are not looked into.
+    It may miss some: `subprocess.run([..., "pip", "install", ...])` and scripts that install are not checked.
     """
     lines = lines_of(source)
     if magic := program_of(lines):
@@ -74,8 +74,8 @@ def installs(source: str) -> bool:
         shell = [line for line in lines[1:] if not line.lstrip().startswith("#")]
         return any(_COMMAND.search(line) for line in shell)
     for line in lines:
-        if found := _LINE_MAGIC.match(line):
-            command = " ".join(found.groups())
+        if match := _LINE_MAGIC.match(line):
+            command = " ".join(match.groups())
         elif (shown := shell_line(line)) is not None:
             command = shown
         elif _BARE_MAGIC.match(line):
@@ -88,26 +88,26 @@ def installs(source: str) -> bool:
 
 
 def is_rerun(tags: Iterable[str]) -> bool:
-    """Is the cell to run again whenever the kernel is new?"""
+    """Is the cell re-run in each new kernel?"""
     return RERUN in set(tags)
 
 
 def is_once(tags: Iterable[str]) -> bool:
-    """Is the cell to run at most once, whatever dies?"""
+    """Must the cell run at most once, whatever dies?"""
     return ONCE in set(tags)
 
 
 def skips_snapshot(tags: Iterable[str]) -> bool:
-    """Is no snapshot to be taken after the cell?"""
+    """Is no snapshot taken after the cell?"""
     return SKIP_SNAPSHOT in set(tags)
 
 
 def check_tags(tags: Iterable[str]) -> str:
     """What is wrong with the tags that begin with `qcity-`, as a sentence; empty: nothing."""
-    given = set(tags)
-    unknown = sorted(tag for tag in given if tag.lower().startswith(("qcity-", "qcity_")) and tag not in _TAGS)
+    present = set(tags)
+    unknown = sorted(tag for tag in present if tag.lower().startswith(("qcity-", "qcity_")) and tag not in _TAGS)
     if unknown:
         return f"There is no tag {', '.join(unknown)}: the tags are {', '.join(_TAGS)}."
-    if {RERUN, ONCE} <= given:
+    if {RERUN, ONCE} <= present:
         return f"A cell cannot be both {RERUN} and {ONCE}."
     return ""

@@ -1,4 +1,4 @@
-"""State to named buffers to packs, and back. Usable alone, without a run: ``save``, ``load``, ``Checkpointer``.
+"""From live objects to named buffers to packs, and back. Works without a run: ``save``, ``load``, ``Checkpointer``.
 
 May import: root. Imported by: namespace, published, sidecar, kernel, interactive, city, cli.
 """
@@ -19,7 +19,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    # Late: other modules of this package are imported without the engine.
+    # Lazy: other modules of this package are imported without the engine.
     if name in __all__:
         return getattr(importlib.import_module("qcity_nb.checkpoint.checkpointer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What may be handed over as bytes."""
+"""The types that functions accept as bytes."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Checkpointer:
         """Open or begin a directory of checkpoints.
 
         Args:
-            keep: so many of the newest stay.
+            keep: how many of the newest checkpoints to keep.
         """
         self.path = Path(path)
         self._tier = LocalTier(self.path, term=1, keep=keep)
@@ -57,13 +57,13 @@ class Checkpointer:
         """Save ``state``: a dict of arrays, tensors, modules, optimizers, estimators, objects, or one such object.
 
         Args:
-            mode: ``blocking`` returns when the state may change, and writes in the background; ``sync`` when the
-                checkpoint is durable; ``lazy`` at once, where a torch optimizer in the state holds its step back
-                until the copy is done. What ``lazy`` copies later must not change by other means before ``wait()``.
-        Returns: what tells when it is durable. A save that follows waits for it.
+            mode: ``blocking`` returns when the state may change, and writes in the background. ``sync`` returns when
+                the checkpoint is durable. ``lazy`` returns at once if a torch optimizer in the state can delay its
+                step until the copy is done. What ``lazy`` copies later must not change otherwise before ``wait()``.
+        Returns: a handle that tells when the checkpoint is durable. The next save waits for it.
         Raises:
             StateRefused: a variable cannot be saved; the message names it.
-            CheckpointError: with ``sync``, the disk is full or refuses.
+            CheckpointError: with ``sync``, the disk is full or cannot be written to.
         """
         if mode not in ("sync", "blocking", "lazy"):
             raise UsageError(f"save(mode={mode!r}): sync, blocking or lazy")
@@ -82,15 +82,15 @@ class Checkpointer:
         return saving
 
     def finish(self) -> None:
-        """Wait until nothing is being written; what came of it, the ``Saving`` says."""
+        """Wait until nothing is being written; its ``Saving`` has the result."""
         self._engine.finish()
 
     def wait(self) -> None:
-        """Wait until the state of the last ``save`` is copied and may be changed by any means."""
+        """Wait until the state of the last ``save`` is copied, so that it may be changed in any way."""
         self._engine.wait_copied()
 
     def steps(self) -> list[int]:
-        """The numbers of the checkpoints that are there, oldest first."""
+        """The numbers of the existing checkpoints, oldest first."""
         return self._tier.seqs()
 
     def _candidates(self, number: int | None) -> Iterator[Manifest]:
@@ -107,9 +107,9 @@ class Checkpointer:
         """Fill ``state`` in place from the newest checkpoint that verifies; False if there is none.
 
         Args:
-            number: take this checkpoint, or none.
+            number: restore this checkpoint and no other.
         Raises:
-            CheckpointCorrupt: checkpoints are there and none of them verifies; ``state`` is then not to be used.
+            CheckpointCorrupt: there are checkpoints and none of them verifies; ``state`` must then not be used.
             CheckpointError: the state does not fit; the message names the variable.
         """
         for manifest in self._candidates(number):
@@ -125,7 +125,7 @@ class Checkpointer:
         return False
 
     def load(self, *, number: int | None = None) -> Any:
-        """The newest checkpoint that verifies, as fresh objects.
+        """The newest checkpoint that verifies, as new objects.
 
         Raises:
             CheckpointError: there is none, or a class that it needs is missing.
@@ -140,28 +140,28 @@ class Checkpointer:
         raise CheckpointError(f"there is no checkpoint that verifies in {self.path}")
 
     def close(self) -> None:
-        """Finish what is under way and give the memory back."""
+        """Finish a save that is in progress, and free the memory."""
         self._engine.close()
 
 
 def _state_of(manifest: Manifest) -> Encoded:
     state = next((loop.state for loop in manifest.loops if loop.key == _KEY), None)
     if state is None:
-        raise CheckpointCorrupt(f"checkpoint {manifest.seq} holds no state of its own: it belongs to a run")
+        raise CheckpointCorrupt(f"checkpoint {manifest.seq} holds no state of this kind: it belongs to a run")
     return state
 
 
 _savers: dict[Path, Checkpointer] = {}
-"""Of directories that were saved into in the background: the next save needs their memory and what they know."""
+"""Of directories with saves in the background: the next save reuses their memory and what they know."""
 
 
 def save(path: str | Path, state: object, *, step: int = 0, mode: Mode = "sync") -> Saving:
     """Save ``state`` as one more checkpoint in the directory ``path``.
 
     Args:
-        mode: as ``Checkpointer.save``; with ``blocking`` and ``lazy`` the arena stays for the next save into ``path``,
-            and what is under way is finished when Python ends.
-    Returns: what tells when it is durable, and when the state may change by any means.
+        mode: as ``Checkpointer.save``; with ``blocking`` and ``lazy`` the arena is kept for the next save into
+            ``path``, and a save in progress is finished when Python exits.
+    Returns: a handle that tells when it is durable, and when the state may change in any way.
     Raises:
         StateRefused, CheckpointError: as ``Checkpointer.save``.
     """
@@ -178,13 +178,13 @@ def load(path: str | Path, into: object = None) -> Any:
     """The newest checkpoint of the directory ``path``.
 
     Args:
-        into: fill this state in place, and return it; without it, fresh objects are returned.
+        into: fill this state in place, and return it; without it, new objects are returned.
     Raises:
         CheckpointError: there is no checkpoint, none verifies, or it does not fit.
     """
-    under_way = _savers.get(Path(path).resolve())
-    if under_way is not None:
-        under_way.finish()
+    saver_in_use = _savers.get(Path(path).resolve())
+    if saver_in_use is not None:
+        saver_in_use.finish()
     with Checkpointer(path) as saver:
         if into is None:
             return saver.load()

@@ -2,8 +2,8 @@
 
     for change in compare(before, after): …        # both as capture.load gave them
 
-Numbers are compared as float64, those of types that numpy does not have (bfloat16, float8) through float32. NaN is
-equal to NaN, 0.0 to -0.0. Large arrays are taken in pieces, so that beside the two states little memory is needed.
+Numbers are compared as float64; types that numpy does not have (bfloat16, float8) are converted to float32 first. NaN
+equals NaN, and 0.0 equals -0.0. Large arrays are compared in pieces, so that little extra memory is needed.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One variable that both states have, or one of them; ``equal`` ones are reported too."""
+    """One variable that is in both states or in one of them; ``equal`` ones are reported too."""
 
     path: str
     what: Literal["equal", "changed", "added", "removed"]
     kind: str = ""
-    """dtype and shape, or the type; ``before -> after`` where it is another one."""
+    """dtype and shape, or the type; ``before -> after`` if it changed."""
     count: int = 0
     """Elements that changed."""
     size: int = 0
-    """Elements that there are; 0 for what is no array, or has another shape or dtype than before."""
+    """Number of elements; 0 if it is not an array, or its shape or dtype changed."""
     max_change: float | None = None
-    """The largest absolute difference; NaN where NaNs came or went."""
+    """The largest absolute difference; NaN if NaNs appeared or disappeared."""
     relative: float | None = None
-    """L2 norm of the difference over that of the value before."""
+    """L2 norm of the difference, divided by that of the value before."""
     before: str = ""
     after: str = ""
-    """Other values, shortened."""
+    """Values that are not arrays, shortened."""
 
 
 def compare(before: object, after: object) -> Iterator[Difference]:
@@ -63,7 +63,7 @@ def compare(before: object, after: object) -> Iterator[Difference]:
 
 @dataclass(frozen=True, slots=True)
 class _Alias:
-    """The same object as one met before."""
+    """The same object as one that was visited before."""
 
     path: str
 
@@ -72,9 +72,9 @@ class _Alias:
 
 
 def _leaves(root: object) -> Iterator[tuple[str, Any]]:
-    """What has no parts of its own, by path; a container met again is an ``_Alias``."""
+    """Values without parts of their own, by path; a container that is visited again is an ``_Alias``."""
     seen: dict[int, str] = {}
-    kept: list[object] = []
+    alive: list[object] = []
     stack: list[tuple[str, object]] = [("", root)]
     while stack:
         path, value = stack.pop()
@@ -91,13 +91,13 @@ def _leaves(root: object) -> Iterator[tuple[str, Any]]:
             yield path, _Alias(seen[id(value)] or "state")
             continue
         seen[id(value)] = path
-        kept.append(value)  # a state_dict is made anew: nothing else may get its id
+        alive.append(value)  # state_dict() returns a new dict: keep it alive, so that no other object gets its id
         named = [(_path(path, suffix), item) for suffix, item in parts]
         stack.extend(reversed(named))
 
 
 def _is_short(value: list[Any] | tuple[Any, ...]) -> bool:
-    """Plain values only: shown as one."""
+    """Plain values only: shown as one value."""
     return all(item is None or type(item) in (bool, int, float, str) for item in value)
 
 
@@ -123,7 +123,7 @@ def _shown(value: Any) -> str:
         return ""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001 - a repr is anybody's code
+    except Exception:  # noqa: BLE001 - a repr may run any code
         text = f"<{type(value).__qualname__}>"
     if " at 0x" in text:
         return ""  # an address says nothing
@@ -144,7 +144,7 @@ def _difference(path: str, old: Any, new: Any) -> Difference:
 
 
 def _is_equal(old: Any, new: Any) -> bool:
-    with contextlib.suppress(Exception):  # a comparison is anybody's code
+    with contextlib.suppress(Exception):  # a comparison may run any code
         if old is new or bool(old == new):
             return True
     if kind_of(old) == "torch generator":
@@ -156,7 +156,7 @@ def _is_equal(old: Any, new: Any) -> bool:
 
 
 def _flat(value: Any) -> Any:
-    """A flat numpy array of the same bits, or of float32 where numpy has no such type; ``None``: cannot be said."""
+    """A flat numpy array of the same bits, or of float32 if numpy lacks the type; ``None`` if impossible."""
     if is_numpy(value):
         return value.reshape(-1)
     try:
@@ -170,37 +170,37 @@ def _flat(value: Any) -> Any:
 
 
 def _numbers(path: str, kind: str, old: Any, new: Any) -> Difference:
-    one, other = _flat(old), _flat(new)
-    if one is None or other is None or one.dtype.kind not in "biufc":
-        equal = _is_same_array(one, other) if one is not None and other is not None else _is_equal(old, new)
+    left, right = _flat(old), _flat(new)
+    if left is None or right is None or left.dtype.kind not in "biufc":
+        equal = _is_same_array(left, right) if left is not None and right is not None else _is_equal(old, new)
         return Difference(path=path, what="equal" if equal else "changed", kind=kind)
     numpy = importlib.import_module("numpy")
     count, largest, squares, norm = 0, 0.0, 0.0, 0.0
     with numpy.errstate(all="ignore"):
-        for start in range(0, len(one), _PIECE):
-            a, b = one[start : start + _PIECE], other[start : start + _PIECE]
+        for start in range(0, len(left), _PIECE):
+            a, b = left[start : start + _PIECE], right[start : start + _PIECE]
             are_nan = (a != a) & (b != b)
             differs = (a != b) & ~are_nan
-            wide = numpy.complex128 if one.dtype.kind == "c" else numpy.float64
+            wide = numpy.complex128 if left.dtype.kind == "c" else numpy.float64
             a = a.astype(wide)
             a[are_nan] = 0
             norm += float(numpy.vdot(a, a).real)
-            found = int(numpy.count_nonzero(differs))
-            if found:
+            changed = int(numpy.count_nonzero(differs))
+            if changed:
                 step = numpy.abs(b[differs].astype(wide) - a[differs])
-                count += found
+                count += changed
                 largest = float(numpy.maximum(largest, step.max()))
                 squares += float(step @ step)
     if not count:
-        return Difference(path=path, what="equal", kind=kind, size=len(one))
+        return Difference(path=path, what="equal", kind=kind, size=len(left))
     relative = float("inf") if norm == 0 else float((squares / norm) ** 0.5)
     return Difference(
-        path=path, what="changed", kind=kind, count=count, size=len(one), max_change=largest, relative=relative
+        path=path, what="changed", kind=kind, count=count, size=len(left), max_change=largest, relative=relative
     )
 
 
-def _is_same_array(one: Any, other: Any) -> bool:
+def _is_same_array(left: Any, right: Any) -> bool:
     """For text, times, structures and objects: equal, or not."""
-    if not one.dtype.hasobject:
-        return bool(one.tobytes() == other.tobytes())
-    return all(_is_equal(a, b) for a, b in zip(one.tolist(), other.tolist(), strict=True))
+    if not left.dtype.hasobject:
+        return bool(left.tobytes() == right.tobytes())
+    return all(_is_equal(a, b) for a, b in zip(left.tolist(), right.tolist(), strict=True))

@@ -1,10 +1,10 @@
-"""Names of contents.
+"""Objects are named by a hash of their content.
 
-Two hashes, for two questions. *Is this what it was?* XXH3-128, at the speed of memory, names an object: it tells
-changed from unchanged and damaged from whole. It does not stand up to somebody who wants a collision. *Is this what
-the holder published?* BLAKE3, a cryptographic hash, lies beside each object's place in a published manifest, whose own
-digest the head names; the agent computes it when it publishes, off the training loop's time. Sources: docs/design.md,
-"The checkpoint engine"; https://xxhash.com (XXH3), https://github.com/BLAKE3-team/BLAKE3-specs.
+Two hashes answer two questions. *Did this change?* XXH3-128, at the speed of memory, names an object: it detects
+changes and damage, but an attacker can make collisions. *Is this what the holder published?* BLAKE3, a cryptographic
+hash, is stored with each object's place in a published manifest, and the run record has the manifest's own digest. The
+sidecar computes it when it publishes, not in the training loop's time. Sources: docs/design.md, "The checkpoint
+engine"; https://xxhash.com (XXH3), https://github.com/BLAKE3-team/BLAKE3-specs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qcity_nb.checkpoint.buffer import Buffer
 __all__ = ["SLICE", "blake3_of", "name_of"]
 
 SLICE = 1 << 20
-"""Bytes of a slice: a buffer larger than this is several objects, so that a small change is a small write."""
+"""Bytes of a slice: a larger buffer is stored as several objects, so that a small change is a small write."""
 
 
 def name_of(data: Buffer) -> str:

@@ -1,4 +1,4 @@
-"""Captured state to objects by name, and back."""
+"""From captured state to named objects, and back."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["Discarded", "decode_state", "encode_state"]
 
 
 class Discarded(CheckpointError):
-    """The live state was changed while it was copied lazily; the next save copies before the loop goes on."""
+    """The live state was changed while it was copied lazily; the next save copies before the loop continues."""
 
 
 def encode_state(captured: Captured) -> tuple[Encoded, dict[str, Buffer]]:
-    """Its names, and its objects by name, those left out that are known to be unchanged; nothing is copied.
+    """Its record, and its objects by name, except those known to be unchanged. Nothing is copied.
 
     Waits for a lazy copy.
 
     Raises:
-        Discarded: the lazy copy came to nothing.
+        Discarded: the state changed during a lazy copy.
     """
     capture_buffer = captured.buffer
     if capture_buffer is not None:
@@ -36,8 +36,8 @@ def encode_state(captured: Captured) -> tuple[Encoded, dict[str, Buffer]]:
         if capture_buffer.is_spoiled:
             raise Discarded("the state was changed before the optimizer's step, while it was copied")
     objects: dict[str, Buffer] = {}
-    skeleton = tuple(_named(_parts(captured.skeleton), objects))
-    buffers = tuple(tuple(_named(buffer.parts(), objects)) for buffer in captured.buffers)
+    skeleton = tuple(_collect_names(_parts(captured.skeleton), objects))
+    buffers = tuple(tuple(_collect_names(buffer.parts(), objects)) for buffer in captured.buffers)
     return Encoded(skeleton=skeleton, buffers=buffers, sizes=tuple(buffer.size for buffer in captured.buffers)), objects
 
 
@@ -47,7 +47,7 @@ def _parts(data: bytes) -> Iterator[tuple[str, Buffer]]:
         yield name_of(view[at : at + length]), view[at : at + length]
 
 
-def _named(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer]) -> Iterator[str]:
+def _collect_names(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer]) -> Iterator[str]:
     for name, content in parts:
         if content is not None:
             objects[name] = content
@@ -55,10 +55,10 @@ def _named(parts: Iterable[tuple[str, Buffer | None]], objects: dict[str, Buffer
 
 
 def decode_state(encoded: Encoded, read: Read) -> Captured:
-    """The captured state, from a verified ``read``. Buffers are read when it is loaded or restored.
+    """The captured state; its buffers are read when it is loaded or restored.
 
     Args:
-        read: if it has ``read_into(places)``, many objects are read with one call of that.
+        read: returns an object by name, verified. If it has ``read_into(places)``, that reads many in one call.
     Raises:
         CheckpointCorrupt: whatever ``read`` raises.
     """

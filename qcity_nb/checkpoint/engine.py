@@ -1,10 +1,10 @@
-"""The checkpoint engine: captures in the caller's time, hashes and writes in a thread of its own.
+"""The checkpoint engine: captures in the caller's thread, hashes and writes in a thread of its own.
 
-    capture ── copied into the arena, or proved unchanged ──▶ the caller goes on
-       └─▶ writer thread: hash → what the checkpoint before does not have → pack → manifest ──▶ durable
+    capture ── copied into the arena, or proved unchanged ──▶ the caller continues
+       └─▶ writer thread: hash → what the previous checkpoint does not have → pack → manifest ──▶ durable
 
-One save at a time: the arena is in use until it is written, so that memory stays bounded by one arena. Who wants to
-save before that waits, or does not save now.
+One save at a time: the arena is in use until it is written, so that one arena bounds the memory. A save that becomes
+due before that waits or is skipped.
 """
 
 from __future__ import annotations
@@ -24,43 +24,43 @@ from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
 
-__all__ = ["PendingCheckpoint", "Engine", "Saving", "Used"]
+__all__ = ["PendingCheckpoint", "Engine", "Saving", "UsedMemory"]
 
 _NICE = 10
-"""The writer gives way to the training."""
+"""The writer has a lower priority than the training."""
 
 PendingCheckpoint = Callable[[], tuple[Manifest, Mapping[str, Buffer], bytes]]
-"""Makes a checkpoint out of what was captured: manifest, objects, rows. Called in the writer thread."""
+"""Makes a checkpoint from what was captured: manifest, objects, rows. Called in the writer thread."""
 
 
-class Used(Protocol):
-    """What lies in memory that a save needs until it is written: a ``Captured``, or several with one memory."""
+class UsedMemory(Protocol):
+    """Memory that a save needs until it is written: of one ``Captured``, or of several that share it."""
 
     @property
     def buffer(self) -> CaptureBuffer | None:
-        """The memory, where a freezer made it."""
+        """The memory, if a freezer allocated it."""
 
     def release(self) -> None:
-        """The save does not need it any more."""
+        """Called when the save no longer needs it."""
 
 
 class Saving:
-    """A save under way."""
+    """A save in progress."""
 
     def __init__(self) -> None:
         self._future: Future[Manifest] | None = None
-        self._used: Sequence[Used] = ()
+        self._used: Sequence[UsedMemory] = ()
         self.new_bytes = 0
-        """Bytes of the objects that were written, once it is done."""
+        """Bytes of the objects that were written, once the save is done."""
         self.cpu_s = 0.0
-        """CPU that hashing and writing took, once it is done."""
+        """CPU time of hashing and writing, once the save is done."""
 
     def done(self) -> bool:
-        """Is it over, well or not?"""
+        """Has it ended, successfully or not?"""
         return self._future is None or self._future.done()
 
     def wait_copied(self) -> None:
-        """Wait until the live state may be changed by any means."""
+        """Wait until the live state may be changed in any way."""
         for captured in self._used:
             if captured.buffer is not None:
                 captured.buffer.copied.wait()
@@ -69,19 +69,19 @@ class Saving:
         """Wait until the checkpoint is durable.
 
         Raises:
-            CheckpointError: the disk is full or refuses; the checkpoint before is untouched.
+            CheckpointError: the disk is full or cannot be written to; the previous checkpoint is untouched.
             Discarded: the state was changed while it was copied lazily; nothing was written.
-            TimeoutError: it takes longer than ``timeout_s``.
+            TimeoutError: it took longer than ``timeout_s``.
         """
         assert self._future is not None
         return self._future.result(timeout_s)
 
 
 class Engine:
-    """Saves into one local tier. For one thread at a time, but for ``wait_copied``."""
+    """Saves into one local tier. Not thread-safe, except for ``wait_copied``."""
 
     def __init__(self, tier: LocalTier, *, writer: Executor | None = None) -> None:
-        """Save into ``tier``, in a thread of this engine's own or in ``writer``, which does one thing at a time."""
+        """Save into ``tier``, in a thread of its own or in ``writer``, which must run one task at a time."""
         self.tier = tier
         self.freezer = Freezer()
         self._copying: Captured | None = None
@@ -94,10 +94,10 @@ class Engine:
         return self._saving is not None and not self._saving.done()
 
     def capture(self, state: object, *, lazily: Lazily = "gated", may_stream: bool = False) -> Captured:
-        """Freeze ``state``; waits for the save before, whose memory it uses.
+        """Freeze ``state``. Waits for the previous save, whose memory it reuses.
 
         Args:
-            may_stream: it is submitted before the caller goes on, so where memory is short nothing need be copied.
+            may_stream: the caller submits it before it continues, so nothing need be copied if memory is short.
         Raises:
             StateRefused: a variable cannot be saved.
         """
@@ -108,21 +108,21 @@ class Engine:
         return captured
 
     def wait_copied(self) -> None:
-        """Wait until the live state may be changed by any means."""
+        """Wait until the live state may be changed in any way."""
         captured = self._copying
         if captured is not None and captured.buffer is not None:
             captured.buffer.copied.wait()
 
     def finish(self) -> None:
-        """Wait until nothing is being written; what came of it, its ``Saving`` says."""
+        """Wait until nothing is being written; its ``Saving`` has the result."""
         if self._saving is not None and self._saving._future is not None:
             with contextlib.suppress(Exception):
                 self._saving.wait()
 
-    def submit(self, draft: PendingCheckpoint, used: Sequence[Used]) -> Saving:
+    def submit(self, draft: PendingCheckpoint, used: Sequence[UsedMemory]) -> Saving:
         """Write a checkpoint in the background. The memory of ``used`` is free again when it is done.
 
-        Where memory was too short for a copy, it is written before this returns.
+        If memory was too short for a copy, it is written before this returns.
         """
         self.finish()
         if self._writer is None:
@@ -130,12 +130,12 @@ class Engine:
         saving = self._saving = Saving()
         saving._used = used
         saving._future = self._writer.submit(self._write, saving, draft, used)
-        self._writer.submit(self.tier.prune)  # a gigabyte takes half a second to unlink: nobody should wait for that
+        self._writer.submit(self.tier.prune)  # unlinking a gigabyte takes half a second: no caller should wait for that
         if any(captured.buffer is not None and captured.buffer.is_live for captured in used):
             self.finish()
         return saving
 
-    def _write(self, saving: Saving, draft: PendingCheckpoint, used: Sequence[Used]) -> Manifest:
+    def _write(self, saving: Saving, draft: PendingCheckpoint, used: Sequence[UsedMemory]) -> Manifest:
         began_s = time.thread_time()
         try:
             manifest, objects, rows = draft()
@@ -155,7 +155,7 @@ class Engine:
             saving.cpu_s = time.thread_time() - began_s
 
     def close(self) -> None:
-        """Finish what is under way, and give all memory back."""
+        """Finish a save that is in progress, and free all memory."""
         self.wait_copied()
         if self._writer is not None:
             self._writer.shutdown(wait=True)
@@ -164,5 +164,5 @@ class Engine:
 
 
 def _give_way() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # a thread's own priority is Linux's
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has priorities of threads
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

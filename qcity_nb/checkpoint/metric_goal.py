@@ -1,4 +1,4 @@
-"""Which values of a metric are better: a goal, as `on_best` and `keep_best` aim at it."""
+"""Which values of a metric are better, for `on_best` and `keep_best`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Goal", "Mode", "goal"]
 Mode = Literal["max", "min"]
 
 _LOW = re.compile(r"loss|error|perplexity|mse(?![a-z])|mae(?![a-z])|(?<![a-z])err(?![a-z])", re.IGNORECASE)
-"""Names that are better the lower they are; the short ones only as words, or ``referral_rate`` were an error."""
+"""Names of metrics for which lower is better; short ones only as words, else ``referral_rate`` would be an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +34,25 @@ class Goal:
         return value > than if self.mode == "max" else value < than
 
     def best(self, values: Iterable[float | None]) -> float | None:
-        """The best of them; ``None`` if there is no number."""
-        found: float | None = None
+        """The best value; ``None`` if there is no number."""
+        best: float | None = None
         for value in values:
-            if value is not None and self.is_better(value, found):
-                found = value
-        return found
+            if value is not None and self.is_better(value, best):
+                best = value
+        return best
 
 
 def goal(metric: str, mode: Mode | None = None) -> Goal:
-    """The goal that a metric's name and a mode mean.
+    """The goal for a metric's name and a mode.
 
     Args:
-        mode: ``"max"`` or ``"min"``; ``None``: ``"min"`` where the name holds loss, error, perplexity, or one of the
+        mode: ``"max"`` or ``"min"``; ``None``: ``"min"`` if the name contains loss, error, perplexity, or one of the
             words err, mse, rmse, mae; else ``"max"``.
     Raises:
-        UsageError: no name, or another mode.
+        UsageError: the name is empty, or the mode is unknown.
     """
     if not isinstance(metric, str) or not metric.strip():
         raise UsageError(f"{metric!r} names no metric: give the name that city.log uses, such as 'acc'")
     if mode not in ("max", "min", None):
-        raise UsageError(f"mode={mode!r}: 'max', 'min', or None to go by the metric's name")
+        raise UsageError(f"mode={mode!r}: 'max', 'min', or None to decide by the metric's name")
     return Goal(metric, mode or ("min" if _LOW.search(metric) else "max"))

@@ -1,8 +1,7 @@
-"""Which published checkpoints stay: the newest, one of every so many steps, the best, and those with a name.
+"""Which published checkpoints are kept: the newest, one of each so many steps, the best, and those with a name.
 
-Pure: small facts in, those to keep out. What is not selected once is never asked for again, because by then its
-bytes are gone: so "the first of each K steps" and "the best so far" are rules whose answer never goes back to an
-older one.
+A pure function of small records. A checkpoint that was not selected once is deleted, so it must never be selected
+later. "The first of each K steps" and "the best so far" are rules that never return to an older checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from qcity_nb.errors import UsageError
 __all__ = ["MAX_KEPT", "MAX_LAST", "Candidate", "Keep", "check_name", "keep_of", "names_left", "select"]
 
 MAX_KEPT = 200
-"""The head names every kept checkpoint and is written with every beat: about 250 bytes for each, 50 kB in all."""
+"""The run record names each kept checkpoint and is written with each heartbeat: about 250 bytes each, 50 kB in all."""
 MAX_LAST = 100
 MAX_NAME = 100
 """Characters."""
@@ -24,32 +23,32 @@ MAX_NAME = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """What the choice needs to know of one checkpoint."""
+    """What the selection needs to know about one checkpoint."""
 
     seq: int
     step: int
     value: float | None = None
-    """Of the metric of ``Keep.best``; a NaN counts as none."""
+    """Value of the metric ``Keep.best``; a NaN counts as none."""
     name: str = ""
-    """Not empty: it stays for ever."""
+    """Not empty: it is kept permanently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
-    """What is to stay.
+    """What to keep.
 
     Raises:
-        UsageError: a number that is out of range, or a mode that is none.
+        UsageError: a number is out of range, or the mode is unknown.
     """
 
     last: int = 3
-    """The newest so many: what a reader falls back to."""
+    """How many of the newest: a reader falls back to them."""
     every: int | None = None
-    """The first checkpoint of each bucket of so many steps (``step // every``)."""
+    """The first checkpoint of each so many steps (of equal ``step // every``)."""
     best: str | None = None
-    """The checkpoint with the best value of this metric; of equal ones the oldest."""
+    """The checkpoint with the best value of this metric; if several are equal, the oldest."""
     best_mode: Mode | None = None
-    """``None``: by the metric's name, see ``goal.goal``."""
+    """``None``: by the metric's name, see ``metric_goal.goal``."""
 
     def __post_init__(self) -> None:
         if type(self.last) is not int or not 1 <= self.last <= MAX_LAST:
@@ -61,7 +60,7 @@ class Keep:
 
     @property
     def goal(self) -> Goal | None:
-        """What is best."""
+        """The goal of ``best``."""
         return goal(self.best, self.best_mode) if self.best is not None else None
 
 
@@ -71,33 +70,33 @@ def keep_of(last: int, every: int | None, best: str) -> Keep:
     Raises:
         UsageError: one of them is out of range.
     """
-    metric, mark, mode = best.rpartition(":")
-    if mark and mode in ("max", "min"):
+    metric, colon, mode = best.rpartition(":")
+    if colon and mode in ("max", "min"):
         return Keep(last=last, every=every, best=metric, best_mode="max" if mode == "max" else "min")
     return Keep(last=last, every=every, best=best or None)
 
 
 def select(candidates: Iterable[Candidate], keep: Keep, *, limit: int = MAX_KEPT) -> list[Candidate]:
-    """Those that stay, newest first.
+    """Those to keep, newest first.
 
-    Where they were more than ``limit``, those of ``every`` thin out, oldest first; then ``last`` shrinks, though the
-    newest always stays. A name is never given up: see ``names_left``.
+    If they are more than ``limit``, those of ``every`` are dropped, oldest first; then ``last`` shrinks, though the
+    newest is always kept. A named one is never dropped: see ``names_left``.
 
     Args:
-        candidates: in any order; no two of the same ``seq``.
+        candidates: in any order; no two with the same ``seq``.
     """
-    newest = sorted(candidates, key=lambda one: -one.seq)
-    named = {one.seq for one in newest if one.name}
-    # Places are counted as if no checkpoint stayed for two reasons: when one such loses its second reason, the room for
-    # those of ``every`` would grow again, and one that is gone would be asked for.
+    newest = sorted(candidates, key=lambda candidate: -candidate.seq)
+    named = {candidate.seq for candidate in newest if candidate.name}
+    # Places are counted as if no checkpoint were kept for two reasons. Otherwise, when one loses its second reason,
+    # there would be more places for ``every``, and a checkpoint that is already deleted would be selected.
     places = limit - len(named) - _reserved(keep)
     last = min(keep.last, max(places, 1))
-    kept = named | {one.seq for one in newest[:last]}
-    room = max(places - last, 0)
-    regular = [seq for seq in _firsts(newest, keep.every) if seq not in kept]
+    selected = named | {candidate.seq for candidate in newest[:last]}
+    places_left = max(places - last, 0)
+    regular = [seq for seq in _firsts(newest, keep.every) if seq not in selected]
     best = _best(newest, keep.goal)
-    kept |= {*regular[:room], *best}
-    return [one for one in newest if one.seq in kept]
+    selected |= {*regular[:places_left], *best}
+    return [candidate for candidate in newest if candidate.seq in selected]
 
 
 def _reserved(keep: Keep) -> int:
@@ -105,33 +104,33 @@ def _reserved(keep: Keep) -> int:
 
 
 def _firsts(newest: list[Candidate], every: int | None) -> list[int]:
-    """The first of each bucket, newest first."""
+    """The first checkpoint of each so many steps, newest first."""
     if every is None:
         return []
-    first = {one.step // every: one.seq for one in newest}  # the oldest comes last, and stays
+    first = {candidate.step // every: candidate.seq for candidate in newest}  # the oldest comes last, and wins
     return sorted(first.values(), reverse=True)
 
 
 def _best(newest: list[Candidate], aim: Goal | None) -> set[int]:
     if aim is None:
         return set()
-    found: Candidate | None = None
-    for one in reversed(newest):
-        if one.value is not None and aim.is_better(one.value, found.value if found is not None else None):
-            found = one
-    return {found.seq} if found is not None else set()
+    best: Candidate | None = None
+    for candidate in reversed(newest):
+        if candidate.value is not None and aim.is_better(candidate.value, best.value if best is not None else None):
+            best = candidate
+    return {best.seq} if best is not None else set()
 
 
 def names_left(named: int, keep: Keep, *, limit: int = MAX_KEPT) -> int:
-    """How many more checkpoints can be given a name, where ``named`` have one."""
+    """How many more checkpoints can be named if ``named`` have a name."""
     return max(limit - keep.last - _reserved(keep) - named, 0)
 
 
 def check_name(name: str) -> str:
-    """``name``, if a checkpoint may be called so.
+    """``name``, if it is valid for a checkpoint.
 
     Raises:
-        UsageError: empty, too long, or with characters that are not printed.
+        UsageError: it is empty, too long, or has characters that cannot be printed.
     """
     if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise UsageError(f"checkpoint(name={name!r}): 1 to {MAX_NAME} printable characters are needed")

@@ -1,10 +1,11 @@
-"""Who vouches for a checkpoint: checked before anything in it is unpickled, which runs code.
+"""Signatures of checkpoints: checked before anything is unpickled, because unpickling runs code.
 
-With the project's key (``QCITY_KEY``, the same on all hosts) checkpoints are signed, HMAC-SHA256 over the run's id and
-the manifest, which names all content by digest. Without one, a store is trusted as far as others cannot write to it.
+With the project's key (``QCITY_KEY``, the same on all hosts) checkpoints are signed with HMAC-SHA256, over the run's id
+and the manifest, which names all content by digest. Without a key, a store is trusted only if nobody else can write
+to it.
 
-Does not: hide anything, or keep somebody who can write to the store from putting an older checkpoint of the same run
-back, or from deleting it.
+Does not: encrypt anything; prevent somebody who can write to the store from putting back an older checkpoint of the
+same run, or from deleting one.
 Source: RFC 2104.
 """
 
@@ -24,37 +25,39 @@ VERSION = 1
 
 
 def key_id(key: bytes) -> str:
-    """What the key is called: it tells keys apart, and says nothing about this one."""
+    """A short name of the key: it distinguishes keys and reveals nothing about this one."""
     return hashlib.blake2b(key, digest_size=4, person=b"qcity key id").hexdigest()
 
 
 def _value(manifest: Manifest, run: str, key: bytes) -> str:
-    told = run.encode() + b"\0" + manifests.dumps(replace(manifest, signature={}))
-    return hmac.new(key, told, hashlib.sha256).hexdigest()
+    message = run.encode() + b"\0" + manifests.dumps(replace(manifest, signature={}))
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def sign(manifest: Manifest, run: str, key: bytes | None) -> Manifest:
-    """The manifest with a signature; without a key as it is, and without one."""
+    """The manifest with a signature; without a key, the manifest without one."""
     if key is None:
         return replace(manifest, signature={})
     return replace(manifest, signature={"version": VERSION, "key": key_id(key), "value": _value(manifest, run, key)})
 
 
 def check(manifest: Manifest, run: str, key: bytes | None, *, where: str, trust_problem: str) -> None:
-    """Refuse a checkpoint that nobody vouches for.
+    """Refuse a checkpoint that is not trusted.
 
     Args:
-        where: what the messages call the place that it comes from.
-        objection: why that place is not to be trusted without a signature; empty: it is.
+        where: the name of its store in messages.
+        trust_problem: why that store is not trusted without a signature; empty: it is.
     Raises:
-        CheckpointUntrusted: it is not signed with this key, there is no key to check it with, or others can write
-            there.
+        CheckpointUntrusted: it is not signed with this key, there is no key to check it with, or others can write to
+            the store.
     """
     name = f"checkpoint {manifest.seq} in {where}"
     signature = manifest.signature
     if key is None:
         if signature:
-            raise CheckpointUntrusted(f"{name} is signed with the key {signature.get('key')}: set QCITY_KEY to it")
+            raise CheckpointUntrusted(
+                f"{name} is signed with the key {signature.get('key')}: set QCITY_KEY to that key"
+            )
         if trust_problem:
             raise CheckpointUntrusted(f"{name} is not signed, and {trust_problem}")
         return
@@ -68,5 +71,5 @@ def check(manifest: Manifest, run: str, key: bytes | None, *, where: str, trust_
     ):
         raise CheckpointUntrusted(
             f"{name} is not signed with this key ({key_id(key)}, it says {signature.get('key')}): "
-            "QCITY_KEY is another one, or somebody has changed the checkpoint"
+            "QCITY_KEY is a different key, or the checkpoint was changed"
         )

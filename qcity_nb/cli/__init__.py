@@ -1,7 +1,7 @@
 """The command ``qcity``: calls on the keeper, and views of the store.
 
-``parser`` has the options and imports no command, so that ``qcity --help`` is fast; ``run`` acts, ``view`` looks,
-``checkpoints`` does both with checkpoints, ``explain`` says what a new host would find.
+``parser`` has the options and imports no command, so that ``qcity --help`` is fast. ``run`` starts and stops runs,
+``view`` shows them, ``checkpoints`` is about their checkpoints, ``explain`` lists what a new host would find.
 
 May import: root, run, checkpoint, namespace, stores, tracking, hosts, published, views, kernel, engine. Imported by:
 nobody.
@@ -23,14 +23,14 @@ __all__ = ["main"]
 _ACTIONS = ("list", "diff", "verify", "export", "prune")
 
 
-def _spelled_out(words: Sequence[str]) -> list[str]:
+def _spell_out(words: Sequence[str]) -> list[str]:
     """`checkpoints RUN` as `checkpoints list RUN`."""
-    found = list(words)
-    at = next((place for place, word in enumerate(found) if not word.startswith("-")), len(found))
-    following = found[at + 1 : at + 2]
-    if found[at : at + 1] == ["checkpoints"] and following and following[0] not in (*_ACTIONS, "-h", "--help"):
-        found.insert(at + 1, "list")
-    return found
+    argv = list(words)
+    at = next((place for place, word in enumerate(argv) if not word.startswith("-")), len(argv))
+    following = argv[at + 1 : at + 2]
+    if argv[at : at + 1] == ["checkpoints"] and following and following[0] not in (*_ACTIONS, "-h", "--help"):
+        argv.insert(at + 1, "list")
+    return argv
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: its exit code; see ``EXIT_CODES``. argparse itself exits with 2 on a wrong command line.
     """
-    # Bars of the Hub's client, between this command's own lines.
+    # Else the progress bars of the Hub's client appear between this command's own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    args = build_parser().parse_args(_spelled_out(sys.argv[1:] if argv is None else argv))
+    args = build_parser().parse_args(_spell_out(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.call(args))
     except QcityError as error:
@@ -51,6 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `qcity ps | head`: the reader has had enough. Keep the interpreter from trying again at exit.
+        # `qcity ps | head`: the reader has closed the pipe. Keep the interpreter from writing again at exit.
         sys.stderr.close()
         return 0

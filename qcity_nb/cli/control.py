@@ -1,4 +1,4 @@
-"""Starting, stopping and settling runs: what the commands do, without their printing."""
+"""Starting and stopping runs, and finishing their tracking: what the commands do, without their output."""
 
 from __future__ import annotations
 
@@ -21,50 +21,48 @@ from qcity_nb.views.words import short
 __all__ = ["ask_stop", "check_hosts", "check_kernel", "detach", "tracking_finisher"]
 
 
-def check_hosts(names: tuple[str, ...], given: Settings) -> None:
-    """Can they be launched on at all? Asked before anything is begun."""
+def check_hosts(names: tuple[str, ...], settings: Settings) -> None:
+    """Raise an error if one of these hosts cannot be launched on. Called before a run is started."""
     for name in names:
-        hosts.launcher(name, given).quote()
+        hosts.launcher(name, settings).quote()
 
 
 def check_kernel(name: str, notebook: Path) -> None:
-    """Is the notebook's kernel installed here? Asked before anything is begun.
+    """Check that the notebook's kernel is installed here. Called before a run is started.
 
     Raises:
         NotebookInvalid: it is not; the message lists those that are.
     """
     from jupyter_client.kernelspec import KernelSpecManager
 
-    there = KernelSpecManager().find_kernel_specs()
-    if name not in there:
-        hint = f"there are: {', '.join(sorted(there))}" if there else 'pip install "qcity-nb[local]" brings one'
+    kernels = KernelSpecManager().find_kernel_specs()
+    if name not in kernels:
+        hint = f"there are: {', '.join(sorted(kernels))}" if kernels else 'pip install "qcity-nb[local]" installs one'
         raise NotebookInvalid(f"{short(notebook)} asks for the kernel {name!r}, which is not installed; {hint}")
 
 
-def tracking_finisher(store: Store, given: Settings) -> Callable[[str], None]:
-    """Brings the tracker's part of a run that ended to its end."""
+def tracking_finisher(store: Store, settings: Settings) -> Callable[[str], None]:
+    """A function that sends the last rows of an ended run to the tracker and closes its tracker run."""
 
-    def settle(run: str) -> None:
-        from qcity_nb.published import (
-            finish_tracking as tracker_part,  # brings in the tracker: only when there is one to settle
-        )
+    def finish(run: str) -> None:
+        from qcity_nb.published.finish_tracking import finish_tracking  # imports the tracker, so only when needed
 
-        tracker_part.finish_tracking(store, run, tracking=given.tracking, experiment=given.project.name)
+        finish_tracking(store, run, tracking=settings.tracking, experiment=settings.project.name)
 
-    return settle
+    return finish
 
 
-def detach(store: Store, given: Settings, run: str) -> Path:
-    """Start ``qcity keep --run`` in a session of its own."""
+def detach(store: Store, settings: Settings, run: str) -> Path:
+    """Start ``qcity keep --run`` in a session of its own; returns the path of its log."""
     if store.address.startswith("memory:"):
         raise UsageError(f"a keeper in the background cannot see {store.address}: use a directory")
-    log = given.local_dir / "keepers" / f"{run}.log"
+    log = settings.local_dir / "keepers" / f"{run}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = log.open("ab")
     except OSError as error:
         raise StoreRefused(f"{log} cannot be written: {error.strerror}") from None
-    # A keeper that an attempt started is none of that attempt's own processes: it must outlive it.
+    # An attempt may start a keeper. The keeper must outlive it, so it does not carry the attempt's label.
     environment = {name: value for name, value in os.environ.items() if name != LABEL}
     with file:
         child = subprocess.Popen(
@@ -72,16 +70,16 @@ def detach(store: Store, given: Settings, run: str) -> Path:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            cwd=given.project.root,
+            cwd=settings.project.root,
             env=environment,
             start_new_session=True,
         )
-    child.returncode = 0  # it is not waited for: this process ends, and init takes it
+    child.returncode = 0  # nobody waits for it: when this process ends, init reaps it
     return log
 
 
 def ask_stop(store: Store, run: str) -> Head:
-    """Want the run stopped; with nobody holding or launching it, it is so at once."""
+    """Ask for a stop. A run that nobody holds or launches is stopped at once."""
 
     def change(head: Head) -> Head:
         if head.state != "running":

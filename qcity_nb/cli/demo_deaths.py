@@ -1,7 +1,8 @@
-"""The deaths of `qcity demo`: what kills the second run's hosts, and what can be said of it afterwards."""
+"""The kills of `qcity demo`: how the second run's hosts are killed, and in the middle of what each of them died."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -23,19 +24,19 @@ from qcity_nb.settings import Settings
 
 __all__ = ["Killer", "check", "in_jobs", "second_keeper", "describe_deaths", "while_saving"]
 
-KERNEL_AT, GROUP_AT, WRITING_AT = 14, 30, 47
-"""The epochs around which the three kills of a local run happen."""
+KERNEL_AT, GROUP_AT, WRITING_AT = 15, 31, 47
+"""The local checkpoints at which the three kills of a local run happen; cells and training epochs make them."""
 UPLOAD, COMMIT, JOB_WRITING_AT = 3, 9, 50
-"""Which upload, commit and save a job does not survive, counted over all jobs (or a later one, each in its own job)."""
+"""The upload, commit and save in which a job is killed, counted over all jobs (or a later one, each in its own job)."""
 UPLOAD_S, COMMIT_S = 0.003, 0.006
-"""So long after its beginning: over loopback either takes some 10 ms."""
+"""How long after its beginning the kill comes: over loopback either takes some 10 ms."""
 
 
 def check(on: tuple[str, ...], store: str | None) -> None:
-    """May these hosts be killed from here?
+    """Check that the demo can kill these hosts.
 
     Raises:
-        UsageError: no; the message says how.
+        UsageError: it cannot; the message says which hosts it can kill.
     """
     if any(hosts.kind(name) != "hf-jobs" for name in on) or not str(store or "").startswith("hf://"):
         raise UsageError(f"the demo kills runs on local, or on hf-jobs with --store hf://…, not on {', '.join(on)}")
@@ -45,8 +46,8 @@ def check(on: tuple[str, ...], store: str | None) -> None:
 
     if not is_here(constants.ENDPOINT):
         raise UsageError(
-            "the demo kills jobs, so they must be an emulator's on this machine: `qcity hub serve` starts one, and "
-            "says what HF_ENDPOINT must be"
+            "the demo kills jobs, so it needs a Hub emulator on this machine: `qcity hub serve` starts one and prints "
+            "the value for HF_ENDPOINT"
         )
 
 
@@ -76,26 +77,26 @@ _MIDDLE = {
     "publish.commit": ("publish.head.after", "a commit"),
     "local.pack": ("local.after", "a save"),
 }
-"""By point: the one that comes when it is done, and what it is called."""
+"""For each crash point: the point that follows when the operation is done, and the operation's name."""
 
 
 def describe_deaths(log: Path) -> list[str]:
-    """What each death was in the middle of, as the crash points that were passed say."""
+    """In the middle of what each kill came, from the log of crash points."""
     from qcity_nb.testing import chaos
 
     hits = chaos.hits(log)
     words = []
     for point, pid in chaos.struck(log):
-        done, what = _MIDDLE[point]
+        done, operation = _MIDDLE[point]
         mine = [name for name, by in hits if by == pid]
         is_done = done in mine[len(mine) - mine[::-1].index(point) :]
-        words.append(f"killed {'after' if is_done else 'during'} {what}")
+        words.append(f"killed {'after' if is_done else 'during'} {operation}")
     return words
 
 
 @contextmanager
 def second_keeper(_store: Store, run: str) -> Iterator[None]:
-    """A keeper in a process of its own, beside the one that watches in the foreground."""
+    """A keeper in a process of its own, beside the one in the foreground."""
     keeper = subprocess.Popen(
         [sys.executable, "-m", "qcity_nb.cli", "keep", "--run", run],
         stdin=subprocess.DEVNULL,
@@ -111,16 +112,16 @@ def second_keeper(_store: Store, run: str) -> Iterator[None]:
 
 
 class Killer:
-    """Kills the kernel alone, then the whole group, from outside, when the run has come so far."""
+    """Kills the kernel, later the whole process group, from outside, at two of the local checkpoints."""
 
-    def __init__(self, given: Settings, note: Progress) -> None:
-        self._settings = given
+    def __init__(self, settings: Settings, note: Progress) -> None:
+        self._settings = settings
         self._note = note
         self._end = threading.Event()
 
     @contextmanager
     def __call__(self, store: Store, run: str) -> Iterator[None]:
-        """While the run is kept."""
+        """Kill while the run is kept."""
         thread = threading.Thread(target=self._kill, args=(store, run), name="killer", daemon=True)
         thread.start()
         try:
@@ -130,7 +131,7 @@ class Killer:
             thread.join()
 
     def _kill(self, store: Store, run: str) -> None:
-        for epoch, whole in ((KERNEL_AT, False), (GROUP_AT, True)):
+        for number, is_whole in ((KERNEL_AT, False), (GROUP_AT, True)):
             while not self._end.wait(0.01):
                 try:
                     holder = lease.read(store, run).head.holder
@@ -139,22 +140,27 @@ class Killer:
                 if holder is None:
                     continue
                 mailbox = Mailbox(self._settings.local_dir / "attempts" / holder.attempt)
-                done = _newest(mailbox)
-                if done < epoch:
+                newest, step = _newest(mailbox)
+                if newest < number:
                     continue
                 kernel = int((mailbox.path / "watch").read_text(encoding="ascii"))
-                pids = [each.pid for each in find_labelled(holder.attempt)] if whole else [kernel]
+                pids = [each.pid for each in find_labelled(holder.attempt)] if is_whole else [kernel]
                 for pid in pids:
                     _kill(pid)
-                self._note.say(f"   ✗ SIGKILL {'to all its processes' if whole else 'to the kernel'}, epoch {done}")
+                target = "all its processes" if is_whole else "the kernel"
+                self._note.say(f"   ✗ SIGKILL to {target} after training epoch {step}")
                 break
 
 
-def _newest(mailbox: Mailbox) -> int:
-    """The newest local checkpoint's number: epochs finished, plus one for the beginning."""
+def _newest(mailbox: Mailbox) -> tuple[int, int]:
+    """The newest local checkpoint: its number, and how many training epochs it holds."""
     tier = mailbox.status().tier
-    numbers = [int(file.stem) for file in (Path(tier) / "checkpoints").glob("*.json")] if tier else []
-    return max(numbers, default=1) - 1
+    files = {int(file.stem): file for file in (Path(tier) / "checkpoints").glob("*.json")} if tier else {}
+    number = max(files, default=0)
+    try:
+        return number, int(json.loads(files[number].read_bytes())["manifest"]["step"])
+    except (KeyError, OSError, ValueError):  # none yet, or replaced by a newer one just now
+        return 0, 0
 
 
 def _kill(pid: int) -> None:

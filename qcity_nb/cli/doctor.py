@@ -15,18 +15,18 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import Literal
 
-from qcity_nb import hosts, settings
+from qcity_nb import hosts
 from qcity_nb.checkpoint import signing
 from qcity_nb.checkpoint.memory import available_bytes
 from qcity_nb.checkpoint.retention import keep_of
-from qcity_nb.cli.arguments import address_of
+from qcity_nb.cli.arguments import load_settings
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
-from qcity_nb.settings import Settings
+from qcity_nb.settings import Settings, signing_key
 from qcity_nb.stores import open_store, trust
-from qcity_nb.views.words import mask, table
+from qcity_nb.views.words import mask, size, table
 
 __all__ = ["Finding", "doctor"]
 
@@ -36,22 +36,22 @@ _WRONG = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     verdict: Literal["ok", "wrong", "note"]
     detail: str
 
 
-def _store(given: Settings) -> Iterator[Finding]:
+def _store(settings: Settings) -> Iterator[Finding]:
     try:
-        store = open_store(given.store)
+        store = open_store(settings.store)
         runs = store.runs()
     except QcityError as error:
         yield Finding(what="store", verdict="wrong", detail=str(error))
         return
     yield Finding(what="store", verdict="ok", detail=f"{mask(store.address)}, {len(runs)} runs")
-    key, trust_problem = settings.signing_key(), trust.trust_problem(store)
+    key, trust_problem = signing_key(), trust.trust_problem(store)
     if key is not None:
         yield Finding(what="trust", verdict="ok", detail=f"checkpoints are signed with the key {signing.key_id(key)}")
     elif trust_problem:
@@ -68,12 +68,12 @@ def _store(given: Settings) -> Iterator[Finding]:
 
 def _memory() -> str:
     free = available_bytes()
-    room = "free memory is not known" if free is None else f"{free / 1e9:.1f} GB free"
-    return f"{room}; a loop needs its state's size once more for a copy, or it waits while each save is written"
+    memory = "free memory is not known" if free is None else f"{free / 1e9:.1f} GB free"
+    return f"{memory}; a loop needs its state's size once more for a copy, else it waits while each save is written"
 
 
-def _local(given: Settings) -> Iterator[Finding]:
-    folder = given.local_dir
+def _local(settings: Settings) -> Iterator[Finding]:
+    folder = settings.local_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -90,22 +90,27 @@ def _local(given: Settings) -> Iterator[Finding]:
     )
 
 
-def _has(distribution: str) -> str | None:
+def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
     except PackageNotFoundError:
         return None
 
 
-def _tracking(given: Settings) -> Iterator[Finding]:
-    address = mask(given.tracking)
-    if not given.tracking:
+def _tracking(settings: Settings) -> Iterator[Finding]:
+    address = mask(settings.tracking)
+    if not settings.tracking:
         yield Finding(what="tracking", verdict="note", detail="none: metrics stay in the outbox")
+        return
+    if settings.tracking.lower().startswith("jsonl:"):
+        yield Finding(what="tracking", verdict="ok", detail=address)
         return
     if find_spec("mlflow") is None:
         yield Finding(what="tracking", verdict="wrong", detail="mlflow-skinny is missing: reinstall qcity-nb")
         return
-    if not re.match(r"https?://", given.tracking) and (_has("mlflow") is None or find_spec("sqlalchemy") is None):
+    if not re.match(r"https?://", settings.tracking) and (
+        _version("mlflow") is None or find_spec("sqlalchemy") is None
+    ):
         yield Finding(
             what="tracking",
             verdict="note",
@@ -115,23 +120,23 @@ def _tracking(given: Settings) -> Iterator[Finding]:
     yield Finding(what="tracking", verdict="ok", detail=address)
 
 
-def _kernel(_given: Settings) -> Iterator[Finding]:
+def _kernel(_settings: Settings) -> Iterator[Finding]:
     if find_spec("ipykernel") is None or find_spec("jupyter_client") is None:
         yield Finding(what="kernel", verdict="wrong", detail="ipykernel is missing: pip install ipykernel")
         return
     from jupyter_client.kernelspec import KernelSpecManager
 
-    found = sorted(KernelSpecManager().find_kernel_specs())
-    if not found:
+    kernels = sorted(KernelSpecManager().find_kernel_specs())
+    if not kernels:
         yield Finding(what="kernel", verdict="wrong", detail="no kernel: python -m ipykernel install --user")
         return
-    yield Finding(what="kernel", verdict="ok", detail=", ".join(found))
+    yield Finding(what="kernel", verdict="ok", detail=", ".join(kernels))
 
 
-def _hosts(given: Settings) -> Iterator[Finding]:
-    for name in given.hosts:
+def _hosts(settings: Settings) -> Iterator[Finding]:
+    for name in settings.hosts:
         try:
-            price = hosts.launcher(name, given).quote()
+            price = hosts.launcher(name, settings).quote()
         except StoreUnavailable as error:
             yield Finding(what=f"host {name}", verdict="note", detail=str(error))
         except QcityError as error:
@@ -140,24 +145,24 @@ def _hosts(given: Settings) -> Iterator[Finding]:
             yield Finding(what=f"host {name}", verdict="ok", detail=f"installed{f', {price}' if price else ''}")
 
 
-def _extras(_given: Settings) -> Iterator[Finding]:
+def _extras(_settings: Settings) -> Iterator[Finding]:
     for extra, distribution in (("panel", "ipywidgets"), ("dvc", "dvc"), ("dagshub", "dagshub"), ("local", "mlflow")):
-        found = _has(distribution)
+        installed = _version(distribution)
         yield Finding(
             what=f"extra {extra}",
-            verdict="ok" if found else "note",
-            detail=f"{distribution} {found}" if found else f'not installed: pip install "qcity-nb[{extra}]"',
+            verdict="ok" if installed else "note",
+            detail=f"{distribution} {installed}" if installed else f'not installed: pip install "qcity-nb[{extra}]"',
         )
 
 
-def _session(given: Settings) -> Iterator[Finding]:
+def _session(settings: Settings) -> Iterator[Finding]:
     here = detect()
-    limit_s = given.session_limit_s or here.session_limit_s
+    limit_s = settings.session_limit_s or here.session_limit_s
     if limit_s is None:
         detail = f"{here.name} ({here.evidence}): no limit is known"
     else:
-        known = limits.limit_of(here.name, here.environ)
-        source = known.source if known is not None and given.session_limit_s is None else "session_limit"
+        limit = limits.limit_of(here.name, here.environ)
+        source = limit.source if limit is not None and settings.session_limit_s is None else "session_limit"
         age = limits.session(limit_s)
         detail = (
             f"{here.name} ({here.evidence}): ends after {limit_s / 3600:g} h ({source}), "
@@ -166,9 +171,9 @@ def _session(given: Settings) -> Iterator[Finding]:
     yield Finding(what="session", verdict="note", detail=detail)
 
 
-def _keep(given: Settings) -> Iterator[Finding]:
+def _keep(settings: Settings) -> Iterator[Finding]:
     try:
-        keep = keep_of(given.keep_last, given.keep_every, given.keep_best)
+        keep = keep_of(settings.keep_last, settings.keep_every, settings.keep_best)
     except QcityError as error:
         yield Finding(what="keep", verdict="wrong", detail=str(error))
         return
@@ -193,28 +198,30 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
 
 
 def _probe(address: str, *, with_contract: bool, as_json: bool) -> int:
-    """``qcity doctor --probe``: one line a probe, as they come."""
+    """``qcity doctor --probe``: prints one line for each probe as it ends."""
     from qcity_nb.stores.hub.probe import Finding as Probed
     from qcity_nb.stores.hub.probe import probe
 
     more: Iterator[Probed] = iter(())
     if with_contract:
         if find_spec("pytest") is None:
-            raise UsageError("the contract is a suite of tests: pip install pytest")
+            raise UsageError("--contract runs a test suite: pip install pytest")
         from qcity_nb.testing.contracts.at_hub import contract
 
         more = contract(address)
-    found = []
+    findings = []
     for finding in chain(probe(address), more):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
             verdict = "OK" if finding.is_as_expected else "DIFFERS"
             print(f"{verdict:8} {finding.name}{f': {finding.detail}' if finding.detail else ''}", flush=True)
-    different = [finding for finding in found if not finding.is_as_expected]
+    different = [finding for finding in findings if not finding.is_as_expected]
     if as_json:
-        print(json.dumps([asdict(finding) for finding in found]))
+        print(json.dumps([asdict(finding) for finding in findings]))
     else:
-        print(f"\n{len(different)} of {len(found)} differ" if different else f"\nall {len(found)} are as expected")
+        print(
+            f"\n{len(different)} of {len(findings)} differ" if different else f"\nall {len(findings)} are as expected"
+        )
     return _WRONG if different else 0
 
 
@@ -224,12 +231,15 @@ def doctor(args: argparse.Namespace) -> int:
         return _probe(args.probe, with_contract=args.contract, as_json=args.json)
     if args.contract:
         raise UsageError("--contract goes with --probe hf://USER/SCRATCH")
-    given = settings.load(overrides={"store": address_of(args.store)})
+    settings = load_settings(args.store)
     values = {
-        field.name: (mask(_plain(getattr(given, field.name))), given.origin.get(field.name, "default"))
-        for field in fields(given)
+        field.name: (
+            mask(_plain(field.name, getattr(settings, field.name))),
+            settings.origin.get(field.name, "default"),
+        )
+        for field in fields(settings)
         if field.name not in ("origin", "project")
-        and not (field.name in ("mailbox", "chaos") and not getattr(given, field.name))  # not for people
+        and not (field.name in ("mailbox", "chaos") and not getattr(settings, field.name))  # not for people
     }
     findings = [
         Finding(
@@ -239,17 +249,17 @@ def doctor(args: argparse.Namespace) -> int:
         )
     ]
     for check in _CHECKS:
-        findings += check(given)
+        findings += check(settings)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
     if args.json:
         report = {
-            "project": {"name": given.project.name, "root": str(given.project.root)},
+            "project": {"name": settings.project.name, "root": str(settings.project.root)},
             "settings": {name: {"value": value, "origin": origin} for name, (value, origin) in values.items()},
             "findings": [{"what": each.what, "verdict": each.verdict, "detail": each.detail} for each in findings],
         }
         print(json.dumps(report))
         return _WRONG if wrong else 0
-    print(f"project {given.project.name}: {given.project.root} ({given.project.evidence})\n")
+    print(f"project {settings.project.name}: {settings.project.root} ({settings.project.evidence})\n")
     print(table([("SETTING", "VALUE", "FROM"), *((name, *pair) for name, pair in values.items())]))
     print()
     print(table([(each.verdict.upper(), each.what, each.detail) for each in findings]))
@@ -258,11 +268,15 @@ def doctor(args: argparse.Namespace) -> int:
     return _WRONG if wrong else 0
 
 
-def _plain(value: object) -> str:
-    if value is None or value == "":
+def _plain(name: str, value: object) -> str:
+    if value in (None, "", ()):
         return "-"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if name.endswith("_share"):
+        return f"{value:.0%}"
+    if name == "storage_budget" and isinstance(value, int):
+        return size(value)
     if isinstance(value, float):
         return f"{value:g} s"
     return str(value)

@@ -1,6 +1,6 @@
 """``qcity explain``: the variables that a new host would find, how large each is, what it costs, how it comes back.
 
-Only manifests are read, no variable is loaded.
+It reads manifests only, and loads no variable.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qcity_nb import settings
 from qcity_nb.checkpoint.storage.manifest import CellRecord, Manifest
-from qcity_nb.cli.arguments import address_of, settings_for
-from qcity_nb.cli.snapshot_contents import Account, Variable, account, snapshots
+from qcity_nb.cli.arguments import load_settings, settings_for
+from qcity_nb.cli.snapshot_contents import Contents, Variable, list_contents, snapshots
 from qcity_nb.errors import HeadCorrupt, UnknownRun, UsageError
 from qcity_nb.ports import Store
 from qcity_nb.published.catalog import Catalog, Checkpoint
@@ -32,52 +31,53 @@ from qcity_nb.views.words import ago, short, size, table
 __all__ = ["explain"]
 
 _BACK = 16
-"""On a terminal the last column is at least so wide."""
+"""The smallest width of the last column on a terminal."""
 
 
 def explain(args: argparse.Namespace) -> int:
     """``qcity explain``."""
-    given, store, run = _find(args)
+    settings, store, run = _find(args)
     head = lease.read(store, run).head
-    found = next((one for one in Catalog(store, run, given.local_dir).checkpoints() if one.manifest is not None), None)
-    manifest = found.manifest if found is not None else None
-    if found is None or manifest is None or not snapshots(manifest.cells):
+    checkpoints = Catalog(store, run, settings.local_dir).checkpoints()
+    checkpoint = next((each for each in checkpoints if each.manifest is not None), None)
+    manifest = checkpoint.manifest if checkpoint is not None else None
+    if checkpoint is None or manifest is None or not snapshots(manifest.cells):
         why = _why_not(store, head, manifest)
         print(json.dumps({"run": run, "variables": [], "why": why}) if args.json else f"{run}: {why}")
         return 0
-    behind = snapshots(manifest.cells)
-    cell = behind[-1] if args.cell is None else args.cell
-    if cell not in behind:
-        raise UsageError(f"{run} has no snapshot behind cell {cell}; there are some behind {_cells(behind)}")
-    report = account(manifest.cells, manifest.objects, cell)
+    cells = snapshots(manifest.cells)
+    cell = cells[-1] if args.cell is None else args.cell
+    if cell not in cells:
+        raise UsageError(f"{run} has no snapshot after cell {cell}, only after {_cells(cells)}")
+    report = list_contents(manifest.cells, manifest.objects, cell)
     if args.json:
-        print(json.dumps(_facts(head, found, manifest, report)))
+        print(json.dumps(_json_of(head, checkpoint, manifest, report)))
     else:
-        _show(head, found, manifest, report)
+        _show(head, checkpoint, manifest, report)
     return 0
 
 
 def _find(args: argparse.Namespace) -> tuple[Settings, Store, str]:
-    """A notebook's path means its newest run."""
+    """The run that was named: by its id, or by a notebook's path, which means the newest run of that notebook."""
     path = Path(args.run).expanduser().absolute()
     if path.suffix != ".ipynb":
-        given = settings.load(overrides={"store": address_of(args.store)})
-        store = open_store(given.store)
-        return given, store, identity.match(store, args.run)
-    given = settings_for(path, args.store)
-    store = open_store(given.store)
-    root = given.project.root
+        settings = load_settings(args.store)
+        store = open_store(settings.store)
+        return settings, store, identity.match(store, args.run)
+    settings = settings_for(path, args.store)
+    store = open_store(settings.store)
+    root = settings.project.root
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     heads = []
     for run in store.runs():
         try:
             heads.append(lease.read(store, run).head)
         except (HeadCorrupt, UnknownRun):
-            continue  # one bad head must not hide the others
-    own = [head for head in heads if (head.project, head.notebook) == (given.project.name, name)]
+            continue  # one damaged run record must not hide the other runs
+    own = [head for head in heads if (head.project, head.notebook) == (settings.project.name, name)]
     if not own:
         raise UnknownRun(f"no run of {short(path)} in {store.address}: `qcity ps` lists what is there")
-    return given, store, max(own, key=lambda head: head.created).run
+    return settings, store, max(own, key=lambda head: head.created).run
 
 
 def _why_not(store: Store, head: Head, manifest: Manifest | None) -> str:
@@ -88,91 +88,89 @@ def _why_not(store: Store, head: Head, manifest: Manifest | None) -> str:
     if report:
         return f"no variables are saved: {report[-1]}"
     if manifest.cells:
-        return f"{_finished(manifest.cells)}, with no snapshot of the variables behind any: a new host runs all again"
-    return "no finished cell is recorded: its checkpoints hold the states of loops alone"
+        return f"{_finished(manifest.cells)}, without a snapshot of the variables: a new host re-runs all cells"
+    return "no finished cell is recorded: its checkpoints hold only the states of loops"
 
 
 # --- for scripts
 
 
-def _facts(head: Head, found: Checkpoint, manifest: Manifest, report: Account) -> dict[str, Any]:
-    behind = snapshots(manifest.cells)
+def _json_of(head: Head, checkpoint: Checkpoint, manifest: Manifest, report: Contents) -> dict[str, Any]:
+    cells = snapshots(manifest.cells)
     return {
         "run": head.run,
-        "checkpoint": found.seq,
-        "at": found.at,
-        "where": [copy.where for copy in found.copies],
+        "checkpoint": checkpoint.seq,
+        "at": checkpoint.at,
+        "where": [copy.where for copy in checkpoint.copies],
         "cell": report.cell,
         "finished": len(manifest.cells),
-        "snapshots": behind,
-        "goes_on_at": None if head.is_over else behind[-1] + 1,
-        "variables": [{**asdict(one), "again": _rerun_words(one)} for one in report.variables],
+        "snapshots": cells,
+        "resumes_at": None if head.is_over else cells[-1] + 1,
+        "variables": [{**asdict(each), "rerun": each.rerun if each.is_rerun else None} for each in report.variables],
         "size_bytes": report.size_bytes,
         "cost_s": report.cost_s,
         "others_bytes": report.others_bytes,
     }
 
 
-def _rerun_words(one: Variable) -> int | None:
-    return one.rerun if one.is_rerun else None
-
-
 # --- for people
 
 
-def _show(head: Head, found: Checkpoint, manifest: Manifest, report: Account) -> None:
+def _show(head: Head, checkpoint: Checkpoint, manifest: Manifest, report: Contents) -> None:
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    print(f"{head.run}: the variables behind cell {report.cell}, in checkpoint {found.seq}, saved {ago(found.at)}")
-    absent = [one for one in report.variables if one.back == "absent"]
-    others = [one for one in report.variables if one.back != "absent"]
-    for one in absent:
+    where = f"in checkpoint {checkpoint.seq}, saved {ago(checkpoint.at)}"
+    print(f"{head.run}: the variables after cell {report.cell}, {where}")
+    not_saved = [each for each in report.variables if each.back == "not saved"]
+    others = [each for each in report.variables if each.back != "not saved"]
+    for variable in not_saved:
         print()
-        print(_wrapped(f"{one.name} ({_short(one.kind)}) is not saved: {one.why}", columns, more="  "))
-        for line in _instead(one, report.cell):
-            print(_wrapped(line, columns, indent="    ", more="    "))
+        print(_wrap(f"{variable.name} ({_short(variable.kind)}) is not saved: {variable.why}", columns, more="  "))
+        for line in _advise(variable, report.cell):
+            print(_wrap(line, columns, indent="    ", more="    "))
     if others:
         print()
-        _print_rows([_row(one) for one in others], columns)
+        _print_rows([_row(each) for each in others], columns)
     print()
-    print(_wrapped(_whole(head, manifest, report), columns))
+    print(_wrap(_summarize(head, manifest, report), columns))
 
 
 def _short(kind: str) -> str:
     return kind.rpartition(".")[2] or "-"
 
 
-def _instead(one: Variable, cell: int) -> Iterator[str]:
-    """What becomes of it, and what the user can do."""
-    if one.is_rerun:
-        verb = "runs" if one.rerun == cell else "run"
-        cells = _cells(range(one.rerun, cell + 1))
-        took = _seconds(one.rerun_s)
-        yield f"{cells} {verb} again ({took}) if a later cell needs it; else its use raises VariableLost"
+def _advise(variable: Variable, cell: int) -> Iterator[str]:
+    """What happens to a variable that is not saved, and what the user can do."""
+    if variable.is_rerun:
+        verb = "is" if variable.rerun == cell else "are"
+        cells = _cells(range(variable.rerun, cell + 1))
+        took = _seconds(variable.rerun_s)
+        yield f"{cells} {verb} re-run ({took}) if a later cell needs it; else its use raises VariableLost"
+    elif variable.has_loop:
+        yield "its use raises VariableLost: a loop has finished since it was made"
     else:
-        why = f"to make it again would take {_seconds(one.rerun_s)}"
-        yield f"its use raises VariableLost: {'a loop has finished since it was made' if one.has_loop else why}"
-    if one.advice:
-        yield f"advice: {one.advice}"
+        yield f"its use raises VariableLost: to re-create it would take {_seconds(variable.rerun_s)}"
+    if variable.advice:
+        yield f"advice: {variable.advice}"
 
 
-def _row(one: Variable) -> tuple[str, ...]:
-    if one.back == "imported":
-        back = "imported" if one.module == one.name else f"imported: {one.module}"
-        return one.name, one.kind, "-", "-", "-", back
-    first, last = one.changed or (0, 0)
+def _row(variable: Variable) -> tuple[str, ...]:
+    if variable.back == "imported":
+        back = "imported" if variable.module == variable.name else f"imported: {variable.module}"
+        return variable.name, variable.kind, "-", "-", "-", back
+    first, last = variable.changed or (0, 0)
     cell = str(last) if first == last else f"{first}-{last}"
-    if one.shares and one.shares[0] < one.name:
-        return one.name, _short(one.kind), "-", "-", cell, f"restored with {one.shares[0]}"
+    if variable.shares and variable.shares[0] < variable.name:
+        return variable.name, _short(variable.kind), "-", "-", cell, f"restored with {variable.shares[0]}"
     back = "restored"
-    if one.fresh:
-        back += f", new inside: {', '.join(one.fresh)}"
-    if one.shares:
-        back += f", shares with {', '.join(one.shares)}"
-    return one.name, _short(one.kind), size(one.size_bytes), _seconds(one.cost_s), cell, back
+    if variable.fresh:
+        back += f", new inside: {', '.join(variable.fresh)}"
+    if variable.shares:
+        back += f", shares with {', '.join(variable.shares)}"
+    return variable.name, _short(variable.kind), size(variable.size_bytes), _seconds(variable.cost_s), cell, back
 
 
 def _print_rows(rows: Sequence[tuple[str, ...]], columns: int) -> None:
-    """As a table; on a terminal it is made to fit, from 80 columns on."""
+    """Print a table; on a terminal of 80 columns or more it fits the width."""
     rows = [("VARIABLE", "KIND", "SIZE", "COST", "BY CELL", "COMES BACK"), *rows]
     if columns:
         name, kind = (20, 12) if columns < 100 else (40, 20)
@@ -190,7 +188,7 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _wrapped(text: str, columns: int, *, indent: str = "", more: str = "") -> str:
+def _wrap(text: str, columns: int, *, indent: str = "", more: str = "") -> str:
     if not columns:
         return indent + text
     return textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=more)
@@ -221,7 +219,7 @@ def _finished(records: Sequence[CellRecord]) -> str:
     return f"{_cells(range(1, len(records) + 1))} {'has' if len(records) == 1 else 'have'} finished"
 
 
-def _whole(head: Head, manifest: Manifest, report: Account) -> str:
+def _summarize(head: Head, manifest: Manifest, report: Contents) -> str:
     count = len(report.variables)
     newest = snapshots(manifest.cells)[-1]
     text = f"{count} variable{'s' if count != 1 else ''}, {size(report.size_bytes)}; the snapshot took"
@@ -229,9 +227,9 @@ def _whole(head: Head, manifest: Manifest, report: Account) -> str:
     if head.is_over:
         text += f", and the run has {'succeeded' if head.state == 'succeeded' else 'failed'}."
     else:
-        again = [one.rerun for one in report.variables if one.is_rerun] if report.cell == newest else []
-        earlier = f", or at cell {min(again)} to make again what is absent" if again else ""
-        text += f"; a new host goes on at cell {newest + 1}{earlier}."
+        reruns = [each.rerun for each in report.variables if each.is_rerun] if report.cell == newest else []
+        earlier = f", or at cell {min(reruns)} to re-create variables that are not saved" if reruns else ""
+        text += f"; a new host resumes at cell {newest + 1}{earlier}."
     if report.others_bytes:
         which = "Older" if report.cell == newest else "Other"
         text += f" {which} snapshots hold {size(report.others_bytes)} more."

@@ -1,32 +1,33 @@
-"""Commands about hosts: hosts, watch-on."""
+"""``qcity hosts``, and the scheduled job of ``qcity keep --schedule``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from qcity_nb import hosts, settings
-from qcity_nb.cli.arguments import address_of
+from qcity_nb import hosts
+from qcity_nb.cli.arguments import load_settings
 from qcity_nb.errors import QcityError, UsageError
 from qcity_nb.hosts.hf_jobs import schedule
 from qcity_nb.hosts.hf_jobs.client import JobsClient
 from qcity_nb.hosts.hf_jobs.records import Flavor
+from qcity_nb.settings import seconds
 from qcity_nb.views.words import table
 
-__all__ = ["list_hosts", "watch_on"]
+__all__ = ["list_hosts", "schedule_keeper"]
 
 _JOBS = "hf-jobs"
 
 
 def list_hosts(args: argparse.Namespace) -> int:
     """``qcity hosts``."""
-    given = settings.load()
+    settings = load_settings(None)
     flavors: list[Flavor] = []
     trouble = ""
     try:
-        flavors = JobsClient(given.job_namespace).hardware()
+        flavors = JobsClient(settings.job_namespace).hardware()
     except QcityError as error:
-        # No account, no network: the other hosts are no less there.
+        # No account or no network: the other hosts are listed all the same.
         trouble = str(error)
     if args.json:
         report = {
@@ -51,29 +52,33 @@ def list_hosts(args: argparse.Namespace) -> int:
     return 0
 
 
-def watch_on(args: argparse.Namespace) -> int:
-    """``qcity watch-on``."""
-    given = settings.load(overrides={"store": address_of(args.store)})
-    if hosts.kind(args.host) != _JOBS:
-        raise UsageError(f"watch-on {args.host}: only {_JOBS} can run a keeper on a schedule")
-    client = JobsClient(given.job_namespace)
+def schedule_keeper(args: argparse.Namespace) -> int:
+    """``qcity keep --schedule HOST``."""
+    for option in ("once", "run", "on"):
+        if getattr(args, option):
+            raise UsageError(f"--{option} does not go with --schedule")
+    settings = load_settings(args.store)
+    if hosts.kind(args.schedule) != _JOBS:
+        raise UsageError(f"--schedule {args.schedule}: only {_JOBS} can run a keeper on a schedule")
+    client = JobsClient(settings.job_namespace)
     if args.list:
-        found = schedule.list_schedules(client)
-        if not found:
-            print(f"no store is watched by jobs of {client.namespace}")
+        watches = schedule.list_schedules(client)
+        if not watches:
+            print(f"{client.namespace} has no scheduled keeper")
             return 0
         rows = [("STORE", "SCHEDULE", "NEXT", "JOB")]
         rows += [
             (each.store, each.cron, "suspended" if each.is_suspended else each.next_at[:19] or "-", each.id)
-            for each in found
+            for each in watches
         ]
         print(table(rows))
         return 0
     if args.off:
-        gone = schedule.forget(client, given.store)
-        print(f"{given.store}: {'no longer watched' if gone else 'was not watched'}")
+        removed = schedule.forget(client, settings.store)
+        print(f"{settings.store}: {'the scheduled keeper is removed' if removed else 'there was no scheduled keeper'}")
         return 0
-    every_s = settings.seconds(args.every, name="--every")
-    watch, is_new = schedule.watch(given, client, every_s, flavor=args.host.partition(":")[2])
-    print(f"{watch.store}: {'watched' if is_new else 'watched already'}, {watch.cron}, by scheduled job {watch.id}")
+    every_s = seconds(args.every or "10m", name="--every")
+    watch, is_new = schedule.watch(settings, client, every_s, flavor=args.schedule.partition(":")[2])
+    state = "scheduled" if is_new else "already scheduled"
+    print(f"{watch.store}: a keeper is {state}, {watch.cron}, as job {watch.id}")
     return 0

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
-from qcity_nb import settings
 from qcity_nb.errors import UsageError
+from qcity_nb.settings import find_project
 from qcity_nb.testing.emulators.hub.accounts import Users
 from qcity_nb.testing.emulators.hub.faults import Faults
 from qcity_nb.testing.emulators.hub.server import HubServer
@@ -34,7 +34,7 @@ def _faults(words: Iterable[str]) -> Faults:
 
 def serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    folder = Path(args.dir).expanduser() if args.dir else settings.find_project(Path.cwd()).root / ".qcity" / "hub"
+    folder = Path(args.dir).expanduser() if args.dir else find_project(Path.cwd()).root / ".qcity" / "hub"
     users = Users.load(Path(args.users).expanduser()) if args.users else Users.anybody()
     faults = _faults(args.fault)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -51,7 +51,7 @@ def serve(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     with server:
-        print(f"Hugging Face Hub emulator, not the real Hub: {server.url}, kept in {short(folder)}")
+        print(f"Hugging Face Hub emulator, not the real Hub: {server.url}, stored in {short(folder)}")
         print(f"  export HF_ENDPOINT={server.url}")
         print(
             f"  export HF_TOKEN={'any' if not args.users else f'…  # one of the tokens in {short(Path(args.users))}'}"

@@ -1,4 +1,4 @@
-"""``qcity page``: a small server that shows the store's runs, and is a keeper beside it if asked to be."""
+"""``qcity page``: a small server that shows the store's runs and, with ``--keep``, is a keeper too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-from qcity_nb import hosts, settings
-from qcity_nb.cli.arguments import address_of
+from qcity_nb import hosts
+from qcity_nb.cli.arguments import load_settings
 from qcity_nb.cli.control import tracking_finisher
 from qcity_nb.cli.page_html import listing, single
 from qcity_nb.cli.page_reader import Reader
@@ -25,27 +25,27 @@ from qcity_nb.stores import open_store
 
 __all__ = ["KeeperThread", "PageServer", "page"]
 
-_REST_S = 10.0
+_PAUSE_S = 10.0
 
 
 class KeeperThread(threading.Thread):
-    """A keeper of all runs of the store, until it is told to end; a store that does not answer is asked again.
+    """A keeper of all runs of the store, until ``ending`` is set. It tries again if the store does not answer.
 
     Args:
         kinds: the kinds of host that it launches on; empty: all.
     """
 
-    def __init__(self, store: Store, given: Settings, kinds: tuple[str, ...] = ()) -> None:
+    def __init__(self, store: Store, settings: Settings, kinds: tuple[str, ...] = ()) -> None:
         super().__init__(name="keeper", daemon=True)
         self.ending = threading.Event()
         self.trouble = ""
-        """What it stumbled over last, for people."""
+        """The newest error, for people."""
         self._note = Progress(sys.stdout, live=False)
         self._keeper = Keeper(
             store,
-            given,
-            launchers=hosts.finder(given, kinds),
-            finish_tracking=tracking_finisher(store, given),
+            settings,
+            launchers=hosts.finder(settings, kinds),
+            finish_tracking=tracking_finisher(store, settings),
             pause=self._rest,
         )
 
@@ -56,7 +56,7 @@ class KeeperThread(threading.Thread):
                 self._keeper.keep(until=self._is_done, see=self._see)
             except QcityError as error:
                 self.trouble = f"the keeper here: {error}"
-                self.ending.wait(_REST_S)
+                self.ending.wait(_PAUSE_S)
 
     def _rest(self, wait_s: float) -> None:
         self.ending.wait(wait_s)
@@ -73,8 +73,8 @@ class PageServer(ThreadingHTTPServer):
     """Serves the page.
 
     Args:
-        reader: where the runs come from; asked by one request at a time.
-        notes, troubles: lines for the top of the page, asked at each request.
+        reader: reads the runs; called by one request at a time.
+        notes, troubles: return lines for the top of the page; called at each request.
 
     Does not: let anybody change anything, or ask who they are. Whoever reaches the address sees the runs.
     """
@@ -96,7 +96,7 @@ class PageServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Bind, without asking a name server who this is, which can take seconds."""
+        """Bind without a look-up of this host's name, which can take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -110,19 +110,19 @@ class PageServer(ThreadingHTTPServer):
 
     @property
     def is_private(self) -> bool:
-        """Is it for this machine alone?"""
+        """Whether only this machine can connect."""
         return is_here(self.url) and self.server_name not in ("0.0.0.0", "::")  # noqa: S104
 
     def document(self, path: str) -> str | None:
-        """The page at a path; ``None`` where there is none."""
+        """The page at a path; ``None`` if there is none."""
         with self._lock:
             shown = self.reader.read()
             address, notes = self.reader.address, self.notes()
             troubles = [self.reader.trouble, *self.troubles()]
         if path in ("", "/"):
             return listing(shown, address=address, notes=notes, troubles=troubles)
-        found = next((each for each in shown if path == f"/run/{each.run}"), None)
-        return single(found, address=address, notes=notes, troubles=troubles) if found else None
+        run = next((each for each in shown if path == f"/run/{each.run}"), None)
+        return single(run, address=address, notes=notes, troubles=troubles) if run else None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         if self.server.is_private and not is_here(f"http://{self.headers.get('Host', '')}"):
-            # A page elsewhere has given this address a name of its own, to read along.
+            # DNS rebinding: a website has made its own name point to this address, to read the page.
             self.send_error(403, "Not for this name")
             return
         text = self.server.document(unquote(urlsplit(self.path).path))
@@ -158,20 +158,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: a page that loads itself again would fill the log."""
+        """Log nothing: a page that reloads itself would fill the log."""
 
 
 def page(args: argparse.Namespace) -> int:
     """``qcity page``."""
-    given = settings.load(overrides={"store": address_of(args.store)})
-    store = open_store(given.store)
-    keeper = KeeperThread(store, given, args.keep) if args.keep is not None else None
+    settings = load_settings(args.store)
+    store = open_store(settings.store)
+    keeper = KeeperThread(store, settings, args.keep) if args.keep is not None else None
     kinds = ", ".join(args.keep or ()) or "all hosts"
     try:
         server = PageServer(
             (args.host, args.port),
             Reader(store),
-            notes=lambda: [f"a keeper for {kinds} works here"] if keeper else [],
+            notes=lambda: [f"a keeper for {kinds} runs here"] if keeper else [],
             troubles=lambda: [keeper.trouble] if keeper else [],
         )
     except (OSError, OverflowError) as error:

@@ -1,9 +1,9 @@
-"""The page of a store's runs: what is read for it, and its HTML.
+"""The page of a store's runs: its HTML.
 
     Reader(store).read()  →  Shown, …  →  listing(…) or single(…)
 
-The page is one document without scripts or outside references; it loads itself again. Every text in it is escaped, and
-it shows nothing that ``qcity show`` does not.
+The page is one document without scripts or outside references, and it reloads itself. Every text in it is escaped. It
+shows nothing that ``qcity show`` does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["listing", "single"]
 
 REFRESH_S = 15
 CARDS = 8
-"""So many runs are shown whole, those under way first; all of them stand in the table."""
+"""So many runs are shown in full, the unfinished ones first; the table has all runs."""
 TAIL = 12
 LONG_TAIL = 200
 
@@ -42,14 +42,14 @@ th.number, td.number { text-align: right; padding-right: 1.8rem }
 a { color: inherit; text-underline-offset: .2em }
 section { margin: 0 0 1.6rem }
 .qcity-panel { max-width: none !important }
-.story { margin: .4rem 0 0; font-size: .82rem; font-family: ui-monospace, monospace }
-.story td { padding: .1rem .9rem .1rem 0; border: 0; vertical-align: top }
-.story td:last-child { white-space: normal; overflow-wrap: anywhere; width: 100% }
-.story td:first-child, .story td:nth-child(2) { color: var(--faint) }
+.journal { margin: .4rem 0 0; font-size: .82rem; font-family: ui-monospace, monospace }
+.journal td { padding: .1rem .9rem .1rem 0; border: 0; vertical-align: top }
+.journal td:last-child { white-space: normal; overflow-wrap: anywhere; width: 100% }
+.journal td:first-child, .journal td:nth-child(2) { color: var(--faint) }
 summary { cursor: pointer; color: var(--faint); font-size: .85rem; margin-top: .4rem }
 @media (max-width: 40rem) {
-  .story tr { display: block; margin-bottom: .35rem }
-  .story td { display: inline; padding: 0 .4rem 0 0 }
+  .journal tr { display: block; margin-bottom: .35rem }
+  .journal td { display: inline; padding: 0 .4rem 0 0 }
 }
 .trouble { border-left: 3px solid #bf8700; padding: .2rem .7rem; margin: 0 0 1rem; overflow-wrap: anywhere }
 """
@@ -71,9 +71,9 @@ def _document(title: str, body: Sequence[str]) -> str:
 
 
 def _header(title: str, notes: Sequence[str], troubles: Sequence[str]) -> str:
-    said = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
-    wrong = "".join(f'<p class="trouble">{escape(trouble)}</p>' for trouble in troubles if trouble)
-    return f"<header><h1>{title}</h1>{said}</header>{wrong}"
+    lines = "".join(f"<p>{escape(note)}</p>" for note in notes if note)
+    warnings = "".join(f'<p class="trouble">{escape(trouble)}</p>' for trouble in troubles if trouble)
+    return f"<header><h1>{title}</h1>{lines}</header>{warnings}"
 
 
 def _row(shown: Shown, base: str) -> str:
@@ -92,15 +92,15 @@ def _row(shown: Shown, base: str) -> str:
 
 
 def _journal_html(shown: Shown, limit: int) -> str:
-    # Cell by cell is for who looks at one run.
-    told = [event for event in shown.journal if limit > TAIL or event.data.get("status") != "completed"]
-    rows = [event_row(event) for event in told[-limit:]]
+    # The page of one run alone has a line for each cell.
+    history = [event for event in shown.journal if limit > TAIL or event.data.get("status") != "completed"]
+    rows = [event_row(event) for event in history[-limit:]]
     if not rows:
         return ""
     lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in reversed(rows))
     left = len(shown.journal) - len(rows)
-    what = f"journal, newest first{f'; {left} more lines' if left else ''}"
-    return f'<details open><summary>{what}</summary><table class="story">{lines}</table></details>'
+    summary = f"journal, newest first{f'; {left} more lines' if left else ''}"
+    return f'<details open><summary>{summary}</summary><table class="journal">{lines}</table></details>'
 
 
 def _card(shown: Shown, limit: int) -> str:
@@ -110,18 +110,18 @@ def _card(shown: Shown, limit: int) -> str:
 
 
 def listing(shown: Sequence[Shown], *, address: str, notes: Sequence[str] = (), troubles: Sequence[str] = ()) -> str:
-    """All runs: a table, and those under way (else the newest one) whole.
+    """All runs in a table, and the unfinished ones (else the newest one) in full.
 
     Args:
         notes, troubles: lines for the top.
     """
     body = [_header("qcity", [address, *notes, f"{when(iso_now())} UTC"], troubles)]
     if shown:
-        head = "<th>run</th><th>state</th><th>host</th><th class='number'>epoch</th><th class='number'>step</th>"
+        head = "<th>run</th><th>state</th><th>host</th><th class='number'>attempt</th><th class='number'>step</th>"
         rows = "".join(_row(each, "run/") for each in shown)
         body.append(f'<div class="wide"><table><tr>{head}<th>saved</th></tr>{rows}</table></div>')
-        whole = [each for each in shown if each.head is None or each.head.state == "running"][:CARDS] or shown[:1]
-        body += [_card(each, TAIL) for each in whole]
+        in_full = [each for each in shown if each.head is None or each.head.state == "running"][:CARDS] or shown[:1]
+        body += [_card(each, TAIL) for each in in_full]
     else:
         body.append("<p>No runs in this store yet.</p>")
     return _document("qcity", body)

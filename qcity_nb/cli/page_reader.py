@@ -1,4 +1,4 @@
-"""Reads the runs of a store for the page, each no more often than need be."""
+"""Reads the runs of a store for the page, each no more often than needed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from qcity_nb.published.read import events, published_rows
 from qcity_nb.records import Event, Head
 from qcity_nb.run import lease
 from qcity_nb.tracking.outbox import decode_rows
+from qcity_nb.views.attempts import describe_failed_launches
 from qcity_nb.views.curve import Point
 from qcity_nb.views.run_view import PanelView, Saved
 from qcity_nb.views.words import mask, since, state_of
@@ -20,7 +21,7 @@ __all__ = ["Reader", "Shown"]
 
 
 ENDED_EVERY_S = 60.0
-"""A run that has ended may be resumed, so it is read again, but not at every turn: a remote store counts calls."""
+"""A run that has ended may be resumed, so it is read again, but rarely: remote stores limit the number of calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Shown:
 
 @dataclass(slots=True)
 class _Known:
-    """What was read of one run, so that only what is new is read again."""
+    """What was read of one run, so that only new objects are read."""
 
     read_s: float
     shown: Shown
@@ -57,10 +58,10 @@ class _Known:
 
 
 class Reader:
-    """Reads the runs of a store, each no more often than need be.
+    """Reads the runs of a store, each no more often than needed.
 
     Args:
-        every_s: answers are kept for so long, whoever asks.
+        every_s: for so long the same answer is returned.
     Does not promise: to be called from two threads at once.
     """
 
@@ -72,7 +73,7 @@ class Reader:
         self._shown: list[Shown] = []
         self._read_s = float("-inf")
         self.trouble = ""
-        """Why the newest reading failed; what is shown is older then."""
+        """Why the newest reading failed; then older data is shown."""
 
     @property
     def address(self) -> str:
@@ -80,16 +81,16 @@ class Reader:
         return mask(self._store.address)
 
     def read(self) -> list[Shown]:
-        """The runs: those under way first, then the newest."""
+        """The runs: the unfinished ones first, then the newest."""
         now_s = self._clock.now_s()
         if now_s - self._read_s < self._every_s:
             return self._shown
         self._read_s = now_s
         try:
             names = self._store.runs()
-            found = [self._read_run(name, now_s) for name in names]
-            found.sort(key=lambda shown: shown.head.created if shown.head else "", reverse=True)
-            self._shown = sorted(found, key=lambda shown: shown.head is None or shown.head.state != "running")
+            runs = [self._read_run(name, now_s) for name in names]
+            runs.sort(key=lambda shown: shown.head.created if shown.head else "", reverse=True)
+            self._shown = sorted(runs, key=lambda shown: shown.head is None or shown.head.state != "running")
             self._known = {name: self._known[name] for name in names if name in self._known}
             self.trouble = ""
         except StoreError as error:
@@ -111,7 +112,7 @@ class Reader:
         except (QcityError, codec.DecodeError) as error:
             return Shown(run=run, trouble=str(error))
         known.read_s = now_s
-        known.shown = _shown(head, known)
+        known.shown = _to_shown(head, known)
         self._known[run] = known
         return known.shown
 
@@ -127,7 +128,7 @@ class Reader:
         known.outbox, known.newest = head.outbox, max([known.newest, *blocks])
 
 
-def _shown(head: Head, known: _Known) -> Shown:
+def _to_shown(head: Head, known: _Known) -> Shown:
     newest, holder, pending_launch = head.checkpoint, head.holder, head.pending_launch
     hosts = [
         str(event.data["host"]) for event in known.journal_events if event.kind == "lease" and event.data.get("host")
@@ -139,6 +140,8 @@ def _shown(head: Head, known: _Known) -> Shown:
     messages = []
     if pending_launch is not None and holder is None:
         messages.append(f"attempt {pending_launch.attempt} is being launched on {pending_launch.host}")
+    if failed := describe_failed_launches(head, f"attempt {head.term or 1}"):
+        messages.append(failed)
     if head.failure is not None and head.state != "succeeded":
         messages.append(head.failure.message)
     view = PanelView(

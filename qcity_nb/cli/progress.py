@@ -8,12 +8,13 @@ from typing import TextIO
 
 from qcity_nb.records import Event, Head
 from qcity_nb.run.keeper import Outcome
+from qcity_nb.views.attempts import describe_failed_launches
 from qcity_nb.views.words import age, place_of, state_of
 
 __all__ = ["Progress"]
 
 _STEP_EVERY_S = 10.0
-"""Without a terminal, a newer checkpoint alone is worth a line only so often."""
+"""Without a terminal, newer checkpoints alone are printed at most this often."""
 
 
 def _line(event: Event) -> str:
@@ -37,8 +38,8 @@ class Progress:
     """Turns outcomes into lines.
 
     Args:
-        stream: where to; usually stderr, so that stdout stays for results.
-        live: rewrite one line, as a terminal can; by default if the stream is one.
+        stream: usually stderr, so that stdout has only results.
+        live: rewrite one line; by default if the stream is a terminal.
     """
 
     def __init__(self, stream: TextIO, *, live: bool | None = None) -> None:
@@ -57,14 +58,14 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Take the live line away."""
+        """Remove the live line."""
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
         self._shown = ""
 
     def see(self, outcome: Outcome) -> None:
-        """Show what is new; pass this to ``Keeper.keep``."""
+        """Print what is new; pass this method to ``Keeper.keep``."""
         run, now_s = outcome.run, time.monotonic()
         for event in outcome.events:
             self.say(f"{run}: {_line(event)}")
@@ -96,12 +97,13 @@ class Progress:
         if head.term != before.term and head.holder is not None:
             where = f"{head.holder.host}{f' ({head.holder.node})' if head.holder.node else ''}"
             newest = head.checkpoint
-            went_on = f"; the store has {place_of(newest)}" if newest else ""
-            self.say(f"{head.run}: attempt {head.term} holds the run on {where}{went_on}")
+            stored = f"; the store has {place_of(newest)}" if newest else ""
+            failed = describe_failed_launches(head)
+            self.say(f"{head.run}: attempt {head.term} on {where}{stored}{f'; {failed}' if failed else ''}")
         if head.failure is not None and head.failure != before.failure and head.state == "running":
-            self.say(f"{head.run}: {head.failure.message}; the next attempt tells whether it happens again")
+            self.say(f"{head.run}: {head.failure.message}; the next attempt shows whether it happens again")
         if head.desired.state != before.desired.state and head.state == "running":
-            self.say(f"{head.run}: asked to {'stop' if head.desired.state == 'stopped' else 'go on'}")
+            self.say(f"{head.run}: asked to {'stop' if head.desired.state == 'stopped' else 'continue'}")
         if head.state != before.state:
             self.say(f"{head.run}: {state_of(head)}")
 

@@ -1,4 +1,4 @@
-"""What the snapshot behind a finished cell holds, variable by variable: size, cost, and how each comes back."""
+"""What the snapshot after a finished cell holds, variable by variable: size, cost, and how each comes back."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from qcity_nb.engine.rerun import RERUN_S, last_with_names
 from qcity_nb.kernel.finished_cells import fold, groups_of, objects_of, size_of
 from qcity_nb.namespace.records import NotSaved
 
-__all__ = ["Account", "Variable", "account", "snapshots"]
+__all__ = ["Contents", "Variable", "list_contents", "snapshots"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """One variable, as a new kernel would have it. Cells are counted from 1, code cells alone."""
+    """One variable, as a new kernel would have it. Only code cells are counted, from 1."""
 
     name: str
-    back: Literal["restored", "imported", "absent"]
+    back: Literal["restored", "imported", "not saved"]
     kind: str = ""
-    """Its type's qualified name; empty: the record does not say."""
+    """Its type's qualified name; empty: the record does not have it."""
     shares: tuple[str, ...] = ()
-    """The other variables of its group: they have an object in common, and are saved as one."""
+    """The other variables of its group: they share an object, so they are saved as one."""
     size_bytes: int = 0
     """Of its whole group, stored."""
     cost_s: float = 0.0
@@ -32,47 +32,47 @@ class Variable:
     changed: tuple[int, int] | None = None
     """It was last changed in one of these cells, the first and the last of them."""
     fresh: tuple[str, ...] = ()
-    """What of it comes back new: "lock", "cache"."""
+    """The parts of it that are new objects after a restore: "lock", "cache"."""
     module: str = ""
     """Which module is imported."""
     why: str = ""
-    """Why it is absent."""
+    """Why it is not saved."""
     advice: str = ""
     rerun: int = 0
-    """The cells from this one on make an absent one again, where a later cell needs it."""
+    """If a later cell needs a variable that is not saved, the cells from this one on are re-run."""
     rerun_s: float = 0.0
-    """How long these took."""
+    """How long these cells took."""
     has_loop: bool = False
-    """One of these has a loop that has finished: it does not run again."""
+    """One of these cells has a finished loop, which is not re-run."""
 
     @property
     def is_rerun(self) -> bool:
-        """Do cells run again for it? Else its use is an error that names it."""
-        return self.back == "absent" and self.rerun_s <= RERUN_S and not self.has_loop
+        """Whether cells are re-run for it. If not, its use is an error that names it."""
+        return self.back == "not saved" and self.rerun_s <= RERUN_S and not self.has_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """All variables behind one cell, and what the snapshots cost."""
+class Contents:
+    """All variables after one cell, and what the snapshots cost."""
 
     cell: int
     variables: tuple[Variable, ...]
-    """The absent ones, the saved ones by size, the modules."""
+    """Those not saved, the saved ones by size, the modules."""
     size_bytes: int
-    """What two groups have in common counts once."""
+    """What two groups have in common is counted once."""
     cost_s: float
-    """What the snapshot took of the notebook's time."""
+    """How much of the notebook's time the snapshot took."""
     others_bytes: int
-    """What the snapshots behind other cells hold beside it."""
+    """What the snapshots after other cells hold in addition."""
 
 
 def snapshots(records: Sequence[CellRecord]) -> list[int]:
-    """The cells with a snapshot behind them."""
+    """The cells that are followed by a snapshot."""
     return [number for number, record in enumerate(records, 1) if record.namespace is not None]
 
 
-def account(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell: int) -> Account:
-    """What there is behind that cell.
+def list_contents(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell: int) -> Contents:
+    """The contents of the snapshot after that cell.
 
     Args:
         stored: the objects of the checkpoint that has these records, by name.
@@ -88,7 +88,7 @@ def account(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell
         for name, module in sorted(namespace.modules.items())
         if "." not in name
     ]
-    return Account(
+    return Contents(
         cell=cell,
         variables=(*_not_saved(records[:cell]), *_saved(records[:cell], groups, stored), *modules),
         size_bytes=size_bytes,
@@ -98,24 +98,24 @@ def account(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef], cell
 
 
 def _not_saved(records: Sequence[CellRecord]) -> Iterator[Variable]:
-    not_saved = [_decoded(one.namespace.not_saved) if one.namespace is not None else None for one in records]
+    not_saved = [_decode(each.namespace.not_saved) if each.namespace is not None else None for each in records]
     newest = not_saved[-1] or {}
-    for name, one in sorted(newest.items()):
-        behind = last_with_names(not_saved, len(records), {name})
+    for name, variable in sorted(newest.items()):
+        saved_until = last_with_names(not_saved, len(records), {name})
         yield Variable(
             name=name,
-            back="absent",
-            kind=one.kind,
-            why=one.why,
-            advice=one.advice,
-            rerun=behind + 1,
-            rerun_s=round(sum(record.wall_s for record in records[behind:]), 3),
-            has_loop=any(record.extra.get("loops") for record in records[behind:]),
+            back="not saved",
+            kind=variable.kind,
+            why=variable.why,
+            advice=variable.advice,
+            rerun=saved_until + 1,
+            rerun_s=round(sum(record.wall_s for record in records[saved_until:]), 3),
+            has_loop=any(record.extra.get("loops") for record in records[saved_until:]),
         )
 
 
-def _decoded(not_saved: Sequence[Mapping[str, Any]]) -> dict[str, NotSaved]:
-    return {one.name: one for one in (codec.decode(NotSaved, each) for each in not_saved)}
+def _decode(not_saved: Sequence[Mapping[str, Any]]) -> dict[str, NotSaved]:
+    return {variable.name: variable for variable in (codec.decode(NotSaved, each) for each in not_saved)}
 
 
 def _saved(
@@ -138,12 +138,12 @@ def _saved(
 
 
 def _changed(records: Sequence[CellRecord]) -> dict[tuple[str, ...], tuple[int, int]]:
-    """In which cells each group was last changed: between two snapshots nobody looks."""
-    found: dict[tuple[str, ...], tuple[int, int]] = {}
+    """The cells of which one changed each group last: all cells since the snapshot before."""
+    changed: dict[tuple[str, ...], tuple[int, int]] = {}
     first = 1
     for number in snapshots(records):
         namespace = records[number - 1].namespace
         assert namespace is not None
-        found.update((group.names, (first, number)) for group in namespace.groups)
+        changed.update((group.names, (first, number)) for group in namespace.groups)
         first = number + 1
-    return found
+    return changed

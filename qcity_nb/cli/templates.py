@@ -1,4 +1,4 @@
-"""Templates: small complete projects that `qcity init` and `qcity demo` lay down.
+"""Templates: small complete projects that `qcity init` and `qcity demo` extract.
 
 They are kept in ``templates/`` beside the package in a checkout (and so in an editable install), and inside the
 package in a wheel, where the build puts the same folder.
@@ -15,7 +15,7 @@ from qcity_nb.errors import UsageError
 __all__ = ["extract", "names"]
 
 
-def _home() -> Path:
+def _folder() -> Path:
     package = Path(__file__).parents[1]
     inside = package / "templates"
     return inside if inside.is_dir() else package.parent / "templates"
@@ -23,26 +23,26 @@ def _home() -> Path:
 
 def names() -> list[str]:
     """The templates that this installation has, sorted."""
-    return sorted(file.parent.name for file in _home().glob("*/pyproject.toml"))
+    return sorted(file.parent.name for file in _folder().glob("*/pyproject.toml"))
 
 
 def extract(name: str, target: Path) -> list[Path]:
-    """Write the template's files below ``target``, which is made if it does not exist.
+    """Write the template's files below ``target``, which is created if it does not exist.
 
     Returns: the files written, sorted.
     Raises:
-        UsageError: no such template; or one of the files is there already, and then nothing is written; or the
-            folder cannot be written, and then nothing stays.
+        UsageError: no such template; or one of the files exists already; or the folder cannot be written. In each case
+            no new file remains.
     Does not: make a git repository, install anything, or touch other files in ``target``.
     """
     if name not in names():
         raise UsageError(f"no template {name!r}; there are: {', '.join(names()) or 'none in this installation'}")
-    source = _home() / name
+    source = _folder() / name
     files = sorted(_files(source, frozenset()))
     targets = [target / file.relative_to(source) for file in files]
-    if taken := [file for file in targets if file.exists() or file.is_symlink()]:
-        more = f" (and {len(taken) - 1} more)" if len(taken) > 1 else ""
-        raise UsageError(f"{taken[0]} is there already{more}: nothing was written; choose an empty folder")
+    if existing := [file for file in targets if file.exists() or file.is_symlink()]:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise UsageError(f"{existing[0]} exists already{more}: nothing was written; choose an empty folder")
     written: list[Path] = []
     try:
         for file, to in zip(files, targets, strict=True):
@@ -61,9 +61,9 @@ def extract(name: str, target: Path) -> list[Path]:
 
 
 def _files(folder: Path, hidden: frozenset[str]) -> Iterator[Path]:
-    """The template's files, without what running it in place leaves, as its own ``.gitignore`` files list it.
+    """The template's files, without those that a run in place makes, which its ``.gitignore`` files list.
 
-    Only two forms of their lines are understood, and a test holds the templates to them: ``/name`` for this
+    Only two forms of lines are understood, and a test checks that the templates use no other: ``/name`` for this
     folder, ``name/`` for it and all below.
     """
     here: set[str] = set()

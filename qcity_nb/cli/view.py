@@ -1,4 +1,4 @@
-"""Commands that look: ps, show, logs. They read the store and this machine's logs, and change nothing."""
+"""Commands that show: ps, show, logs. They read the store and this machine's logs, and change nothing."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qcity_nb import codec, hosts, settings
-from qcity_nb.cli.arguments import address_of
+from qcity_nb import codec, hosts
+from qcity_nb.cli.arguments import load_settings
 from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UsageError
 from qcity_nb.ports import Store
 from qcity_nb.published.read import events
 from qcity_nb.records import Head
 from qcity_nb.run import identity, lease
 from qcity_nb.stores import open_store
+from qcity_nb.views.attempts import describe_failed_launches
 from qcity_nb.views.words import ago, event_row, place_of, short, size, state_of, table, when
 
 __all__ = ["logs", "ps", "show"]
 
-_LOOK_EVERY_S = 0.5
+_CHECK_EVERY_S = 0.5
 
 
 def ps(args: argparse.Namespace) -> int:
     """``qcity ps``."""
-    given = settings.load(overrides={"store": address_of(args.store)})
-    store = open_store(given.store)
-    facts: list[dict[str, Any]] = []
+    settings = load_settings(args.store)
+    store = open_store(settings.store)
+    rows: list[dict[str, Any]] = []
     for run in store.runs():
         try:
             head = lease.read(store, run).head
         except StoreUnavailable:
             raise
         except QcityError as error:
-            # One bad head must not hide the others.
-            facts.append({"run": run, "state": "unreadable", "error": str(error)})
+            # One damaged run record must not hide the other runs.
+            rows.append({"run": run, "state": "unreadable", "error": str(error)})
             continue
         newest = head.checkpoint
-        facts.append(
+        rows.append(
             {
                 "run": run,
                 "state": state_of(head),
@@ -51,41 +52,41 @@ def ps(args: argparse.Namespace) -> int:
             }
         )
     if args.json:
-        print(json.dumps(facts))
+        print(json.dumps(rows))
         return 0
-    if not facts:
-        print(f"no runs in {store.address}; `qcity run NOTEBOOK` begins one")
+    if not rows:
+        print(f"no runs in {store.address}; `qcity run NOTEBOOK` starts one")
         return 0
-    rows = [("RUN", "STATE", "HOST", "STEP", "SAVED", "ATTEMPTS")]
-    rows += [
+    lines = [("RUN", "STATE", "HOST", "STEP", "SAVED", "ATTEMPT")]
+    lines += [
         (
-            fact["run"],
-            fact["state"],
-            fact.get("host") or "-",
-            "-" if fact.get("step") is None else str(fact["step"]),
-            ago(fact["checkpoint_at"]) if fact.get("checkpoint_at") else "-",
-            str(fact.get("attempts", "-")),
+            row["run"],
+            row["state"],
+            row.get("host") or "-",
+            "-" if row.get("step") is None else str(row["step"]),
+            ago(row["checkpoint_at"]) if row.get("checkpoint_at") else "-",
+            str(row.get("attempts") or "-"),
         )
-        for fact in facts
+        for row in rows
     ]
-    print(table(rows))
+    print(table(lines))
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
     """``qcity show``."""
-    given = settings.load(overrides={"store": address_of(args.store)})
-    store = open_store(given.store)
+    settings = load_settings(args.store)
+    store = open_store(settings.store)
     run = identity.match(store, args.run)
     head = lease.read(store, run).head
-    story = events(store, run, head)
+    history = events(store, run, head)
     used = store.usage(run)
     if args.json:
         print(
             json.dumps(
                 {
                     **codec.encode(head),
-                    "events": codec.encode(story),
+                    "events": codec.encode(history),
                     "objects": used.objects,
                     "stored_bytes": used.size_bytes,
                     "held_bytes": used.held_bytes,
@@ -98,10 +99,10 @@ def show(args: argparse.Namespace) -> int:
         ("state", state_of(head)),
         ("notebook", f"{head.notebook} in project {head.project}"),
         ("parameters", ", ".join(f"{key}={value!r}" for key, value in head.parameters.items()) or "-"),
-        ("made", f"{when(head.created)} ({ago(head.created)})"),
+        ("created", f"{when(head.created)} ({ago(head.created)})"),
         ("hosts", ", ".join(head.desired.hosts)),
         ("holder", lease.describe(head)),
-        ("attempts", f"{head.term} of at most {head.launches.since_term + head.relaunch.max_attempts}"),
+        ("attempt", _attempt_of(head)),
     ]
     if head.pending_launch is not None:
         rows.append(
@@ -116,38 +117,45 @@ def show(args: argparse.Namespace) -> int:
     named = [f"{ref.label} (step {ref.step})" for ref in head.checkpoints if ref.label]
     if named:
         rows.append(("named", ", ".join(named)))
-    held = f", and {size(used.held_bytes)} deleted but not given back yet" if used.held_bytes else ""
+    held = f", and {size(used.held_bytes)} deleted but not freed yet" if used.held_bytes else ""
     rows.append(("stored", f"{size(used.size_bytes)} in {used.objects} objects in {store.address}{held}"))
     if head.tracked.uri:
         rows.append(("tracker", f"{head.tracked.uri} run {head.tracked.run_id}: {head.tracked.status}"))
     if head.output:
-        rows.append(("executed", short(given.project.root / head.output)))
+        rows.append(("executed", short(settings.project.root / head.output)))
     print(table(rows))
     if head.failure is not None:
         times = f", {head.failure.times} times" if head.failure.times > 1 else ""
         print(f"\nfailure of the {head.failure.cause}{times}: {head.failure.message}")
         if head.failure.traceback:
             print(head.failure.traceback.rstrip())
-    if story:
+    if history:
         print()
-        print(table([event_row(event) for event in story]))
+        print(table([event_row(event) for event in history]))
     return 0
+
+
+def _attempt_of(head: Head) -> str:
+    """3 of at most 50; 2 launches failed before it began."""
+    limit = head.launches.since_term + head.relaunch.max_attempts
+    failed = describe_failed_launches(head)
+    return f"{head.term or 'none yet'} of at most {limit}" + (f"; {failed}" if failed else "")
 
 
 def _attempts(store: Store, run: str, head: Head) -> dict[str, str]:
     """The run's attempts, oldest first, each with its host."""
-    found: dict[str, str] = {}
+    attempts: dict[str, str] = {}
     for event in events(store, run, head):
         if event.attempt:
-            found.setdefault(event.attempt, str(event.data.get("host", "")))
+            attempts.setdefault(event.attempt, str(event.data.get("host", "")))
     for each in (head.pending_launch, head.holder):
         if each is not None:
-            found[each.attempt] = each.host
-    return found
+            attempts[each.attempt] = each.host
+    return attempts
 
 
-def _outlived(store: Store, run: str, attempt: str, every_s: float) -> Callable[[], bool]:
-    """Tells whether the run has gone on without this attempt; asks the store now and then only."""
+def _ask_ended(store: Store, run: str, attempt: str, every_s: float) -> Callable[[], bool]:
+    """A function that tells whether the run has ended or continued without this attempt; it asks the store rarely."""
     answer, asked_s = False, float("-inf")
 
     def ask() -> bool:
@@ -163,19 +171,19 @@ def _outlived(store: Store, run: str, attempt: str, every_s: float) -> Callable[
 
 def logs(args: argparse.Namespace) -> int:
     """``qcity logs``."""
-    given = settings.load(overrides={"store": address_of(args.store)})
-    store = open_store(given.store)
+    settings = load_settings(args.store)
+    store = open_store(settings.store)
     run = identity.match(store, args.run)
-    every_s = max(_LOOK_EVERY_S, min(5.0, given.heartbeat_s / 4))
+    every_s = max(_CHECK_EVERY_S, min(5.0, settings.heartbeat_s / 4))
     shown: set[str] = set()
     while True:
         head = lease.read(store, run).head
         for attempt, host in _attempts(store, run, head).items():
             if attempt in shown:
                 continue
-            until = _outlived(store, run, attempt, every_s) if args.follow else None
+            until = _ask_ended(store, run, attempt, every_s) if args.follow else None
             try:
-                pieces = hosts.launcher(host or "local", given).follow(attempt, until=until)
+                pieces = hosts.launcher(host or "local", settings).follow(attempt, until=until)
                 if pieces is None:
                     continue  # not yet, or on another machine
                 shown.add(attempt)
@@ -186,7 +194,7 @@ def logs(args: argparse.Namespace) -> int:
             except UnknownHost:
                 continue
             except QcityError as error:
-                # One host that does not answer must not hide what the others have.
+                # A host that does not answer must not hide the logs of the others.
                 shown.add(attempt)
                 print(f"==> {attempt} on {host}: {error}", file=sys.stderr)
         if head.state != "running" or not args.follow:

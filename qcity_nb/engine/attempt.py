@@ -1,7 +1,7 @@
 """One attempt's process: `python -m qcity_nb.engine.attempt SPEC`, where SPEC is a file with an AttemptSpec.
 
-Exit codes are those of ``errors``: 0 succeeded, 3 the notebook's own error, 4 stopped, 5 held or taken over, 138 the
-kernel died.
+Exit codes are those of ``errors``: 0 succeeded, 3 the notebook's own error, 4 stopped, 5 held or taken over; and 138
+if the kernel died.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import os
 import sys
 from pathlib import Path
 
-from qcity_nb import codec, crashpoints, settings
+from qcity_nb import codec, crashpoints
 from qcity_nb.errors import NotebookInvalid, QcityError, RunStopped
 from qcity_nb.records import AttemptSpec, Head
 from qcity_nb.run.lease import read
+from qcity_nb.settings import load
 from qcity_nb.sidecar import start as sidecar
 from qcity_nb.stores import open_store
 
 __all__ = ["main"]
 
 KERNEL_DIED = 138
-"""What papermill exits with for it, too."""
+"""papermill's exit code for it, too."""
 
 
-def _is_still_desired(head: Head) -> None:
+def _check_desired(head: Head) -> None:
     if head.is_over:
         raise RunStopped(f"run {head.run!r} has {head.state} already")
     if head.desired.state != "running":
@@ -32,13 +33,13 @@ def _is_still_desired(head: Head) -> None:
 
 
 def _run(spec: AttemptSpec) -> int:
-    given = settings.load(Path(spec.project) if spec.project else None, {"store": spec.store})
-    crashpoints.arm_plan(given.chaos)
+    settings = load(Path(spec.project) if spec.project else None, {"store": spec.store})
+    crashpoints.arm_plan(settings.chaos)
     store = open_store(spec.store)
     head = read(store, spec.run).head
-    _is_still_desired(head)
+    _check_desired(head)
     config = sidecar.config_for(
-        given,
+        settings,
         run=spec.run,
         attempt=spec.attempt,
         host=spec.host,
@@ -46,8 +47,8 @@ def _run(spec: AttemptSpec) -> int:
         declared_dead=spec.declared_dead,
     )
     mailbox, process = sidecar.spawn(config)
-    # Side by side: the agent takes the lease and fetches the checkpoint, a kernel starts, papermill, which is slow to
-    # import, comes in here.
+    # At the same time: the sidecar takes the lease and fetches the checkpoint, a kernel starts, and papermill, which is
+    # slow to import, is imported here.
     from qcity_nb.engine import kernel_prestart
 
     source = store.get(spec.run, head.source) if head.source else b""
@@ -67,7 +68,7 @@ def _run(spec: AttemptSpec) -> int:
         context = AttemptContext(
             config=config,
             mailbox=mailbox,
-            grace_s=given.stop_grace_s,
+            grace_s=settings.stop_grace_s,
             output=Path(spec.output) if spec.output else None,
             kernel=kernel,
         )
@@ -84,7 +85,7 @@ def _run(spec: AttemptSpec) -> int:
                 cwd=spec.project or None,
             )
         except PapermillExecutionError as error:
-            print(error, file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
+            print(error, file=sys.stderr)  # noqa: T201  # people look into the attempt's log
             return 3
         except DeadKernelError:
             return KERNEL_DIED
@@ -92,10 +93,10 @@ def _run(spec: AttemptSpec) -> int:
 
 
 def _name_parameters(source: bytes) -> tuple[str, str | None]:
-    """The notebook's kernel, and a language for one that names neither: papermill refuses to guess.
+    """The notebook's kernel, and a language if it names neither: papermill refuses to guess.
 
     Raises:
-        NotebookInvalid: this is no notebook.
+        NotebookInvalid: it is not a notebook.
     """
     try:
         metadata = json.loads(source)["metadata"]
@@ -112,7 +113,7 @@ def main() -> int:
     try:
         return _run(spec)
     except QcityError as error:
-        print(f"qcity: {error}", file=sys.stderr)  # noqa: T201  # the attempt's log is where people look
+        print(f"qcity: {error}", file=sys.stderr)  # noqa: T201  # people look into the attempt's log
         return error.exit_code
 
 
@@ -120,4 +121,4 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # no lingering thread of a library keeps a finished attempt alive
+    os._exit(code)  # a library's thread must not keep a finished attempt alive

@@ -1,4 +1,4 @@
-"""An execution's place in an attempt: what `qcity run` hands to the papermill engine."""
+"""The context of an execution in an attempt, which `qcity run` passes to the papermill engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AttemptContext"]
 
 @dataclass(slots=True)
 class AttemptContext:
-    """This process's place in an attempt: the desk, and what it came to."""
+    """The attempt that this process executes: its config, its mailbox, its outcome."""
 
     config: Config
     mailbox: Mailbox
@@ -28,25 +28,25 @@ class AttemptContext:
     output: Path | None = None
     """A second place for the executed notebook."""
     process: subprocess.Popen[bytes] | None = None
-    """The agent, as long as it is not known to have the lease: nothing is this attempt's before that."""
+    """The sidecar's process, until it is known to hold the lease: before that this attempt may write nothing."""
     kernel: Any = None
-    """The manager of a kernel that runs already and has executed nothing; else nbclient starts one."""
+    """The manager of a kernel that runs already and has executed nothing; ``None``: nbclient starts one."""
 
     @property
     def term(self) -> int:
-        """The attempt's epoch."""
+        """The attempt's term."""
         return self.mailbox.status().term
 
     def hold(self) -> None:
-        """Wait until the agent has the lease.
+        """Wait until the sidecar holds the lease.
 
         Raises:
-            RunHeld, StoreError, …: whatever the agent says why it has not.
+            RunHeld, StoreError, …: the sidecar's reason why it does not.
         """
         if self.process is not None:
             wait_held(self.mailbox, self.process)
             self.process = None
 
     def note(self, kind: str, **data: object) -> None:
-        """A line for the journal."""
+        """Add an event to the journal."""
         self.mailbox.note(journal.event(kind, term=self.term, attempt=self.config.attempt, **data))

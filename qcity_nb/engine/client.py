@@ -1,4 +1,4 @@
-"""papermill's client of a kernel: executes the cells that have not finished, and tells how it ended."""
+"""papermill's client of a kernel: executes the cells that have not finished, and records the outcome."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["Client"]
 
 LOOK_S = 1.0
 POLL_S = 0.1
-"""How often it looks for a dead kernel: where the system tells of the end by itself, and where it does not."""
+"""How often it checks for a dead kernel: if the system reports the end by itself, and if it does not."""
 
 
 class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publishes no types
-    """papermill's client: notices a dead kernel at once, and tells who fell."""
+    """papermill's client: it notices a dead kernel at once, and records why a cell failed."""
 
     async def _async_poll_kernel_alive(self) -> None:
         with watch_for_end(self.km.provisioner.pid) as ended:
@@ -48,7 +48,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
                     return
 
     def create_kernel_manager(self) -> Any:
-        """As nbclient; the kernel says itself when it is ready."""
+        """As in nbclient, but the kernel itself signals that it is ready."""
         return use_channels(super().create_kernel_manager())
 
     async def _async_cleanup_kernel(self) -> None:
@@ -59,7 +59,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
     _cleanup_kernel = run_sync(_async_cleanup_kernel)
 
     def papermill_execute_cells(self) -> None:
-        """All cells in order, up to the first that fails."""
+        """Execute all cells in order, up to the first that fails."""
         context = self.nb_man.context
         provisioner = self.km.provisioner
         watch = context.mailbox.path / "watch"
@@ -68,13 +68,13 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             with Watchdog(context, provisioner.pid):
                 self._execute_all(context)
         finally:
-            # From here on the kernel may go: the agent must not take that for a reason to fall silent.
+            # From here on the kernel may end: the sidecar must not stop its heartbeats for that.
             watch.write_text("", encoding="ascii")
 
     def _execute_all(self, context: AttemptContext) -> None:
         context.hold()
-        self.log.info(f"qcity: run {context.config.run}, epoch {context.term}")
-        plan = ResumePlan(self, context.mailbox.path, self._noted)
+        self.log.info(f"qcity: run {context.config.run}, attempt {context.term}")
+        plan = ResumePlan(self, context.mailbox.path, self._note)
         plan.begin()
         for index in plan.installs:
             if not plan.rerun_numbered(index, run=self._execute):
@@ -87,30 +87,30 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             elif plan.is_skipped(index):
                 if index not in plan.installs:
                     self._redisplay(cell)
-                    self.nb_man.cell_passed(cell, plan.took_s(index))
+                    self.nb_man.cell_skipped(cell, plan.duration_s(index))
                 continue
             else:
                 try:
                     is_well = self._run(index, plan)
                 except OnceInDoubt as doubt:
                     self.nb_man.save()
-                    _stop(context, doubt)
+                    _stop_run(context, doubt)
                     return
             if not is_well:
                 return
         plan.wait_idle()
         context.outcome = "succeeded"
 
-    def _noted(self, kind: str, **data: Any) -> None:
-        """A line for the journal; papermill's log has it too."""
+    def _note(self, kind: str, **data: Any) -> None:
+        """Add an event to the journal and to papermill's log."""
         self.nb_man.context.note(kind, **data)
         if kind == "cells":
-            self.log.info(f"qcity: {data['passed']} cells finished in an earlier kernel: passed over")
+            self.log.info(f"qcity: {data['skipped']} cells finished in an earlier kernel: skipped")
         for text in [data["message"]] if "message" in data else data.get("said", []):
             self.log.info(f"qcity: {text}")
 
     def _redisplay(self, cell: Any) -> None:
-        """``--stdout-file`` and ``--stderr-file`` begin empty: what a passed cell wrote goes there again."""
+        """Write a skipped cell's text to ``--stdout-file`` and ``--stderr-file`` again, as these begin empty."""
         files = {"stdout": self.stdout_file, "stderr": self.stderr_file}
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and (file := files.get(output.name)):
@@ -118,15 +118,15 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
                 file.flush()
 
     def _run(self, index: int, plan: ResumePlan) -> bool:
-        """One cell that has not finished before; false where it failed."""
-        if plan.begins(index, partial(_decide, self.nb_man.context)):
+        """Execute a cell that has not finished before. Returns whether the notebook continues."""
+        if plan.may_begin(index, partial(_read_decision, self.nb_man.context)):
             return self._execute(index, plan)
-        self.nb_man.cell_passed(self.nb.cells[index])
+        self.nb_man.cell_skipped(self.nb.cells[index])
         plan.finish_cell(index, 0.0)
         return True
 
     def _execute(self, index: int, plan: ResumePlan | None = None) -> bool:
-        """One cell; false where the notebook ends there. ``course`` is told if it ended well, and how long it took."""
+        """Execute a cell. Returns whether the notebook continues. ``plan`` is told if it ended without an error."""
         context = self.nb_man.context
         cell = self.nb.cells[index]
         if plan is not None:
@@ -138,18 +138,18 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             if plan is not None:
                 plan.finish_cell(index, time.monotonic() - began_s)
         except CellExecutionError as error:
-            self._failed(index, error)
+            self._record_failure(index, error)
             if _is_end(error):
                 if plan is not None:
                     plan.finish_cell(index, time.monotonic() - began_s, is_end=True)
                     plan.wait_idle()
                 context.outcome = "succeeded"
             else:
-                _judge(context, index, cell, error.ename, error.evalue, error.traceback)
+                _classify_failure(context, index, cell, error.ename, error.evalue, error.traceback)
             return False
         except CellTimeoutError as error:
-            self._failed(index, error)
-            _judge(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
+            self._record_failure(index, error)
+            _classify_failure(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
             raise
         except DeadKernelError:
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
@@ -157,44 +157,44 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
         self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
         return True
 
-    def _failed(self, index: int, error: Exception) -> None:
+    def _record_failure(self, index: int, error: Exception) -> None:
         self.nb_man.cell_exception(self.nb.cells[index], cell_index=index, exception=error)
         self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
 
 
 def _is_end(error: CellExecutionError) -> bool:
-    """Did the cell end the notebook, well, by ``sys.exit()``? papermill's own rule."""
+    """Did the cell end the notebook without an error, by ``sys.exit()``? The rule is papermill's."""
     return error.ename == "SystemExit" and error.evalue in ("", "0")
 
 
-def _decide(context: AttemptContext) -> Mapping[str, Any]:
-    """What somebody said of a cell that must not run twice."""
+def _read_decision(context: AttemptContext) -> Mapping[str, Any]:
+    """A person's decision about a cell that must not run twice (`qcity resume --once`)."""
     from qcity_nb.stores import open_store
 
-    found: Mapping[str, Any] = read(open_store(context.config.store), context.config.run).head.extra.get("once", {})
-    return found
+    decision: Mapping[str, Any] = read(open_store(context.config.store), context.config.run).head.extra.get("once", {})
+    return decision
 
 
-def _stop(context: AttemptContext, doubt: OnceInDoubt) -> None:
-    """Nobody goes on until somebody has said what is so."""
+def _stop_run(context: AttemptContext, doubt: OnceInDoubt) -> None:
+    """Stop the run until a person has said whether the cell has done its work."""
     from qcity_nb.stores import open_store
 
-    def stopped(head: Head) -> Head:
-        asked = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
-        return replace(head, desired=replace(head.desired, state="stopped"), extra={**head.extra, "once": asked})
+    def set_stopped(head: Head) -> Head:
+        question = {"index": doubt.index, "chain": doubt.chain, "message": str(doubt)}
+        return replace(head, desired=replace(head.desired, state="stopped"), extra={**head.extra, "once": question})
 
     reason = str(doubt).replace("RUN", context.config.run)
     context.note("once", index=doubt.index, message=reason)
     context.mailbox.ask("stop", reason=reason)
-    amend(open_store(context.config.store), context.config.run, stopped)
+    amend(open_store(context.config.store), context.config.run, set_stopped)
     context.outcome = "stopped"
 
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 
 
-def _judge(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
-    """What a failed cell means: a stop that was asked for, a lost lease, or the notebook's own error."""
+def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
+    """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error."""
     status = context.mailbox.status()
     if ename in ("RunStopped", "KeyboardInterrupt") and status.stop:
         context.outcome = "stopped"
@@ -203,7 +203,7 @@ def _judge(context: AttemptContext, index: int, cell: Any, ename: str, evalue: s
         context.outcome = "lost"
         return
     words = f"{ename}|{_ADDRESS.sub('', str(evalue))}|{cell.source}"
-    # Of our own errors only these are the host's: its disk is full or damaged, or the store does not answer.
+    # Of qcity's own errors only these are the host's fault: its disk is full or damaged, or the store does not answer.
     is_hosts = ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
     context.failure = Failure(
         cause="host" if is_hosts else "notebook",

@@ -1,8 +1,7 @@
 """The papermill engine `qcity`: `papermill --engine qcity in.ipynb out.ipynb`, and what `qcity run` runs.
 
-papermill does the executing. This adds: the run behind the notebook and its agent, honest cell status (papermill calls
-cells completed that never ran), atomic writes of the executed notebook, a journal of cells, and an end of the run that
-says what happened.
+papermill executes the cells. This adds: a run and a sidecar for the notebook, the true status of each cell (papermill
+calls cells completed that never ran), atomic writes of the executed notebook, a journal of cells, and an outcome.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from qcity_nb import codec, errors
 from qcity_nb.engine import kernel_prestart
 from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.client import Client
-from qcity_nb.engine.notebook_writer import Bookkeeper
+from qcity_nb.engine.notebook_writer import NotebookWriter
 from qcity_nb.engine.paths import path_of
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
 from qcity_nb.records import DesiredState
@@ -51,24 +50,23 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         log_output: bool = False,
         autosave_cell_every: int = 30,
         context: AttemptContext | None = None,
-        start: kernel_prestart.Start | None = None,
+        start: kernel_prestart.StartedAttempt | None = None,
         **kwargs: Any,
     ) -> Any:
         """Execute ``nb``; papermill's options mean what they mean in papermill.
 
         Args:
-            seat: the place in an attempt of a run; else the run that this notebook and its parameters mean is found or
-                made, and
-            start: is what has begun of an attempt at it.
+            context: of the attempt; without it, the run with this notebook and these parameters is found or made.
+            start: an attempt that has begun; needed without ``context``.
         Raises:
-            DeadKernelError: the kernel died; the run stays unfinished and the next attempt goes on.
+            DeadKernelError: the kernel died; the run stays unfinished and the next attempt resumes.
             LeaseLost: another attempt took the run over.
             RunStopped: the run was stopped; what was finished is saved.
         """
         if context is None:
             assert start is not None
-            context = _own_seat(nb, path_of(kwargs.get("input_path")), start)
-        books = Bookkeeper(
+            context = _make_context(nb, path_of(kwargs.get("input_path")), start)
+        writer = NotebookWriter(
             nb,
             context,
             output_path=output_path,
@@ -76,19 +74,19 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             log_output=log_output,
             autosave_cell_every=autosave_cell_every,
         )
-        books.notebook_start()
+        writer.notebook_start()
         with _signals(context):
             try:
-                cls.execute_managed_notebook(books, kernel_name, log_output=log_output, **kwargs)
+                cls.execute_managed_notebook(writer, kernel_name, log_output=log_output, **kwargs)
             finally:
-                books.notebook_complete()
+                writer.notebook_complete()
                 _conclude(context)
-        return books.nb
+        return writer.nb
 
     @classmethod
     def execute_managed_notebook(
         cls,
-        nb_man: Bookkeeper,
+        nb_man: NotebookWriter,
         kernel_name: str,
         log_output: bool = False,
         stdout_file: Any = None,
@@ -97,7 +95,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         execution_timeout: int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Run the cells in a kernel that knows its desk."""
+        """Run the cells in a kernel that knows its mailbox."""
         rest = remove_args(["timeout", "startup_timeout", "input_path"], **kwargs)
         final = merge_kwargs(
             rest,
@@ -111,30 +109,30 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
         )
         context = nb_man.context
         client = Client(nb_man, km=context.kernel, **final)
-        client.owns_km = True  # whoever started it: this execution ends it
+        client.owns_km = True  # this execution ends the kernel, whoever started it
         return client.execute(
             env={**os.environ, **kernel_prestart.environ(context.config.attempt, context.mailbox.path)}
         )
 
 
-def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptContext:
-    """papermill alone: find or make the run that this notebook and its parameters mean."""
+def _make_context(nb: Any, full: Path, start: kernel_prestart.StartedAttempt) -> AttemptContext:
+    """For papermill without `qcity run`: find or make the run with this notebook and these parameters."""
     from qcity_nb.stores import open_store
 
-    given = start.settings
-    root = given.project.root
+    settings = start.settings
+    root = settings.project.root
     parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
     name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
     head, _ = identity.find_or_create(
-        open_store(given.store),
-        project=given.project.name,
+        open_store(settings.store),
+        project=settings.project.name,
         notebook=name,
         parameters=parameters,
         source=full.read_bytes() if full.is_file() else b"",
-        desired=DesiredState(manual=True),  # somebody else's scheduler started it, and starts it again
+        desired=DesiredState(manual=True),  # another scheduler started it, and will start it again
     )
     config = sidecar.config_for(
-        given,
+        settings,
         run=head.run,
         attempt=start.attempt,
         host="papermill",
@@ -142,7 +140,7 @@ def _own_seat(nb: Any, full: Path, start: kernel_prestart.Start) -> AttemptConte
     )
     mailbox, process = sidecar.spawn(config)
     return AttemptContext(
-        config=config, mailbox=mailbox, grace_s=given.stop_grace_s, process=process, kernel=start.kernel
+        config=config, mailbox=mailbox, grace_s=settings.stop_grace_s, process=process, kernel=start.kernel
     )
 
 
@@ -166,11 +164,11 @@ def _signals(context: AttemptContext) -> Iterator[None]:
 
 
 def _conclude(context: AttemptContext) -> None:
-    """Tell the agent how it ended, and wait until that is published.
+    """Tell the sidecar how the execution ended, and wait until that is published.
 
     Raises:
-        LeaseLost, RunStopped: that is how it ended.
-        RunHeld, StoreError, …: it has not begun.
+        LeaseLost, RunStopped: the execution ended so.
+        RunHeld, StoreError, …: the execution has not begun.
         StoreUnavailable: the store did not answer in time; the local tier has everything.
     """
     context.hold()
@@ -185,14 +183,14 @@ def _conclude(context: AttemptContext) -> None:
     while (answer := context.mailbox.answer_to(request)) is None:
         status = context.mailbox.status()
         if status.state in ("lost", "refused"):
-            # Refused: a second agent could not go on for the first.
+            # Refused: a second sidecar could not take over from the first.
             context.outcome = "lost"
             raise getattr(errors, status.error, LeaseLost)(status.reason)
         if status.state == "held" and status.pid and not is_alive(status.pid):
             sidecar.spawn(sidecar.respawn(context.config))
             time.sleep(1.0)
         if time.monotonic() > until:
-            raise StoreUnavailable(status.message or "the agent did not answer")
+            raise StoreUnavailable(status.message or "qcity's background process did not answer")
         time.sleep(0.02)
     context.answer = answer
     if not answer.ok:

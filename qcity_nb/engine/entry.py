@@ -1,6 +1,6 @@
 """papermill's entry point: a name for the engine that imports nothing.
 
-papermill loads every engine while it is itself being imported, so the module that it names must not import papermill.
+papermill loads all engines while it is itself being imported, so this module must not import papermill.
 """
 
 from __future__ import annotations

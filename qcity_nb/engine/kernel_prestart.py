@@ -1,6 +1,6 @@
-"""A kernel that starts before the rest is imported: that import takes as long as a kernel takes to start.
+"""Starts a kernel before the rest is imported: the import takes as long as the kernel's start.
 
-The kernel only waits there; no code of the notebook runs before the engine holds the lease and sends it.
+The kernel only waits; no code of the notebook runs before the sidecar holds the lease and the engine sends a cell.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
 
-from qcity_nb import settings
 from qcity_nb.engine.kernel_process import use_channels
+from qcity_nb.settings import ENV, Settings, load
 
-__all__ = ["Start", "environ", "kernel", "start"]
+__all__ = ["StartedAttempt", "environ", "kernel", "start"]
 
 
 @dataclass(slots=True, eq=False)
-class Start:
-    """What there is of an attempt before its run is known."""
+class StartedAttempt:
+    """What is known of an attempt before its run is."""
 
-    settings: settings.Settings
+    settings: Settings
     attempt: str
     kernel: Any
-    """The manager of its kernel; ``None``: nbclient is to start one."""
+    """The manager of its kernel; ``None``: nbclient starts one."""
 
 
 def environ(attempt: str, mailbox: Path) -> dict[str, str]:
-    """What tells a kernel which attempt it belongs to."""
-    return {settings.ENV + "DESK": str(mailbox), settings.ENV + "ATTEMPT": attempt}
+    """The environment variables that tell a kernel which attempt it belongs to."""
+    return {ENV + "MAILBOX": str(mailbox), ENV + "ATTEMPT": attempt}
 
 
 @contextmanager
-def start(notebook: Path, kernel_name: str) -> Iterator[Start]:
-    """Begin an attempt at a notebook that papermill executes: name it, and start its kernel.
+def start(notebook: Path, kernel_name: str) -> Iterator[StartedAttempt]:
+    """Begin an attempt that papermill executes: choose its id, and start its kernel.
 
     Raises:
         UsageError: the settings are not valid.
     """
-    given = settings.load(notebook.parent if notebook.parent.is_dir() else None)
+    settings = load(notebook.parent if notebook.parent.is_dir() else None)
     attempt = f"papermill-{uuid.uuid4().hex[:12]}"
-    with kernel(kernel_name, attempt, given.mailbox_of(attempt)) as manager:
-        yield Start(given, attempt, manager)
+    with kernel(kernel_name, attempt, settings.mailbox_of(attempt)) as manager:
+        yield StartedAttempt(settings, attempt, manager)
 
 
 @contextmanager
 def kernel(name: str, attempt: str, mailbox: Path) -> Iterator[Any]:
-    """Start a kernel as nbclient would; it is ended with the block, if nobody ended it before.
+    """Start a kernel as nbclient would; it ends with the block, unless it has ended before.
 
-    Returns: its manager, to be given to nbclient; ``None`` if it cannot be started, which nbclient says better.
+    Returns: its manager, for nbclient; ``None`` if it cannot be started, since nbclient has the better error message.
     """
     manager = use_channels(AsyncKernelManager(kernel_name=name))
     try:

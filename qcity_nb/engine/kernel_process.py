@@ -1,8 +1,8 @@
-"""The beginning and the end of a kernel's process, without the fixed waits of jupyter_client: 0.2 s and 0.1 s.
+"""Start and end of a kernel's process, without the fixed waits of jupyter_client: 0.2 s and 0.1 s.
 
-jupyter_client takes a kernel for ready once its iopub channel has been silent for 0.2 s, and looks for its end ten
-times a second. Here the kernel itself says when: by the welcome to that channel or the ``idle`` that ends its first
-answer, and by its pidfd.
+For jupyter_client a kernel is ready once its iopub channel was silent for 0.2 s, and it checks for the end ten times a
+second. Here the kernel signals both: its start by the welcome to that channel or by the ``idle`` after its first
+answer, its end by its pidfd.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from jupyter_client.manager import AsyncKernelManager
 __all__ = ["Channels", "end_kernel", "use_channels", "watch_for_end"]
 
 ANSWER_S = 1.0
-"""A kernel that has not answered by then is asked again: it may not have heard."""
+"""A kernel that has not answered by then is asked again: the request may have been lost."""
 SILENCE_S = 0.2
-"""A kernel that does not say that it is idle again is taken for idle after that silence."""
+"""A kernel that sends no ``idle`` counts as idle after this silence."""
 
 
 class Channels(AsyncKernelClient):
-    """A kernel's channels. They are ready with the kernel's first answer."""
+    """A kernel's channels, ready with the kernel's first answer."""
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
-        """Wait until the kernel has answered, and this client has heard so on both channels.
+        """Wait until the kernel has answered, and this client has received messages on both channels.
 
         Args:
             timeout: seconds; ``None``: as long as the kernel lives.
@@ -46,7 +46,7 @@ class Channels(AsyncKernelClient):
                 raise RuntimeError(f"Kernel didn't respond in {timeout:.0f} seconds")
 
     async def _is_heard(self) -> bool:
-        """Ask once. False: no answer, or nothing on iopub: it was not subscribed in time."""
+        """Ask once. False: no answer, or nothing on iopub, which was not subscribed in time."""
         self.kernel_info()
         try:
             reply = await self.shell_channel.get_msg(timeout=ANSWER_S)
@@ -54,7 +54,7 @@ class Channels(AsyncKernelClient):
             return False
         if reply["msg_type"] != "kernel_info_reply":
             return False
-        self._handle_kernel_info_reply(reply)  # which protocol it speaks
+        self._handle_kernel_info_reply(reply)  # the version of its protocol
         is_heard = False
         with suppress(Empty):
             while True:
@@ -62,14 +62,14 @@ class Channels(AsyncKernelClient):
                 is_heard = True
                 is_idle = message["content"].get("execution_state") == "idle"
                 is_its = message["parent_header"].get("msg_id") == reply["parent_header"]["msg_id"]
-                # Either is late enough: what the kernel publishes from here on arrives (the welcome: JEP 65).
+                # After either, all that the kernel publishes arrives (for the welcome see JEP 65).
                 if (is_idle and is_its) or message["msg_type"] == "iopub_welcome":
                     break
         return is_heard
 
 
 def use_channels(manager: Any) -> Any:
-    """The same manager; its clients are ``Channels``, unless somebody has chosen others."""
+    """Let the manager make ``Channels`` as its clients, unless another class was chosen. Returns the manager."""
     if type(manager) is AsyncKernelManager and manager.client_factory is AsyncKernelClient:
         manager.client_factory = Channels
     return manager
@@ -77,7 +77,7 @@ def use_channels(manager: Any) -> Any:
 
 @contextmanager
 def watch_for_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
-    """A future that is done when the process has ended; ``None`` where the system cannot tell (no pidfd)."""
+    """A future that is done when the process has ended; ``None`` if the system has no pidfd."""
     loop = asyncio.get_running_loop()
     handle = None
     with suppress(OSError, AttributeError):
@@ -100,9 +100,9 @@ def watch_for_end(pid: int | None) -> Iterator[asyncio.Future[None] | None]:
 
 
 async def end_kernel(manager: Any) -> None:
-    """Ask a kernel to end, and wait until it has; it is killed if it does not, as in ``shutdown_kernel``.
+    """Ask a kernel to end, and wait for it; it is killed if it does not, as in ``shutdown_kernel``.
 
-    Does nothing where jupyter_client must: for other managers than its own, and without a pidfd.
+    Does nothing for managers other than jupyter_client's own, and without a pidfd: then jupyter_client does it.
     """
     if type(manager) is not AsyncKernelManager or not await manager.is_alive():
         return

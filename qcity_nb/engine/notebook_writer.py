@@ -1,4 +1,4 @@
-"""papermill's bookkeeping of a notebook: where each cell is, and the executed notebook on disk."""
+"""Writes the executed notebook to disk, with the true status of each cell."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from qcity_nb import crashpoints
 from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.engine.paths import local_path
 
-__all__ = ["Bookkeeper"]
+__all__ = ["NotebookWriter"]
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file; a reader, or a kill, sees the old content or the new."""
+    """Replace a file: readers see the old content or the new, also after a kill."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     draft.write_bytes(data)
@@ -29,7 +29,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _merge(nb: Any) -> Any:
-    """Adjacent pieces of one stream joined: how they arrive is the network's matter, not the notebook's."""
+    """Join adjacent pieces of one stream: how it was split in transit does not belong in the notebook."""
     for cell in nb.cells:
         outputs: list[Any] = []
         for output in cell.get("outputs", []):
@@ -43,23 +43,23 @@ def _merge(nb: Any) -> Any:
     return nb
 
 
-class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
-    """papermill's bookkeeping, with atomic writes and a status that says what happened."""
+class NotebookWriter(NotebookExecutionManager):  # type: ignore[misc]  # papermill publishes no types
+    """papermill's execution manager, with atomic writes and the true status of each cell."""
 
     def __init__(self, nb: Any, context: AttemptContext, **kwargs: Any) -> None:
         self.context = context
         super().__init__(nb, **kwargs)
 
     def save(self, **kwargs: Any) -> None:
-        """Write the notebook to the desk, and to the output where that is a local file."""
+        """Write the notebook to the mailbox, and to the output if that is a local file."""
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
         if self.context.process is not None:
-            return  # the output may be that of another attempt, which runs
+            return  # the output may belong to another, running attempt
         data = str(nbformat.writes(_merge(self.nb))).encode()
         _write_atomically(self.context.mailbox.executed, data)
         output = local_path(self.output_path) if self.output_path else None
-        # Neither is a device or a pipe replaced by a file, nor a folder made that papermill would miss.
+        # A device or a pipe is not replaced by a file, and no folder is made where papermill would raise an error.
         if output is not None and output.parent.is_dir() and (output.is_file() or not output.exists()):
             _write_atomically(output, data)
         elif self.output_path:
@@ -69,21 +69,21 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
-        """A cell begins."""
+        """Note that a cell begins."""
         crashpoints.hit("cell.before")
-        told = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
-        _write_atomically(self.context.mailbox.path / "cell.json", json.dumps(told).encode())
+        running = {"index": cell_index, "id": cell.get("id"), "source": cell.source}
+        _write_atomically(self.context.mailbox.path / "cell.json", json.dumps(running).encode())
         self._began_s = time.monotonic()
         super().cell_start(cell, cell_index, **kwargs)
 
     def cell_skipped(self, cell: Any, wall_s: float | None = None) -> None:
-        """A cell has finished in an earlier kernel: it shows what it showed then, and how long it took."""
+        """Note that a cell is skipped: it shows its output and its duration from an earlier kernel."""
         cell.metadata.papermill.update(status=self.COMPLETED, exception=False, duration=wall_s)
         if self.pbar:
             self.pbar.update(1)
 
     def cell_complete(self, cell: Any, cell_index: int | None = None, **kwargs: Any) -> None:
-        """A cell ended, one way or the other."""
+        """Note that a cell ended, with or without an error."""
         if not kwargs.get("died"):
             super().cell_complete(cell, cell_index, **kwargs)
         if cell.cell_type == "code":
@@ -97,7 +97,7 @@ class Bookkeeper(NotebookExecutionManager):  # type: ignore[misc]  # papermill p
         crashpoints.hit("cell.after")
 
     def notebook_complete(self, **kwargs: Any) -> None:
-        """The end: cells that never ran stay pending, a cell that was cut off stays running."""
+        """Note the end: cells that never ran stay pending, a cell that was cut off stays running."""
         self.end_time = self.now()
         meta = self.nb.metadata.papermill
         meta["end_time"] = self.end_time.isoformat()

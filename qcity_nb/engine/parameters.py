@@ -1,7 +1,7 @@
-"""A notebook as it is asked to run: is it one, and which parameters does it take?
+"""Reads a notebook that is to be run: is it valid, and which parameters does it take?
 
-Parameters are the plain assignments of the cell tagged ``parameters``, as papermill has it. Values from a
-command line are text; what they become follows the default that the notebook gives.
+Parameters are the plain assignments in the cell tagged ``parameters``, as in papermill. Values from a command line are
+text; they are converted to the type of the notebook's default.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 
 from qcity_nb.errors import NotebookInvalid, UsageError
 
-__all__ = ["Asked", "read", "type_parameters"]
+__all__ = ["RunnableNotebook", "read", "type_parameters"]
 
 _UNKNOWN = object()
-"""The default of a parameter whose value is no plain literal."""
+"""The default of a parameter whose value is not a plain literal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RunnableNotebook:
     """A notebook that can be run."""
 
     content: bytes
     defaults: Mapping[str, Any] | None
     """Parameters and their defaults; ``None``: no cell is tagged ``parameters``."""
     kernel: str = "python3"
-    """The kernel that it asks for."""
+    """The name of its kernel."""
 
 
-def read(path: Path) -> Asked:
+def read(path: Path) -> RunnableNotebook:
     """The notebook at ``path``.
 
     Raises:
-        NotebookInvalid: it is missing, cannot be read, is no notebook, or has no code.
+        NotebookInvalid: it is missing, cannot be read, is not a notebook, or has no code.
     """
     try:
         content = path.read_bytes()
@@ -63,7 +63,9 @@ def read(path: Path) -> Asked:
         raise NotebookInvalid(f"{path} has no code to run")
     tagged = [cell for cell in code if "parameters" in (cell.get("metadata") or {}).get("tags", [])]
     kernel = ((document.get("metadata") or {}).get("kernelspec") or {}).get("name") or "python3"
-    return Asked(content=content, defaults=_defaults(_source(tagged[0])) if tagged else None, kernel=str(kernel))
+    return RunnableNotebook(
+        content=content, defaults=_defaults(_source(tagged[0])) if tagged else None, kernel=str(kernel)
+    )
 
 
 def _source(cell: Mapping[str, Any]) -> str:
@@ -72,14 +74,14 @@ def _source(cell: Mapping[str, Any]) -> str:
 
 
 def _defaults(source: str) -> dict[str, Any]:
-    # Magics are no Python; the rest of the cell still says what it assigns.
+    # Magics are not Python; the rest of the cell can still be parsed.
     text = re.sub(r"(?m)^[ \t]*[%!].*$", "pass", source)
     try:
         body = ast.parse(text).body
     except SyntaxError:
         names = re.findall(r"(?m)^([A-Za-z_]\w*)\s*(?::[^=\n]+)?=(?!=)", source)
         return dict.fromkeys(names, _UNKNOWN)
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for node in body:
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
@@ -88,8 +90,8 @@ def _defaults(source: str) -> dict[str, Any]:
             targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Name):
-                found[target.id] = _literal(getattr(node, "value", None))
-    return found
+                defaults[target.id] = _literal(getattr(node, "value", None))
+    return defaults
 
 
 def _literal(node: ast.expr | None) -> Any:
@@ -113,7 +115,7 @@ _WORDS: Mapping[str, Any] = {
 
 
 def _guess(text: str) -> Any:
-    """A value without a default to go by: a number, a truth value, nothing, a JSON list or object, else text."""
+    """A value without a default's type: a number, a truth value, ``None``, a JSON list or object, else text."""
     if text in _WORDS:
         return _WORDS[text]
     for kind in (int, float):
@@ -144,20 +146,22 @@ def _fit(name: str, text: str, default: Any) -> Any:
     return value
 
 
-def type_parameters(asked: Asked, given: Iterable[tuple[str, str]], *, notebook: str) -> dict[str, Any]:
-    """The parameters that a command line gives, each checked and typed by the notebook's default.
+def type_parameters(
+    document: RunnableNotebook, arguments: Iterable[tuple[str, str]], *, notebook: str
+) -> dict[str, Any]:
+    """The parameters of a command line, each checked and converted by the notebook's default.
 
     Raises:
-        UsageError: the notebook does not know one, one is given twice, or its value is of the wrong kind.
+        UsageError: a parameter that the notebook does not have, that occurs twice, or whose value has the wrong type.
     """
     values: dict[str, Any] = {}
-    for name, text in given:
-        if asked.defaults is None:
+    for name, text in arguments:
+        if document.defaults is None:
             raise UsageError(f"-p {name}: {notebook} takes no parameters; tag the cell that sets them `parameters`")
-        if name not in asked.defaults:
-            known = ", ".join(sorted(asked.defaults)) or "none"
-            raise UsageError(f"-p {name}: {notebook} has no such parameter; it knows {known}")
+        if name not in document.defaults:
+            known = ", ".join(sorted(document.defaults)) or "none"
+            raise UsageError(f"-p {name}: {notebook} has no such parameter; it has {known}")
         if name in values:
             raise UsageError(f"-p {name} is given twice")
-        values[name] = _fit(name, text, asked.defaults[name])
+        values[name] = _fit(name, text, document.defaults[name])
     return values

@@ -10,17 +10,17 @@ __all__ = ["local_path", "path_of"]
 
 
 def local_path(path: object) -> Path | None:
-    """Where papermill reads or writes that path on this machine's disk; ``None``: elsewhere.
+    """Where papermill reads or writes that path on this machine's disk; ``None``: it is elsewhere.
 
-    papermill's paths start from where it was called, whatever ``--cwd`` says.
+    papermill's paths are relative to the directory where it was called, whatever ``--cwd`` says.
     """
     handler = papermill_io.get_handler(path)
     if not isinstance(handler, LocalHandler):
         return None
-    # Links are followed: what is replaced is the file.
+    # Links are followed, so that the file itself is replaced.
     return Path(handler._cwd or ".", str(path)).resolve()
 
 
-def path_of(given: object) -> Path:
-    """The path of papermill's input, to look for the project around it; a notebook given as an object has none."""
-    return local_path(given) or Path(given if isinstance(given, str) else "notebook")
+def path_of(source: object) -> Path:
+    """The path of papermill's input, from which the project is looked up; a notebook passed as an object has none."""
+    return local_path(source) or Path(source if isinstance(source, str) else "notebook")

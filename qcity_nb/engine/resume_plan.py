@@ -1,7 +1,7 @@
-"""The course of one execution: which cells have finished in an earlier kernel, and what the kernel is told of the rest.
+"""The plan of one execution: which cells finished in an earlier kernel and are skipped, and which are re-run.
 
-The engine's half of ``kernelside``. A kernel that has no snapshots to offer (another language, no qcity_nb in its
-environment) runs the notebook from its first cell, and that is said.
+The engine's half of ``kernel.engine_requests``. A kernel without snapshots (another language, no qcity_nb in its
+environment) runs the notebook from its first cell, and a message says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, Protocol
 
-from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, passed on in 8
+from jupyter_client.utils import run_sync  # type: ignore[attr-defined]  # its own name in 7, re-exported in 8
 from nbformat import from_dict
 from nbformat.v4 import new_output
 
@@ -31,42 +31,42 @@ from qcity_nb.kernel.widgets import put_states, shows_widgets, states_in
 
 __all__ = ["ResumePlan", "OnceInDoubt", "EventWriter"]
 
-_ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{given!r})"
+_ASK = "__import__('qcity_nb.kernel.engine_requests', fromlist=['answer']).answer({op!r}, **{arguments!r})"
 
 
 def _not_saved(records: list[dict[str, Any]]) -> list[set[str] | None]:
-    return [{each["name"] for each in one["absent"]} if one["whole"] else None for one in records]
+    return [{each["name"] for each in record["not_saved"]} if record["has_snapshot"] else None for record in records]
 
 
 async def _message(client: Any) -> Any:
-    found = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
-    return await found if asyncio.iscoroutine(found) else found
+    message = client.kc.shell_channel.get_msg(timeout=client.shell_timeout_interval)
+    return await message if asyncio.iscoroutine(message) else message
 
 
 class OnceInDoubt(Exception):
-    """A cell that must not run twice began in an earlier kernel, and nobody knows whether it has done its work."""
+    """A cell that must not run twice began in an earlier kernel, and it is not known whether it has done its work."""
 
     def __init__(self, index: int, chain: str, began: str) -> None:
         self.index = index
         self.chain = chain
         super().__init__(
-            f"cell {index + 1} must not run twice (qcity-once), and began {began}: look whether it has done its work,"
+            f"cell {index + 1} must not run twice (qcity-once), and began {began}: check whether it has done its work,"
             " then `qcity resume RUN --once done`, or `--once again`"
         )
 
 
 class EventWriter(Protocol):
-    """Where the course says what happens: the run's journal."""
+    """Writes events to the run's journal."""
 
     def __call__(self, kind: str, **data: object) -> None:
-        """One line."""
+        """Add an event."""
 
 
 class ResumePlan:
-    """What of a notebook has finished."""
+    """What of a notebook is finished, and where its execution resumes."""
 
     def __init__(self, client: Any, mailbox: Path, note: EventWriter) -> None:
-        """For nbclient's ``client``, whose kernel runs."""
+        """``client`` is nbclient's; its kernel runs."""
         self._client = client
         self._mailbox = mailbox
         self._note = note
@@ -74,7 +74,7 @@ class ResumePlan:
         self._places = [
             n for n, cell in enumerate(self._code_cells) if cell.cell_type == "code" and cell.source.strip()
         ]
-        """Which of the notebook's cells are code, in order: a position counts in this list."""
+        """The indexes of the notebook's code cells, in order; a *position* is an index into this list."""
         self._chain = chain([self._code_cells[n].source for n in self._places])
         self._positions = {n: position for position, n in enumerate(self._places)}
         self._shown: dict[int, str] = {}
@@ -82,33 +82,33 @@ class ResumePlan:
         self._records: list[dict[str, Any]] = []
         self._rerun: set[int] = set()
         self._covered = 0
-        """So many cells had finished, some of which may have to run again."""
+        """How many cells had finished; some of them may have to be re-run."""
         self._once: Mapping[str, str] = {}
-        """Cells that must not run twice and have begun, by source: when."""
+        """When cells that must not run twice began, by source."""
         self._busy: tuple[int, str] | None = None
-        """The finished cell that the kernel is busy with, and the request that told it."""
+        """The finished cell of which the kernel takes a snapshot, and the request for it."""
         self.installs: list[int] = []
-        """Finished cells that install packages which this machine may not have."""
+        """Finished cells that installed packages which this machine may not have."""
         self.start = 0
-        """The notebook's cells before this one have finished: they are passed over."""
+        """The notebook's cells before this index are finished, and skipped."""
 
     # -- the kernel
 
-    def _ask(self, op: str, **given: Any) -> dict[str, Any]:
-        """What the kernel answers; ``ok`` is false where it cannot."""
+    def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """The kernel's answer to a request; ``ok`` is false if it failed."""
         self.wait_idle()
-        found: dict[str, Any] = run_sync(self._answered)(self._sent(op, **given))
-        return found
+        answer: dict[str, Any] = run_sync(self._wait_answer)(self._request(op, **arguments))
+        return answer
 
-    def _sent(self, op: str, **given: Any) -> str:
-        request: str = run_sync(self._send)(_ASK.format(op=op, given=given))
+    def _request(self, op: str, **arguments: Any) -> str:
+        request: str = run_sync(self._send)(_ASK.format(op=op, arguments=arguments))
         return request
 
     async def _send(self, expression: str) -> Any:
         sent = self._client.kc.execute("", silent=True, store_history=False, user_expressions={"qcity": expression})
         return await sent if asyncio.iscoroutine(sent) else sent
 
-    async def _answered(self, request: str) -> dict[str, Any]:
+    async def _wait_answer(self, request: str) -> dict[str, Any]:
         client = self._client
         with watch_for_end(client.km.provisioner.pid) as end:
             while True:
@@ -122,82 +122,87 @@ class ResumePlan:
                 if reply["parent_header"].get("msg_id") == request:
                     break
         content = reply["content"]
-        found = content.get("user_expressions", {}).get("qcity", {})
-        if found.get("status") != "ok":
-            return {"ok": False, "error": found.get("ename", content.get("status")), "why": found.get("evalue", "")}
-        answer: dict[str, Any] = json.loads(ast.literal_eval(found["data"]["text/plain"]))
+        result = content.get("user_expressions", {}).get("qcity", {})
+        if result.get("status") != "ok":
+            return {"ok": False, "error": result.get("ename", content.get("status")), "why": result.get("evalue", "")}
+        answer: dict[str, Any] = json.loads(ast.literal_eval(result["data"]["text/plain"]))
         return answer
 
     # -- begin
 
     def begin(self) -> None:
-        """Find out behind which cell to go on. ``installs`` are to be executed before ``resume``."""
+        """Find out after which cell to resume. The cells in ``installs`` are to be executed before ``resume``."""
         for index, cell in enumerate(self._code_cells):
-            if said := check_tags(cell.metadata.get("tags", [])):
-                self._note("tag", message=f"cell {index + 1}: {said}")
+            if problem := check_tags(cell.metadata.get("tags", [])):
+                self._note("tag", message=f"cell {index + 1}: {problem}")
         language = self._client.km.kernel_spec.language
         if language.lower() != "python":
-            self._note("no-snapshots", message=f"the kernel's language is {language}: cells run again after a death")
+            self._note(
+                "no-snapshots", message=f"the kernel's language is {language}: all cells are re-run after a death"
+            )
             return
-        told = self._ask("attend")
-        if not told["ok"]:
-            why = told["why"] or told["error"]
-            self._note("no-snapshots", message=f"the kernel gives none ({why}): cells run again after a death")
+        reply = self._ask("attend")
+        if not reply["ok"]:
+            why = reply["why"] or reply["error"]
+            self._note("no-snapshots", message=f"the kernel gives none ({why}): all cells are re-run after a death")
             return
         self._is_on = True
-        records = told["cells"]
-        count = count_finished(self._chain, [one["chain"] for one in records])
+        records = reply["cells"]
+        count = count_finished(self._chain, [each["chain"] for each in records])
         self._covered = count
-        self._once = told["once"]
-        self._records = records[: self._sound(records, rerun.last_with_snapshot(_not_saved(records), count))]
-        here = told["where"]
+        self._once = reply["once"]
+        self._records = records[: self._find_start(records, rerun.last_with_snapshot(_not_saved(records), count))]
+        here = reply["machine"]
         for position, record in enumerate(self._records):
             place = self._places[position]
-            if record["where"] != here and installs(self._code_cells[place].source):
+            if record["machine"] != here and installs(self._code_cells[place].source):
                 self.installs.append(place)
 
-    def _sound(self, records: list[dict[str, Any]], count: int) -> int:
-        """Behind which cell variables that cannot be saved are no hindrance.
+    def _find_start(self, records: list[dict[str, Any]], count: int) -> int:
+        """After which cell to resume, so that all variables that are needed and could not be saved are re-created.
 
-        What the cells to come may use must be made again, and everything since, as it may have been used since. What
-        they cannot use, or what took too long to make, is left out: its use is an error that says why.
+        Variables that the remaining cells may use are re-created, by re-running the cell that made them and all cells
+        since, as each may have used them. Variables that they cannot use, or that took too long to make, are left out:
+        their use raises an error that says why.
         """
-        absent = _not_saved(records)
+        not_saved = _not_saved(records)
         while count:
             coming = [self._code_cells[n].source for n in self._places[count:]]
             bodies = [self._code_cells[n].source for n in self._places[:count]]
             needed = find_names(coming) | find_names_in_bodies(bodies)
-            lost = (absent[count - 1] or set()) & needed
-            earlier = rerun.last_with_names(absent, count, lost)
-            wall_s = sum(one["wall_s"] for one in records[earlier:count])
+            lost = (not_saved[count - 1] or set()) & needed
+            earlier = rerun.last_with_names(not_saved, count, lost)
+            wall_s = sum(record["wall_s"] for record in records[earlier:count])
             if earlier == count:
                 break
             names = ", ".join(sorted(lost))
             if any(is_once(self._code_cells[n].metadata.get("tags", [])) for n in self._places[earlier:count]):
-                self._note("lost", message=f"{names} cannot be saved, and a cell since then must not run twice")
+                self._note("lost", message=f"{names} could not be saved, and a cell since then must not run twice")
                 break
-            if any(one["loops"] for one in records[earlier:count]):
-                # A finished loop yields nothing: what its body leaves beside its state would be missing.
-                self._note("lost", message=f"{names} cannot be saved, and a loop has finished since")
+            if any(record["loops"] for record in records[earlier:count]):
+                # A finished loop yields nothing: variables that its body sets beside its state would be missing.
+                self._note("lost", message=f"{names} could not be saved, and a loop has finished since")
                 break
             if wall_s > rerun.RERUN_S:
-                self._note("lost", message=f"{names} cannot be saved, and would take {wall_s:.0f} s to make again")
+                self._note("lost", message=f"{names} could not be saved, and would take {wall_s:.0f} s to re-create")
                 break
             self._note(
                 "again",
-                message=f"{names} cannot be saved: made again from cell {self._places[earlier] + 1} on, {wall_s:.1f} s"
-                + self._effects(self._places[earlier:count]),
+                message=f"{names} could not be saved: re-run from cell {self._places[earlier] + 1} on, {wall_s:.1f} s"
+                + self._describe_effects(self._places[earlier:count]),
             )
             count = earlier
         return count
 
-    def _effects(self, places: Sequence[int]) -> str:
-        """What these cells will do once more outside the kernel, as far as can be seen."""
-        found = [f"{what} (cell {place + 1})" for place in places for what in effects(self._code_cells[place].source)]
-        return f"; they act outside again: {', '.join(found)}" if found else ""
+    def _describe_effects(self, places: Sequence[int]) -> str:
+        """What these cells will do again outside the kernel, as far as their source shows it."""
+        described = [
+            f"{what} (cell {place + 1})" for place in places for what in effects(self._code_cells[place].source)
+        ]
+        return f"; re-run effects outside the kernel: {', '.join(described)}" if described else ""
 
     def resume(self) -> None:
-        """Bring the variables and outputs of the finished cells back."""
+        """Restore the variables and outputs of the finished cells."""
         records = self._records
         if not records:
             return
@@ -206,26 +211,28 @@ class ResumePlan:
             for record, place in zip(records, self._places, strict=False)
             if record["number"] is not None
         }
-        told = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
-        if not told["ok"]:
-            # Nothing of it can be relied on: all cells run again, in a namespace that may hold a part of it.
-            self._note("no-resume", message=f"the variables did not come back ({told['why']}): all cells run again")
+        reply = self._ask("resume", count=len(records), number=self._next_number(), sources=sources)
+        if not reply["ok"]:
+            # The variables may be incomplete: all cells are re-run.
+            self._note(
+                "no-resume", message=f"the variables could not be restored ({reply['why']}): all cells are re-run"
+            )
             self._records = []
             return
-        shown = json.loads(Path(told["outputs"]).read_text(encoding="utf-8"))
+        shown = json.loads(Path(reply["outputs"]).read_text(encoding="utf-8"))
         for position, record in enumerate(records):
             if self._places[position] not in self.installs:
                 self._show(position, record, shown[position])
             if is_rerun(self._code_cells[self._places[position]].metadata.get("tags", [])):
                 self._rerun.add(self._places[position])
         self.start = self._places[len(records) - 1] + 1
-        self._note("cells", passed=len(records), said=told["said"])
+        self._note("cells", skipped=len(records), notes=reply["notes"])
 
     def _next_number(self) -> int:
-        return max((one["number"] for one in self._records if one["number"] is not None), default=0) + 1
+        return max((record["number"] for record in self._records if record["number"] is not None), default=0) + 1
 
     def rerun_numbered(self, index: int, *, run: Callable[[int], bool]) -> bool:
-        """Run a finished cell again, under the number that it had; what ``run`` says of it."""
+        """Re-run a finished cell under its old execution count. Returns what ``run`` returns."""
         number = self._records[self._positions[index]]["number"]
         self._shown.pop(self._positions[index], None)
         self._ask("count", number=number)
@@ -234,40 +241,41 @@ class ResumePlan:
         return is_well
 
     def _show(self, position: int, record: Mapping[str, Any], content: str) -> None:
-        """Let the notebook's cell show what it showed."""
+        """Give the notebook's cell its old output."""
         place = self._places[position]
         cell = self._code_cells[place]
-        told = json.loads(content) if content else {"outputs": [], "displays": {}}
-        cell.outputs = [from_dict(output) for output in told["outputs"]]
+        saved = json.loads(content) if content else {"outputs": [], "displays": {}}
+        cell.outputs = [from_dict(output) for output in saved["outputs"]]
         cell.execution_count = record["number"]
-        for display, indexes in told["displays"].items():
+        for display, indexes in saved["displays"].items():
             self._client._display_id_map.setdefault(display, {})[place] = list(indexes)
-        put_states(told.get("widgets", {}), self._client)
+        put_states(saved.get("widgets", {}), self._client)
         self._shown[position] = content
 
     def is_skipped(self, index: int) -> bool:
-        """Has that cell of the notebook finished in an earlier kernel?"""
+        """Did that cell of the notebook finish in an earlier kernel?"""
         return index < self.start
 
-    def took_s(self, index: int) -> float | None:
-        """How long that finished cell took; ``None`` where it is no code."""
+    def duration_s(self, index: int) -> float | None:
+        """How long that finished cell took; ``None``: it is not a code cell."""
         position = self._positions.get(index)
         return None if position is None else float(self._records[position]["wall_s"])
 
     def is_rerun(self, index: int) -> bool:
-        """Is that finished cell to run again, because its tag says so?"""
+        """Is that finished cell re-run because of its tag?"""
         return index in self._rerun
 
     # -- cells that must not run twice
 
-    def begins(self, index: int, decided: Callable[[], Mapping[str, Any]]) -> bool:
-        """A cell is to run; where it must not run twice, the store is told first. False: somebody says that it has run.
+    def may_begin(self, index: int, read_decision: Callable[[], Mapping[str, Any]]) -> bool:
+        """Prepare a cell to run. If it must not run twice, the store records first that it begins.
 
         Args:
-            decided: what somebody said of such a cell: ``{"chain": …, "say": "done" or "again"}``.
+            decided: returns a person's decision about such a cell: ``{"chain": …, "say": "done" or "again"}``.
+        Returns: whether it is to run; false: a person has said that it has done its work.
         Raises:
-            OnceInDoubt: it began before, and nobody knows whether it has done its work.
-            StoreUnavailable: the store cannot be told.
+            OnceInDoubt: it began before, and it is not known whether it has done its work.
+            StoreUnavailable: the store did not answer.
         """
         position = self._positions.get(index)
         if position is None or not is_once(self._code_cells[index].metadata.get("tags", [])):
@@ -275,14 +283,14 @@ class ResumePlan:
         if not self._is_on:
             self._note("once", index=index, message="this kernel cannot promise that the cell does not run twice")
             return True
-        mark = self._chain[position]
+        link = self._chain[position]
         (source,) = chain([self._code_cells[index].source])
         if self._once.get(source):
-            said = decided()
-            if said.get("chain") != mark or said.get("say") not in ("done", "again"):
-                raise OnceInDoubt(index, mark, self._once[source])
-            if said["say"] == "done":
-                text = f"qcity: not run again: it had begun {self._once[source]}, and somebody said that it is done\n"
+            decision = read_decision()
+            if decision.get("chain") != link or decision.get("say") not in ("done", "again"):
+                raise OnceInDoubt(index, link, self._once[source])
+            if decision["say"] == "done":
+                text = f"qcity: not re-run: it began {self._once[source]}, and `--once done` said that it is done\n"
                 self._code_cells[index].outputs = [new_output("stream", name="stdout", text=text)]
                 return False
         answer = self._ask("once", source=source)
@@ -293,50 +301,50 @@ class ResumePlan:
     # -- a cell has finished
 
     def finish_cell(self, index: int, wall_s: float, *, is_end: bool = False) -> None:
-        """Tell the kernel that a cell ended well: it takes a snapshot, where that is worth its time.
+        """Tell the kernel that a cell ended without an error: it takes a snapshot, if the budget allows one.
 
-        Returns while it does; ``settle`` waits for it.
+        This returns at once; ``wait_idle`` waits for the snapshot.
 
         Args:
-            is_end: the cell ended the notebook; those behind it never run.
+            is_end: the cell ended the notebook; the cells after it never run.
         """
         position = self._positions.get(index)
         if not self._is_on or position is None:
             return
         cell = self._code_cells[index]
         tags = cell.metadata.get("tags", [])
-        told = {
+        event = {
             "position": position,
             "chain": self._chain[position],
             "number": cell.execution_count,
             "wall_s": round(wall_s, 3),
-            "shown": dict(self._news(position)),
-            # A cell that had finished before is no progress, and must not look like it.
-            # One that ended the notebook must do so again, or those behind it would run.
+            "shown": dict(self._changed_outputs(position)),
+            # A re-run cell is not progress, and must not look like it. A cell that ended the notebook
+            # must do so again, or the cells after it would run.
             "snapshot": position >= self._covered and not is_end and not skips_snapshot(tags),
             "last": is_end or position == len(self._places) - 1,
             "once": is_once(tags),
         }
         file = self._mailbox / "finished.json"
-        file.write_text(json.dumps(told), encoding="utf-8")
+        file.write_text(json.dumps(event), encoding="utf-8")
         self.wait_idle()
-        self._busy = index, self._sent("finished", file=str(file))
-        if told["once"]:
+        self._busy = index, self._request("finished", file=str(file))
+        if event["once"]:
             self.wait_idle()
 
     def wait_idle(self) -> None:
-        """Wait until the kernel has done what ``finished`` told it; before that, no other cell may run."""
+        """Wait until the kernel has taken the snapshot; before that, no other cell may run."""
         if self._busy is None:
             return
         (index, request), self._busy = self._busy, None
-        answer = run_sync(self._answered)(request)
+        answer = run_sync(self._wait_answer)(request)
         if not answer["ok"]:
             self._note("no-snapshot", index=index, message=f"{answer['error']}: {answer['why']}")
         elif needs_s := answer["postponed_s"]:
             self._note("postponed", index=index, message=describe_postponed(needs_s))
 
-    def _news(self, upto: int) -> Iterator[tuple[int, str]]:
-        """What cells show now, where it is not what the kernel was told."""
+    def _changed_outputs(self, upto: int) -> Iterator[tuple[int, str]]:
+        """The outputs that changed since the kernel was told of them."""
         displays: dict[int, dict[str, list[int]]] = {}
         for display, cells in self._client._display_id_map.items():
             for index, places in cells.items():
@@ -348,10 +356,10 @@ class ResumePlan:
                 continue
             content = ""
             if outputs:
-                told = {"outputs": outputs, "displays": displays.get(index, {})}
+                record = {"outputs": outputs, "displays": displays.get(index, {})}
                 if states := states_in(outputs, self._client):
-                    told["widgets"] = states
-                content = json.dumps(told, separators=(",", ":"))
+                    record["widgets"] = states
+                content = json.dumps(record, separators=(",", ":"))
             if content != self._shown.get(position, ""):
                 self._shown[position] = content
                 yield position, content

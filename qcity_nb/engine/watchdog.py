@@ -1,4 +1,4 @@
-"""The engine's watch over its attempt while cells run."""
+"""Watches over the attempt while cells run: a lost lease, a stop, a dead sidecar."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WATCHDOG_S = 0.5
 
 
 class Watchdog(threading.Thread):
-    """Interrupts the kernel when the lease is lost, or when a stop finds no boundary in time."""
+    """Interrupts the kernel when the lease is lost, or when no boundary follows a stop in time."""
 
     def __init__(self, context: AttemptContext, kernel_pid: int) -> None:
-        super().__init__(name="warden", daemon=True)
+        super().__init__(name="watchdog", daemon=True)
         self._context = context
         self._pid = kernel_pid
         self._end = threading.Event()
@@ -34,13 +34,13 @@ class Watchdog(threading.Thread):
         self._end.set()
 
     def run(self) -> None:
-        """Watch, until the cells have ended."""
+        """Watch until the cells have ended."""
         since_s: float | None = None
         seen: tuple[int, int] | None = None
         status = Status()
         while not self._end.wait(WATCHDOG_S):
-            if (found := self._context.mailbox.version()) != seen:
-                seen, status = found, self._context.mailbox.status()
+            if (version := self._context.mailbox.version()) != seen:
+                seen, status = version, self._context.mailbox.status()
             if status.state == "held" and status.pid and not is_alive(status.pid):
                 sidecar.spawn(sidecar.respawn(self._context.config))
                 self._end.wait(2.0)
@@ -51,6 +51,6 @@ class Watchdog(threading.Thread):
             since_s = since_s if since_s is not None else now
             patience_s = 1.0 if status.state == "lost" else self._context.grace_s
             if now - since_s >= patience_s and is_alive(self._pid):
-                # Its loop did not end by itself: cells that make no call of ours are interrupted.
+                # No loop ended by itself: cells that make no call of qcity are interrupted.
                 os.kill(self._pid, signal.SIGINT)
                 since_s = now

@@ -76,6 +76,8 @@ def _match(root: Path, patterns: Sequence[str]) -> list[str]:
     names = []
     for pattern in patterns:
         try:
+            if any("**" in part and part != "**" for part in pattern.split("/")):  # Python 3.13 would take it for "*"
+                raise ValueError('"**" stands alone between slashes')
             paths = list(root.glob(pattern))
         except (ValueError, NotImplementedError, IndexError) as error:
             raise UsageError(f"bundle names {pattern!r}: {error}; write patterns relative to the project") from None

@@ -1,12 +1,12 @@
-"""`%load_ext qcity_nb`: a notebook run by hand goes on at the cell where it died.
+"""`%load_ext qcity_nb`: a notebook run by hand resumes at the cell where it died.
 
-    load      which cells have finished in an earlier kernel          byhand_past
-    before    the next of them comes: it is passed over, and shows what it showed;
-              any other comes: the variables are brought back first   byhand_follow, byhand_space
-    after     a cell that ran has ended well: it is recorded, with a snapshot where that is worth its time
+    load      find the cells that finished in an earlier kernel              history
+    before    if the cell is the next of them: skip it, show its old output;
+              else: restore the variables first                              follower, restore
+    after     the cell ended without an error: record it, with a snapshot if the budget allows one
 
-Passing a cell over: its text goes through the shell as ever (history, numbers, magics), and an AST transformer takes
-the statements out before they run. Hooks of IPython are all that is used, the same ones from 7.34 on.
+How a cell is skipped: its text goes through the shell as always (history, numbers, magics), and an AST transformer
+removes the statements before they run. Only hooks of IPython are used, which are the same since 7.34.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ from qcity_nb.kernel.engine_requests import note_executed
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.session import Session
 
-__all__ = ["ByHand", "load", "unload"]
+__all__ = ["Extension", "load", "unload"]
 
-_on: ByHand | None = None
+_on: Extension | None = None
 _runs: set[str] = set()
-"""Runs whose cells this kernel has followed: their records are its own, and no earlier kernel's."""
+"""Runs whose cells this kernel has followed: their records are its own, not an earlier kernel's."""
 
 
 def load(shell: Any, up: Callable[[], Session]) -> None:
     """Follow the shell's cells from the next one on.
 
     Args:
-        up: gives the session of the city that is up; brings one up if none is.
+        up: returns the session of the present city; calls `qcity.up()` if there is none.
     Raises:
-        IPython's UsageError: no run can be brought up; it is shown as one line that says what to do.
+        IPython's UsageError: no run can be started; it is shown as one line that says what to do.
     """
     global _on
     unload(shell)
     try:
         if settings.load().mailbox:
-            return  # the engine does it, and knows the notebook's cells
+            return  # under the engine, which knows the notebook's cells
         if getattr(shell, "kernel", None) is None:
-            raise _error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
+            raise _make_error("UsageError", "%load_ext qcity_nb needs a notebook's kernel")
         session = up()
     except QcityError as error:
-        raise _error("UsageError", f"{error}; then %load_ext qcity_nb") from None
-    _on = ByHand(shell, session)
+        raise _make_error("UsageError", f"{error}; then %load_ext qcity_nb") from None
+    _on = Extension(shell, session)
 
 
 def unload(shell: Any) -> None:
-    """Leave the shell as it was."""
+    """Remove the hooks from the shell."""
     global _on
     if _on is not None:
         _on.close()
         _on = None
 
 
-def _error(name: str, text: str) -> Exception:
+def _make_error(name: str, text: str) -> Exception:
     made: Exception = getattr(sys.modules["IPython.core.error"], name)(text)
     return made
 
 
-class ByHand:
+class Extension:
     """The hooks in one shell for one session."""
 
     def __init__(self, shell: Any, session: Session) -> None:
@@ -79,26 +79,26 @@ class ByHand:
         self._follower = Follower(shell, session, records, self._say)
         self._depth = 0
         self._is_broken = False
-        """Cells are not followed any more."""
-        self._hooks = {"pre_run_cell": self._starts, "post_run_cell": self._ended}
+        """Cells are no longer followed."""
+        self._hooks = {"pre_run_cell": self._on_start, "post_run_cell": self._on_end}
         for event, hook in self._hooks.items():
             shell.events.register(event, hook)
         shell.ast_transformers.insert(0, self)
         self._greet(len(records))
 
     def _greet(self, known: int) -> None:
-        past = self._follower.past
-        if count := len(past.records):
-            text = f"{_cells(count)} finished in an earlier kernel: run them, and they come back at once"
-            text += " (to begin anew: qcity.up(fresh=True) before %load_ext)"
-        elif past.is_other:
-            text = f"{_cells(known)} finished, but a cell before %load_ext is new or edited: all run again"
+        history = self._follower.history
+        if count := len(history.records):
+            text = f"{_count_cells(count)} finished in an earlier kernel: run them, and they are skipped"
+            text += " (to start over: qcity.up(fresh=True) before %load_ext)"
+        elif history.is_other:
+            text = f"{_count_cells(known)} finished, but a cell before %load_ext is new or edited: all are re-run"
         else:
-            text = "cells that finish from here on need not run again in a new kernel"
+            text = "cells that finish from here on are not re-run in a new kernel"
         self._say(f"run {self._session.run}: {text}")
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for event, hook in self._hooks.items():
             self._shell.events.unregister(event, hook)
         self._shell.ast_transformers.remove(self)
@@ -117,16 +117,16 @@ class ByHand:
         status = session.sidecar.look()
         if status.state in ("lost", "refused"):
             self._is_broken = True
-            self._say(f"from here on cells run as without qcity: {status.reason}")
+            self._say(f"from here on cells run without qcity: {status.reason}")
         return status.state == "held"
 
     def visit(self, node: ast.AST) -> ast.AST:
-        """The shell's cell, before it runs: without its statements if it is passed over."""
+        """Called by the shell with each cell before it runs: removes the statements of a cell that is skipped."""
         follower = self._follower
         skips, refused = follower.skips, follower.refused
         follower.skips, follower.refused = False, ""
         if refused:
-            error: Any = _error("InputRejected", refused)
+            error: Any = _make_error("InputRejected", refused)
             error._render_traceback_ = lambda: [f"qcity: {refused}"]
             raise error
         if skips and isinstance(node, ast.Module):
@@ -134,10 +134,10 @@ class ByHand:
         return node
 
     def _is_mine(self) -> bool:
-        """Is it a cell of the notebook's own that begins or ends?"""
+        """Does a cell of the notebook itself begin or end, and not a re-run one?"""
         return not self._follower.is_rerunning and threading.current_thread() is threading.main_thread()
 
-    def _starts(self, info: Any) -> None:
+    def _on_start(self, info: Any) -> None:
         if not self._is_mine():
             return
         self._depth += 1
@@ -145,7 +145,7 @@ class ByHand:
             return
         follower = self._follower
         follower.clear()
-        # What is not in the history is a front end's own.
+        # A cell that is not in the history is the front end's own.
         if not info.store_history or not self._is_on:
             return
         note_executed(follower.finished_cells, self._shell, info)
@@ -156,12 +156,12 @@ class ByHand:
         except KeyboardInterrupt:
             if not follower.skips:
                 follower.clear(refused="interrupted before the cell began")
-        except Exception as error:  # noqa: BLE001 - on variables that may not be there no cell is to run
+        except Exception as error:  # noqa: BLE001 - variables may be missing, so the cell must not run
             self._is_broken = True
             why = f"{type(error).__name__}: {error}"
-            follower.clear(refused=f"{why}. From here on cells run as without qcity: run them from the first one on")
+            follower.clear(refused=f"{why}. From here on cells run without qcity: run them from the first one on")
 
-    def _ended(self, result: Any) -> None:
+    def _on_end(self, result: Any) -> None:
         if not self._is_mine() or ipython_hooks.is_blank(result):
             return
         self._depth = max(0, self._depth - 1) if result is not None else 0
@@ -177,17 +177,17 @@ class ByHand:
                 with uninterrupted():
                     self._follower.finish_cell()
             except KeyboardInterrupt:
-                self._say("the interrupt came while the snapshot was taken: it is complete")
-            except Exception as error:  # noqa: BLE001 - user objects are pickled here, and the cell itself is well
-                self._say(f"no snapshot behind this cell: {type(error).__name__}: {error}")
+                self._say("the interrupt came while the snapshot was taken; the snapshot is complete")
+            except Exception as error:  # noqa: BLE001 - user objects are pickled here; the cell itself has not failed
+                self._say(f"no snapshot after this cell: {type(error).__name__}: {error}")
         self._follower.clear()
 
     def _follow(self, session: Session) -> None:
-        """Somebody has called ``qcity.up(fresh=True)``."""
+        """Follow another session: ``qcity.up(fresh=True)`` was called."""
         global _on
         self.close()
-        _on = ByHand(self._shell, session)
+        _on = Extension(self._shell, session)
 
 
-def _cells(count: int) -> str:
+def _count_cells(count: int) -> str:
     return "1 cell has" if count == 1 else f"{count} cells have"

@@ -1,4 +1,4 @@
-"""The best values that the loops had of the metrics that their ``every`` looks at (`on_best`)."""
+"""The best value of each metric that a loop's ``every`` looks at (`on_best`)."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from typing import Any
 
 from qcity_nb.checkpoint.metric_goal import Goal
 
-__all__ = ["Bests"]
+__all__ = ["BestMetrics"]
 
 
 @dataclass(slots=True)
 class _BestRecord:
     best: float | None = None
-    """At any boundary of the loop that was saved."""
+    """The best at any boundary of the loop that was saved."""
     seen: float | None = None
-    """Since the last boundary. It is kept too: rows of an inner loop that are covered are not logged again."""
+    """The best since the last boundary. It is saved too: covered rows of an inner loop are not logged again."""
     best_seen: float | None = None
-    """What was heard up to the present boundary."""
+    """What ``seen`` was when the present boundary was reached."""
 
 
-class Bests:
-    """Marks of each loop and goal. ``hear`` may be called from any thread, the rest from the one that runs the cell."""
+class BestMetrics:
+    """The best values of each loop and goal.
+
+    ``note_value`` may be called from any thread, the other methods only from the thread that runs the cell.
+    """
 
     def __init__(self) -> None:
         self.metrics: frozenset[str] = frozenset()
-        """What to tell ``hear``."""
+        """The metrics whose values ``note_value`` needs."""
         self._records: dict[str, dict[Goal, _BestRecord]] = {}
         self._running: set[str] = set()
         self._lock = threading.Lock()
 
     def begin(self, loop: str, goals: Iterable[Goal], *, is_new: bool) -> None:
-        """The loop of that key runs from here on; a new pass has no best yet."""
+        """Start to follow the loop with that key; a new pass has no best value yet."""
         known = {} if is_new else self._records.get(loop, {})
-        marks = {goal: known.get(goal) or _BestRecord() for goal in goals}
+        records = {goal: known.get(goal) or _BestRecord() for goal in goals}
         with self._lock:
             self._records.pop(loop, None)
             self._running.discard(loop)
-            if marks:
-                self._records[loop] = marks
+            if records:
+                self._records[loop] = records
                 self._running.add(loop)
             self._listen()
 
     def end(self, loop: str) -> None:
-        """The loop does not run any more."""
+        """Stop following the loop."""
         with self._lock:
             self._running.discard(loop)
             self._listen()
@@ -54,47 +57,47 @@ class Bests:
         self.metrics = frozenset(goal.metric for loop in self._running for goal in self._records[loop])
 
     def note_value(self, metric: str, value: float) -> None:
-        """A row of a metric in ``metrics`` was logged."""
+        """Note a logged row of a metric in ``metrics``."""
         with self._lock:
             for loop in self._running:
-                for goal, mark in self._records[loop].items():
-                    if goal.metric == metric and goal.is_better(value, mark.seen):
-                        mark.seen = value
+                for goal, record in self._records[loop].items():
+                    if goal.metric == metric and goal.is_better(value, record.seen):
+                        record.seen = value
 
-    def take(self, loop: str) -> tuple[dict[Goal, float], dict[Goal, float]]:
-        """At a boundary: the best values since the boundary before, and those of the boundaries that were saved."""
+    def collect(self, loop: str) -> tuple[dict[Goal, float], dict[Goal, float]]:
+        """At a boundary: the best values since the previous boundary, and the best at all saved boundaries."""
         with self._lock:
-            marks = self._records.get(loop, {})
-            for mark in marks.values():
-                mark.best_seen, mark.seen = mark.seen, None
+            records = self._records.get(loop, {})
+            for record in records.values():
+                record.best_seen, record.seen = record.seen, None
             return (
-                {goal: mark.best_seen for goal, mark in marks.items() if mark.best_seen is not None},
-                {goal: mark.best for goal, mark in marks.items() if mark.best is not None},
+                {goal: record.best_seen for goal, record in records.items() if record.best_seen is not None},
+                {goal: record.best for goal, record in records.items() if record.best is not None},
             )
 
     def keep(self, loop: str) -> None:
-        """The present boundary is about to be saved."""
-        for goal, mark in self._records.get(loop, {}).items():
-            mark.best = goal.best((mark.best, mark.best_seen))
+        """Note that the present boundary is about to be saved."""
+        for goal, record in self._records.get(loop, {}).items():
+            record.best = goal.best((record.best, record.best_seen))
 
     def encode(self, loops: Container[str]) -> dict[str, Any]:
-        """The marks of these loops, for a manifest."""
+        """The best values of these loops, for a manifest."""
         with self._lock:
             return {
-                loop: {f"{goal.mode} {goal.metric}": [mark.best, mark.seen] for goal, mark in marks.items()}
-                for loop, marks in self._records.items()
+                loop: {f"{goal.mode} {goal.metric}": [record.best, record.seen] for goal, record in records.items()}
+                for loop, records in self._records.items()
                 if loop in loops
             }
 
-    def restore(self, marks: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to what a manifest holds; no loop runs."""
         with self._lock:
             self._running.clear()
-            self._records = {loop: dict(map(_best_record, found.items())) for loop, found in marks.items()}
+            self._records = {loop: dict(map(_best_record, items.items())) for loop, items in saved.items()}
             self._listen()
 
 
 def _best_record(item: tuple[str, list[float | None]]) -> tuple[Goal, _BestRecord]:
     mode, _, metric = item[0].partition(" ")
-    best, heard = item[1]
-    return Goal(metric, "min" if mode == "min" else "max"), _BestRecord(best=best, seen=heard)
+    best, seen = item[1]
+    return Goal(metric, "min" if mode == "min" else "max"), _BestRecord(best=best, seen=seen)

@@ -1,7 +1,7 @@
-"""The finished cells of a notebook, in the kernel: what they showed, and the variables as they left them.
+"""The finished cells of a notebook, in the kernel: their outputs, and the variables as they left them.
 
-The engine says when a cell has finished. Its record travels with the next checkpoint, like a loop's; a new kernel
-asks for the records, and the engine passes over the cells that they cover.
+The engine says when a cell has finished. Its record is part of the next checkpoint, like a loop's. A new kernel reads
+the records, and the engine skips the cells that they cover.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from qcity_nb import codec
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.encode import decode_state, encode_state
-from qcity_nb.checkpoint.engine import Used
+from qcity_nb.checkpoint.engine import UsedMemory
 from qcity_nb.checkpoint.state import freezer
 from qcity_nb.checkpoint.state.capture import Captured, capture_generators, restore_generators
 from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord, Encoded, GroupRecord, NamespaceRecord, ObjectRef
 from qcity_nb.errors import CheckpointError
-from qcity_nb.kernel.snapshot_budget import Allowance
+from qcity_nb.kernel.snapshot_budget import SnapshotBudget
 from qcity_nb.namespace.environment.process import ProcessSettings, Surroundings
 from qcity_nb.namespace.pickler import Overdue
 from qcity_nb.namespace.reachability import Reach
@@ -32,19 +32,19 @@ from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 __all__ = ["CellSnapshot", "FinishedCells", "fold", "groups_of", "objects_of", "size_of", "trim"]
 
 SLOW_S = 0.5
-"""What took longer to pickle is not pickled again if no code can have reached it …"""
+"""A variable that took longer to pickle is not pickled again if no code can have reached it …"""
 LOOK_EVERY = 8
-"""… but now and then all the same."""
+"""… except in every eighth snapshot, which pickles all."""
 RETRY_FACTOR = 2.0
-"""A snapshot that was given up may take so many times as long when it is tried again."""
+"""A snapshot that ran out of time is tried again when this many times its limit is available."""
 HISTORY_BYTES = 256 << 20
 HISTORY_SHARE = 2.0
-"""What older snapshots need beside the newest may be so much, or so many times as large as that one."""
+"""Older snapshots may need this many bytes beside the newest one, or this many times its size if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellSnapshot:
-    """What the next checkpoint says of the cells. Frozen: the next cell may run while it is written."""
+    """The cells as the next checkpoint records them. Frozen: the next cell may run while it is written."""
 
     records: tuple[CellRecord, ...]
     shown: Mapping[str, bytes]
@@ -52,38 +52,38 @@ class CellSnapshot:
     generators: Captured | None = None
     namespace: NamespaceRecord = field(default_factory=NamespaceRecord)
     known: Mapping[tuple[str, ...], GroupRecord] = field(default_factory=dict)
-    """The groups as the newest saved record has them."""
+    """The groups of the newest saved record."""
 
     @property
-    def used(self) -> list[Used]:
-        """Whose memory is free again once it is written."""
+    def used(self) -> list[UsedMemory]:
+        """The memory that is free again once the checkpoint is written."""
         return [] if self.snapshot is None else [_Memory(self.snapshot)]
 
     def record(self, objects: dict[str, Any]) -> tuple[CellRecord, ...]:
-        """As a manifest has them; the content goes into ``objects``. Hashes, so not in a cell's time."""
+        """The records for a manifest; their content goes into ``objects``. This hashes, so not in a cell's time."""
         objects.update(self.shown)
         if self.snapshot is None:
             return self.records
         assert self.generators is not None
-        groups = [_recorded(group, objects) for group in self.snapshot.groups]
+        groups = [_record_group(group, objects) for group in self.snapshot.groups]
         names = [name for group in self.snapshot.groups for name in group.names]
         names += [name for kept in self.snapshot.kept for name in kept]
         namespace = replace(
             self.namespace,
             groups=tuple(group for group in groups if self._is_new(group)),
             names=tuple(sorted(names)),
-            generators=_encoded(self.generators, objects),
+            generators=_encode(self.generators, objects),
         )
         return (*self.records[:-1], replace(self.records[-1], namespace=namespace))
 
     def _is_new(self, group: GroupRecord) -> bool:
         known = self.known.get(group.names)
-        return known is None or known.state != group.state  # what pickling took is never the same
+        return known is None or known.state != group.state  # the pickling time differs always, so it is not compared
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """The memory of a whole snapshot, which its groups share."""
+    """The memory of a snapshot, which all its groups share."""
 
     _snapshot: NamespaceSnapshot
 
@@ -95,24 +95,24 @@ class _Memory:
         self._snapshot.release()
 
 
-def _recorded(group: Group, objects: dict[str, Any]) -> GroupRecord:
+def _record_group(group: Group, objects: dict[str, Any]) -> GroupRecord:
     return GroupRecord(
         names=group.names,
-        state=_encoded(group.captured, objects),
+        state=_encode(group.captured, objects),
         kinds=group.kinds,
         fresh=group.fresh,
         cost_s=round(group.cost_s, 6),
     )
 
 
-def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:
+def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:
     encoded, content = encode_state(captured)
     objects.update(content)
     return encoded
 
 
 def fold(records: Iterable[CellRecord]) -> dict[tuple[str, ...], GroupRecord]:
-    """The groups of variables as the last of these records leaves them."""
+    """The groups of variables as they are after the last of these records."""
     groups: dict[str, GroupRecord] = {}
     for record in records:
         if record.namespace is None:
@@ -128,24 +128,24 @@ def fold(records: Iterable[CellRecord]) -> dict[tuple[str, ...], GroupRecord]:
 
 
 def trim(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> list[CellRecord]:
-    """The records without the oldest snapshots, where what only these need is more than it is worth.
+    """The records without the oldest snapshots, if these need too much storage.
 
-    What a cell changed stays until then, so that a cell that is edited runs again behind what it found. Without it,
-    cells before it run again too, from the last that has a snapshot.
+    Until then the variables before each cell are kept, so that an edited cell is re-run on what it started from.
+    Without them the cells before it are re-run too, from the last one that has a snapshot.
 
     Args:
         stored: the objects of the newest checkpoint, by name.
     """
     kept = list(records)
-    now = size_of(objects_of(fold(kept).values()), stored)
-    room = max(HISTORY_SHARE * now, HISTORY_BYTES)
-    whole = [place for place, record in enumerate(kept) if record.namespace is not None]
-    for place, following in pairwise(whole):
-        if size_of(objects_of(groups_of(kept)), stored) <= now + room:
+    newest_bytes = size_of(objects_of(fold(kept).values()), stored)
+    allowed_bytes = max(HISTORY_SHARE * newest_bytes, HISTORY_BYTES)
+    with_snapshot = [place for place, record in enumerate(kept) if record.namespace is not None]
+    for place, following in pairwise(with_snapshot):
+        if size_of(objects_of(groups_of(kept)), stored) <= newest_bytes + allowed_bytes:
             break
         namespace = kept[following].namespace
         assert namespace is not None
-        # All that the next one does not bring itself, it takes over.
+        # The next snapshot takes over all groups that it does not replace.
         groups = tuple(fold(kept[: following + 1]).values())
         kept[place] = replace(kept[place], namespace=None)
         kept[following] = replace(kept[following], namespace=replace(namespace, groups=groups))
@@ -153,62 +153,62 @@ def trim(records: Sequence[CellRecord], stored: Mapping[str, ObjectRef]) -> list
 
 
 def groups_of(records: Iterable[CellRecord]) -> Iterator[GroupRecord]:
-    """All groups that they hold, those that later ones replace too."""
+    """All groups of these records, including those that later records replace."""
     for record in records:
         if record.namespace is not None:
             yield from record.namespace.groups
 
 
 def objects_of(groups: Iterable[GroupRecord]) -> set[str]:
-    """The names of the objects that these groups consist of."""
+    """The names of the objects in these groups."""
     return {name for group in groups for part in (group.state.skeleton, *group.state.buffers) for name in part}
 
 
 def size_of(names: Iterable[str], stored: Mapping[str, ObjectRef]) -> int:
-    """Bytes of the objects of these names."""
+    """The size of these objects in bytes."""
     return sum(stored[name].size_bytes for name in names if name in stored)
 
 
 class FinishedCells:
-    """The cells that have finished, in the notebook's order, and the snapshots behind them."""
+    """The finished cells, in the notebook's order, and the snapshots after them."""
 
     def __init__(
         self,
         snapshotter: NamespaceSnapshotter,
         process_settings: ProcessSettings,
         records: Sequence[CellRecord] = (),
-        allowance: Allowance | None = None,
+        budget: SnapshotBudget | None = None,
     ) -> None:
         self.snapshotter = snapshotter
         self.process_settings = process_settings
-        self.allowance = allowance or Allowance(math.inf)
+        self.budget = budget or SnapshotBudget(math.inf)
         self.records: list[CellRecord] = list(records)
         self.cost_s = 0.0
-        """What the newest snapshot took of the notebook's time."""
+        """How long the newest snapshot stopped the notebook."""
         self.reach = Reach(snapshotter.live)
-        """Hears of the code that runs."""
+        """Is told of all code that runs."""
         self.entered = 0
-        """Loops that had begun when the newest cell finished."""
+        """How many loops had begun when the newest cell finished."""
         self._beside_s = 0.0
-        """What the newest snapshot took beside pickling: memory looked at and copied."""
+        """How long the newest snapshot took beside pickling, to compare and copy memory."""
         self._unseen = 0
-        """Snapshots since all variables were looked at."""
+        """Snapshots since the last one that pickled all variables."""
         self._known: dict[tuple[str, ...], GroupRecord] = {}
         self._shown: dict[str, bytes] = {}
-        """Outputs that no checkpoint holds yet."""
+        """Outputs that are in no checkpoint yet."""
         self._taken: tuple[NamespaceSnapshot, Captured, NamespaceRecord] | None = None
 
     # -- a cell has finished
 
     def add_finished(self, position: int, record: CellRecord, shown: Mapping[int, bytes]) -> None:
-        """Note a finished cell.
+        """Add a finished cell.
 
         Args:
-            position: its number among the code cells; those before it have finished.
-            shown: what cells show now, by position, where that is new: later cells may change what earlier ones show.
+            position: its index among the code cells; all cells before it have finished.
+            shown: the outputs that changed, by position: a later cell may change what an earlier one shows.
         """
         if position > len(self.records):
-            raise CheckpointError(f"cell {position} has finished, and only {len(self.records)} before it have")
+            raise CheckpointError(f"cell {position} has finished, but only {len(self.records)} before it have")
         self.records[position:] = [record]
         for place, content in shown.items():
             name = name_of(content) if content else ""
@@ -216,17 +216,17 @@ class FinishedCells:
             if name:
                 self._shown[name] = content
 
-    def take(self, *, stored: Mapping[str, ObjectRef], limit_s: float = math.inf) -> float:
-        """Take the snapshot behind the newest cell; the next checkpoint saves it.
+    def take_snapshot(self, *, stored: Mapping[str, ObjectRef], limit_s: float = math.inf) -> float:
+        """Take a snapshot after the newest cell; the next checkpoint saves it.
 
         Args:
             stored: the objects of the newest checkpoint, by name.
-            limit_s: what it may take.
-        Returns: 0; or none was taken, and this is how much it may take when it is worth trying again.
+            limit_s: how long it may take.
+        Returns: 0; or, if none was taken, how long the next try should be allowed to take.
         """
         began_s = time.perf_counter()
-        skip = self._untouched()
-        # Unchanged groups are pickled too: that is how it is known that they are.
+        skip = self._find_untouched()
+        # Unchanged groups are pickled too: only that shows that they are unchanged.
         known_s = sum(group.cost_s for group in self._known.values() if not skip.issuperset(group.names))
         known_s += self._beside_s
         if known_s > limit_s:
@@ -238,10 +238,10 @@ class FinishedCells:
             return RETRY_FACTOR * limit_s
         self._unseen = self._unseen + 1 if skip else 0
         if any(group.cost_s > SLOW_S for group in snapshot.groups):
-            self.reach.clear()  # what is kept was in no code's reach before either
-        absent = tuple(codec.encode(one) for one in snapshot.not_saved)
+            self.reach.clear()  # no code could reach what was kept before this snapshot either
+        not_saved = tuple(codec.encode(variable) for variable in snapshot.not_saved)
         namespace = NamespaceRecord(
-            modules=snapshot.modules, not_saved=absent, surroundings=codec.encode(self.process_settings.look())
+            modules=snapshot.modules, not_saved=not_saved, surroundings=codec.encode(self.process_settings.look())
         )
         generators = capture_generators()
         self.cost_s = time.perf_counter() - began_s
@@ -249,8 +249,8 @@ class FinishedCells:
         self._taken = (snapshot, generators, replace(namespace, cost_s=round(self.cost_s, 6)))
         return 0.0
 
-    def _untouched(self) -> frozenset[str]:
-        """Costly variables that no code can have reached since the snapshot before."""
+    def _find_untouched(self) -> frozenset[str]:
+        """Costly variables that no code can have reached since the last snapshot."""
         slow = {name for group in self._known.values() if group.cost_s > SLOW_S for name in group.names}
         reached = self.reach.changed_names() if slow and self._unseen < LOOK_EVERY else None
         return frozenset() if reached is None else frozenset(slow - reached)
@@ -258,13 +258,13 @@ class FinishedCells:
     # -- checkpoints
 
     def snapshot(self) -> CellSnapshot:
-        """What a checkpoint made now says of the cells. The snapshot is the draft's from here on."""
+        """The cells for a checkpoint that is made now. It takes over the newest snapshot of the variables."""
         snapshot, generators, namespace = self._taken or (None, None, NamespaceRecord())
         self._taken = None
         return CellSnapshot(tuple(self.records), dict(self._shown), snapshot, generators, namespace, dict(self._known))
 
     def mark_saved(self, records: Sequence[CellRecord]) -> None:
-        """That is in the tier now; the notebook has gone on meanwhile."""
+        """Note that these records are in the local tier; the notebook may have run further cells meanwhile."""
         for place, record in enumerate(records[: len(self.records)]):
             if record.chain == self.records[place].chain:
                 self.records[place] = replace(self.records[place], namespace=record.namespace)
@@ -273,30 +273,30 @@ class FinishedCells:
         self._shown = {name: content for name, content in self._shown.items() if name not in there}
 
     def mark_lost(self) -> None:
-        """It was not written. The variables are captured again behind the next cell."""
+        """Note that the snapshot was not written. The variables are captured again after the next cell."""
         self._taken = None
-        self._unseen = LOOK_EVERY  # what it held of untouched variables is not known to be saved
+        self._unseen = LOOK_EVERY  # the untouched variables in it may not be saved
 
     # -- a new kernel
 
     def restore(self, count: int, read: Read) -> list[str]:
-        """Bring the variables back as the first ``count`` cells left them; later records are forgotten.
+        """Restore the variables as the first ``count`` cells left them, and forget later records.
 
         Args:
-            read: gives an object by name, verified.
-        Returns: what did not come back, one sentence each.
+            read: returns an object by name, verified.
+        Returns: what could not be restored, one sentence each.
         Raises:
-            CheckpointError: the snapshot cannot be read; the namespace is to be taken for empty.
+            CheckpointError: the snapshot cannot be read; the namespace counts as empty.
         """
         del self.records[count:]
         namespace = self.records[-1].namespace
         if namespace is None:
-            raise CheckpointError(f"there is no snapshot behind cell {count}")
+            raise CheckpointError(f"there is no snapshot after cell {count}")
         self._known = fold(self.records)
-        said = self.process_settings.put(codec.decode(Surroundings, namespace.surroundings))
-        not_saved = [codec.decode(NotSaved, one) for one in namespace.not_saved]
+        notes = self.process_settings.put(codec.decode(Surroundings, namespace.surroundings))
+        not_saved = [codec.decode(NotSaved, entry) for entry in namespace.not_saved]
         groups = [(group.names, decode_state(group.state, read)) for group in self._known.values()]
-        gone = self.snapshotter.restore(groups, namespace.modules, not_saved)
+        lost = self.snapshotter.restore(groups, namespace.modules, not_saved)
         if namespace.generators is not None:
             restore_generators(decode_state(namespace.generators, read))
-        return [*said, *(f"{one.name} ({one.kind}): {one.why}" for one in gone)]
+        return [*notes, *(f"{entry.name} ({entry.kind}): {entry.why}" for entry in lost)]

@@ -1,4 +1,4 @@
-"""Figures in a kernel that has come back: they show as pictures only once the inline backend is there."""
+"""Figures that were restored into a new kernel: they show as pictures only if the inline backend is loaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _INLINE = ("inline", "module://matplotlib_inline.backend_inline")
 
 
 def show_inline() -> None:
-    """Load the inline backend if matplotlib is here and draws with it.
+    """Load the inline backend if matplotlib is imported and uses it.
 
-    A kernel loads it with its first figure; one whose figures came out of a snapshot has made none.
+    A kernel loads it with its first new figure. If all its figures came from a snapshot, it has made none.
     """
     matplotlib: Any = sys.modules.get("matplotlib")
     if "matplotlib.pyplot" in sys.modules and str(matplotlib.rcParams._get("backend")) in _INLINE:

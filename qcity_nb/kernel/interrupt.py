@@ -1,4 +1,4 @@
-"""Ctrl-C waits while a checkpoint is written: half of one in memory and half on disk would fit nothing."""
+"""Ctrl-C waits while a checkpoint is written, so that memory and disk stay consistent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["uninterrupted"]
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """An interrupt that comes inside the block is delivered when it is over."""
+    """An interrupt during the block is delivered at its end."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

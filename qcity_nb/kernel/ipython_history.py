@@ -1,4 +1,4 @@
-"""What IPython remembers of the cells before: ``In``, ``Out`` and their short names."""
+"""IPython's memory of earlier cells: ``In``, ``Out`` and their short names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ _RESULT = re.compile(r"_(\d+)")
 
 
 def user_owns(hidden: Callable[[str, object], bool]) -> Callable[[str, object], bool]:
-    """A predicate for ``Space`` that hides what ``hidden`` does, but no results: they share objects with variables."""
+    """A predicate for ``NamespaceSnapshotter``: hides what ``hidden`` hides, except results, which may share objects
+    with variables."""
     return lambda name, value: hidden(name, value) and _RESULT.fullmatch(name) is None
 
 
 def put(shell: Any, sources: Mapping[int, str], number: int) -> None:
-    """Let the shell remember these cells as if it had run them; their results are in its namespace already.
+    """Put these cells into the shell's history as if it had run them; their results are in its namespace already.
 
     Args:
         sources: by execution count.
-        number: that of the next cell.
+        number: the execution count of the next cell.
     """
     history = shell.history_manager
     raw, parsed = history.input_hist_raw, history.input_hist_parsed
@@ -37,13 +38,13 @@ def put(shell: Any, sources: Mapping[int, str], number: int) -> None:
 
 
 def put_results(shell: Any, results: Mapping[int, object]) -> None:
-    """Let the shell remember these results, and those that are in its namespace already, by execution count."""
+    """Put these results, and those already in the shell's namespace, into ``Out``, by execution count."""
     namespace = shell.user_ns
     shell.push({f"_{n}": value for n, value in results.items()}, interactive=False)
-    found = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
-    namespace["_oh"].update(dict(sorted(found.items())))
-    newest = [value for _, value in sorted(found.items())][-3:][::-1]
+    known = {int(match[1]): value for name, value in namespace.items() if (match := _RESULT.fullmatch(name))}
+    namespace["_oh"].update(dict(sorted(known.items())))
+    newest = [value for _, value in sorted(known.items())][-3:][::-1]
     unders = dict(zip(("_", "__", "___"), newest, strict=False))
     for name, value in unders.items():
         setattr(shell.displayhook, name, value)
-    shell.push(unders, interactive=False)  # else IPython takes them for the user's own, and leaves them as they are
+    shell.push(unders, interactive=False)  # else IPython takes them for the user's own and no longer updates them

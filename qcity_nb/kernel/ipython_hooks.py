@@ -1,4 +1,4 @@
-"""The session inside an IPython kernel: which cell runs, what it shows, how it ends."""
+"""Connects the session to an IPython kernel: which cell runs, what it shows, how it ends."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _attached: list[tuple[Any, Session, Any, Any]] = []
 
 
 def cell_key(cell_id: str | None, source: str) -> str:
-    """A cell's key: its id and its source's hash; the hash alone where it has no id."""
+    """A cell's key: its id and its source's hash, or the hash alone if it has no id."""
     digest = hashlib.blake2b(source.strip().encode(), digest_size=6).hexdigest()
     return f"cell:{cell_id}#{digest}" if cell_id and _ID.fullmatch(cell_id) else f"cell:{digest}"
 
 
-def _running(session: Session, shell: Any, info: Any) -> str:
+def _running_key(session: Session, shell: Any, info: Any) -> str:
     """The key of the cell that runs now."""
-    told = session.sidecar.mailbox.path / "cell.json"
-    if told.exists():  # the engine knows best: front ends differ in what they send
-        cell = json.loads(told.read_text(encoding="utf-8"))
+    file = session.sidecar.mailbox.path / "cell.json"
+    if file.exists():  # the engine's own word first: front ends differ in what they send
+        cell = json.loads(file.read_text(encoding="utf-8"))
         return cell_key(cell["id"], cell["source"])
     source = getattr(info, "raw_cell", None)
     cell_id = getattr(info, "cell_id", None)
@@ -41,12 +41,12 @@ def _running(session: Session, shell: Any, info: Any) -> str:
 
 
 def _is_end(error: BaseException | None) -> bool:
-    """Did the cell end the notebook, well, by ``sys.exit()``? papermill's own rule."""
+    """Did the cell end the notebook without an error, by ``sys.exit()``? The rule is papermill's."""
     return isinstance(error, SystemExit) and str(error) in ("", "0")
 
 
 def is_blank(result: Any) -> bool:
-    """Is that the end of a cell without code? It has no beginning: IPython tells of none."""
+    """Is it the result of a cell without code? For such cells IPython does not call ``pre_run_cell``."""
     source = getattr(getattr(result, "info", None), "raw_cell", None)
     return isinstance(source, str) and not source.strip()
 
@@ -60,7 +60,7 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     """Follow the shell's cells from now on.
 
     Args:
-        is_running: a cell runs now; it is the first.
+        is_running: a cell is running now; it is the first one followed.
     """
     while _attached:
         old, previous, begun, ended = _attached.pop()
@@ -73,8 +73,8 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     def before(info: Any = None) -> None:
         nonlocal depth
         depth += 1
-        if depth == 1:  # else a magic such as %%capture runs its text as a cell: it is a part of this one
-            session.start_cell(_running(session, shell, info))
+        if depth == 1:  # else a magic such as %%capture runs its text as a cell, which is part of this one
+            session.start_cell(_running_key(session, shell, info))
 
     def after(result: Any = None) -> None:
         nonlocal depth
@@ -92,4 +92,4 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     _attached.append((shell, session, before, after))
     session.recorder.attach(shell)
     if is_running:
-        session.start_cell(_running(session, shell, None))
+        session.start_cell(_running_key(session, shell, None))

@@ -1,4 +1,4 @@
-"""What a loop goes over: indexed where that gives the same items, else consumed again from the start."""
+"""The items of a loop: indexed if that gives the same items, else consumed again from the start."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 __all__ = ["Items"]
 
 SLOW_SKIP_S = 1.0
-"""Consuming finished items for longer than this is told to the user."""
+"""If it takes longer than this to consume the finished items, the user is told."""
 
 
 class Items:
-    """Items that can be taken from any place on.
+    """Items that can be iterated from any position.
 
-    Indexed are sequences, numpy arrays, and what Python itself would iterate by index (a torch data set): all else
-    with ``[]`` may mean a label, a key or a column by it.
+    Sequences, numpy arrays, and what Python itself would iterate by index (a torch data set) are indexed. For other
+    objects ``[]`` may mean a label, a key or a column.
     """
 
     def __init__(self, source: Any) -> None:
@@ -32,23 +32,23 @@ class Items:
         )
 
     def after(self, done: int, slow: Callable[[int], None]) -> Iterator[Any]:
-        """The items after the first ``done``, which are consumed before this returns.
+        """The items after the first ``done``. Those are consumed before this returns.
 
         Args:
-            slow: called once if that takes longer than ``SLOW_SKIP_S``, with how many are consumed so far.
+            slow: called once if that takes longer than ``SLOW_SKIP_S``, with the number consumed so far.
         """
         if self.is_indexed:
             return self._indexed(done)
         values: Iterator[Any] = iter(self._source)
         until = time.monotonic() + SLOW_SKIP_S
-        told = False
+        has_warned = False
         for n in range(done):
             try:
                 next(values)
             except StopIteration:
                 break
-            if not told and time.monotonic() > until:
-                told = True
+            if not has_warned and time.monotonic() > until:
+                has_warned = True
                 slow(n + 1)
         return values
 
@@ -57,7 +57,7 @@ class Items:
         while index < len(self._source):
             try:
                 value = self._source[index]
-            except IndexError:  # how data sets without an iterator of their own say that they end
+            except IndexError:  # how data sets without an iterator of their own signal their end
                 return
             yield value
             index += 1

@@ -1,10 +1,10 @@
-"""`city.loop`: iterate, and go on where a dead host stopped.
+"""`city.loop`: iterate, and resume where a dead host stopped.
 
     for epoch in city.loop(range(100), state={"model": model, "optimizer": optimizer}):
         …
 
-An iteration is finished when the next item is asked for: there is the boundary, there the state is captured, there a
-stop or a lost lease is raised. See docs/design.md, "Runs, loops, steps".
+An iteration is finished when the next item is asked for. That is the boundary: the state is captured there, and a stop
+or a lost lease is raised there. See docs/design.md, "Runs, loops, steps".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
-from qcity_nb.kernel.save_clock import Watch
+from qcity_nb.kernel.save_clock import SaveClock
 from qcity_nb.kernel.save_policy import Every, Pace, pace
 from qcity_nb.kernel.session import Session
 
@@ -30,11 +30,11 @@ T = TypeVar("T")
 def begin(
     session: Session, items: Iterable[T], state: object, every: Every, name: str | None, lazy: bool | None = None
 ) -> Iterator[T]:
-    """Check the arguments at once; the iteration itself begins with the first item asked for.
+    """Check the arguments now; the iteration begins when the first item is asked for.
 
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` means nothing, or ``items`` cannot be iterated.
+        UsageError: ``every`` is not valid, or ``items`` cannot be iterated.
     """
     check_state(state)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
@@ -44,29 +44,27 @@ def begin(
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
-    """The loop that begins here, new or as a checkpoint knows it; and whether it is to be restored."""
+    """The loop that begins here, new or from a checkpoint; and whether it is to be restored."""
     key = session.key_of(name)
     known = session.loops.get(key)
     source = session.cell[1]
     if known is not None and known.saved_generators is not None:
-        if not (known.finished and session.is_idle_save.get(key) == known.passes):
+        if not (known.finished and session.finished_passes.get(key) == known.passes):
             if known.source and source and known.source != source:
                 _note_edited(session, known)
             known.source = source
             return known, True
-        # Run again in the same kernel: a new pass. The count over the whole run goes on.
+        # Run again in the same kernel: a new pass. The count over the whole run continues.
         return Loop(key=key, name=known.name, source=source, count=known.count, passes=known.passes + 1), False
     return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
 
 
 def _note_edited(session: Session, loop: Loop) -> None:
     session.sidecar.note("edited", loop=loop.name, done=loop.done)
-    what = (
-        "is finished and does not run again" if loop.finished else f"goes on after iteration {loop.done} all the same"
-    )
+    what = "is finished and is not re-run" if loop.finished else f"resumes after iteration {loop.done} all the same"
     warnings.warn(
         f"the cell of city.loop {loop.name!r} was edited since its checkpoint; the loop {what}. "
-        "For a new start use qcity.up(fresh=True), or give the loop another name",
+        "To start over use qcity.up(fresh=True), or give the loop another name",
         stacklevel=5,
     )
 
@@ -75,8 +73,8 @@ def _slow(session: Session, done: int) -> Any:
     def tell(consumed: int) -> None:
         session.sidecar.note("slow-skip", done=done, at=consumed)
         warnings.warn(
-            f"city.loop goes through {done} finished items of an iterable to reach the next one; "
-            "a sequence (a list, a range) would be indexed at once",
+            f"city.loop consumes {done} finished items of an iterable to reach the next one; "
+            "a sequence (a list, a range) would be indexed instead",
             stacklevel=5,
         )
 
@@ -84,16 +82,16 @@ def _slow(session: Session, done: int) -> Any:
 
 
 def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
-    """Bring everything back to the loop's last boundary; the items that are left."""
+    """Restore the loop's last boundary. Returns the items that are left."""
     session.sidecar.note(
         "loop", loop=loop.name, done=loop.done, total=items.total, finished=loop.finished, seq=session.seq
     )
-    # Items are consumed before the state comes back: what they draw, they drew before that boundary.
+    # Items are consumed before the state is restored: their random draws came before that boundary.
     values: Iterator[Any] | None = iter(()) if loop.finished else None
     if loop.done and not loop.finished:
         begun = session.read(loop.saved_begun)
         if begun is not None:
-            restore_generators(begun)  # a loader draws its order when it begins
+            restore_generators(begun)  # a data loader draws its order when it begins
         values = items.after(loop.done, _slow(session, loop.done))
     state, generators = session.read_loop_state(loop)
     if state is not None and loop.state is not None:
@@ -105,8 +103,8 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 
 
 def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
-    """The first boundary, before any work: state that cannot be saved is told now, not after a night."""
-    loop.out_from = session.recorder.mark()
+    """The first boundary, before any work, so that state that cannot be saved is refused now and not after a night."""
+    loop.out_from = session.recorder.position()
     session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:
         loop.begun = capture_generators()
@@ -127,7 +125,7 @@ def _run(
     loop, is_known = _find(session, name)
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
     session.enter(loop)
-    watch = Watch(session, loop, when, is_new=not is_known)
+    save_clock = SaveClock(session, loop, when, is_new=not is_known)
     try:
         values = _resume(session, loop, items) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
@@ -135,46 +133,48 @@ def _run(
         for value in values:
             yield value
             session.advance(loop)
-            if _boundary(session, loop, watch, saved_done):
+            if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):
-            _finish(session, loop, watch, saved_done)
+            _finish(session, loop, save_clock, saved_done)
     except GeneratorExit:
         session.leave(loop)
         raise
     finally:
-        watch.close()
+        save_clock.close()
         session.drop(loop)
 
 
-def _is_due(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
-    due = watch.is_due(loop.done - saved_done)  # first: it is to be asked at each boundary
+def _is_due(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> bool:
+    due = save_clock.is_due(loop.done - saved_done)  # first, because it must be called at each boundary
     return due or bool(session.sidecar.look().stop) or session.force
 
 
-def _boundary(session: Session, loop: Loop, watch: Watch, saved_done: int) -> bool:
-    """Between two iterations; returns whether it was saved."""
+def _boundary(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> bool:
+    """Between two iterations. Returns whether the boundary was saved."""
     session.sidecar.check()
     if loop.done == loop.total and not session.sidecar.look().stop:
-        return False  # it is over: the final state is saved as such
-    due = _is_due(session, loop, watch, saved_done)
-    must = watch.pace.is_strict or bool(session.sidecar.look().stop) or session.force
-    if due and not must and session.is_saving and not watch.pace.waits:
-        due = False  # the save before is still being written: rather a later one than a loop that waits
+        return False  # the loop is over: its final state is saved by ``_finish``
+    due = _is_due(session, loop, save_clock, saved_done)
+    must = save_clock.pace.is_strict or bool(session.sidecar.look().stop) or session.force
+    if due and not must and session.is_saving and not save_clock.pace.waits:
+        due = False  # the last save is still being written: a later save is better than a loop that waits
     if due or loop.has_inner:
-        session.freeze(loop, may_stream=due and all(one.is_fresh for one in session.open if one is not loop))
+        session.freeze(loop, may_stream=due and all(other.is_fresh for other in session.open if other is not loop))
     if not due or not session.can_save():
         return False
-    watch.keep()
+    save_clock.keep()
     session.save("every", step=loop.count, strict=must)
     session.sidecar.stop_if_asked()
     return True
 
 
-def _finish(session: Session, loop: Loop, watch: Watch, saved_done: int) -> None:
-    """After the last iteration. An inner loop's end is a boundary like others; an outermost loop's is saved."""
+def _finish(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> None:
+    """After the last iteration. The end of an inner loop is a normal boundary; that of an outermost loop is saved."""
     session.sidecar.check()
     session.finish(loop)
-    if loop.parent is None or (_is_due(session, loop, watch, saved_done) and session.can_save()):
-        session.save("loop finished", step=loop.count, strict=watch.pace.is_strict or bool(session.sidecar.look().stop))
+    if loop.parent is None or (_is_due(session, loop, save_clock, saved_done) and session.can_save()):
+        session.save(
+            "loop finished", step=loop.count, strict=save_clock.pace.is_strict or bool(session.sidecar.look().stop)
+        )
         session.sidecar.stop_if_asked()

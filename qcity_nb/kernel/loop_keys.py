@@ -1,4 +1,4 @@
-"""Which loop is this? The key by which a loop is found again in another kernel."""
+"""The key by which a loop is recognized in another kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qcity_nb.errors import UsageError
 __all__ = ["key_of"]
 
 _QUOTED = str.maketrans({"%": "%25", "/": "%2F", "#": "%23", ":": "%3A"})
-"""A name is one part of a key; these separate the parts."""
+"""Escapes the separators of a key's parts in a name, which is one part."""
 
 
 def key_of(
@@ -19,22 +19,22 @@ def key_of(
     outer: str | None,
     cell: tuple[str, str],
     owners: MutableMapping[str, str],
-    settled: Mapping[str, int],
+    finished: Mapping[str, int],
 ) -> str:
-    """The key of a loop that begins here: its name, or the ordinal of the call; after its outer loop's key.
+    """The key of a loop that begins here: its outer loop's key, then its name or the ordinal of the call.
 
     Args:
-        calls: how many loops of a name have begun in this execution of the cell, or in this iteration; counted on.
-        outer: the key of the loop that this one begins in.
+        calls: how many loops of each name have begun in this execution of the cell, or in this iteration; updated here.
+        outer: the key of the loop around this one.
         cell: the running cell's id and the hash of its source.
         owners: which cell of this kernel a name belongs to; a new name is added.
-        settled: the loops that a cell of this kernel has finished.
+        finished: the loops that were finished in this kernel.
     Raises:
         UsageError: another cell has a loop of that name.
     """
     ordinal = calls.get(name or "", 0)
     calls[name or ""] = ordinal + 1
-    # A name that comes back in one execution of a cell (k-fold) is another loop each time.
+    # A name that occurs twice in one execution of a cell (k-fold) is another loop each time.
     own = f":{ordinal}" if not name else name.translate(_QUOTED) + (f"#{ordinal}" if ordinal else "")
     if outer is not None:
         return f"{outer}/{own}"
@@ -42,9 +42,9 @@ def key_of(
     if not name:
         return cell_id + own
     owner = owners.setdefault(own, cell_id)
-    if owner != cell_id and source not in (cell_id, owner) and own in settled:
+    if owner != cell_id and source not in (cell_id, owner) and own in finished:
         raise UsageError(
-            f"city.loop(name={name!r}): another cell has a loop of that name, and after a restart each would be"
-            " taken for the other; give this one its own name"
+            f"city.loop(name={name!r}): another cell has a loop of that name, and after a restart one would be"
+            " taken for the other; give this one another name"
         )
     return own

@@ -1,4 +1,4 @@
-"""A loop as the kernel knows it: where its last boundary is, and what a checkpoint keeps of it there."""
+"""A loop in the kernel: where its last boundary is, and what a checkpoint holds of it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from qcity_nb.kernel.output_recorder import Recorder, join_parts
 __all__ = ["LoopSnapshot", "Loop", "Piece"]
 
 PIECE = 64 * 1024
-"""A piece of recorded output grows up to about this size, then the next one begins."""
+"""A piece of recorded output grows to about this many bytes, then the next one begins."""
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """Recorded output: its name, and its content as long as it may grow or is not in the tier."""
+    """Recorded output: its name, and its content while it may grow or is not in the local tier."""
 
     name: str
     content: bytes = b""
@@ -31,36 +31,36 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class LoopSnapshot:
-    """What a checkpoint is about to say of a loop. Frozen: the loop may go on while it is written."""
+    """A loop as the next checkpoint records it. The loop may continue while it is written."""
 
     loop: Loop
     base: LoopRecord
-    """With what the tier has already."""
+    """The record with what is in the local tier already."""
     state: Captured | None
     generators: Captured | None
     begun: Captured | None
     pieces: list[tuple[str, bytes]]
 
     def record(self, objects: dict[str, Any]) -> LoopRecord:
-        """As a manifest names it; the content goes into ``objects``. Hashes, so not in the loop's time.
+        """The record for a manifest; its content goes into ``objects``. This hashes, so not in the loop's time.
 
         Raises:
             Discarded: the state was changed while it was copied.
         """
         record = self.base
         if self.state is not None:
-            record = replace(record, state=_encoded(self.state, objects))
+            record = replace(record, state=_encode(self.state, objects))
         if self.generators is not None:
-            record = replace(record, generators=_encoded(self.generators, objects))
+            record = replace(record, generators=_encode(self.generators, objects))
         if self.begun is not None:
-            record = replace(record, begun=_encoded(self.begun, objects))
+            record = replace(record, begun=_encode(self.begun, objects))
         objects.update({name: content for name, content in self.pieces if content})
         return record
 
 
 @dataclass(slots=True, eq=False)
 class Loop:
-    """One loop. Two are never equal: a new pass of the same loop is another one."""
+    """One loop. Compared by identity: a new pass of the same loop is another one."""
 
     key: str
     name: str
@@ -73,35 +73,35 @@ class Loop:
     state: object = None
     parent: Loop | None = None
     row_scope: RowScope | None = None
-    """Of the iteration that runs."""
+    """The scope of the running iteration."""
     touched: bool = False
-    """Begun in this kernel."""
+    """It has begun in this kernel."""
     left: bool = False
-    """Its iterator was closed before the end, by ``break`` or by an exception: it is finished once the code goes on."""
+    """Its iterator was closed early, by ``break`` or by an exception: it is finished once the code after it runs."""
     trouble: Exception | None = None
     """Why its state could not be captured when it was left."""
     has_inner: bool = False
-    """It has inner loops, whose checkpoints need this one's state at every boundary."""
+    """It has inner loops, whose checkpoints need its state at each of its boundaries."""
     is_fresh: bool = False
-    """What is captured or saved belongs to the present boundary."""
+    """The captured or saved state belongs to the present boundary."""
     lazily: Lazily = "gated"
-    """What of the state may be copied while the next iteration has begun."""
+    """Which parts of the state may be copied after the next iteration has begun."""
     snap: tuple[Captured | None, Captured] | None = None
-    """State and generators at the present boundary, until a save takes them."""
+    """State and generators at the present boundary, until a save takes them over."""
     begun: Captured | None = None
-    """The generators when the pass began, while they are not in the tier."""
+    """The generators when the pass began, until they are in the local tier."""
     saved_state: Encoded | None = None
     saved_generators: Encoded | None = None
     saved_begun: Encoded | None = None
     outputs: list[Piece] = field(default_factory=list)
     out_from: int = 0
-    """Output from this mark on is not in ``outputs`` yet."""
+    """Output from this position on is not in ``outputs`` yet."""
     started_s: float = 0.0
     started_done: int = 0
 
     @classmethod
     def of(cls, record: LoopRecord) -> Loop:
-        """The loop that a checkpoint knows."""
+        """The loop of a checkpoint's record."""
         return cls(
             key=record.key,
             name=record.name,
@@ -119,12 +119,12 @@ class Loop:
         )
 
     def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool, may_stream: bool) -> bool:
-        """Capture state, generators and output: this is the boundary.
+        """Capture state, generators and output at this boundary.
 
         Args:
             at_once: copy all of the state before this returns: no iteration follows whose optimizer would wait.
-            may_stream: it is saved before anything else happens, so where memory is short nothing need be copied.
-        Returns: was memory short?
+            may_stream: the save follows before anything else, so if memory is short nothing need be copied.
+        Returns: whether memory was short.
 
         Raises:
             StateRefused: a variable cannot be saved.
@@ -141,11 +141,11 @@ class Loop:
         return state is not None and state.buffer is not None and state.buffer.is_live
 
     def _cut(self, recorder: Recorder) -> None:
-        shown = recorder.since(self.out_from)
-        self.out_from = recorder.mark()
+        shown = recorder.part_since(self.out_from)
+        self.out_from = recorder.position()
         if not shown.content:
             return
-        if shown.is_clean:  # what came before was cleared away
+        if shown.is_clean:  # the cell cleared its earlier output
             self.outputs.clear()
         last = self.outputs[-1] if self.outputs else None
         if last is not None and 0 < len(last.content) < PIECE:
@@ -154,20 +154,20 @@ class Loop:
         self.outputs.append(Piece(name_of(shown.content), shown.content))
 
     def advance(self) -> None:
-        """One more iteration is finished; what was captured belongs to the boundary before."""
+        """Count one more finished iteration; what was captured belongs to the previous boundary and is dropped."""
         self.done += 1
         self.count += 1
         self.is_fresh = False
         self.drop_snap()
 
     def drop_snap(self) -> None:
-        """Forget what was captured and no save has taken."""
+        """Drop what was captured and not saved."""
         if self.snap is not None and self.snap[0] is not None:
             self.snap[0].release()
         self.snap = None
 
     def snapshot(self) -> LoopSnapshot:
-        """What the next checkpoint says of it. What was captured is the draft's from here on."""
+        """The loop for the next checkpoint, which takes over what was captured."""
         state, generators = self.snap if self.snap is not None else (None, None)
         begun, self.snap, self.begun = self.begun, None, None
         kept = self.saved_state if generators is None else None
@@ -189,15 +189,15 @@ class Loop:
         return LoopSnapshot(self, base, state, generators, begun, pieces)
 
     def mark_saved(self, record: LoopRecord) -> None:
-        """That record is in the tier now."""
+        """Note that this record is in the local tier."""
         self.saved_state, self.saved_generators, self.saved_begun = record.state, record.generators, record.begun
         there = set(record.outputs)
-        for piece in self.outputs[:-1]:  # only the newest may still grow
+        for piece in self.outputs[:-1]:  # only the newest piece may still grow
             if piece.name in there:
                 piece.content = b""
 
 
-def _encoded(captured: Captured, objects: dict[str, Any]) -> Encoded:
+def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:
     encoded, content = encode_state(captured)
     objects.update(content)
     return encoded

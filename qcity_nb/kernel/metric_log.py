@@ -1,7 +1,7 @@
-"""The rows that were logged and that no checkpoint covers yet, and how many it covers where.
+"""The logged rows that no checkpoint covers yet, and how many rows the newest checkpoint covers in each scope.
 
-A row's identity is (loop, iteration, ordinal). Code that runs again up to a loop (an outer body, the cell) logs the
-same rows again: as many as the checkpoint covers there are passed over. See docs/design.md, "Metrics".
+A row's identity is (loop, iteration, ordinal). Code that is re-run up to a loop (an outer body, the cell) logs the
+same rows again: as many of them as the checkpoint covers there are skipped. See docs/design.md, "Metrics".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.storage.manifest import Context, Manifest
 from qcity_nb.errors import UsageError
-from qcity_nb.kernel.best_metric import Bests
+from qcity_nb.kernel.best_metric import BestMetrics
 from qcity_nb.records import Row
 
 __all__ = ["Batch", "MetricLog", "RowScope"]
@@ -23,34 +23,34 @@ CELL = "cell:"
 MAIN = "main"
 """The scope of a plain script."""
 ASIDE = "~"
-"""Ends the key of a scope's rows from other threads."""
+"""Ends the key of a scope that holds the rows of other threads."""
 SHOWN_KEYS = 64
 SHOWN_POINTS = 2000
-"""What is kept for the panel: of so many metrics, between half and all of so many points."""
+"""Kept for the panel: this many metrics, each with between half and all of this many points."""
 
 _Line = tuple[str, float, int, int, str, int, int]
-"""Row's fields in order; rows become records only when they are saved."""
+"""The fields of a ``Row`` in order; records are made only when rows are saved."""
 
 
 @dataclass(slots=True, eq=False)
 class RowScope:
-    """Where rows are logged: a cell, or one iteration of a loop. Counts what was logged there."""
+    """Where rows are logged: a cell, or one iteration of a loop. Counts the rows logged there."""
 
     key: str
     iteration: int
     step: int
     skip: int = 0
-    """Rows that a checkpoint covers: code that runs again up to it does not log them twice."""
+    """Rows that a checkpoint covers: code that is re-run up to it does not log them twice."""
     rows: int = 0
     calls: dict[str, int] = field(default_factory=dict)
-    """Loops begun here, by name; the empty name counts those without."""
+    """How many loops have begun here, by name; the empty name counts loops without one."""
     aside: RowScope | None = None
-    """Rows of other threads: they come in any order, and must not shift the ordinals of the cell's own."""
+    """Rows of other threads: their order varies, and must not shift the ordinals of the cell's own rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a checkpoint is about to cover."""
+    """The rows that the next checkpoint covers."""
 
     rows: list[Row]
     contexts: dict[tuple[str, int], int]
@@ -58,24 +58,24 @@ class Batch:
 
 
 class MetricLog:
-    """Rows and scopes. ``log`` may be called from any thread, the rest from the one that runs the cell."""
+    """Rows and scopes. ``log`` may be called from any thread, other methods only from the thread that runs the cell."""
 
     def __init__(self, wall_ms: Callable[[], int], covered: Iterable[Row] = ()) -> None:
         self.scopes: list[RowScope] = [RowScope(MAIN, 0, 0)]
         self.committed: dict[tuple[str, int], int] = {}
         """Rows that the newest checkpoint covers, by scope."""
         self._rerun: dict[tuple[str, int], int] = {}
-        """Rows that the checkpoint gone back to covers, by scope, until the code has run past it.
+        """Rows covered by the checkpoint that was restored, by scope, until the code has run past it.
 
-        Not those of later checkpoints: a scope of the same name that begins after them is another one (an inner loop
-        left by ``break`` has counted nothing when the next outer iteration begins it anew).
+        Rows of later checkpoints are not in it: a scope of the same name that begins after them is another one (an
+        inner loop left by ``break`` has no count when the next outer iteration begins it again).
         """
         self.pending: list[_Line] = []
-        self.bests = Bests()
-        """Hears of every row, also of those that a checkpoint covers."""
+        self.bests = BestMetrics()
+        """Gets every row, also those that a checkpoint covers."""
         self._wall_ms = wall_ms
         self._covered = {(row.key, row.loop, row.iteration, row.ordinal) for row in covered}
-        """Rows that were published with a checkpoint that is damaged now."""
+        """Rows that were published with a checkpoint that is now damaged."""
         self._logged: dict[str, tuple[int, int]] = {}
         self._shown: dict[str, list[tuple[int, float]]] = {}
         self._turns: dict[str, int] = {}
@@ -85,14 +85,14 @@ class MetricLog:
     # -- scopes
 
     def scope(self, key: str, iteration: int, step: int) -> RowScope:
-        """A scope, with what is covered there already."""
-        made = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
+        """A scope that knows how many of its rows are covered already."""
+        scope = RowScope(key, iteration, step, skip=self._rerun.get((key, iteration), 0))
         if (key + ASIDE, iteration) in self._rerun:
-            self._beside(made)
-        return made
+            self._side_scope(scope)
+        return scope
 
     def note_iteration(self, key: str) -> None:
-        """A loop's iteration is over: what is logged in a scope of that name, or inside of one, is new."""
+        """Note the end of a loop's iteration: rows logged from now on in its scope, or inside it, are new."""
         if not self._rerun:
             return
         self._rerun = {
@@ -102,46 +102,46 @@ class MetricLog:
         }
 
     def start_cell(self, key: str) -> None:
-        """A cell begins. Its turn stays the same until it succeeds; a new kernel goes on with the newest one."""
+        """Start a cell. Its turn stays the same until it succeeds; a new kernel continues with the newest turn."""
         key = self._alias(key)
         self._thread = threading.get_ident()
         newest = max((turn for known, turn in self.committed if known == key), default=0)
         self.scopes = [self.scope(key, self._turns.get(key, newest), 0)]
 
     def end_cell(self) -> None:
-        """The cell succeeded: run again in this kernel, it logs anew."""
+        """Note that the cell succeeded: if it is run again in this kernel, its rows are new."""
         cell = self.scopes[0]
         if cell.key != MAIN:
             self._turns[cell.key] = cell.iteration + 1
 
     def _alias(self, key: str) -> str:
-        """The key under which a checkpoint knows the cell: front ends differ in whether they tell its id."""
+        """The cell's key in a checkpoint: not all front ends send the cell's id."""
         if any(known == key for known, _ in self.committed):
             return key
         cell_id, _, source = key.removeprefix(CELL).rpartition("#")
-        known = {one for one, _ in self.committed if one.startswith(CELL)}
+        known = {name for name, _ in self.committed if name.startswith(CELL)}
         if cell_id:
             return CELL + source if CELL + source in known else key
-        same = [one for one in known if one.endswith("#" + source)]
+        same = [name for name in known if name.endswith("#" + source)]
         return same[0] if len(same) == 1 else key
 
     # -- rows
 
     def log(self, metrics: Mapping[str, Any], step: int | None) -> None:
-        """Keep one row per metric, timestamp fixed now.
+        """Keep one row per metric, with the present time.
 
         Raises:
             UsageError: a value that is not a number, a step that is not whole; nothing of the call is kept.
         """
         stamp = self._wall_ms()
         if step is not None and type(step) is not int:
-            step = _whole(step)
+            step = _whole_number(step)
         with self._lock:
             row_scope = self.scopes[-1]
             if step is None:
                 step = row_scope.step
             if threading.get_ident() != self._thread:
-                row_scope = self._beside(row_scope)
+                row_scope = self._side_scope(row_scope)
             lines: list[_Line] = []
             ordinal, skip = row_scope.rows, row_scope.skip
             for key, value in metrics.items():
@@ -159,7 +159,7 @@ class MetricLog:
                 for key in self.bests.metrics & metrics.keys():
                     self.bests.note_value(key, _number(key, metrics[key]))
 
-    def _beside(self, row_scope: RowScope) -> RowScope:
+    def _side_scope(self, row_scope: RowScope) -> RowScope:
         if row_scope.aside is None:
             key = row_scope.key + ASIDE
             covered = self._rerun.get((key, row_scope.iteration), 0)
@@ -167,7 +167,7 @@ class MetricLog:
         return row_scope.aside
 
     def _stamp(self, key: str, step: int, now: int) -> int:
-        """MLflow takes two equal rows for one: at a step that was there before, time must move on."""
+        """The time to log. MLflow drops equal rows, so at a step that was logged before it must be a later time."""
         last = self._logged.get(key)
         if last is None:
             self._logged[key] = (step, now)
@@ -183,9 +183,9 @@ class MetricLog:
     # -- checkpoints
 
     def batch(self) -> Batch:
-        """What a checkpoint made now covers."""
+        """The rows that a checkpoint made now covers."""
         with self._lock:
-            live = [row_scope for one in self.scopes for row_scope in (one, one.aside) if row_scope is not None]
+            live = [row_scope for scope in self.scopes for row_scope in (scope, scope.aside) if row_scope is not None]
             cells = {row_scope.key for row_scope in live}
             contexts = {
                 (key, turn): rows
@@ -201,7 +201,7 @@ class MetricLog:
             return Batch(rows=rows, contexts=contexts, logged=dict(self._logged))
 
     def cover(self, batch: Batch) -> None:
-        """That checkpoint exists now."""
+        """Note that the checkpoint of this batch exists."""
         with self._lock:
             self.committed = batch.contexts
             del self.pending[: len(batch.rows)]
@@ -213,14 +213,14 @@ class MetricLog:
         contexts: tuple[Context, ...] = manifest.contexts if manifest is not None else ()
         with self._lock:
             self.pending.clear()
-            self.committed = {(one.key, one.iteration): one.rows for one in contexts}
+            self.committed = {(context.key, context.iteration): context.rows for context in contexts}
             self._rerun = dict(self.committed)
             self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
             for row_scope in self.scopes:
                 row_scope.skip, row_scope.aside = self.committed.get((row_scope.key, row_scope.iteration), 0), None
 
     def series(self) -> dict[str, tuple[tuple[int, float], ...]]:
-        """The metrics so far, thinned out, for the panel: what is not covered yet included."""
+        """The metrics so far for the panel, with fewer points, rows that are not covered yet included."""
         with self._lock:
             pending = list(self.pending)
         shown = {key: list(points) for key, points in self._shown.items()}
@@ -253,7 +253,7 @@ def _kind(value: Any) -> str:
     return f"{type(value).__name__} of shape {tuple(shape)}" if shape else type(value).__name__
 
 
-def _whole(step: Any) -> int:
+def _whole_number(step: Any) -> int:
     try:
         return operator.index(step)
     except TypeError:

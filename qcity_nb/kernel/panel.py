@@ -1,4 +1,4 @@
-"""The panel in the notebook: shown once, updated in place, kept in the saved notebook as plain HTML."""
+"""The panel in the notebook: shown once, updated in place, saved with the notebook as plain HTML."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Panel", "Publish", "is_panel"]
 
 
 class Publish(Protocol):
-    """Shows a MIME bundle, or with ``update`` replaces what was shown under the same display id."""
+    """Shows a MIME bundle; with ``update`` it replaces what was shown under the same display id."""
 
     def __call__(self, data: Mapping[str, Any], *, display_id: str, update: bool) -> None:
-        """Send it; an error means that the front end is gone."""
+        """Send the bundle; an error means that the front end is gone."""
 
 
 def is_panel(output: Mapping[str, Any]) -> bool:
@@ -31,20 +31,20 @@ def is_panel(output: Mapping[str, Any]) -> bool:
 class Panel:
     """A run's panel.
 
-    In a Jupyter kernel the first ``update`` shows it in the cell that runs, and later ones change it there.
-    Elsewhere (plain Python, IPython in a terminal) nothing is shown by itself; ``str(panel)`` is its text.
+    In a Jupyter kernel the first ``update`` shows it in the running cell, and later ones change it there. Elsewhere
+    (plain Python, IPython in a terminal) nothing is shown automatically; ``str(panel)`` is its text.
 
     Args:
         run: the run's id.
-        actions: buttons by label (``{"Stop": …}``). They show only where ipywidgets is installed and somebody
-            sits at the front end, never in a headless run. A kernel older than ipykernel 7 calls them between
-            cells, because a running cell keeps it from reading messages.
-        interval_s: at most one update in so many seconds.
-        display_id: goes on where another kernel showed this panel; by default it is shown anew.
-        publish: shows bundles; found by itself in a Jupyter kernel.
-        now_s: a clock that only grows.
+        actions: buttons by label (``{"Stop": …}``). They are shown only if ipywidgets is installed and a person is at
+            the front end, never in a headless run. A kernel older than ipykernel 7 calls them between cells, because
+            it reads no messages while a cell runs.
+        interval_s: at most one update in this many seconds.
+        display_id: of a panel that another kernel showed, to update it in place; by default a new one is shown.
+        publish: shows bundles; by default the Jupyter kernel's publisher, if there is one.
+        now_s: a monotonic clock.
 
-    Does not: raise when the front end is gone; a picture must not end a training. Calls from other threads are
+    Does not: raise when the front end is gone, since the panel must not end a training. Calls from other threads are
     safe, but an executing client such as nbclient records updates only from the thread that runs the cell.
     """
 
@@ -74,7 +74,7 @@ class Panel:
     def update(self, view: PanelView) -> bool:
         """Show this view, unless one was shown less than ``interval_s`` ago.
 
-        Returns: whether it was shown. One that was not is shown by ``flush``, unless a newer one comes.
+        Returns: whether it was shown. If not, ``flush`` shows it, unless a newer view comes first.
         """
         with self._lock:
             self._view = view
@@ -83,12 +83,12 @@ class Panel:
             return self._show()
 
     def flush(self) -> bool:
-        """Show the newest view now, if it is not the one that is shown."""
+        """Show the newest view now, if it is not shown already."""
         with self._lock:
             return self._view is not None and self._view is not self._shown and self._show()
 
     def close(self) -> None:
-        """Show the newest view for the last time, and take the buttons away."""
+        """Show the newest view for the last time, and remove the buttons."""
         with self._lock:
             self.flush()
             box, self._buttons = self._buttons, None
@@ -103,7 +103,7 @@ class Panel:
         return str(self)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        """What a front end shows for a panel that ends a cell."""
+        """What a front end shows if a panel is the cell's result."""
         return self._bundle(html="" if self._view is None else views.panel_html(self._view), plain=str(self))
 
     def _bundle(self, *, html: str, plain: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Panel:
         first, self._is_new = self._is_new, False
         self._shown, self._shown_s = self._view, self._now_s()
         sent = self._send(self._repr_mimebundle_(), display_id=self.display_id, update=not first)
-        if sent and first and self._actions and _somebody_is_there():
+        if sent and first and self._actions and _has_user():
             self._show_buttons()
         return sent
 
@@ -123,7 +123,7 @@ class Panel:
             return False
         try:
             self._publish(data, display_id=display_id, update=update)
-        except Exception:  # noqa: BLE001  # a closed socket, a broken hook of the user's: not worth a training
+        except Exception:  # noqa: BLE001  # a closed socket or a broken hook of the user's must not end a training
             return False
         return True
 
@@ -135,7 +135,7 @@ class Panel:
         buttons = []
         for label, action in self._actions.items():
             button = ipywidgets.Button(description=label, layout=ipywidgets.Layout(width="auto"))
-            button.on_click(self._pressed(action))
+            button.on_click(self._on_click(action))
             buttons.append(button)
         self._buttons = ipywidgets.HBox(buttons)
         model = {"version_major": 2, "version_minor": 0, "model_id": self._buttons.model_id}
@@ -143,7 +143,7 @@ class Panel:
         bundle = {WIDGET_MIME: model, "text/plain": "", PANEL_MIME: {"run": self._run}}
         self._send(bundle, display_id=f"{self.display_id}-buttons", update=False)
 
-    def _pressed(self, action: Callable[[], None]) -> Callable[[object], None]:
+    def _on_click(self, action: Callable[[], None]) -> Callable[[object], None]:
         def call(button: Any) -> None:
             button.disabled = True
             try:
@@ -155,7 +155,7 @@ class Panel:
 
 
 def _shell() -> Any:
-    """The kernel's shell, or ``None``: IPython is asked only where somebody has imported it."""
+    """The kernel's shell, or ``None``. IPython is not imported for it, only used if it is there."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
     return shell if getattr(shell, "kernel", None) is not None else None
@@ -167,16 +167,16 @@ def _kernel_publish() -> Publish | None:
         return None
 
     def publish(data: Mapping[str, Any], *, display_id: str, update: bool) -> None:
-        # The publisher, not IPython.display: its arguments are the same from ipython 7.34 on.
+        # The publisher, not IPython.display: its arguments are the same since IPython 7.34.
         shell.display_pub.publish(dict(data), metadata={}, transient={"display_id": display_id}, update=update)
 
     return publish
 
 
-def _somebody_is_there() -> bool:
-    """Whether the client of this cell answers questions: nbclient, and so papermill, says that it does not.
+def _has_user() -> bool:
+    """Whether the client of this cell answers input requests: nbclient, and so papermill, says that it does not.
 
-    Asking it, by a message and a wait for the reply, is impossible: the kernel reads none while a cell runs.
+    A question by message is impossible: the kernel reads no reply while a cell runs.
     """
     kernel = getattr(_shell(), "kernel", None)
     return bool(getattr(kernel, "_allow_stdin", False))

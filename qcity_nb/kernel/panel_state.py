@@ -1,4 +1,4 @@
-"""What the panel and other watchers show: the session and the agent's status as one view."""
+"""What the panel shows: the session and the sidecar's status as one view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["loop_views", "view_of"]
 
 
 def loop_views(session: Session) -> tuple[LoopView, ...]:
-    """How far each loop is that has begun here; inner ones while they run."""
+    """The progress of each loop that has begun here; of inner loops while they run."""
     now = session.clock.now_s()
     shown = [loop for loop in session.loops.values() if loop in session.open or (loop.touched and not loop.parent)]
     views = []
@@ -30,14 +30,14 @@ def loop_views(session: Session) -> tuple[LoopView, ...]:
     return tuple(views)
 
 
-def _ending(status: Status) -> str:
-    """Why this attempt is over, where the state does not say it."""
+def _end_reason(status: Status) -> str:
+    """Why this attempt is over, if the state does not say it."""
     if status.state == "ended":
         return {
             "succeeded": "",
             "failed": "",
             "stopped": "",
-            "running": "let go: whoever takes the run next goes on from here",
+            "running": "released: the next attempt resumes from here",
         }.get(status.reason, status.reason)
     return status.reason
 
@@ -48,7 +48,7 @@ def _metrics(session: Session) -> dict[str, tuple[Point, ...]]:
 
 
 def view_of(session: Session, host: HostFacts) -> PanelView:
-    """The panel's view, now."""
+    """The panel's present view."""
     status = session.sidecar.look(now=True)
     now = session.clock.now_s()
     manifest = session.manifest
@@ -78,6 +78,6 @@ def view_of(session: Session, host: HostFacts) -> PanelView:
         deaths=tuple(session.deaths),
         store=status.store,
         tracker=status.tracking,
-        messages=tuple(text for text in (status.message, status.stop, _ending(status)) if text),
+        messages=tuple(text for text in (status.message, status.stop, _end_reason(status)) if text),
         at=f"{iso_now()[:19].replace('T', ' ')} UTC",
     )

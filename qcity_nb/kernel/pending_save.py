@@ -14,14 +14,14 @@ __all__ = ["PendingSave"]
 
 @dataclass(frozen=True, slots=True)
 class PendingSave:
-    """What a save holds, until it is on the disk or has failed."""
+    """What a save holds until it is on disk or has failed."""
 
     saving: Saving
     drafts: list[LoopSnapshot]
     batch: Batch
 
     def give_back(self, finished_cells: FinishedCells | None) -> None:
-        """It was not written: what it held of the loops' present boundaries is to be captured again."""
+        """Undo a save that was not written: the loops' present boundaries are to be captured again."""
         if finished_cells is not None:
             finished_cells.mark_lost()
         for snapshot in self.drafts:

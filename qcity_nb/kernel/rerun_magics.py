@@ -1,4 +1,4 @@
-"""The shell of a new kernel, set up as the finished cells set up the one before."""
+"""Re-runs the magics of finished cells that configure the shell."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["rerun"]
 
 
 def rerun(shell: Any, sources: Iterable[str]) -> list[str]:
-    """Run the magics of these cells again that set the shell up, in order; what they show is thrown away.
+    """Re-run the magics in these cells that configure the shell, in order; their output is discarded.
 
     Returns: a sentence for each that failed.
     """
-    return [said for source in sources for line in setup_lines(source) for said in _run(shell, line)]
+    return [note for source in sources for line in setup_lines(source) for note in _run(shell, line)]
 
 
 def _run(shell: Any, line: str) -> Iterator[str]:
     code = shell.transform_cell(line)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            exec(code, shell.user_ns)  # noqa: S102 - the cell ran it so: a magic's `$name` is a variable of the caller's
+            exec(code, shell.user_ns)  # noqa: S102 - as the cell ran it: a magic's `$name` is a variable of the caller's
     except Exception as error:  # noqa: BLE001 - an extension runs any code
-        yield f"`{line}` could not run again ({type(error).__name__}: {error})."
+        yield f"`{line}` could not be re-run ({type(error).__name__}: {error})."

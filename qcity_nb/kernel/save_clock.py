@@ -1,4 +1,4 @@
-"""What is known at the boundaries of one running loop, and whether a save is due there."""
+"""Measures one running loop, and decides at each boundary whether a save is due."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_policy import Moment, Pace
 from qcity_nb.kernel.session import Session
 
-__all__ = ["Watch"]
+__all__ = ["SaveClock"]
 
 NEWEST = 16
-"""Of so many iterations the longest counts, where a session's end is near."""
+"""Near the end of a host's session, the longest of this many iterations counts."""
 
 
-class Watch:
-    """One run of one loop, from its first item until it is left."""
+class SaveClock:
+    """Follows one execution of a loop, from its first item until it is left."""
 
     def __init__(self, session: Session, loop: Loop, pace: Pace, *, is_new: bool) -> None:
         self.pace = pace
@@ -26,7 +26,7 @@ class Watch:
         session.bests.begin(loop.key, pace.goals, is_new=is_new)
 
     def is_due(self, iterations: int) -> bool:
-        """Is a save due at this boundary? To be asked once at each.
+        """Is a save due at this boundary? Call it once at each boundary.
 
         Args:
             iterations: finished since the loop's last save.
@@ -42,14 +42,14 @@ class Watch:
             left_s, longest_s = session.deadline_s - now_s, max(self._took_s)
         moment = Moment(iterations, elapsed_s, cost_s, mean_s, left_s, longest_s)
         if self.pace.goals:
-            heard, best = session.bests.take(self._loop.key)
-            moment = moment._replace(value=heard, best=best)
+            value, best = session.bests.collect(self._loop.key)
+            moment = moment._replace(value=value, best=best)
         return self.pace.is_due(moment)
 
     def keep(self) -> None:
-        """This boundary is about to be saved: its values are those to beat."""
+        """Note that this boundary is about to be saved: its values are the ones to improve on."""
         self._session.bests.keep(self._loop.key)
 
     def close(self) -> None:
-        """The loop does not run any more."""
+        """Note that the loop no longer runs."""
         self._session.bests.end(self._loop.key)

@@ -2,7 +2,7 @@
 
     every=1 | "60s" | every_steps(100) | on_best("acc")        also with `&`; None is the default
 
-A pace is asked at each boundary, with one record of what is known there. Whatever it says, a save is due when the
+A pace decides at each boundary, from one record of what is known there. Whatever it says, a save is due when the
 host's session is about to end.
 """
 
@@ -25,11 +25,11 @@ __all__ = ["Every", "Moment", "Pace", "every_steps", "every_time", "interval_s",
 COST_SHARE = 0.01
 """By default saving may cost this share of the loop's time, and no more."""
 AT_STAKE_S = 600.0
-"""By default a run that dies now and then has no more than about so much work at stake."""
+"""By default a run that has died before risks at most about this much work."""
 MARGIN_S = 60.0
-"""Before the host's limit: the agent needs time to send the last checkpoint to the store."""
+"""Left before the host's limit: the sidecar needs time to send the last checkpoint to the store."""
 OVERRUN_S = 300.0
-"""A session that outlives its limit by so much has another limit: a longer plan, a job with its own timeout."""
+"""A session that outlives its limit by this much has another limit: a longer plan, a job with its own timeout."""
 
 
 _NOTHING: Mapping[Goal, float] = MappingProxyType({})
@@ -39,15 +39,15 @@ class Moment(NamedTuple):
     """What is known at a boundary. A tuple: one is made at each, and a frozen dataclass takes five times as long."""
 
     iterations: int
-    """Of this loop, finished since its last save, whatever that save was for."""
+    """Iterations of this loop that finished since its last save, whatever the reason for that save."""
     elapsed_s: float
-    """Since the last save ended."""
+    """Time since the last save ended."""
     cost_s: float
-    """What the last save took of the loop's time."""
+    """How long the last save stopped the loop."""
     failure_every_s: float | None = None
     """Mean time between failures of this run; ``None``: it has not died yet."""
     left_s: float | None = None
-    """Until the host ends this session; ``None``: no limit is known. Negative: it is over and yet alive."""
+    """Time until the host ends this session; ``None``: no limit is known. Negative: the session outlived its limit."""
     longest_s: float = 0.0
     """The longest of the loop's newest iterations."""
     value: Mapping[Goal, float] = _NOTHING
@@ -61,15 +61,15 @@ class Pace:
     """Decides at each boundary. Combine with ``|`` (either is enough) and ``&`` (both are needed)."""
 
     text: str
-    """As one would write it."""
+    """The expression that makes it."""
     rule: Callable[[Moment], bool]
     is_strict: bool = False
-    """``every=1``: each boundary is saved, so no finished iteration is ever run again.
+    """``every=1``: each boundary is saved, so no finished iteration is ever re-run.
 
     With ``|`` one strict part is enough, with ``&`` all must be.
     """
     waits: bool = False
-    """A save that falls due while the one before is being written waits for it; else it is passed over."""
+    """A save that becomes due while the last one is still being written waits for it; else it is skipped."""
     goals: frozenset[Goal] = frozenset()
     """The metrics that it looks at."""
 
@@ -96,34 +96,34 @@ class Pace:
 Every = int | str | timedelta | Pace | None
 
 
-def _either(one: Pace, other: Pace) -> Pace:
+def _either(first: Pace, second: Pace) -> Pace:
     return Pace(
-        f"{one} | {other}",
-        lambda moment: one.rule(moment) or other.rule(moment),
-        is_strict=one.is_strict or other.is_strict,
-        waits=one.waits or other.waits,
-        goals=one.goals | other.goals,
+        f"{first} | {second}",
+        lambda moment: first.rule(moment) or second.rule(moment),
+        is_strict=first.is_strict or second.is_strict,
+        waits=first.waits or second.waits,
+        goals=first.goals | second.goals,
     )
 
 
-def _both(one: Pace, other: Pace) -> Pace:
+def _both(first: Pace, second: Pace) -> Pace:
     def bracketed(part: Pace) -> str:
         return f"({part})" if " | " in part.text else part.text
 
     return Pace(
-        f"{bracketed(one)} & {bracketed(other)}",
-        lambda moment: one.rule(moment) and other.rule(moment),
-        is_strict=one.is_strict and other.is_strict,
-        waits=one.waits or other.waits,
-        goals=one.goals | other.goals,
+        f"{bracketed(first)} & {bracketed(second)}",
+        lambda moment: first.rule(moment) and second.rule(moment),
+        is_strict=first.is_strict and second.is_strict,
+        waits=first.waits or second.waits,
+        goals=first.goals | second.goals,
     )
 
 
 def is_closing(moment: Moment) -> bool:
     """Is this perhaps the last boundary before the host's limit?
 
-    Time left < the longest of the newest iterations + twice the cost of a save + 60 s. From then on it is so at every
-    boundary, until the session has outlived its limit by five minutes, which shows that it has another one.
+    The rule: time left < the longest of the newest iterations + twice the cost of a save + 60 s. From then on it holds
+    at every boundary, until the session has outlived its limit by five minutes, which shows that it has another one.
     """
     left_s = moment.left_s
     if left_s is None or left_s < -OVERRUN_S:
@@ -135,10 +135,10 @@ def interval_s(cost_s: float, failure_every_s: float | None) -> float:
     """The default time between two saves, by Young's and Daly's first-order rule: W = sqrt(2 · C · M).
 
     Args:
-        cost_s: C, what a save takes of the loop's time.
+        cost_s: C, how long a save stops the loop.
         failure_every_s: M, the run's mean time between failures; ``None`` while it has not died.
     Returns: W, but at most ten minutes; and never so short that saving costs more than 1% of the loop's time, which
-        comes first where both cannot be (a save of more than 6 s). While M is unknown, that 1% alone decides.
+        takes precedence if both are impossible (a save of more than 6 s). While M is unknown, that 1% alone decides.
     Source: J. W. Young, "A first order approximation to the optimum checkpoint interval", CACM 17 (9), 1974;
         J. T. Daly, "A higher order estimate of the optimum checkpoint interval for restart dumps", FGCS 22 (3), 2006.
     """
@@ -163,10 +163,10 @@ def every_steps(count: int) -> Pace:
 
 
 def every_time(wait: str | float | timedelta) -> Pace:
-    """Save when so much time has passed since the last save: ``"60s"``, ``"5m"``, a timedelta, or seconds.
+    """Save when this much time has passed since the last save: ``"60s"``, ``"5m"``, a timedelta, or seconds.
 
     Raises:
-        UsageError: no time, or a negative one.
+        UsageError: not a time, or negative.
     """
     wait_s = wait.total_seconds() if isinstance(wait, timedelta) else seconds(wait, name="every")
     if wait_s < 0:
@@ -179,19 +179,19 @@ def on_best(metric: str, mode: Mode | None = None) -> Pace:
 
     Args:
         metric: the name under which it is logged.
-        mode: ``"max"``: higher is better; ``"min"``: lower. ``None`` goes by the name: ``"min"`` where it holds loss,
+        mode: ``"max"``: higher is better; ``"min"``: lower. ``None`` decides by the name: ``"min"`` if it has loss,
             error, perplexity, or one of the words err, mse, rmse, mae; else ``"max"``.
     Raises:
         UsageError: no name, or another mode.
-    Does not: count a NaN, or a value that equals the best one. What the best was is kept in the checkpoint: after a
-        relaunch it is what it was at the boundary that the loop goes on from. A loop within another begins anew in
-        each of the outer iterations, and so does a new pass.
+    Does not: count a NaN, or a value that equals the best one. The best value is in the checkpoint: after a relaunch
+        it is what it was at the boundary that the loop resumes from. An inner loop starts without a best value in
+        each outer iteration, and so does a new pass.
     """
     aim = goal(metric, mode)
 
     def is_better(moment: Moment) -> bool:
-        heard = moment.value.get(aim)
-        return heard is not None and aim.is_better(heard, moment.best.get(aim))
+        value = moment.value.get(aim)
+        return value is not None and aim.is_better(value, moment.best.get(aim))
 
     return Pace(f"on_best({metric!r}, {aim.mode!r})", is_better, waits=True, goals=frozenset({aim}))
 
@@ -212,7 +212,7 @@ def pace(every: Every | float) -> Pace:
     if every is None:
         return _DEFAULT
     if isinstance(every, bool):
-        raise UsageError(f"every={every} says nothing: give a number of iterations, a time such as '60s', or None")
+        raise UsageError(f"every={every} is not valid: give a number of iterations, a time such as '60s', or None")
     if isinstance(every, float):
         raise UsageError(f"every={every}: iterations are whole; a time is written as in '{every:g}s'")
     if isinstance(every, str | timedelta):

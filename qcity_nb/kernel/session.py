@@ -1,6 +1,6 @@
 """The kernel's side of an attempt: cells, open loops, and the checkpoints that cover them.
 
-Nothing here talks to the store: a checkpoint goes to the local tier, and the agent takes it from there.
+Nothing here talks to the store: a checkpoint goes to the local tier, and the sidecar publishes it from there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qcity_nb.checkpoint.encode import Discarded, decode_state
-from qcity_nb.checkpoint.engine import Engine, Used
+from qcity_nb.checkpoint.engine import Engine, UsedMemory
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
@@ -33,7 +33,7 @@ from qcity_nb.tracking.outbox import decode_rows, encode_rows
 __all__ = ["Session"]
 
 NAMED_S = 60.0
-"""How long a loop waits until the store has a checkpoint that was given a name."""
+"""How long a loop waits until the store has a named checkpoint."""
 
 
 class Session:
@@ -59,7 +59,7 @@ class Session:
         self._pending: PendingSave | None = None
         self._is_short = False
         self._is_reported = False
-        """A checkpoint was settled that the listeners have not heard of."""
+        """A checkpoint was finished, and the listeners have not been called yet."""
         self.manifest: Manifest | None = self.tier.newest()
         self.seq = int((folder / "seq").read_text(encoding="ascii"))
         covered = folder / "covered.jsonl"
@@ -67,42 +67,42 @@ class Session:
         self.bests = self.metric_log.bests
         self.loops: dict[str, Loop] = {}
         self.open: list[Loop] = []
-        """The loops that run, outermost first."""
-        self.is_idle_save: dict[str, int] = {}
-        """Passes that a cell of this kernel finished, by loop: asked for again, the loop begins a new one."""
+        """The running loops, outermost first."""
+        self.finished_passes: dict[str, int] = {}
+        """The passes that were finished in this kernel, by loop: if the cell is run again, a new pass begins."""
         self.entered = 0
-        """Loops that have begun in this kernel."""
+        """How many loops have begun in this kernel."""
         self.cells: dict[str, str] = {}
-        """Which cell of this kernel a name belongs to."""
+        """The cell of this kernel that a loop's name belongs to."""
         self.cost_s = 0.0
-        """What captures took of the loops' time since the newest save."""
+        """How long captures stopped the loops since the newest save."""
         self.save_s = 0.0
-        """What the newest save took of it, its captures included."""
+        """How long the newest save stopped them, its captures included."""
         self.saved_at_s = self.clock.now_s()
         self.force = False
-        """Somebody asked for a checkpoint: the next boundary makes it."""
+        """A checkpoint was asked for: the next boundary makes it."""
         self.label = ""
-        """What the next checkpoint is to be called: it stays in the store for ever."""
+        """The name of the next checkpoint, which then stays in the store permanently."""
         self.deadline_s = deadline_s
         """When this host ends its session, on ``clock``; ``None``: not known."""
         self._began_s = self.clock.now_s()
         self._alive_before_s = 0.0
         self.listeners: list[Callable[[], None]] = []
         self.deaths: list[int] = []
-        """The steps that the run went on from, one for each time it died."""
+        """The steps that the run resumed from, one for each death."""
         if self.manifest is not None:
             self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
             self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
         self.finished_cells: FinishedCells | None = None
-        """The notebook's finished cells, where an engine says which cells there are."""
+        """The notebook's finished cells, if the engine or the extension follows its cells."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
-        """Cells that must not run twice and have begun, by source: when."""
+        """When cells that must not run twice began, by source."""
         self._rewind()
 
     # -- rows and cells -----------------------------------------------------------------------------------
 
     def log(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Keep one row per metric; it travels with the checkpoint that covers it.
+        """Keep one row per metric; it is stored with the checkpoint that covers it.
 
         Raises:
             UsageError: a value that is not a number.
@@ -113,37 +113,35 @@ class Session:
 
     @property
     def cell(self) -> tuple[str, str]:
-        """The running cell's id, or what stands for it, and the hash of its source; both empty in a script."""
+        """The running cell's id, or its source's hash if it has none, and the hash of its source; empty in a script."""
         key = self.metric_log.scopes[0].key
         cell_id, _, source = key.removeprefix("cell:").rpartition("#")
         return (cell_id or source, source) if key.startswith("cell:") else (key, "")
 
     def start_cell(self, key: str) -> None:
-        """A cell begins: ``key`` names it and its source."""
+        """Start a cell; ``key`` identifies it and its source."""
         self.recorder.start_cell()
         self.open.clear()
         self.metric_log.start_cell(key)
 
     def end_cell(self, *, ok: bool) -> None:
-        """A cell ended: what it did is committed, or, if it failed, forgotten back to the last checkpoint."""
+        """End the cell: commit what it did or, if it failed, go back to the last checkpoint."""
         if not ok:
             self.finish_save(quietly=True)
             self._rewind()
             return
-        while self.open:  # somebody still holds their iterators
+        while self.open:  # their iterators still exist
             self.leave(self.open[0])
-        if (
-            self.finished_cells is None or self.has_left
-        ):  # else one save is enough, when the engine says that it is finished
+        if self.finished_cells is None or self.has_left:  # else the save after ``finished`` is enough
             self.commit("cell")
             self.finish_save()
         self.metric_log.end_cell()
         for loop in self.loops.values():
             if loop.finished and loop.touched:
-                self.is_idle_save[loop.key] = loop.passes
+                self.finished_passes[loop.key] = loop.passes
 
     def commit(self, reason: str) -> None:
-        """Save rows and loops left by ``break`` that no checkpoint covers yet; durable when this returns."""
+        """Save rows, and loops left by ``break``, that no checkpoint covers yet; durable when this returns."""
         self.finish_save()
         if self.metric_log.pending or self.has_left:
             self.save(reason)
@@ -151,11 +149,11 @@ class Session:
 
     @property
     def has_left(self) -> bool:
-        """Was a loop left early that no checkpoint calls finished?"""
+        """Was a loop left early that is not finished in a checkpoint yet?"""
         return any(loop.left and not loop.finished for loop in self.loops.values())
 
     def _rewind(self) -> None:
-        """Forget what no checkpoint covers."""
+        """Go back to the newest checkpoint: forget what it does not cover."""
         touched = {key for key, loop in self.loops.items() if loop.touched}
         records = self.manifest.loops if self.manifest is not None else ()
         for loop in self.loops.values():
@@ -184,11 +182,11 @@ class Session:
             outer=self.open[-1].key if self.open else None,
             cell=self.cell,
             owners=self.cells,
-            settled=self.is_idle_save,
+            finished=self.finished_passes,
         )
 
     def enter(self, loop: Loop) -> None:
-        """The loop runs from here on; its scope is that of its next iteration."""
+        """Start a loop, with the scope of its next iteration."""
         self.entered += 1
         if not self.open:
             self.recorder.is_recording = True
@@ -201,15 +199,15 @@ class Session:
         self.metric_log.scopes.append(loop.row_scope)
 
     def advance(self, loop: Loop) -> None:
-        """The loop's iteration is finished, and with it all that was open inside.
+        """Finish the loop's iteration, and all loops that are open inside it.
 
         Raises:
-            UsageError: the loop does not run any more.
+            UsageError: the loop no longer runs.
         """
         if loop not in self.open or loop.row_scope is None:
             raise UsageError(
-                f"city.loop {loop.name!r} was left and cannot go on: its cell has ended, or another loop's"
-                " iteration did; loops may be nested, not mixed"
+                f"city.loop {loop.name!r} was left and cannot continue: its cell has ended, or another loop's"
+                " iteration has; loops may be nested, not mixed"
             )
         self._close(loop)
         loop.advance()
@@ -219,7 +217,7 @@ class Session:
         self.metric_log.scopes.append(loop.row_scope)
 
     def _close(self, loop: Loop) -> None:
-        """The loop and what was open inside do not run any more."""
+        """Remove the loop, and the loops open inside it, from those that run."""
         assert loop.row_scope is not None
         del self.open[self.open.index(loop) :]
         if loop.row_scope in self.metric_log.scopes:
@@ -227,7 +225,7 @@ class Session:
         self.metric_log.note_iteration(loop.key)
 
     def _drop_inner(self, loop: Loop) -> None:
-        """Inner loops belong to one outer iteration; of the last one only their count over the run stays."""
+        """Forget inner loops, which belong to one outer iteration; only their count over the run stays."""
         if loop.has_inner:
             prefix = loop.key + "/"
             for key, inner in self.loops.items():
@@ -235,26 +233,26 @@ class Session:
                     self.loops[key] = Loop(key=key, name=inner.name, count=inner.count, has_inner=inner.has_inner)
 
     def freeze(self, loop: Loop, *, at_once: bool = False, may_stream: bool = False) -> None:
-        """Capture the loop at its present boundary; waits for the save before, whose memory it uses.
+        """Capture the loop at its present boundary; waits for the previous save, whose memory it uses.
 
         Args:
             at_once: nothing is copied lazily.
-            may_stream: ``save`` follows before anything else, so where memory is short it need not be copied.
+            may_stream: ``save`` follows before anything else, so if memory is short nothing need be copied.
         """
         began_s = self.clock.now_s()
         self.finish_save()
         is_short = loop.freeze(self.recorder, self.engine, at_once=at_once, may_stream=may_stream)
         if is_short and not self._is_short:
             self._is_short = True
-            text = "memory is too short for a copy of the state: each save is written while the loop waits"
+            text = "there is too little memory for a copy of the state: the loop waits while each save is written"
             self.sidecar.note("short-memory", message=text)
             warnings.warn(text, stacklevel=4)
         if self.open:
-            self.recorder.drop(min(one.out_from for one in self.open))
+            self.recorder.drop(min(running.out_from for running in self.open))
         self.cost_s += self.clock.now_s() - began_s
 
     def finish(self, loop: Loop) -> None:
-        """The loop ran to its end."""
+        """Finish the loop, which ran to its end."""
         if loop not in self.open:
             self.advance(loop)  # raises
         self._drop_inner(loop)
@@ -263,30 +261,30 @@ class Session:
         self.drop(loop)
 
     def leave(self, loop: Loop) -> None:
-        """The loop's iterator was closed: by ``break``, or by an exception, which only the cell's end tells."""
+        """Close a loop left by ``break`` or by an exception; which of them it was shows at the cell's end."""
         if loop not in self.open:
             return
         try:
             self.freeze(loop, at_once=True)
-        except Exception as error:  # noqa: BLE001 - told when the loop is to be saved: a closing iterator cannot
+        except Exception as error:  # noqa: BLE001 - raised when the loop is to be saved: a closing iterator cannot
             loop.trouble = error
         self.drop(loop)
         loop.left = True
 
     def drop(self, loop: Loop) -> None:
-        """The loop does not run any more; it keeps what it was at its last boundary."""
+        """Stop the loop; it keeps its last boundary."""
         if loop in self.open:
             self._close(loop)
         if not self.open:
             self.recorder.is_recording = False
 
     def read_loop_state(self, loop: Loop) -> tuple[Captured | None, Captured | None]:
-        """State and generators of a loop, out of the tier."""
+        """State and generators of a loop, from the local tier."""
         self.finish_save()
         return self.read(loop.saved_state), self.read(loop.saved_generators)
 
     def read(self, encoded: Encoded | None) -> Captured | None:
-        """What the newest checkpoint holds under that name."""
+        """The content of that part of the newest checkpoint."""
         self.finish_save()
         manifest = self.manifest
         if encoded is None or manifest is None:
@@ -299,26 +297,26 @@ class Session:
         assert self.manifest is not None
         for piece in loop.outputs:
             self.recorder.replay(piece.content or self.tier.read(self.manifest, piece.name))
-        loop.out_from = self.recorder.mark()
+        loop.out_from = self.recorder.position()
 
     # -- saving -------------------------------------------------------------------------------------------
 
     def can_save(self) -> bool:
-        """Is the state of every loop that runs known at its last boundary?"""
+        """Is the state of every running loop known at its last boundary?"""
         return all(loop.is_fresh for loop in self.open)
 
     def save(self, reason: str, *, step: int | None = None, strict: bool = False) -> int:
         """Make a checkpoint of all loops, with the rows logged so far; returns its number.
 
-        What is to be saved is frozen when this returns; hashing and writing go on in the background, and ``settle``
-        waits for them. Loops left by ``break`` are finished with it: the code has gone on.
+        What is to be saved is captured when this returns; it is hashed and written in the background, and
+        ``finish_save`` waits for that. Loops left by ``break`` are now finished: the code after them runs.
 
         Args:
             strict: it is in the local tier when this returns.
         Raises:
             StateRefused: the state of such a loop cannot be saved.
-            CheckpointError: the disk is full or cannot be written (with ``strict``, and at the next call without);
-                nothing is lost of what was saved before.
+            CheckpointError: the disk is full or cannot be written (with ``strict`` now, without at the next call);
+                earlier checkpoints are intact.
         """
         with uninterrupted():
             self.finish_save()
@@ -330,33 +328,33 @@ class Session:
         return self.seq
 
     def alive_s(self, now_s: float) -> float:
-        """How long the run has lived, over all attempts: of those that died, up to their last checkpoint."""
+        """How long the run has lived over all attempts; those that died count up to their last checkpoint."""
         return self._alive_before_s + now_s - self._began_s
 
     def _values(self) -> dict[str, Any]:
-        """What a manifest's ``values`` hold."""
-        going_on = {key for key, loop in self.loops.items() if not loop.finished}
-        found = {
+        """The ``values`` of a manifest."""
+        unfinished = {key for key, loop in self.loops.items() if not loop.finished}
+        values = {
             "deaths": self.deaths,
             "alive_s": round(self.alive_s(self.clock.now_s()), 3),
-            "best": self.bests.encode(going_on),
+            "best": self.bests.encode(unfinished),
             "name": self.label,
             "once": dict(self.once),
         }
-        return {key: value for key, value in found.items() if value or key == "deaths"}
+        return {key: value for key, value in values.items() if value or key == "deaths"}
 
     def _send_named(self) -> None:
-        """Wait until the store has the checkpoint: the agent takes the newest, and the loop must not overtake it."""
+        """Wait until the store has the checkpoint: the sidecar sends the newest, and the loop must not overtake it."""
         name, self.label, self.force = self.label, "", False
         try:
             self.sidecar.ask("flush", wait_s=NAMED_S)
         except StoreUnavailable as error:
-            self.sidecar.note("trouble", message=f"checkpoint {name!r} is on this host alone: {error}")
-            warnings.warn(f"checkpoint {name!r} is on this host alone and may be overtaken: {error}", stacklevel=4)
+            self.sidecar.note("trouble", message=f"checkpoint {name!r} is only on this host: {error}")
+            warnings.warn(f"checkpoint {name!r} is only on this host and may be overtaken: {error}", stacklevel=4)
 
     def _save(self, reason: str, step: int | None) -> None:
         began_s = self.clock.now_s()
-        for loop in [one for one in self.loops.values() if one.left and not one.finished]:
+        for loop in [loop for loop in self.loops.values() if loop.left and not loop.finished]:
             if loop.trouble is not None:
                 raise loop.trouble
             self._drop_inner(loop)
@@ -383,12 +381,8 @@ class Session:
             cells = base.cells if cell_snapshot is None else cell_snapshot.record(objects)
             return replace(base, loops=loops, cells=cells), objects, encode_rows(batch.rows)
 
-        used: list[Used] = [
-            one
-            for snapshot in snapshots
-            for one in (snapshot.state, snapshot.generators, snapshot.begun)
-            if one is not None
-        ]
+        parts = [part for loop in snapshots for part in (loop.state, loop.generators, loop.begun)]
+        used: list[UsedMemory] = [part for part in parts if part is not None]
         used += cell_snapshot.used if cell_snapshot is not None else []
         self._pending = PendingSave(self.engine.submit(write, used), snapshots, batch)
         self.seq += 1
@@ -404,14 +398,14 @@ class Session:
     def wait_saved(self, limit_s: float) -> None:
         """Wait until the checkpoint that is being written is on the disk, but no longer than that."""
         if self._pending is not None:
-            with contextlib.suppress(Exception):  # ``settle`` tells what went wrong
+            with contextlib.suppress(Exception):  # ``finish_save`` raises it
                 self._pending.saving.wait(limit_s)
 
     def finish_save(self, *, quietly: bool = False) -> None:
-        """Wait for the checkpoint that is being written, and take note of it.
+        """Wait for the checkpoint that is being written, and record it.
 
         Args:
-            quietly: what went wrong is only noted: the caller goes back to the checkpoint before anyway.
+            quietly: an error is only put into the journal: the caller goes back to the previous checkpoint anyway.
         Raises:
             CheckpointError: it could not be written.
         """
@@ -447,9 +441,9 @@ class Session:
             self.finished_cells.mark_saved(self.manifest.cells)
         waited_s = self.clock.now_s() - began_s
         self.saved_at_s += waited_s
-        # The writer's CPU is counted as if the loop had paid for it: on a busy machine it does.
+        # The writer's CPU time counts as if it had stopped the loop: on a busy machine it does.
         self.save_s += waited_s + pending.saving.cpu_s
         self._is_reported = True
         if self.force and not self.label:
             self.force = False
-            self.sidecar.mailbox.ask("flush")  # it was asked for: the store gets it too, but the loop does not wait
+            self.sidecar.mailbox.ask("flush")  # the store gets the requested checkpoint too, but the loop does not wait

@@ -1,4 +1,4 @@
-"""The kernel's line to its agent: what the agent says, what is asked of it."""
+"""The kernel's connection to its sidecar: reads its status, sends it requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from qcity_nb.run.processes import is_alive
 __all__ = ["SidecarClient"]
 
 LOOK_S = 0.05
-"""How often the desk is looked at from inside a hot loop."""
+"""How often the mailbox is read inside a hot loop."""
 WAIT_S = 1.0
 
 
 class SidecarClient:
-    """Reads and writes one desk. ``revive`` starts another agent when this one has died."""
+    """Reads and writes one mailbox. ``revive`` starts another sidecar after this one has died."""
 
     def __init__(self, mailbox: Mailbox, status: Status, *, revive: Callable[[], None] | None = None) -> None:
         self.mailbox = mailbox
@@ -35,7 +35,7 @@ class SidecarClient:
         self._earlier: Mapping[str, Sequence[tuple[int, float]]] | None = None
 
     def look(self, *, now: bool = False) -> Status:
-        """The agent's status, read at most every 50 ms unless ``now``."""
+        """The sidecar's status, read at most every 50 ms unless ``now``."""
         at = time.monotonic()
         if now or at - self._looked_s >= LOOK_S:
             self._looked_s = at
@@ -49,10 +49,10 @@ class SidecarClient:
         return self._status
 
     def _wait_once(self) -> None:
-        """The lease time has run out: this host slept, or the store is silent. The agent may be about to know.
+        """If the lease time has run out (this host slept, or the store is silent), wait for the sidecar's next status.
 
-        Waits for its next word once for each lease time that ran out, and no longer than a second: a loop that was
-        stopped learns at its first boundary that it has a successor, and one whose store is away computes on.
+        It waits once for each lease time that ran out, and at most a second. So a loop that was stopped learns at its
+        first boundary that it has a successor, and one whose store is away continues to compute.
         """
         ran_out_s = self._status.until_s
         if self._status.state != "held" or ran_out_s in (0.0, self._waited_s) or self._clock.now_s() < ran_out_s:
@@ -66,13 +66,13 @@ class SidecarClient:
                 return
 
     def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
-        """The metrics before this attempt, thinned, (step, value) by name; empty until the agent has read them."""
+        """The metrics before this attempt, thinned out: (step, value) by name; empty until the sidecar sent them."""
         if self._earlier is None and self._status.restored_seq:
             self._earlier = self.mailbox.earlier()
         return self._earlier or {}
 
     def check(self) -> None:
-        """Raise if this attempt may not go on.
+        """Raise if this attempt may not continue.
 
         Raises:
             LeaseLost: another attempt holds the run; the message names it.
@@ -83,7 +83,7 @@ class SidecarClient:
             raise kind(status.reason)
 
     def stop_if_asked(self) -> None:
-        """At a boundary that is saved: end here if somebody wants that.
+        """At a saved boundary: end here if a stop was asked for.
 
         Raises:
             RunStopped: with the reason.
@@ -92,11 +92,11 @@ class SidecarClient:
             raise RunStopped(reason)
 
     def ask(self, op: Any, *, wait_s: float, **data: object) -> Mapping[str, Any]:
-        """File a request and wait for the answer.
+        """Send a request and wait for the answer.
 
         Raises:
-            StoreUnavailable: no answer in time; the agent goes on trying.
-            QcityError: what the agent answered.
+            StoreUnavailable: no answer in time; the sidecar keeps trying.
+            QcityError: the error that the sidecar answered.
         """
         request = self.mailbox.ask(op, **data)
         until = time.monotonic() + wait_s
@@ -110,7 +110,7 @@ class SidecarClient:
                 raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
             if time.monotonic() > until:
                 raise errors.StoreUnavailable(
-                    status.message or f"no answer from the agent in {wait_s:g} s; it goes on trying"
+                    status.message or f"no answer from qcity's background process in {wait_s:g} s; it keeps trying"
                 )
             time.sleep(0.02)
         if not answer.ok:

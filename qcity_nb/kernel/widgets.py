@@ -1,7 +1,7 @@
-"""The widgets that finished cells show: what the notebook keeps of them comes back, though their objects are gone.
+"""The widgets that finished cells show: their state in the notebook is restored, though their objects are gone.
 
 nbclient collects the state that a kernel's widgets send, and puts it into the notebook's metadata at the end. A new
-kernel sends nothing for cells that it passes over: what they showed would be empty frames.
+kernel sends nothing for cells that it skips: without this module their widgets would be empty frames.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ _MODEL = "IPY_MODEL_"
 
 
 def shows_widgets(outputs: Iterable[Mapping[str, Any]]) -> bool:
-    """May later cells change what these outputs look like?"""
+    """Do these outputs show widgets, whose look later cells may change?"""
     return any(WIDGET_MIME in output.get("data", {}) for output in outputs)
 
 
 def states_in(outputs: Iterable[Mapping[str, Any]], client: Any) -> dict[str, Any]:
-    """State and buffers, by model id, of the widgets that these outputs show and of those inside them.
+    """State and buffers, by model id, of the widgets in these outputs and of those inside them.
 
     Args:
-        client: nbclient's, which heard them.
+        client: nbclient's, which received them.
     """
-    found: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     left = [view["model_id"] for output in outputs if (view := output.get("data", {}).get(WIDGET_MIME))]
     while left:
         model = left.pop()
         state = client.widget_state.get(model)
-        if model in found or state is None:
+        if model in states or state is None:
             continue
-        found[model] = {"state": state, "buffers": list(client.widget_buffers.get(model, {}).values())}
+        states[model] = {"state": state, "buffers": list(client.widget_buffers.get(model, {}).values())}
         left += _models(state)
-    return found
+    return states
 
 
 def _models(value: Any) -> Iterator[str]:
@@ -52,8 +52,8 @@ def _models(value: Any) -> Iterator[str]:
 
 
 def put_states(states: Mapping[str, Any], client: Any) -> None:
-    """Let the client keep what ``states_in`` found in an earlier kernel."""
-    for model, told in states.items():
-        client.widget_state[model] = told["state"]
-        if told["buffers"]:
-            client.widget_buffers[model] = {tuple(each["path"]): each for each in told["buffers"]}
+    """Give the client the states that ``states_in`` collected in an earlier kernel."""
+    for model, saved in states.items():
+        client.widget_state[model] = saved["state"]
+        if saved["buffers"]:
+            client.widget_buffers[model] = {tuple(each["path"]): each for each in saved["buffers"]}

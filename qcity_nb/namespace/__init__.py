@@ -1,10 +1,10 @@
-"""The variables of a notebook's kernel: a snapshot of them, and back into a new process.
+"""The variables of a notebook's kernel: takes a snapshot of them, and restores it into a new process.
 
-    space = Space(shell.user_ns)
-    shot = space.capture()                       # groups of variables, each a stream and its buffers
-    absent = space.restore(groups, shot.modules, shot.absent)
+    snapshotter = NamespaceSnapshotter(shell.user_ns)
+    snapshot = snapshotter.capture()             # groups of variables, each a stream and its buffers
+    not_saved = snapshotter.restore(groups, snapshot.modules, snapshot.not_saved)
 
-It stands on ``checkpoint``, which says what a captured state is; it knows nothing of sessions, engines or stores.
+It builds on ``checkpoint``, which defines a captured state, and does not depend on sessions, engines or stores.
 
 May import: root, checkpoint, cells. Imported by: kernel, interactive, cli.
 """

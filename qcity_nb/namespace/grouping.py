@@ -1,7 +1,8 @@
-"""All variables pickled, and put into groups: what shares something mutable is written as one stream.
+"""Pickles all variables in groups: variables that share something mutable are written as one stream.
 
-Each variable is pickled alone, and what its pickler met is compared; then groups of several are pickled again, as one.
-What was a group the last time is pickled as one at once: if its stream is the same, so is all that its variables share.
+Each variable is pickled alone, and the objects in their streams are compared; then groups of several are pickled again,
+as one stream. What was a group last time is pickled as one at once: if its stream is unchanged, its variables still
+share the same objects.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from typing import Any
 
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.state.kinds import SCALARS
-from qcity_nb.namespace.pickler import ClassPlacement, Failed, PickleContext, Written, write, write_scalar
+from qcity_nb.namespace.pickler import ClassPlacement, Failed, PickleContext, PickledStream, write, write_scalar
 from qcity_nb.namespace.records import NotSaved
-from qcity_nb.namespace.sharing import Families, Marks, Owners, overlapping
+from qcity_nb.namespace.sharing import Families, MutableObjects, Owners, overlapping
 from qcity_nb.namespace.unsaveable import describe_not_saved, kind_name
 
-__all__ = ["Known", "Part", "Surveyed", "survey"]
+__all__ = ["Known", "Part", "Grouping", "group_variables"]
 
 _COSTLY_S = 0.02
-"""A group that took less is looked at anew, variable by variable, whenever its stream changes."""
+"""A group that took less time is pickled again, variable by variable, whenever its stream changes."""
 _TRUST = 8
-"""A costlier one only every so often: meanwhile it may hold variables that have nothing in common any more."""
+"""A costlier group only after so many captures: until then its variables may no longer share anything."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,21 +34,21 @@ class Part:
     """Variables that were written as one stream."""
 
     names: tuple[str, ...]
-    written: Written
+    written: PickledStream
     placement: ClassPlacement
     cost_s: float
-    marks: list[Any] = field(default_factory=list)
+    mutables: list[Any] = field(default_factory=list)
     guessed: int = 0
-    """How many captures ago it was last proved to be one group."""
+    """How many captures ago it was last proved that they belong together."""
 
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """What is kept of a group until the next capture: nothing that holds its objects."""
+    """What is remembered of a group until the next capture: no references to its objects."""
 
     names: tuple[str, ...]
     identities: tuple[tuple[int, weakref.ref[Any] | None], ...]
-    marks: array[int]
+    mutable_ids: array[int]
     bounds: list[tuple[int, int]]
     stream: str
     """The stream's name."""
@@ -60,12 +61,12 @@ class Known:
 
     @classmethod
     def of(cls, part: Part, values: Mapping[str, Any]) -> Known:
-        """To be compared with the next capture."""
+        """The record of ``part``, to compare with the next capture."""
         written, table = part.written, part.written.table
         return cls(
             names=part.names,
             identities=tuple(_identity(values[name]) for name in part.names),
-            marks=array("Q", map(id, part.marks)),
+            mutable_ids=array("Q", map(id, part.mutables)),
             bounds=written.bounds,
             stream=name_of(written.skeleton),
             placement=part.placement,
@@ -76,7 +77,7 @@ class Known:
         )
 
     def is_same(self, values: Mapping[str, Any]) -> bool:
-        """Are its variables the very objects that they were?"""
+        """Are its variables still the same objects?"""
         for name, (number, reference) in zip(self.names, self.identities, strict=True):
             value = values.get(name, self)
             if id(value) != number or (reference is not None and reference() is not value):
@@ -88,11 +89,11 @@ def _identity(value: object) -> tuple[int, weakref.ref[Any] | None]:
     try:
         return id(value), weakref.ref(value)
     except TypeError:
-        return id(value), None  # lists, dicts, numbers: whoever says that they did not change is believed
+        return id(value), None  # lists, dicts, numbers: the caller says that they did not change
 
 
 def _is_flat(value: Any) -> bool:
-    """Is it a container of numbers and texts alone? Then nothing but itself is to be shared."""
+    """Is it a container of only numbers and strings? Then only the container itself can be shared."""
     if type(value) in (list, set):
         return SCALARS.issuperset(map(type, value))
     return (
@@ -101,7 +102,7 @@ def _is_flat(value: Any) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Surveyed:
+class Grouping:
     """All groups."""
 
     parts: list[Part] = field(default_factory=list)
@@ -109,71 +110,73 @@ class Surveyed:
     not_saved: list[NotSaved] = field(default_factory=list)
 
 
-def survey(
+def group_variables(
     values: Mapping[str, Any], context: PickleContext, known: Iterable[Known], skip: Collection[str]
-) -> Surveyed:
-    """Write the variables ``values``; see ``Space.capture`` for ``skip``.
+) -> Grouping:
+    """Pickle the variables ``values``; see ``NamespaceSnapshotter.capture`` for ``skip``.
 
     Raises:
-        Overdue: the scope's time is over.
+        Overdue: the time limit of ``context`` is over.
     """
-    return _Survey(values, context, list(known)).run(frozenset(skip))
+    return _Grouper(values, context, list(known)).run(frozenset(skip))
 
 
-class _Survey:
+class _Grouper:
     def __init__(self, values: Mapping[str, Any], context: PickleContext, known: list[Known]) -> None:
         self.values, self.context, self.known = values, context, known
-        self.marks = Marks((*context.own, id(values)))
-        self.found = Surveyed()
+        self.mutables = MutableObjects((*context.own, id(values)))
+        self.grouping = Grouping()
         self.parts: list[Part] = []
-        self.table_marks: dict[int, list[Any]] = {}
+        self.table_mutables: dict[int, list[Any]] = {}
 
-    def run(self, skip: frozenset[str]) -> Surveyed:
-        kept = [one for one in self.known if skip.issuperset(one.names) and self._may_keep(one)]
-        held = {name for one in kept for name in one.names}
+    def run(self, skip: frozenset[str]) -> Grouping:
+        unchanged = [group for group in self.known if skip.issuperset(group.names) and self._may_keep(group)]
+        held = {name for group in unchanged for name in group.names}
         self._write_all(set(self.values) - held)
-        pulled = self._met(kept)
-        self._write_all({name for one in pulled for name in one.names})
-        self.found.kept = [one for one in kept if one not in pulled]
+        pulled = self._find_sharing(unchanged)
+        self._write_all({name for group in pulled for name in group.names})
+        self.grouping.kept = [group for group in unchanged if group not in pulled]
         self._group()
-        return self.found
+        return self.grouping
 
-    # -- what need not be looked at
+    # -- what need not be pickled
 
-    def _may_keep(self, one: Known) -> bool:
-        if one.placement is not ClassPlacement.APART or not one.is_same(self.values):
+    def _may_keep(self, group: Known) -> bool:
+        if group.placement is not ClassPlacement.APART or not group.is_same(self.values):
             return False
-        if not one.classes:
+        if not group.classes:
             return True
         try:
-            table = self.context.table(one.classes)
+            table = self.context.table(group.classes)
         except Failed:
             return False
-        return name_of(table.skeleton) == one.table
+        return name_of(table.skeleton) == group.table
 
-    def _met(self, kept: list[Known]) -> list[Known]:
-        """Those of ``kept`` that have something in common with what was written."""
-        if not kept:
+    def _find_sharing(self, groups: list[Known]) -> list[Known]:
+        """Those of ``kept`` that share objects or memory with what was pickled."""
+        if not groups:
             return []
-        ids = {id(mark) for part in self.parts for mark in part.marks}
+        ids = {id(value) for part in self.parts for value in part.mutables}
         for part in self.parts:
-            ids.update(id(mark) for mark in self._marks_of_table(part))
+            ids.update(id(value) for value in self._mutables_of_table(part))
         memory = [(low, high, -1) for part in self.parts for low, high in part.written.bounds]
-        memory += [(low, high, index) for index, one in enumerate(kept) for low, high in one.bounds]
+        memory += [(low, high, index) for index, group in enumerate(groups) for low, high in group.bounds]
         touched = {owner for pair in overlapping(memory) for owner in pair}
-        return [one for index, one in enumerate(kept) if index in touched or not ids.isdisjoint(one.marks)]
+        return [
+            group for index, group in enumerate(groups) if index in touched or not ids.isdisjoint(group.mutable_ids)
+        ]
 
     # -- writing
 
     def _write_all(self, names: set[str]) -> None:
         left = dict.fromkeys(name for name in self.values if name in names)
-        for one in self.known:
-            if len(one.names) < 2 or not all(name in left for name in one.names):
+        for group in self.known:
+            if len(group.names) < 2 or not all(name in left for name in group.names):
                 continue
-            part = self._guess(one)
+            part = self._guess(group)
             if part is not None:
                 self.parts.append(part)
-                for name in one.names:
+                for name in group.names:
                     del left[name]
         for name in left:
             self.context.check()
@@ -184,19 +187,19 @@ class _Survey:
             try:
                 self.parts.append(self._part((name,), ClassPlacement.APART))
             except Failed as failed:
-                self.found.not_saved.append(describe_not_saved(name, value, failed.error, failed.met))
+                self.grouping.not_saved.append(describe_not_saved(name, value, failed.error, failed.visited))
 
-    def _guess(self, one: Known) -> Part | None:
-        """The group as it was, if it still is one."""
-        may_trust = one.cost_s > _COSTLY_S and one.guessed < _TRUST and one.is_same(self.values)
+    def _guess(self, group: Known) -> Part | None:
+        """The group as it was, if its variables still belong together."""
+        may_trust = group.cost_s > _COSTLY_S and group.guessed < _TRUST and group.is_same(self.values)
         try:
-            part = self._part(one.names, one.placement)
+            part = self._part(group.names, group.placement)
         except Failed:
             return None
-        if name_of(part.written.skeleton) == one.stream:
-            part.guessed = one.guessed
+        if name_of(part.written.skeleton) == group.stream:
+            part.guessed = group.guessed
             return part
-        part.guessed = one.guessed + 1
+        part.guessed = group.guessed + 1
         return part if may_trust else None
 
     def _part(self, names: tuple[str, ...], placement: ClassPlacement) -> Part:
@@ -204,43 +207,43 @@ class _Survey:
         written = self._write({name: self.values[name] for name in names}, placement)
         cost_s = time.perf_counter() - begun
         alone = self.values[names[0]]
-        marks = [alone] if len(names) == 1 and _is_flat(alone) else self.marks.of(written)
-        return Part(names, written, placement, cost_s, marks)
+        mutables = [alone] if len(names) == 1 and _is_flat(alone) else self.mutables.of(written)
+        return Part(names, written, placement, cost_s, mutables)
 
-    def _write(self, values: dict[str, Any], placement: ClassPlacement) -> Written:
+    def _write(self, values: dict[str, Any], placement: ClassPlacement) -> PickledStream:
         for _ in range(2):
             try:
                 return write(values, self.context, placement)
             except Failed as failed:
-                # Another thread changed a container meanwhile: it may be quiet the next time.
+                # Another thread changed a container meanwhile: the next try may succeed.
                 if not isinstance(failed.error, RuntimeError) or isinstance(failed.error, RecursionError):
                     raise
         return write(values, self.context, placement)
 
     # -- grouping
 
-    def _marks_of_table(self, part: Part) -> list[Any]:
+    def _mutables_of_table(self, part: Part) -> list[Any]:
         table = part.written.table
         if table is None:
             return []
-        if id(table) not in self.table_marks:
-            self.table_marks[id(table)] = self.marks.of(table)
-        return self.table_marks[id(table)]
+        if id(table) not in self.table_mutables:
+            self.table_mutables[id(table)] = self.mutables.of(table)
+        return self.table_mutables[id(table)]
 
     def _group(self) -> None:
         parts = self.parts
         families = Families(len(parts))
-        owners = Owners([part.marks for part in parts], families)
-        for one, other in overlapping(
+        owners = Owners([part.mutables for part in parts], families)
+        for first, second in overlapping(
             [(low, high, index) for index, part in enumerate(parts) for low, high in part.written.bounds]
         ):
-            families.join(one, other)
+            families.join(first, second)
         entangled = set()
         for index, part in enumerate(parts):
-            for mark in self._marks_of_table(part):
-                other = owners.of(mark)
-                if other >= 0:  # a variable holds what a class holds: both belong into one stream, classes included
-                    families.join(index, other)
+            for value in self._mutables_of_table(part):
+                second = owners.of(value)
+                if second >= 0:  # a variable shares objects with a class: both go into one stream, classes included
+                    families.join(index, second)
                     entangled.add(index)
         members: dict[int, list[int]] = {}
         for index in range(len(parts)):
@@ -252,12 +255,12 @@ class _Survey:
                 if any(parts[index].placement is ClassPlacement.INLINE for index in group)
                 else placement
             )
-            self._settle([parts[index] for index in group], placement)
+            self._write_group([parts[index] for index in group], placement)
 
-    def _settle(self, together: list[Part], placement: ClassPlacement) -> None:
+    def _write_group(self, together: list[Part], placement: ClassPlacement) -> None:
         first = together[0]
         if len(together) == 1 and first.placement is placement:
-            self.found.parts.append(first)
+            self.grouping.parts.append(first)
             return
         names = tuple(sorted(name for part in together for name in part.names))
         begun = time.perf_counter()
@@ -269,7 +272,7 @@ class _Survey:
                 why = f"it shares objects with {others}, and together they cannot be pickled ({failed})"
                 if not others:
                     why = f"it shares objects with its class, and they cannot be pickled together ({failed})"
-                self.found.not_saved.append(NotSaved(name=name, kind=kind_name(self.values[name]), why=why))
+                self.grouping.not_saved.append(NotSaved(name=name, kind=kind_name(self.values[name]), why=why))
             return
-        marks = [mark for part in together for mark in part.marks]
-        self.found.parts.append(Part(names, written, placement, time.perf_counter() - begun, marks))
+        mutables = [value for part in together for value in part.mutables]
+        self.grouping.parts.append(Part(names, written, placement, time.perf_counter() - begun, mutables))

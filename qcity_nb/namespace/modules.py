@@ -1,4 +1,4 @@
-"""Modules of the namespace: kept by name, imported again."""
+"""Modules in the namespace: saved by name, imported on restore."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME = re.compile(r"\w+(\.\w+)+")
 
 
 def importable(value: object) -> str:
-    """The name under which a module can be imported again; "" for any other object."""
+    """The name by which a module can be imported; "" for any other object."""
     if type(value) is not types.ModuleType and not (isinstance(type(value), type) and _is_module(value)):
         return ""
     module: Any = value
@@ -32,9 +32,9 @@ def _is_module(value: object) -> bool:
 
 
 def cells_imports(live: Mapping[str, Any], modules: Mapping[str, str]) -> Iterator[str]:
-    """Submodules that cells imported under a package's own name, as ``import xml.dom.minidom`` does.
+    """Submodules that cells imported in the form ``import xml.dom.minidom``, which binds only the package.
 
-    Only what binds the package, and is loaded; the cells are those that IPython lists as ``In``.
+    Only loaded modules whose package is a variable; the cells are those in IPython's ``In``.
     """
     cells = live.get("In", ())
     if not isinstance(cells, list):
@@ -51,17 +51,17 @@ def cells_imports(live: Mapping[str, Any], modules: Mapping[str, str]) -> Iterat
 
 
 def import_all(modules: Mapping[str, str], live: dict[str, Any]) -> Iterable[NotSaved]:
-    """Import each and bind it; a key with a dot is imported only. Yields those that are not here."""
+    """Import each and bind it; a key with a dot is only imported. Yields those that cannot be imported."""
     for variable, name in modules.items():
         try:
             module = importlib.import_module(name)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - a module's own code runs
+        except BaseException as error:  # noqa: BLE001 - importing runs any code
             root = name.partition(".")[0]
             is_missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == root
             if "." in variable:
-                continue  # its package is bound; what is missing of it says so when it is used
+                continue  # its package is bound; using the missing part raises an error
             yield NotSaved(
                 name=variable,
                 kind="module",

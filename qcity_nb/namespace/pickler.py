@@ -1,10 +1,10 @@
 """The pickler of variables: objects whole, and what the notebook defined by value.
 
-A function is written as its code and what it closes over; its globals are the namespace itself, which stands at place 0
-of the memo of every stream, so that it is never written. Classes that the notebook defined stand in a stream of their
-own inside the variable's (``Form.APART``): two instances of one class then have nothing in common, and live in two
-groups. Only where a variable shares something mutable with a class's own attributes are classes written among the
-other objects (``Form.INLINE``).
+A function is written as its code and its closure; its globals are the namespace itself, which is entry 0 of the memo of
+each stream, so that it is never written. Classes that the notebook defined are in a stream of their own inside the
+variable's stream (``ClassPlacement.APART``): two instances of one class then share nothing, and belong to two groups.
+Classes are written among the other objects (``ClassPlacement.INLINE``) only if a variable shares something mutable with
+a class's own attributes.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ from qcity_nb.checkpoint.state.pickling import Reducers, is_importable
 from qcity_nb.namespace import gc_pause, unpickle_functions
 from qcity_nb.namespace.handlers import pandas_frames, recreated, registry, string_arrays
 from qcity_nb.namespace.records import NotSaved
-from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
+from qcity_nb.namespace.tombstone import Tombstone, not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickle_functions import is_full
 
-__all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "Written", "write", "write_scalar"]
+__all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "PickledStream", "write", "write_scalar"]
 
 _MISSING = object()
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement made it, or a call of type
 _HERE = unpickle_functions.__name__.encode()
-_LIVE = b"c" + _HERE + b"\nlive\n)R\x940"  # call it, put it at place 0 of the memo, drop it
-_CLASSES = b"c" + _HERE + b"\nclasses\n"
+_LIVE = b"c" + _HERE + b"\nlive_namespace\n)R\x940"  # call it, store it as entry 0 of the memo, pop it
+_CLASSES = b"c" + _HERE + b"\ndefine_classes\n"
 
 
 class ClassPlacement(enum.Enum):
-    """Where a stream has the classes of the notebook."""
+    """Where in a stream the classes of the notebook are."""
 
     APART = enum.auto()
     """In a stream of their own inside this one."""
     INLINE = enum.auto()
     """Among the other objects."""
     TABLE = enum.auto()
-    """It is that stream of their own."""
+    """The stream is that stream of classes itself."""
 
 
 @dataclass(slots=True, eq=False)
 class PickleContext:
-    """What the picklers of one capture have in common."""
+    """What the picklers of one capture share."""
 
     live: dict[str, Any]
     own: frozenset[int] = frozenset()
-    """Ids of the dicts that are the namespace: itself, and that of ``__main__``, which a kernel has as the same."""
+    """Ids of the dicts that are the namespace: itself, and that of ``__main__``, which is the same in a kernel."""
     handlers: dict[type, registry.Handler | None] = field(default_factory=dict)
     dispatch: dict[Any, Any] = field(default_factory=dict)
-    tables: dict[tuple[int, ...], Written] = field(default_factory=dict)
-    """Streams of classes by the ids of those that were met."""
+    tables: dict[tuple[int, ...], PickledStream] = field(default_factory=dict)
+    """Streams of classes, by the ids of the classes."""
     until_s: float = math.inf
-    """When pickling is given up, by ``time.perf_counter``."""
+    """When pickling is aborted, by ``time.perf_counter``."""
 
     @classmethod
     def of(cls, live: dict[str, Any], limit_s: float = math.inf) -> PickleContext:
-        """For one capture: a class may change between two."""
+        """A context for one capture: a class may change between two."""
         main = sys.modules.get("__main__")
         own = {id(live)} | ({id(main.__dict__)} if main is not None else set())
         return cls(
@@ -80,48 +80,48 @@ class PickleContext:
         )
 
     def check(self) -> None:
-        """Raises: Overdue: it is time to give up."""
+        """Raises: Overdue: the time limit is over."""
         if time.perf_counter() > self.until_s:
             raise Overdue
 
-    def table(self, classes: tuple[type, ...]) -> Written:
+    def table(self, classes: tuple[type, ...]) -> PickledStream:
         """The stream of these classes.
 
         Raises:
             Failed: with what pickling raised.
         """
         key = tuple(map(id, classes))
-        found = self.tables.get(key)
-        if found is None:
-            found = self.tables[key] = write(list(classes), self, ClassPlacement.TABLE)
-        return found
+        table = self.tables.get(key)
+        if table is None:
+            table = self.tables[key] = write(list(classes), self, ClassPlacement.TABLE)
+        return table
 
 
 @dataclass(slots=True, eq=False)
-class Written:
-    """A stream, and what its pickler met. Its objects are alive as long as this is."""
+class PickledStream:
+    """A stream, and the objects in it, which this keeps alive."""
 
     skeleton: bytes
     spans: list[Span] = field(default_factory=list)
     optimizers: list[Any] = field(default_factory=list)
-    met: Callable[[], list[Any]] = list
-    """Every object that was written, once each, and some of the pickler's."""
+    visited: Callable[[], list[Any]] = list
+    """Returns each object that was written, once, and some of the pickler's own."""
     own: frozenset[int] = frozenset()
-    """Ids of the latter."""
+    """Ids of the pickler's own objects."""
     by_value: set[int] = field(default_factory=set)
     """Ids of the functions that were written by value."""
     bounds: list[tuple[int, int]] = field(default_factory=list)
-    """Memory that its arrays and tensors lie over."""
+    """Memory that its arrays and tensors use."""
     classes: tuple[type, ...] = ()
-    table: Written | None = None
+    table: PickledStream | None = None
     """The stream of ``classes``."""
     keep: Any = None
     fresh: set[str] = field(default_factory=set)
-    """What of it, classes aside, does not come back as it was: ``recreated.WORDS``."""
+    """What of it, apart from classes, is re-created instead of restored: ``recreated.WORDS``."""
 
     @property
     def all_fresh(self) -> tuple[str, ...]:
-        """With what its classes hold."""
+        """Like ``fresh``, including what its classes contain."""
         return tuple(sorted(self.fresh | (self.table.fresh if self.table is not None else set())))
 
 
@@ -130,11 +130,11 @@ def _cloudpickle() -> Any:
 
 
 class Overdue(Exception):
-    """Pickling took longer than it may."""
+    """Pickling took longer than its limit."""
 
 
 class _Sheet(io.BytesIO):
-    """A stream in the making. The pickler writes 64 KB at a time, so that it can be given up in the middle."""
+    """An output stream. The pickler writes 64 KB at a time, so that it can be aborted in the middle."""
 
     def __init__(self, context: PickleContext) -> None:
         self._context = context
@@ -161,17 +161,17 @@ class _NotebookPickler(Reducers):
         self.context = context
         self.placement = placement
         self.last: Any = self
-        """The object that was met last, itself at first: who is to blame if pickling fails."""
+        """The object that was visited last (at first the pickler itself): the cause if pickling fails."""
         self.classes: dict[int, tuple[int, type]] = {}
         self.by_value: set[int] = set()
         self.fresh: set[str] = set()
         self._closing: set[int] = set()
         self._handlers = context.handlers
         self._alone: set[int] = set()
-        """Arrays that nobody else may be left to share, though somebody does in this process."""
+        """Arrays that must not be shared after a restore, although they are shared in this process."""
 
-    def take(self, buffer: pickle.PickleBuffer) -> bool:
-        return True if self.placement is ClassPlacement.TABLE else super().take(buffer)
+    def note_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        return True if self.placement is ClassPlacement.TABLE else super().note_buffer(buffer)
 
     def reducer_override(self, value: Any) -> Any:
         self.last = value
@@ -193,7 +193,7 @@ class _NotebookPickler(Reducers):
         if pandas_frames.is_block(cls) and pandas_frames.copies_on_write():
             return self._block(value)
         if cls is Tombstone:
-            not_saved = lost(value)
+            not_saved = not_saved_of(value)
             assert not_saved is not None
             return _put_tombstone, (not_saved.name, not_saved.kind, not_saved.why, not_saved.advice, not_saved.where)
         return super().reducer_override(value)
@@ -232,7 +232,7 @@ class _NotebookPickler(Reducers):
 
     def _cell(self, value: types.CellType) -> Any:
         if id(value) in self._closing or not is_full(value):
-            return unpickle_functions.empty_cell, ()  # its function brings the content
+            return unpickle_functions.empty_cell, ()  # its function has the content
         return unpickle_functions.empty_cell, (), value.cell_contents, None, None, unpickle_functions.fill_cell
 
     def _class(self, value: type) -> Any:
@@ -246,7 +246,9 @@ class _NotebookPickler(Reducers):
         if not isinstance(reduced, tuple) or len(reduced) != 6:
             return reduced
         make, arguments, state, _, _, fill = reduced
-        state[0].pop("__slotnames__", None)  # pickle's own note on the class, there once an instance was pickled
+        state[0].pop(
+            "__slotnames__", None
+        )  # pickle's own cache on the class, which exists once an instance was pickled
         return make, arguments, (fill, state), None, None, unpickle_functions.fill_class
 
     # -- pandas
@@ -254,7 +256,7 @@ class _NotebookPickler(Reducers):
     def _block(self, value: Any) -> Any:
         reduced = value.__reduce__()
         if not isinstance(reduced, tuple) or not reduced[1] or reduced[1][0] is not value.values:
-            return NotImplemented  # another pandas, which does it in another way
+            return NotImplemented  # another version of pandas, which does it differently
         own = pandas_frames.apart(value.values)
         self._alone.update(map(id, pandas_frames.arrays_of(own)))
         make, (_, *rest), *more = reduced
@@ -269,7 +271,7 @@ class _NotebookPickler(Reducers):
         return *reduced, value.grad, None, None, unpickle_functions.set_gradient
 
     def _untyped(self, storage: Any) -> Any:
-        if self.placement is ClassPlacement.TABLE:  # it has no buffers
+        if self.placement is ClassPlacement.TABLE:  # that stream has no buffers
             from qcity_nb.checkpoint.state.unpickle_functions import inline_storage
 
             return inline_storage, (self._bytes(storage), str(storage.device))
@@ -287,23 +289,23 @@ class _NotebookPickler(Reducers):
         if id(value) in self._alone:
             self.arrays.pop(id(value), None)
             return reduced
-        # An array over memory that is not numpy's own: a tensor's, a mapped file's.
+        # An array over memory that numpy does not own: of a tensor, of a mapped file.
         if value.size and id(value) not in self.arrays and not value.dtype.hasobject and id(value) not in self.shared:
             self.arrays[id(value)] = (*memory_bounds(value), None, value)
         return reduced
 
     def memory(self) -> dict[int, tuple[int, int, Any, Any]]:
-        """What arrays and torch storages lie over: first address, end, and the object last."""
-        found = dict(self.arrays)
+        """The memory of arrays and torch storages: first address, end, owner, and the object itself."""
+        result = dict(self.arrays)
         for storage in self._storages.values():
             if storage.device.type == "cpu" and (size := storage.nbytes()):
                 low = storage.data_ptr()
-                found[-storage._cdata] = (low, low + size, None, storage)
-        return found
+                result[-storage._cdata] = (low, low + size, None, storage)
+        return result
 
 
 class _Home:
-    """Stands for the globals of a module."""
+    """A stand-in for the globals of a module."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -319,26 +321,26 @@ def _put_tombstone(*fields: str) -> Tombstone:
 
 @functools.cache
 def _pickler() -> Any:
-    # cloudpickle is imported late, and knows how to write code and classes by value.
+    # cloudpickle writes code and classes by value. It is imported only when needed.
     return type("_Pickler", (_NotebookPickler, _cloudpickle().Pickler), {})
 
 
 class Failed(Exception):
-    """Pickling raised."""
+    """Pickling raised an exception."""
 
-    def __init__(self, error: BaseException, met: Any) -> None:
+    def __init__(self, error: BaseException, visited: Any) -> None:
         super().__init__(str(error))
         self.error = error
-        self.met = met
-        """The object that was looked at last."""
+        self.visited = visited
+        """The object that was visited last."""
 
 
-def write(value: object, context: PickleContext, placement: ClassPlacement = ClassPlacement.APART) -> Written:
+def write(value: object, context: PickleContext, placement: ClassPlacement = ClassPlacement.APART) -> PickledStream:
     """The stream of ``value``; its buffers are still the live ones.
 
     Raises:
-        Failed: with whatever the objects' own reduction raised.
-        Overdue: ``scope.until_s`` has come.
+        Failed: with whatever the objects' own code raised.
+        Overdue: ``context.until_s`` is over.
     """
     shared: dict[int, tuple[Any, int, Any]] = {}
     bounds: list[tuple[int, int]] = []
@@ -355,16 +357,16 @@ def write(value: object, context: PickleContext, placement: ClassPlacement = Cla
         memory = pickler.memory()
         if not shared and placement is not ClassPlacement.TABLE and (shared := overlaps(pickler.numpy, memory)):
             bounds = [(low, high) for low, high, _, _ in memory.values()]
-            continue  # what overlaps is written once more, as views of common bytes
+            continue  # what overlaps is written again, as views of common bytes
         break
     pickler.last = None
-    classes = tuple(one for _, one in pickler.classes.values())
+    classes = tuple(cls for _, cls in pickler.classes.values())
     table = context.table(classes) if classes else None
-    return Written(
+    return PickledStream(
         skeleton=_stream(out.getvalue(), table),
         spans=pickler.spans,
         optimizers=pickler.optimizers,
-        met=functools.partial(_met, pickler),
+        visited=functools.partial(_visited_objects, pickler),
         own=own,
         by_value=pickler.by_value,
         bounds=bounds or [(low, high) for low, high, _, _ in memory.values()],
@@ -375,17 +377,17 @@ def write(value: object, context: PickleContext, placement: ClassPlacement = Cla
     )
 
 
-def _met(pickler: Any) -> list[Any]:
-    """What stands in a pickler's memo, and what else it holds."""
-    if _is_memo_seen():
+def _visited_objects(pickler: Any) -> list[Any]:
+    """The objects in a pickler's memo, and what else it refers to."""
+    if _is_memo_visible():
         return gc.get_referents(pickler)
-    with gc_pause.still():  # a million tuples are made and dropped
+    with gc_pause.still():  # it creates and drops up to a million tuples
         return [value for _, value in pickler.memo.copy().values()]
 
 
 @functools.cache
-def _is_memo_seen() -> bool:
-    """Does the collector see what a pickler's memo holds? That list is ten times as fast as a copy of the memo."""
+def _is_memo_visible() -> bool:
+    """Does the garbage collector see a pickler's memo? Its list is ten times as fast as a copy of the memo."""
     probe, other = [object()], object()
     pickler: Any = pickle.Pickler(io.BytesIO(), 5)
     pickler.memo = {id(probe): (0, probe), id(other): (1, other)}
@@ -393,14 +395,14 @@ def _is_memo_seen() -> bool:
     return {id(probe), id(other)} <= seen
 
 
-def _stream(body: bytes, table: Written | None) -> bytes:
-    head = body[:2] + _LIVE
+def _stream(body: bytes, table: PickledStream | None) -> bytes:
+    start = body[:2] + _LIVE
     if table is not None:
         size = struct.pack("<Q", len(table.skeleton))
-        head += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
-    return head + body[2:]
+        start += _CLASSES + b"\x8e" + size + table.skeleton + b"\x85R0"  # BINBYTES8, a tuple of it, call, drop
+    return start + body[2:]
 
 
-def write_scalar(value: dict[str, Any]) -> Written:
-    """The stream of a variable that is a number or a text: nothing in it is anybody else's."""
-    return Written(skeleton=pickle.dumps(value, 5))
+def write_scalar(value: dict[str, Any]) -> PickledStream:
+    """The stream of a variable that is a number or a string: it shares nothing."""
+    return PickledStream(skeleton=pickle.dumps(value, 5))

@@ -1,24 +1,24 @@
-"""Which variables can the code that ran have reached? Too many may be named, too few never.
+"""Which variables can the code that ran have reached? The answer may be too large, but never too small.
 
-Why that is sound. A variable changes if it is bound anew, or if an object that it leads to is changed.
-1. Code of the notebook gets at variables by name. Every name that a cell mentions counts, however it mentions it
-   (`mention.py`), in nested code too. What makes names out of data (`eval`, `globals`, frames, `__main__`, unknown
-   magics, …) means everything.
-2. Other code of the notebook runs in a cell only if the cell gets hold of it. `census.py` shows, when `clear` is
-   called, that all of it (functions, so also classes and instances; generators) is held by variables alone: no
-   library has a reference, so no hook, finalizer or signal handler can fire. If that fails, the answer is
-   everything. If it holds, the cell has code through variables that it names; what they lead to is followed, and
-   the names that such code mentions count in turn, until nothing is added.
-3. Objects are got at through variables that count, or are new. Whoever shares a mutable object with a variable
-   that counts is to be taken with it (the caller keeps such groups). A variable that a library holds as well, as
-   pyplot does a figure, always counts.
+Why that is sound. A variable changes if it is rebound, or if an object that it leads to changes.
+1. Code of the notebook reaches variables by name. Every name in a cell counts, in whatever form (`cells/names.py`), in
+   nested code too. What builds names from data (`eval`, `globals`, frames, `__main__`, unknown magics, …) reaches
+   everything.
+2. Other code of the notebook runs in a cell only if the cell can reach it. When `clear` is called,
+   `reference_audit.py` checks that only variables hold such code (functions, so also classes and instances;
+   generators): no library has a reference, so no hook, finalizer or signal handler can fire. If that fails, the answer
+   is everything. Otherwise the cell reaches code only through variables that it names. These are followed, and the
+   names in such code count in turn, until nothing is added.
+3. Objects are reached through variables that count, or are new. A variable that shares a mutable object with one that
+   counts must be counted too (the caller knows such groups). A variable that a library holds as well, as pyplot holds
+   a figure, always counts.
 4. Threads, tasks and timers run code at any time: everything.
 
 Not covered: C extensions that keep borrowed pointers; memory changed from outside Python (other processes,
-`np.frombuffer` over foreign memory); `eval` and its kin inside a library's object, or deep in a large variable; code
-that makes up names from pieces; libraries that look into `__main__` without being given a name (a debugger); objects
-deep in a large variable, or inside a library's object, that a library keeps in its own state as well and changes of
-its own accord; instances of classes that have no methods of their own, the same way. Hence full checks now and then.
+`np.frombuffer` over foreign memory); `eval` and the like inside a library's object, or deep in a large variable; code
+that assembles names from pieces; libraries that look into `__main__` without being given a name (a debugger); objects
+deep in a large variable, or inside a library's object, that a library also keeps in its own state and changes by
+itself; instances of classes without methods of their own, in the same way. Therefore full checks from time to time.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ __all__ = ["Reach"]
 _LOADS = words(
     "load loads pickle read_pickle Unpickler joblib shelve jsonpickle multiprocessing concurrent futures Pool"
 )
-"""What was pickled names the notebook's functions and classes, out of sight."""
+"""Pickled data refers to the notebook's functions and classes in a way that is not visible here."""
 _QUIET = frozenset({"qcity_nb", "tqdm", "IPython", "ipykernel", "zmq", "tornado", "traitlets"})
-"""Threads of these run no code of the notebook, and change none of its objects but their own."""
+"""Threads of these packages do not run code of the notebook, and change only their own objects."""
 
 
 class Reach:
-    """What has been within reach since the last `clear`; before the first, everything.
+    """What code could reach since the last `clear`; before the first `clear`, everything.
 
     Args:
         live: the notebook's namespace itself, not a copy.
@@ -58,43 +58,43 @@ class Reach:
         self._ran = Mention()
         self._threads = ""
         self._start: dict[str, int] = {}
-        self._census: reference_audit.Census | None = None
+        self._audit: reference_audit.ReferenceAudit | None = None
         self.why = ""
-        """Why `reached` last said everything."""
+        """Why `changed_names` last returned everything."""
 
     def ran(self, source: str) -> None:
-        """Note that a cell ran, to its end or not.
+        """Note that a cell ran, completely or not.
 
         Args:
-            source: the cell after IPython made it plain Python.
+            source: the cell after IPython has transformed it to plain Python.
         """
-        found = in_source(source)
-        self._ran = self._ran | found
-        if found.forever:
-            self._forever = found.everything
+        mention = in_source(source)
+        self._ran = self._ran | mention
+        if mention.forever:
+            self._forever = mention.everything
 
     def clear(self) -> None:
-        """Begin anew, with the variables as they are now.
+        """Start again, with the variables as they are now.
 
-        The caller must hold no reference to their values any more: it would look like a library's.
+        The caller must not hold references to their values: these would count as a library's.
         """
         self._ran = Mention()
         self._start = {name: id(value) for name, value in self._live.items()}
         self._threads = self._new_threads()
-        self._census = reference_audit.take(self._live)
+        self._audit = reference_audit.audit_references(self._live)
         if gc.get_freeze_count() > self._usual_frozen:
             self._forever = "`gc.freeze` hides functions from the collector"
 
     def changed_names(self) -> frozenset[str] | None:
         """Names of variables that may have changed, deleted ones included; ``None``: any may have."""
-        known = self._census
+        known = self._audit
         if known is None:
-            self.why = "nobody has looked at the variables yet"
+            self.why = "the variables were not checked yet"
             return None
         self.why = self._forever or self._threads or self._new_threads() or known.why or self._ran.everything
         return None if self.why else self._follow(known)
 
-    def _follow(self, known: reference_audit.Census) -> frozenset[str] | None:
+    def _follow(self, known: reference_audit.ReferenceAudit) -> frozenset[str] | None:
         names = set(self._ran.names)
         if names & _LOADS:
             names |= {name for name, number in known.roots.items() if number in known.leads or number in known.mentions}
@@ -118,18 +118,18 @@ class Reach:
             self.why = self.why or "`sys` and `modules` lead to every variable"
         if self.why:
             return None
-        # Neither what a library holds and changes by itself, nor what IPython binds (`_`), runs code: not followed.
+        # What a library holds and changes by itself, and what IPython binds (`_`), runs no code: not followed.
         names |= known.shared | {name for name, value in self._live.items() if self._start.get(name) != id(value)}
         return frozenset(names & (self._start.keys() | self._live.keys()))
 
     def _new_threads(self) -> str:
-        """Why code may run beside the cells."""
+        """Why code may run in parallel to the cells; empty: it cannot."""
         threads = threading.enumerate()
         for thread in threads:
             if thread.ident not in self._usual and not _is_quiet(thread):
-                return f"the thread {thread.name} runs beside the cells"
+                return f"the thread {thread.name} runs in parallel to the cells"
         if len(sys._current_frames()) > self._usual_frames + sum(each.ident not in self._usual for each in threads):
-            return "a thread runs beside the cells"
+            return "a thread runs in parallel to the cells"
         return ""
 
 

@@ -1,11 +1,11 @@
-"""Who holds the notebook's own code? Counted as the garbage collector counts: references that nothing explains.
+"""Who holds the notebook's own code? Found as the garbage collector does: by references that nothing explains.
 
-Code of the notebook is carried by its functions, generators and coroutines; classes and instances lead to functions.
-`take` walks from the variables, a bounded number of objects each, and subtracts the references that it meets from
-each object's reference count. What is left over is held by somebody else: a library's own state, the interpreter,
-or the part of a large variable that was not walked. The census is *closed* if no carrier is so held, neither
-directly nor through what it is reached from, and the collector knows no carrier that the walk has not met. Then
-all code of the notebook is reached through variables, along the paths that the walk has seen.
+Carriers of the notebook's code are functions, generators and coroutines; classes and instances lead to functions.
+`audit_references` walks from the variables, up to a number of objects each, and subtracts the references that it finds
+from each object's reference count. The remaining references are held elsewhere: in a library's own state, by the
+interpreter, or in the part of a large variable that was not walked. The audit is *closed* if no carrier is held
+elsewhere, neither directly nor through an object that leads to it, and the garbage collector knows no carrier that the
+walk did not visit. Then all code of the notebook is reached through variables, along the paths that the walk found.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 
 from qcity_nb.cells.names import Mention, in_code, opens
 
-__all__ = ["Census", "take"]
+__all__ = ["ReferenceAudit", "audit_references"]
 
 WALK = 10_000
-"""Objects walked for each variable. A walk to the end costs more than pickling does, so it would save nothing."""
+"""Objects visited for each variable. A complete walk costs more than pickling, so it would save nothing."""
 _ATOMS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, slice}
     | {types.CodeType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType}
@@ -34,28 +34,28 @@ _SUSPENDED: frozenset[type] = frozenset({types.GeneratorType, types.CoroutineTyp
 _PLAIN: frozenset[type] = frozenset({list, tuple, dict, set, frozenset, deque, types.CellType, types.MappingProxyType})
 _BOUND: frozenset[type] = frozenset({types.MethodType, functools.partial, staticmethod, classmethod, property})
 _FIXED = (type, tuple, frozenset, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-"""Held by a library as well, these say nothing of what is around them; what they lead to is looked at by itself."""
+"""If a library holds one of these too, that says nothing about the objects around it; each is checked by itself."""
 _MACHINERY = frozenset({"IPython", "ipykernel", "traitlets", "zmq", "tornado", "asyncio", "threading", "_thread"})
-"""Objects of these are not entered: from a kernel's inside everything is near."""
+"""Objects of these packages are not entered: the inside of a kernel leads to everything."""
 _TRACES: frozenset[type] = frozenset({types.FrameType, types.TracebackType})
 _GENERATED = "<string>"
-"""The file of methods that dataclasses and named tuples write."""
+"""The file name in methods that dataclasses and named tuples generate."""
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class ReferenceAudit:
     """What the variables lead to. Objects are numbers, so that none is kept alive."""
 
     why: str = ""
     """Why it is not closed; empty: it is."""
     roots: Mapping[str, int] = field(default_factory=dict)
     names: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Variables by their value."""
+    """The names of variables, by their value."""
     leads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """From an object to objects, as far as such paths end at code, a variable's value, or at a way to everything."""
+    """From an object to objects, on paths that end at code, at a variable's value, or at access to everything."""
     mentions: Mapping[int, Mention] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
-    """Variables that something beyond the variables holds, too."""
+    """Variables whose objects are also held elsewhere."""
 
 
 def _entries(kind: type) -> Mapping[str, Any]:
@@ -67,7 +67,7 @@ def _modules() -> Iterator[types.ModuleType]:
 
 
 class _Walk:
-    """Objects met so far, each a number, and the references between them."""
+    """The objects visited so far, each with a number, and the references between them."""
 
     def __init__(self, live: Mapping[str, Any]) -> None:
         self.held: list[Any] = []
@@ -87,12 +87,12 @@ class _Walk:
         self._entered: set[int] = set()
 
     def is_ours(self, function: types.FunctionType) -> bool:
-        """Is it the notebook's? One that was unpickled may have a namespace of its own."""
+        """Did the notebook define it? An unpickled function may have a namespace of its own."""
         home = function.__globals__
         return home is self._live or (home.get("__name__") == self._home and id(home) not in self._foreign)
 
     def is_our_class(self, kind: type) -> bool:
-        """Is it, or one that it inherits from, the notebook's?"""
+        """Did the notebook define it, or a class that it inherits from?"""
         known = self._ours.get(id(kind))
         if known is None:
             here = _entries(kind).get("__module__") == self._home
@@ -101,33 +101,33 @@ class _Walk:
         return known
 
     def _note_generated(self, kind: type) -> None:
-        """Keep in mind the methods of a class that dataclasses and named tuples wrote: they call nobody."""
+        """Note the methods that dataclasses and named tuples generated in a class: they call no other code."""
         entries = _entries(kind)
         if "__dataclass_fields__" not in entries and "_fields" not in entries:
             return
         for name, item in entries.items():
             if type(item) is types.FunctionType and name.startswith("__") and name.endswith("__"):
-                inner = item.__dict__.get("__wrapped__", item)  # `__repr__` is guarded against rings
+                inner = item.__dict__.get("__wrapped__", item)  # `__repr__` is wrapped against recursion
                 if type(inner) is types.FunctionType and inner.__code__.co_filename == _GENERATED:
                     self.generated.add(id(inner))
 
     def is_carrier(self, value: Any) -> bool:
-        """Is it a function of the notebook, or one in the middle of its run?
+        """Is it a function of the notebook, or a suspended one (generator, coroutine)?
 
-        Classes and instances need no such question: whoever holds them holds their functions.
+        Classes and instances need no check: whatever holds them holds their functions.
         """
         if type(value) is types.FunctionType:
-            # A frame holds a "function" of that name while a cell or a script runs; nobody calls it again.
+            # A frame holds a "function" of that name while a cell or a script runs; it is never called again.
             return self.is_ours(value) and value.__code__.co_name != "<module>"
         if type(value) in _SUSPENDED:
             return any(type(each) is types.FunctionType and self.is_ours(each) for each in gc.get_referents(value))
         return False
 
     def node(self, value: Any) -> int | None:
-        """Its number; nothing for atoms and for what is a library's own."""
-        found = self.index.get(id(value))
-        if found is not None:
-            return found
+        """Its number; None for atoms and for a library's own objects."""
+        known = self.index.get(id(value))
+        if known is not None:
+            return known
         kind = type(value)
         if kind in _ATOMS:
             return None
@@ -152,7 +152,7 @@ class _Walk:
         return number
 
     def walk(self, start: int, *, into_frames: bool = False) -> None:
-        """Enter what ``start`` leads to, nearest first."""
+        """Visit what ``start`` leads to, nearest first."""
         waits, left = deque([start]), WALK
         while waits:
             here = waits.popleft()
@@ -162,7 +162,7 @@ class _Walk:
             if here in self._entered or is_closed or _home(kind) in _MACHINERY:
                 continue
             self._entered.add(here)
-            # A function leads to its namespace by `__globals__` alone, and that word means everything.
+            # A function leads to its namespace only by `__globals__`, and that name counts as everything.
             around = self._live if kind in (types.FunctionType, types.FrameType) else None
             for child in gc.get_referents(value):
                 if child is around:
@@ -176,7 +176,7 @@ class _Walk:
                     waits.append(number)
 
     def follow_weak(self) -> None:
-        """Weak references lead to objects, too, though nothing is held by them."""
+        """Follow weak references: they lead to objects too, though they do not keep them alive."""
         for number, value in enumerate(self.held):
             if type(value) in weakref.ProxyTypes:
                 self.openings[number] = Mention(everything="a weak proxy hides what it leads to")
@@ -188,14 +188,14 @@ class _Walk:
                     self.openings[number] = Mention(everything="a weak reference leads to an unknown object")
 
     def left_over(self) -> set[int]:
-        """Objects with references that were not met."""
+        """Objects with references that the walk did not find."""
         probe = [object()]
         usual = sys.getrefcount(probe[0])
         counts = enumerate(self.counts)
         return {each for each, met in counts if sys.getrefcount(self.held[each]) > usual + met} - self.inert
 
-    def own(self, roots: set[int]) -> set[int]:
-        """What is met through containers and objects of the notebook alone, not through a library's inside."""
+    def reach_through_own(self, roots: set[int]) -> set[int]:
+        """What is reached only through containers and objects of the notebook, not through a library's objects."""
 
         def is_open(number: int) -> bool:
             kind = type(self.held[number])
@@ -209,32 +209,32 @@ def _home(kind: type) -> str:
 
 
 def _closure(starts: Iterable[int], below: Callable[[int], Iterable[int]]) -> set[int]:
-    found = set(starts)
-    waits = list(found)
+    reached = set(starts)
+    waits = list(reached)
     while waits:
         for number in below(waits.pop()):
-            if number not in found:
-                found.add(number)
+            if number not in reached:
+                reached.add(number)
                 waits.append(number)
-    return found
+    return reached
 
 
-def _alive(walk: _Walk) -> set[int]:
-    """Ids of all carriers that the collector knows."""
-    wanted = {types.FunctionType, *_SUSPENDED}
-    return {id(each) for each in gc.get_objects() if type(each) in wanted and walk.is_carrier(each)}
+def _carrier_ids(walk: _Walk) -> set[int]:
+    """Ids of all carriers that the garbage collector knows."""
+    types_of_carriers = {types.FunctionType, *_SUSPENDED}
+    return {id(each) for each in gc.get_objects() if type(each) in types_of_carriers and walk.is_carrier(each)}
 
 
-def _inert() -> Iterator[Any]:
-    """What holds references, and neither calls nor changes what it holds."""
-    # The caches of `Optional[X]` and the like; each clean-up is a method of one.
+def _inert_holders() -> Iterator[Any]:
+    """Objects that hold references, and neither call nor change what they hold."""
+    # The caches of `Optional[X]` and the like; each cleanup function is a method of one.
     yield from (getattr(each, "__self__", None) for each in getattr(sys.modules.get("typing"), "_cleanups", ()))
     for name in ("last_value", "last_traceback", "last_exc"):
         yield getattr(sys, name, None)
 
 
-def _shown() -> Iterator[Any]:
-    """References that IPython keeps to results, beside those in the namespace."""
+def _ipython_results() -> Iterator[Any]:
+    """References of IPython to results, apart from those in the namespace."""
     shell = getattr(sys.modules.get("IPython.core.interactiveshell"), "InteractiveShell", None)
     if shell is None or not shell.initialized():
         return
@@ -245,15 +245,15 @@ def _shown() -> Iterator[Any]:
     yield from (alive.displayhook.__dict__.get(name) for name in ("_", "__", "___"))
 
 
-def take(live: Mapping[str, Any]) -> Census:
-    """Count now.
+def audit_references(live: Mapping[str, Any]) -> ReferenceAudit:
+    """Count the references now.
 
     Args:
         live: the notebook's namespace itself, not a copy: functions of the notebook are known by it, and a copy
             (or any other reference of the caller's to the variables' values) counts as a library's.
     """
     if not getattr(sys, "_is_gil_enabled", lambda: True)() or not hasattr(sys, "getrefcount"):
-        return Census(why="this interpreter counts references in another way")
+        return ReferenceAudit(why="this interpreter counts references in another way")
     walk = _Walk(live)
     roots: dict[str, int] = {}
     for name in list(live):
@@ -264,28 +264,28 @@ def take(live: Mapping[str, Any]) -> Census:
     for number in roots.values():
         walk.walk(number)
     ours = len(walk.held)
-    for value in _inert():
+    for value in _inert_holders():
         number = walk.node(value)
         if number is not None:
             walk.walk(number, into_frames=True)
             walk.inert |= {number} if number >= ours else set()
     walk.inert |= {number for number in range(ours, len(walk.held)) if type(walk.held[number]) in _TRACES}
-    for value in _shown():
+    for value in _ipython_results():
         number = walk.index.get(id(value))
         if number is not None:
             walk.counts[number] += 1
     value = None
-    unmet = _alive(walk) - walk.index.keys() - walk.generated
+    unmet = _carrier_ids(walk) - walk.index.keys() - walk.generated
     if unmet and gc.isenabled():
-        gc.collect()  # carriers that only wait for the collector are held by nobody
-        unmet = _alive(walk) - walk.index.keys() - walk.generated
+        gc.collect()  # carriers that only wait for the collector are not held
+        unmet = _carrier_ids(walk) - walk.index.keys() - walk.generated
     # IPython's history holds its table of results too, and changes it when a cell shows one.
     walk.inert |= {roots[name] for name in ("Out", "_oh") if name in roots}
     why = "code of the notebook is held by more than its variables" if unmet else ""
-    return _judge(walk, roots, why)
+    return _conclude(walk, roots, why)
 
 
-def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
+def _conclude(walk: _Walk, roots: dict[str, int], why: str) -> ReferenceAudit:
     walk.carriers -= {walk.index[each] for each in walk.generated & walk.index.keys()}
     held_elsewhere = walk.left_over()
     walk.follow_weak()
@@ -297,7 +297,7 @@ def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
     names: dict[int, list[str]] = {}
     for name, number in roots.items():
         names.setdefault(number, []).append(name)
-    own = walk.own(set(names))
+    own = walk.reach_through_own(set(names))
     openings = {number: mention for number, mention in walk.openings.items() if number in own}
     ends = {*walk.code, *openings, *names}
     back: dict[int, list[int]] = {}
@@ -305,10 +305,10 @@ def _judge(walk: _Walk, roots: dict[str, int], why: str) -> Census:
         for each in below:
             back.setdefault(each, []).append(number)
     leading = _closure(ends, lambda number: back.get(number, ()))
-    # A class that a library knows says nothing of its instances.
+    # That a library holds a class says nothing about its instances.
     held = {number for number in own & beyond if not issubclass(type(walk.held[number]), _FIXED)}
     touched = _closure(held, lambda number: [up for up in back.get(number, ()) if up in own])
-    return Census(
+    return ReferenceAudit(
         why=why,
         roots=roots,
         names={number: tuple(each) for number, each in names.items()},

@@ -1,4 +1,4 @@
-"""What two variables have in common: mutable objects, memory, what a class holds."""
+"""What two variables share: mutable objects, memory, objects of a class."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import types
 from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
-from qcity_nb.namespace.pickler import Written
+from qcity_nb.namespace.pickler import PickledStream
 
-__all__ = ["Families", "Marks", "Owners", "overlapping"]
+__all__ = ["Families", "MutableObjects", "Owners", "overlapping"]
 
 _FIXED = frozenset(
     [
@@ -68,43 +68,43 @@ _FIXED = frozenset(
         "qcity_nb.namespace.pickler._Home",
     ]
 )
-"""Types whose objects cannot change, or are found again by name, or are made for the pickler alone: subclasses too."""
+"""Types (and subclasses) whose objects cannot change, are saved by name, or are made only for the pickler."""
 
 
-def _held(values: list[Any], kinds: Set[type], usual: int, ignore: Set[int]) -> list[Any]:
-    """Those of these types with more references than so many."""
-    count = sys.getrefcount  # one pass: each look at an object that is not in the processor's cache costs
+def _select_referenced(values: list[Any], kinds: Set[type], usual: int, ignore: Set[int]) -> list[Any]:
+    """The values of these types that have more than ``usual`` references."""
+    count = sys.getrefcount  # one pass: each access to an object that is not in the processor's cache is slow
     return [value for value in values if type(value) in kinds and count(value) > usual and id(value) not in ignore]
 
 
 def _references() -> int:
-    """What ``getrefcount`` says in ``_held`` of an object that only its pickler's memo holds, beside the list."""
+    """The ``getrefcount`` in ``_held`` of an object that only the list and its pickler's memo refer to."""
     memo = [object()]
-    return next(usual for usual in range(1, 100) if not _held(list(memo), {object}, usual, frozenset()))
+    return next(usual for usual in range(1, 100) if not _select_referenced(list(memo), {object}, usual, frozenset()))
 
 
 _TEMPORARY = _references()
 
 
-class Marks:
-    """Knows which of the objects that a pickler met count."""
+class MutableObjects:
+    """Selects the objects of a stream that can be shared."""
 
     def __init__(self, ignore: Iterable[int]) -> None:
         self._ignore = frozenset(ignore)
         self._is_fixed: dict[type, bool] = {}
 
-    def of(self, written: Written) -> list[Any]:
-        """The mutable objects that it wrote, once each. Their ids are theirs as long as the list lives."""
-        met = written.met()  # no list of these may stand under a second name: references are counted
-        kinds = set(map(type, met))
+    def of(self, written: PickledStream) -> list[Any]:
+        """The mutable objects in it, once each. Their ids are valid as long as the list exists."""
+        visited = written.visited()  # this list must have no second name: references are counted
+        kinds = set(map(type, visited))
         for cls in kinds - self._is_fixed.keys():
             self._is_fixed[cls] = _is_fixed(cls)
         counting = {cls for cls in kinds if not self._is_fixed[cls]}
-        found = _held(met, counting, _TEMPORARY, self._ignore | written.own)
+        mutables = _select_referenced(visited, counting, _TEMPORARY, self._ignore | written.own)
         if types.FunctionType in counting:
             by_value = written.by_value
-            found = [value for value in found if type(value) is not types.FunctionType or id(value) in by_value]
-        return found
+            mutables = [value for value in mutables if type(value) is not types.FunctionType or id(value) in by_value]
+        return mutables
 
 
 def _is_fixed(cls: type) -> bool:
@@ -116,27 +116,27 @@ def _is_fixed(cls: type) -> bool:
 
 
 class Families:
-    """Numbers, put together step by step."""
+    """Sets of numbers that are joined step by step (union-find)."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
 
-    def top(self, one: int) -> int:
-        """The number that stands for all that are with ``one``."""
-        while self._parent[one] != one:
-            self._parent[one] = self._parent[self._parent[one]]
-            one = self._parent[one]
-        return one
+    def top(self, number: int) -> int:
+        """The number that represents the set of ``number``."""
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
 
-    def join(self, one: int, other: int) -> None:
-        """They belong together."""
-        self._parent[self.top(one)] = self.top(other)
+    def join(self, first: int, second: int) -> None:
+        """Join the sets of both."""
+        self._parent[self.top(first)] = self.top(second)
 
 
 class Owners:
-    """Knows which of several lists holds an object; lists with one in common are put together.
+    """Knows which of several lists has an object; lists with a common object are joined.
 
-    Nothing is noted of each object of the longest: often it is much longer than all others.
+    The longest list is not indexed: often it is much longer than all others.
     """
 
     def __init__(self, lists: Sequence[Sequence[Any]], families: Families) -> None:
@@ -155,20 +155,20 @@ class Owners:
             families.join(index, self._owner[number])
 
     def of(self, value: object) -> int:
-        """The index of a list that holds it; -1: none does."""
-        found = self._owner.get(id(value), -1)
-        if found < 0:
+        """The index of a list that has it; -1: none."""
+        index = self._owner.get(id(value), -1)
+        if index < 0:
             if self._in_longest is None:
                 self._in_longest = frozenset(map(id, self._longest))
-            found = self._last if id(value) in self._in_longest else -1
-        return found
+            index = self._last if id(value) in self._in_longest else -1
+        return index
 
 
 def overlapping(memory: Sequence[tuple[int, int, int]]) -> Iterable[tuple[int, int]]:
-    """Pairs of owners whose memory overlaps, enough of them to find all families; of (low, high, owner)."""
+    """Pairs of owners whose memory overlaps, enough to find all families; from (low, high, owner)."""
     end, owner = 0, -1
-    for low, high, one in sorted(memory):
-        if low < end and one != owner:
-            yield owner, one
+    for low, high, other in sorted(memory):
+        if low < end and other != owner:
+            yield owner, other
         if high > end:
-            end, owner = high, one
+            end, owner = high, other

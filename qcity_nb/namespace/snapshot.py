@@ -10,18 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from qcity_nb.checkpoint.state import freezer as freezing
-from qcity_nb.checkpoint.state.capture import Captured, held
+from qcity_nb.checkpoint.state.capture import Captured, copy_span
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.checkpoint.state.frozen_buffer import Content
 from qcity_nb.checkpoint.state.pickling import Dumped
 from qcity_nb.errors import CheckpointCorrupt, StateRefused, StoreError
 from qcity_nb.namespace import gc_pause
-from qcity_nb.namespace.grouping import Known, Part, survey
+from qcity_nb.namespace.grouping import Known, Part, group_variables
 from qcity_nb.namespace.modules import cells_imports, import_all, importable
 from qcity_nb.namespace.pickler import PickleContext
 from qcity_nb.namespace.prefetch import read_ahead
 from qcity_nb.namespace.records import Group, NamespaceSnapshot, NotSaved
-from qcity_nb.namespace.tombstone import lost, put_tombstone
+from qcity_nb.namespace.tombstone import not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickler import Restoring, load
 from qcity_nb.namespace.unsaveable import describe_load_failure, kind_name
 
@@ -33,7 +33,7 @@ _MISSING = object()
 
 
 def is_hidden(name: str, value: object) -> bool:
-    """Is the variable one of IPython's own, or one that begins with two underscores?
+    """Does the variable belong to IPython, or begin with two underscores?
 
     Source: IPython.core.interactiveshell.InteractiveShell.init_user_ns; IPython.core.displayhook and history.
     """
@@ -45,9 +45,9 @@ def is_hidden(name: str, value: object) -> bool:
 
 
 def hidden_by(shell: Mapping[str, object]) -> Callable[[str, object], bool]:
-    """A predicate for ``Space`` that also hides what stands in ``shell``, IPython's ``user_ns_hidden``.
+    """A predicate for ``NamespaceSnapshotter`` that also hides what is in ``shell``, IPython's ``user_ns_hidden``.
 
-    A variable of such a name that the user has bound anew is not hidden.
+    A variable of such a name that the user has rebound is not hidden.
     """
 
     def hidden(name: str, value: object) -> bool:
@@ -57,12 +57,12 @@ def hidden_by(shell: Mapping[str, object]) -> Callable[[str, object], bool]:
 
 
 class NamespaceSnapshotter:
-    """A kernel's namespace.
+    """Captures and restores a kernel's namespace.
 
     Args:
         live: the namespace itself, IPython's ``shell.user_ns``.
-        freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
-        hidden: which variables are not the user's; ``hidden.hidden_by(shell.user_ns_hidden)`` knows IPython's list.
+        freezer: allocates the memory, and knows what has not changed; without one each buffer is copied to new memory.
+        hidden: which variables are not the user's; ``hidden_by(shell.user_ns_hidden)`` knows IPython's list.
     """
 
     def __init__(
@@ -86,26 +86,26 @@ class NamespaceSnapshotter:
         may_stream: bool = False,
         limit_s: float = math.inf,
     ) -> NamespaceSnapshot:
-        """Copy the variables: they may change from here on, unless ``Shot.is_live``.
+        """Copy the variables: they may change afterwards, unless ``NamespaceSnapshot.is_live``.
 
         Args:
-            stored: the names of the objects that need not be copied again; see ``checkpoint.capture.capture``.
-            skip: variables whose value is known not to have changed. A group whose members are all among them, and
-                are the objects that they were, is not pickled, and comes back in ``kept``.
-            may_stream: where memory is short, the live buffers themselves are handed on.
-            limit_s: pickling is given up if it takes longer.
+            stored: names of objects that need not be copied again; see ``checkpoint.state.capture.capture``.
+            skip: variables whose value is known to be unchanged. A group is not pickled if all of its variables are
+                among them and are still the same objects; it is listed in ``kept``.
+            may_stream: if memory is short, return the live buffers themselves.
+            limit_s: pickling is aborted if it takes longer.
         Raises:
-            Overdue: it was; the next capture does not know of this one.
-            StateRefused: there is no memory for a copy.
+            Overdue: pickling was aborted; this does not affect the next capture.
+            StateRefused: there is not enough memory for a copy.
         Does not: stop other threads, which may change what is being read.
         """
         snapshot = NamespaceSnapshot()
         values = self._variables(snapshot)
-        surveyed = survey(values, PickleContext.of(self.live, limit_s), self._known, skip)
-        self._freeze(snapshot, surveyed.parts, values, stored, may_stream=may_stream)
-        snapshot.kept = [one.names for one in surveyed.kept]
-        snapshot.not_saved += surveyed.not_saved
-        self._known = surveyed.kept + [Known.of(part, values) for part in surveyed.parts]
+        grouping = group_variables(values, PickleContext.of(self.live, limit_s), self._known, skip)
+        self._freeze(snapshot, grouping.parts, values, stored, may_stream=may_stream)
+        snapshot.kept = [group.names for group in grouping.kept]
+        snapshot.not_saved += grouping.not_saved
+        self._known = grouping.kept + [Known.of(part, values) for part in grouping.parts]
         return snapshot
 
     def _variables(self, snapshot: NamespaceSnapshot) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class NamespaceSnapshotter:
         for name, value in list(self.live.items()):
             if type(name) is not str:
                 continue
-            not_saved = lost(value)
+            not_saved = not_saved_of(value)
             if not_saved is not None:
                 snapshot.not_saved.append(replace(not_saved, name=name))
             elif not self._hidden(name, value):
@@ -141,9 +141,9 @@ class NamespaceSnapshotter:
         memory: freezing.CaptureBuffer | None = None
         buffers: list[Content]
         if self._freezer is None:
-            buffers = [held(span) for span in spans]
+            buffers = [copy_span(span) for span in spans]
         else:
-            optimizers = [one for part in parts for one in part.written.optimizers]
+            optimizers = [optimizer for part in parts for optimizer in part.written.optimizers]
             dumped = Dumped(b"", spans, optimizers, [part.written.keep for part in parts])
             try:
                 buffers, memory = self._freezer.freeze(dumped, stored=stored, lazily="never", may_stream=may_stream)
@@ -174,43 +174,43 @@ class NamespaceSnapshotter:
         modules: Mapping[str, str],
         not_saved: Iterable[NotSaved],
     ) -> list[NotSaved]:
-        """Put variables into the namespace: modules imported, groups loaded, a tombstone for what is not there.
+        """Restore variables: import modules, load groups, put a tombstone for each variable that is not saved.
 
-        Loading runs code that the streams name, as every pickle does: the caller answers for where they come from,
-        and gives only bytes whose digests hold in a manifest that it trusts.
+        Loading runs code that the streams name, as with every pickle. The caller must pass only bytes that match the
+        digests in a manifest that it trusts.
 
         Args:
             groups: names and stream of each.
-        Returns: all that is absent now: what was, modules that are not installed, groups that did not load.
+        Returns: all that is missing now: what was not saved, modules that are not installed, groups that failed.
         Raises:
-            CheckpointCorrupt: a buffer is damaged; the namespace may then be restored in part.
-            StoreError: a buffer could not be read; the same.
+            CheckpointCorrupt: a buffer is damaged; the namespace may then be partly restored.
+            StoreError: a buffer could not be read; the namespace may then be partly restored.
         """
         missing = list(not_saved)
         missing += import_all(modules, self.live)
         self._submodules.update(name for name in modules if "." in name)
         restoring = Restoring(self.live)
         with gc_pause.still():
-            # Twice: what is found by name in the notebook may be in a group that comes later.
+            # Twice: a group may refer by name to something in a later group.
             failed = self._load(groups, restoring)
             failed = self._load([(names, captured) for names, captured, _ in failed], restoring)
         for names, _, error in failed:
             missing += [describe_load_failure(name, error) for name in names]
-        for one in missing:
-            self.live[one.name] = put_tombstone(one)
+        for variable in missing:
+            self.live[variable.name] = put_tombstone(variable)
         return missing
 
     def _load(self, groups: Iterable[_Group], restoring: Restoring) -> list[tuple[*_Group, BaseException]]:
         failed: list[tuple[*_Group, BaseException]] = []
         with closing(read_ahead(groups)) as each:
-            for names, captured, land in each:
+            for names, captured, read_buffers in each:
                 try:
-                    values = load(captured.skeleton, land(), restoring)
+                    values = load(captured.skeleton, read_buffers(), restoring)
                     self.live.update((name, values[name]) for name in names)
                     gc_pause.tidy()
                 except (KeyboardInterrupt, CheckpointCorrupt, StoreError):
                     raise
-                except BaseException as error:  # noqa: BLE001 - objects raise what they like when they are made
+                except BaseException as error:  # noqa: BLE001 - objects raise any type when they are created
                     failed.append((names, captured, error))
         return failed
 
@@ -219,5 +219,5 @@ _Group = tuple[tuple[str, ...], Captured]
 
 
 def _lend(memory: freezing.CaptureBuffer) -> freezing.CaptureBuffer:
-    """The memory of a whole capture, as one group has it: it cannot be given back for that group alone."""
+    """The memory of the whole capture, for one group: it cannot be released for that group alone."""
     return freezing.CaptureBuffer(arena=memory.arena, copied=memory.copied, is_live=memory.is_live)

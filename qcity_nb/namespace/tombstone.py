@@ -1,4 +1,4 @@
-"""What stands in the namespace for a variable that is not there: every use says so, and what to do."""
+"""Takes the place of a variable that is missing: every use says so, and what to do."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import Any, NoReturn
 from qcity_nb.errors import VariableLost
 from qcity_nb.namespace.records import NotSaved
 
-__all__ = ["Tombstone", "put_tombstone", "lost"]
+__all__ = ["Tombstone", "put_tombstone", "not_saved_of"]
 
 
 class Tombstone:
     """Raises ``VariableLost`` at every use: attributes, calls, iteration, operators, ``repr``, ``isinstance``.
 
-    ``del`` and a new assignment work, since they are the namespace's. Does not: notice ``is`` and ``type()``.
+    ``del`` and a new assignment work, since they concern the namespace. Does not: detect ``is`` and ``type()``.
     """
 
-    __slots__ = ("_absent",)
+    __slots__ = ("_not_saved",)
 
     def __getattribute__(self, name: str) -> NoReturn:
         raise _error(self)
 
 
-_slot: Any = Tombstone.__dict__["_absent"]
+_slot: Any = Tombstone.__dict__["_not_saved"]
 
 
 def put_tombstone(not_saved: NotSaved) -> Tombstone:
-    """A tombstone for ``absent``."""
+    """A tombstone for ``not_saved``."""
     made = object.__new__(Tombstone)
     _slot.__set__(made, not_saved)
     return made
 
 
-def lost(value: object) -> NotSaved | None:
-    """What a tombstone stands for; None if ``value`` is none. The one use that does not raise."""
+def not_saved_of(value: object) -> NotSaved | None:
+    """The record in a tombstone; None if ``value`` is not one. The only use that does not raise."""
     if type(value) is not Tombstone:
         return None
-    found: NotSaved = _slot.__get__(value)
-    return found
+    record: NotSaved = _slot.__get__(value)
+    return record
 
 
 def _error(tombstone: Any) -> VariableLost:
-    not_saved = lost(tombstone)
+    not_saved = not_saved_of(tombstone)
     assert not_saved is not None
     made = f", made in {not_saved.where}," if not_saved.where else ""
     kind = not_saved.kind.removeprefix("builtins.")
-    advice = not_saved.advice or "run the cell that makes it again"
+    advice = not_saved.advice or "re-run the cell that made it"
     return VariableLost(f"{not_saved.name} (a {kind}){made} is not here since the restart: {not_saved.why}; {advice}")
 
 

@@ -1,4 +1,4 @@
-"""Reads what ``whole`` wrote, into a namespace."""
+"""Loads what ``pickler`` wrote into a namespace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Restoring", "load"]
 
 
 class Restoring:
-    """What the streams of one restore have in common.
+    """What the streams of one restore share.
 
     Args:
         live: the namespace.
@@ -22,21 +22,21 @@ class Restoring:
     def __init__(self, live: dict[str, Any]) -> None:
         self.live = live
         self.filled: dict[int, type] = {}
-        """Classes that have their attributes: the streams after the first bring the same."""
+        """Classes whose attributes are set: later streams contain the same ones."""
 
 
 def load(skeleton: bytes, memory: Sequence[Any], restoring: Restoring) -> dict[str, Any]:
-    """The variables of a group, by name. Runs code of the stream: the caller answers for where it comes from.
+    """The variables of a group, by name. Runs code of the stream, so the caller must trust its source.
 
     Args:
-        memory: the content of each buffer; see ``landing.land``.
+        memory: the content of each buffer; see ``buffer_targets.read_buffers``.
     Raises:
         Exception: whatever the objects' own code raises.
     """
-    found = _Loader(skeleton, memory, restoring).load()
-    if type(found) is not dict:
-        raise pickle.UnpicklingError("the stream is not one of variables")
-    return found
+    values = _Loader(skeleton, memory, restoring).load()
+    if type(values) is not dict:
+        raise pickle.UnpicklingError("the stream does not hold variables")
+    return values
 
 
 class _Loader(StateUnpickler):
@@ -45,14 +45,14 @@ class _Loader(StateUnpickler):
         self._restoring = restoring
         self._classes: list[type] = []
         self._ours: dict[str, Callable[..., Any]] = {
-            "live": lambda: restoring.live,
-            "classes": self._make_classes,
+            "live_namespace": lambda: restoring.live,
+            "define_classes": self._make_classes,
             "notebook_class": lambda index: self._classes[index],
             "fill_class": self._fill_class,
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """As the unpickler's; names of ``rebuild`` that are methods here, and ``__main__`` is the namespace."""
+        """As ``StateUnpickler``; some ``unpickle_functions`` are methods here, and ``__main__`` is the namespace."""
         if module == unpickle_functions.__name__ and name in self._ours:
             return self._ours[name]
         if module == "__main__" and name in self._restoring.live:

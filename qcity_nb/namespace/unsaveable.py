@@ -1,4 +1,4 @@
-"""Which part of a variable cannot be saved, and why, in words."""
+"""Which part of a variable cannot be saved, and why, as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qcity_nb.namespace.unpickle_functions import is_full
 __all__ = ["describe_not_saved", "describe_load_failure", "kind_name", "path_to"]
 
 _LOOK_AT = 200_000
-"""Objects that are looked at for a path: a variable may hold millions."""
+"""Objects that are searched for a path: a variable may hold millions."""
 
 
 def kind_name(value: object) -> str:
@@ -28,7 +28,7 @@ def kind_name(value: object) -> str:
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """Its parts, each with the suffix that reaches it."""
+    """Its parts, each with the suffix of its path."""
     cls = type(value)
     if issubclass(cls, dict):
         for key, item in list(dict.items(value)):
@@ -75,38 +75,38 @@ def _short(key: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def path_to(name: str, root: object, wanted: object) -> str:
-    """How ``wanted`` is reached from the variable ``name``; the name alone where no way is found."""
+def path_to(name: str, root: object, target: object) -> str:
+    """The path to ``target`` from the variable ``name``; the name alone if no path is found."""
     seen: set[int] = set()
     line: deque[tuple[str, object]] = deque([(name, root)])
     while line and len(seen) < _LOOK_AT:
         path, value = line.popleft()
-        if value is wanted:
+        if value is target:
             return path
         if type(value) in SCALARS or id(value) in seen:
             continue
         seen.add(id(value))
         try:
             line.extend((path + suffix, item) for suffix, item in _children(value))
-        except Exception:  # noqa: BLE001, S112 - slots and iterators of strangers; another way may be found
+        except Exception:  # noqa: BLE001, S112 - slots and iterators may run any code; try other paths
             continue
     return name
 
 
-def describe_not_saved(name: str, value: object, error: BaseException, met: object) -> NotSaved:
-    """What is said of a variable that pickling failed on.
+def describe_not_saved(name: str, value: object, error: BaseException, visited: object) -> NotSaved:
+    """The record of a variable that could not be pickled.
 
     Args:
-        met: the object that the pickler looked at last.
+        met: the object that the pickler visited last.
     """
-    why, advice = _reason(error, met)
-    path = path_to(name, value, met)
+    why, advice = _reason(error, visited)
+    path = path_to(name, value, visited)
     if path != name:
         why = f"{path}: {why}"
     return NotSaved(name=name, kind=kind_name(value), why=why, advice=advice)
 
 
-def _reason(error: BaseException, met: object) -> tuple[str, str]:
+def _reason(error: BaseException, visited: object) -> tuple[str, str]:
     if isinstance(error, Lost):
         return error.why, error.advice
     text = _first_line(error)
@@ -117,21 +117,21 @@ def _reason(error: BaseException, met: object) -> tuple[str, str]:
         return "there is not enough memory for a copy of it", "free some memory"
     if isinstance(error, RecursionError) or "deep recursion" in text:
         return "it is nested too deeply", "raise sys.setrecursionlimit, or keep it flat"
-    if isinstance(met, pickle.Pickler):
-        return f"it cannot be pickled ({text})", "run its cell again"
-    return f"a {kind_name(met)} cannot be pickled ({text})", "run its cell again, or give its class __getstate__"
+    if isinstance(visited, pickle.Pickler):
+        return f"it cannot be pickled ({text})", "re-run its cell"
+    return f"a {kind_name(visited)} cannot be pickled ({text})", "re-run its cell, or give its class __getstate__"
 
 
 def _first_line(error: BaseException) -> str:
     try:
         lines = str(error).splitlines()
-    except Exception:  # noqa: BLE001 - a stranger's error
+    except Exception:  # noqa: BLE001 - an error of any class
         lines = []
     return lines[0][:300] if lines else type(error).__name__
 
 
 def describe_load_failure(name: str, error: BaseException | None) -> NotSaved:
-    """What is said of a variable whose group could not be loaded."""
+    """The record of a variable whose group could not be loaded."""
     if isinstance(error, Lost):
         why, advice = error.why, error.advice
     elif isinstance(error, ModuleNotFoundError) and error.name:
@@ -140,5 +140,5 @@ def describe_load_failure(name: str, error: BaseException | None) -> NotSaved:
     else:
         text = _first_line(error) if error is not None else ""
         why = f"it could not be loaded ({text})"
-        advice = "run its cell again; the library that made it may have another version here"
+        advice = "re-run its cell; the library that made it may have another version here"
     return NotSaved(name=name, kind="object", why=why, advice=advice)

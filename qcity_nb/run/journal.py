@@ -71,7 +71,7 @@ def append(tip: str, lines: bytes, *, folder: str, term: int, read: Read) -> Seg
         older, rest = _split(read(tip))
         if len(rest) < SEGMENT_BYTES:
             prev, before, replaced = older, rest, tip
-    name = f"{folder}/e{term}-{uuid.uuid4().hex[:12]}.jsonl"
+    name = f"{folder}/t{term}-{uuid.uuid4().hex[:12]}.jsonl"
     first = json.dumps({"prev": prev}).encode() + b"\n"
     return Segment(name=name, data=first + before + lines, replaced=replaced)
 

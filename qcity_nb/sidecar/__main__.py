@@ -1,4 +1,4 @@
-"""The agent's process: `python -m qcity_nb.sidecar CONFIG`."""
+"""The sidecar's process: `python -m qcity_nb.sidecar CONFIG`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the agent of one attempt."""
+    """Run the sidecar of one attempt."""
     config = codec.loads(Config, Path(sys.argv[1]).read_bytes())
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # It ends when its owner does; a signal meant for the owner's whole group must not cut a publish short.
+        # It ends when its owner does; a signal to the owner's whole group must not interrupt a publish.
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(5)
     crashpoints.arm_plan(config.chaos, attempt=config.attempt, owner=config.owner.pid)
     try:
         if not Mailbox(Path(config.mailbox)).open().claim():
-            return 0  # kernel and engine both found the agent dead, and each started another one
+            return 0  # kernel and engine both found the sidecar dead, and each started another one
         sidecar = Sidecar(config)
         if sidecar.status.state in ("lost", "refused", "ended"):
-            return 0  # another one was started for the same death, came first, and brought the attempt to its end
+            return 0  # another one was started for the same death, came first, and ended the attempt
     except QcityError as error:
         Mailbox(Path(config.mailbox)).open().write_status(
             Status(state="refused", run=config.run, reason=str(error), error=type(error).__name__)

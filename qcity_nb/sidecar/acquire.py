@@ -1,4 +1,4 @@
-"""How an agent gets the lease: from nobody, from the one judged dead, after waiting for silence, or once more."""
+"""How a sidecar gets the lease: if nobody holds it, from a holder declared dead, after a wait, or by rejoining."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOK_S = 0.1
 
 
 class AlreadyReleased(Exception):
-    """This attempt let go of the run already; the agent that did it died before it could say so."""
+    """This attempt has released the run already; the sidecar that did it died before it could report it."""
 
     def __init__(self, head: Head) -> None:
         super().__init__(head.state)
@@ -27,10 +27,10 @@ class AlreadyReleased(Exception):
 
 
 class LeaseAcquirer:
-    """Takes the lease for ``me``, as the config allows.
+    """Acquires the lease for ``me``, as the config allows.
 
     Args:
-        say: told, in one line for people, what it waits for.
+        say: shows people, in one line, what it waits for.
     """
 
     def __init__(self, store: Store, config: Config, me: Holder, clock: Clock, *, say: Callable[[str], None]) -> None:
@@ -41,7 +41,7 @@ class LeaseAcquirer:
         self._say = say
 
     def acquire(self) -> Lease:
-        """Get the lease.
+        """Acquire the lease.
 
         Raises:
             RunHeld: a live holder has it.
@@ -61,7 +61,7 @@ class LeaseAcquirer:
                     declared_dead = head.seen
                 if declared_dead is None and head.holder is not None:
                     if first is None or self.is_orphan(head.holder):
-                        # An orphan beats on while it publishes its last checkpoint: no rival that is at work.
+                        # An orphan sends heartbeats while it publishes its last checkpoint; it is no rival at work.
                         first = head.seen
                     if head.seen != first or not config.wait or not is_alive(config.owner.pid):
                         raise
@@ -69,9 +69,9 @@ class LeaseAcquirer:
                     self._clock.sleep(LOOK_S)
 
     def is_gone(self, holder: Holder) -> bool:
-        """Did it run on this very machine, and is nothing left of it? Then there is no need to wait for silence.
+        """Did the holder run on this machine, and are all its processes gone? Then waiting for ``ttl`` is needless.
 
-        Its agent alone is no proof: its owner starts another one.
+        A dead sidecar alone is no proof: its owner starts another one.
         """
         if holder.node != self._config.node or not holder.pid:
             return False
@@ -79,26 +79,26 @@ class LeaseAcquirer:
         return not is_alive(holder.pid) and not (isinstance(owner, int) and owner and is_alive(owner))
 
     def is_orphan(self, holder: Holder) -> bool:
-        """Does its agent run on this very machine, while its notebook has gone? Then it lets go by itself."""
+        """Does the holder's sidecar run on this machine while its notebook is gone? Then it will release the lease."""
         if holder.node != self._config.node or not is_alive(holder.pid):
             return False
         owner = holder.extra.get("owner", 0)
         return isinstance(owner, int) and owner > 0 and not is_alive(owner)
 
     def rejoin(self, *, term: int) -> Lease:
-        """For an agent that died: the attempt holds the lease already.
+        """Take over from a sidecar that died: the attempt holds the lease already.
 
         Args:
-            epoch: the one that it was taken at.
+            term: of the lease.
         Raises:
-            LeaseLost: no longer.
-            LetGo: no longer, by its own will.
+            LeaseLost: another attempt holds the run.
+            AlreadyReleased: this attempt has released it.
         """
         while True:
             try:
                 return rejoin(self._store, self._config.run, self._me, clock=self._clock)
             except StoreUnavailable as error:
-                # The notebook computes on into the local tier, with an agent that cannot reach the store or without.
+                # The notebook continues to compute into the local tier, with or without a sidecar.
                 if not is_alive(self._config.owner.pid, self._config.owner.started):
                     raise
                 self._say(f"store: {error}")
@@ -106,5 +106,5 @@ class LeaseAcquirer:
             except LeaseLost:
                 head = read(self._store, self._config.run).head
                 if head.holder is None and head.term == term:
-                    raise AlreadyReleased(head) from None  # nobody but the holder itself empties its place
+                    raise AlreadyReleased(head) from None  # only the holder itself clears the holder
                 raise

@@ -1,4 +1,4 @@
-"""Old local tiers: removed once nobody can go on from them, so that attempts do not fill the disk."""
+"""Removes old local tiers that no attempt can resume from, so that attempts do not fill the disk."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from qcity_nb.run.lease import read
 __all__ = ["cleanup_terms", "cleanup_runs"]
 
 LOOKS = 8
-"""How many other runs' heads are read at most: a remote store charges for each."""
+"""How many other run records are read at most, since each is a request to a remote store."""
 
 
 def cleanup_terms(local_dir: Path, run: str, *, below: int) -> list[int]:
-    """Remove the tiers of a run's epochs under ``below``.
+    """Remove a run's tiers with a term below ``below``.
 
-    Call it once a confirmed head names a checkpoint of a later epoch: nothing older is ever adopted again.
+    Call it once a confirmed run record names a checkpoint of a later term: no attempt resumes from an older tier then.
     A superseded attempt that still computes there finds its directory gone at its next save.
 
-    Returns: the epochs removed.
+    Returns: the terms whose tiers were removed.
     """
     folder = tier_path(local_dir, run, 0).parent
     old = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and int(path.name) < below]
@@ -32,10 +32,10 @@ def cleanup_terms(local_dir: Path, run: str, *, below: int) -> list[int]:
 
 
 def cleanup_runs(store: Store, local_dir: Path, *, but: str) -> list[str]:
-    """Remove the tiers of runs that have succeeded or failed; a few at a time.
+    """Remove the tiers of some runs that have succeeded or failed.
 
     Args:
-        but: the run of the caller.
+        but: the caller's own run.
     Returns: the runs whose tiers were removed.
     """
     removed = []
@@ -45,7 +45,7 @@ def cleanup_runs(store: Store, local_dir: Path, *, but: str) -> list[str]:
         try:
             is_over = read(store, path.name).head.is_over
         except UnknownRun:
-            is_over = False  # another store's run: none of our business
+            is_over = False  # a run of another store: leave it alone
         except (HeadCorrupt, StoreError):
             continue
         if is_over:

@@ -1,7 +1,7 @@
-"""The drain: covered rows to the tracker, in a thread of the agent, each exactly once.
+"""The drain: sends covered rows to the tracker, in a thread of the sidecar, each exactly once.
 
-A row is covered once the head names its checkpoint. Sending is at least once and rows are sent exactly as logged, so a
-tracker that drops exact repeats has each of them once. Nothing is sent while the lease is not confirmed.
+A row is covered once the run record names its checkpoint. Rows are sent at least once, exactly as logged, so a tracker
+that drops exact repeats has each once. Nothing is sent while the lease is not confirmed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Drain"]
 
 
 class Drain:
-    """Drains under one lease, in a thread of its own, so that a slow tracker never delays a beat."""
+    """Drains under one lease, in a thread of its own, so that a slow tracker never delays a heartbeat."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class Drain:
         self._leaving = threading.Event()
         tracked = lease.head.tracked
         self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
-        """What the next head should say."""
+        """For the next run record."""
         self.failures = 0
-        """Tries in a row that the tracker did not answer."""
+        """How many tries in a row the tracker did not answer."""
         self.sent_rows = 0
         self._tracker: Tracker | None = None
         self._started = False
@@ -60,11 +60,11 @@ class Drain:
             self._done.set()
 
     def poke(self) -> None:
-        """A head was confirmed: there may be rows to send."""
+        """Wake the drain: a run record was confirmed, so there may be rows to send."""
         self._wake.set()
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] | None, *, wait_s: float) -> bool:
-        """Send what is left, set the final status; False if that could not be done in time."""
+        """Send the remaining rows and set the final status. Returns false if that was not done in time."""
         if not self._uri:
             return True
         self._status = status
@@ -98,13 +98,13 @@ class Drain:
                     self._say("")
             except Missing as error:
                 if self._lease.head is not head:
-                    # The publisher replaced a segment while it was read here: the newest head names the new one.
+                    # The publisher replaced a segment while it was read here: the newest run record names the new one.
                     self._wake.set()
                     continue
                 trouble = f"drain: {error}"
                 self._say(trouble)
             except TrackerMissing as error:
-                # Nothing will change while this process lives: the rows wait in the store for a keeper.
+                # This cannot change while this process lives: the rows wait in the store for a keeper.
                 self._say(f"tracker: {error}")
                 self._set(status="WAITING")
                 self._done.set()
@@ -117,7 +117,7 @@ class Drain:
                 trouble = f"drain: {error}"
                 self._say(trouble)
             if not self._is_empty() or self._tracker is None:
-                # The tracker, or the lease's confirmation, may come back: try again, ever more rarely.
+                # The tracker, or the lease's confirmation, may come back: try again, with growing pauses.
                 self._wake.wait(pause_s)
                 self._wake.set()
                 pause_s = min(pause_s * 2, 30.0)
@@ -145,8 +145,8 @@ class Drain:
         assert self._tracker is not None
         if not self._started:
             self._tracker.prepare()
-            # What mlflow brought stays: without this, each full collection looks through all of it, a fifth of what
-            # sending costs. The agent is a process of its own, and ends with the attempt.
+            # mlflow's objects stay. Without this each full collection traverses all of them, a fifth of the cost of
+            # sending. The sidecar is a process of its own, and ends with the attempt.
             if not gc.get_freeze_count():
                 gc.freeze()
             if not self._may_send():
@@ -167,7 +167,7 @@ class Drain:
             self.tracked.run_id,
             after=self.tracked.drained_seq,
             allowed=lambda: lease.is_confirmed,
-            sent=self._sent,
+            sent=self._note_sent,
             part=self._part,
         )
         self._set(drained_seq=sent)
@@ -176,7 +176,7 @@ class Drain:
         return self._lease.is_confirmed
 
     def _reclose(self, run_id: str) -> None:
-        """Was this process stopped in the middle of starting? A run that ended meanwhile was reopened by that."""
+        """If this process was stopped in the middle of starting: end the tracker's run again if it ended meanwhile."""
         if self._lease.is_confirmed:
             return
         head = read(self._lease.store, self._lease.run).head
@@ -185,13 +185,13 @@ class Drain:
             self._tracker.end(run_id, status)
 
     def leave(self, wait_s: float) -> None:
-        """The lease is lost: let a call that is under way come to its end."""
+        """Stop after a lost lease; wait for a call to the tracker that is in progress."""
         if self._uri:
             self._leaving.set()
             self._wake.set()
             self._thread.join(wait_s)
 
-    def _sent(self, seq: int, rows: int) -> None:
+    def _note_sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows
         self._set(drained_seq=seq)
         self._progress()

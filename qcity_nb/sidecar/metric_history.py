@@ -1,4 +1,4 @@
-"""The metrics of a run before this attempt, for the panel: its curves do not begin where the last host died."""
+"""The metrics of a run before this attempt, for the panel, so that its curves are complete."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from qcity_nb.views.series import Series
 __all__ = ["begin", "send_metric_history"]
 
 POINTS = 500
-"""So many points of a metric: as many as its curve in the panel shows."""
+"""Points per metric: as many as its curve in the panel shows."""
 KEYS = 64
-"""So many metrics: the panel shows fewer."""
+"""Metrics at most: the panel shows fewer."""
 TRIES = 3
-"""A publish meanwhile may replace what the head named that was read: then its successor is."""
+"""A publish may replace an object while it is read; then the newest run record is read."""
 
 
 def begin(lease: Lease, tier: LocalTier, mailbox: Mailbox) -> None:
-    """``tell_earlier`` in a thread of its own, which ends with the process: nobody waits for a picture."""
+    """Run ``send_metric_history`` in a daemon thread: nothing waits for a picture."""
     threading.Thread(target=send_metric_history, args=(lease, tier, mailbox), name="earlier", daemon=True).start()
 
 
 def send_metric_history(lease: Lease, tier: LocalTier, mailbox: Mailbox) -> None:
-    """Put what earlier attempts logged on the desk, thinned. Where that cannot be read, the panel does without it."""
+    """Write the metrics of earlier attempts to the mailbox, thinned out; if they cannot be read, do nothing."""
     for _ in range(TRIES):
         with contextlib.suppress(QcityError, codec.DecodeError, ValueError, OSError):
-            if metrics := _earlier(lease, tier):
+            if metrics := _read_earlier(lease, tier):
                 mailbox.write_earlier({key: thin_out(points, POINTS) for key, points in islice(metrics.items(), KEYS)})
             return
 
 
-def _earlier(lease: Lease, tier: LocalTier) -> Mapping[str, Sequence[Point]]:
+def _read_earlier(lease: Lease, tier: LocalTier) -> Mapping[str, Sequence[Point]]:
     head = lease.head
     published = head.checkpoint.seq if head.checkpoint else 0
     last = int((tier.path / "seq").read_text(encoding="ascii"))

@@ -1,4 +1,4 @@
-"""From the local tier to the store: one checkpoint, its rows and the journal in one publish."""
+"""From the local tier to the store: a checkpoint, its rows and the journal in one publish."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from qcity_nb.run import journal
 from qcity_nb.run.lease import Edit, Lease
 from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar.publish_rate import count_publish
-from qcity_nb.sidecar.store_page import Card
+from qcity_nb.sidecar.store_page import RunPage
 from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["Publisher"]
 
 _NEW_SHARE = 0.9
-"""A local pack of which so much is new is published as it is."""
+"""A local pack of which at least this share is new is published as it is."""
 _LIVE_SHARE = 0.5
-"""A published pack with less than this share of objects that are needed is not kept for them."""
+"""A published pack of which less than this share is needed is not kept."""
 _WORTH_BYTES = 1 << 20
-"""Less than this is not worth sending anything again for."""
+"""To free less than this, nothing is sent again."""
 _DROPS = 40
-"""So many objects are dropped with one head: a commit on the Hub should stay under 100 files."""
+"""Objects dropped with one publish at most: a commit on the Hub should stay under 100 files."""
 GONE_LOOKS = 5
-"""So many looks in a row for a segment that the head names and the store does not have."""
+"""How often in a row a segment is looked up that the run record names and the store does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PublishDraft:
-    """A local checkpoint, made ready for the store."""
+    """A local checkpoint, prepared for the store."""
 
     manifest: Manifest
     data: bytes
@@ -56,7 +56,7 @@ class _PublishDraft:
 
 
 class Publisher:
-    """Publishes under one lease. One thread at a time uses it."""
+    """Publishes under one lease. Not thread-safe."""
 
     def __init__(
         self, lease: Lease, mailbox: Mailbox, tier: LocalTier, *, published: Manifest | None, keep: Keep | None = None
@@ -65,27 +65,27 @@ class Publisher:
         self._mailbox = mailbox
         self._tier = tier
         self._manifests: dict[str, Manifest] = {}
-        """Manifests that the confirmed head names, as far as this attempt knows them."""
+        """Manifests named by the confirmed run record, as far as this attempt has read them."""
         self._newest = published
         self._keep = keep or Keep()
         self._key = settings.signing_key()
         self._links: dict[str, str] = {}
         self._offset = mailbox.offset()
         self._missing: dict[str, int] = {}
-        """How often a chain's newest segment was not there."""
+        """How often a chain's newest segment was missing."""
         self._condemned: set[str] = set()
-        """Garbage as of the last publish."""
+        """Objects that the last publish left unnamed: the next one drops them."""
         self._is_untidy = True
-        """Something was stored, or is condemned, since the store was last found tidy."""
+        """Something was stored, or is to be dropped, since the store was last seen without garbage."""
         self._dropped_seq = 0
         """Rows up to this checkpoint are in the store since the publish before the last."""
         self._mine: set[str] = set()
-        """Names that this attempt stored: what no confirmed head names among them is garbage of ours."""
+        """Objects that this attempt stored: those that no confirmed run record names may be deleted."""
         self._sizes: dict[str, int] = {}
         """Bytes of the packs that this attempt published."""
         self.newest_bytes = 0
-        """What the newest checkpoint took to send; 0: none was sent by this attempt."""
-        self._card = Card(lease.store, tier)
+        """Bytes sent for the newest checkpoint; 0: this attempt has sent none."""
+        self._run_page = RunPage(lease.store, tier)
         self._executed = b""
         self._outgoing = tier.path / "outgoing"
         """Packs on their way to the store."""
@@ -94,7 +94,7 @@ class Publisher:
 
     @property
     def live_bytes(self) -> int:
-        """Of the newest published checkpoint's objects."""
+        """The size of the newest published checkpoint's objects."""
         return self._newest.size_bytes if self._newest is not None else 0
 
     @property
@@ -102,22 +102,22 @@ class Publisher:
         return lambda name: self._lease.store.get(self._lease.run, name)
 
     def _prepare(self, manifest: Manifest, head: Head) -> _PublishDraft:
-        """Only what the newest published manifest does not have goes into a new pack."""
+        """Prepare a checkpoint: only what the newest published manifest does not have goes into a new pack."""
         base = self._newest
         term = self._lease.term
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
-        refs: dict[str, ObjectRef] = {one: known[one] for one in needed if one in known}
-        for one in self._sparse(refs):
-            del refs[one]
-        new = [one for one in needed if one not in refs]
+        refs: dict[str, ObjectRef] = {key: known[key] for key in needed if key in known}
+        for key in self._find_sparse(refs):
+            del refs[key]
+        new = [key for key in needed if key not in refs]
         files: dict[str, Source] = {}
         if new:
             refs.update(self._pack(manifest, new, files))
         size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
         stored = signing.sign(replace(manifest, objects=refs, term=term), self._lease.run, self._key)
         data = manifests.dumps(stored)
-        name = f"checkpoints/e{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
+        name = f"checkpoints/t{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
         files[name] = data
         ref = CheckpointRef(
             name=name,
@@ -129,25 +129,25 @@ class Publisher:
             size_bytes=size + len(data),
             at=iso_now(),
             label=str(manifest.values.get("name", "")),
-            values=self._values(manifest.seq),
+            values=self._best_value(manifest.seq),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
         return _PublishDraft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
 
-    def _values(self, seq: int) -> dict[str, float]:
-        """Of the metric that decides which checkpoint is the best.
+    def _best_value(self, seq: int) -> dict[str, float]:
+        """The value of the metric that decides which checkpoint is the best.
 
-        Only from the rows that this checkpoint added: an older value is that of another state.
+        Only rows that this checkpoint added count: an older value belongs to another state.
         """
         best = self._keep.best
-        found = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
-        return {best: found[-1]} if best is not None and found and math.isfinite(found[-1]) else {}
+        values = [row.value for row in decode_rows(self._tier.rows(seq)) if row.key == best] if best is not None else []
+        return {best: values[-1]} if best is not None and values and math.isfinite(values[-1]) else {}
 
     def _keep_refs(self, new: CheckpointRef, head: Head) -> tuple[CheckpointRef, ...]:
-        """The checkpoints that the next head names, newest first."""
+        """The checkpoints that the next run record names, newest first."""
         if new.label and not names_left(sum(1 for ref in head.checkpoints if ref.label), self._keep):
-            message = f"checkpoint {new.seq} cannot be called {new.label!r}: the run has no room for another name"
+            message = f"checkpoint {new.seq} cannot be named {new.label!r}: the run may have no more named checkpoints"
             self._mailbox.note(journal.event("trouble", term=self._lease.term, message=message))
             new = replace(new, label="")
         refs = {ref.seq: ref for ref in (new, *head.checkpoints)}
@@ -155,39 +155,39 @@ class Publisher:
             Candidate(seq=ref.seq, step=ref.step, value=ref.values.get(self._keep.best or ""), name=ref.label)
             for ref in refs.values()
         ]
-        return tuple(refs[one.seq] for one in select(candidates, self._keep))
+        return tuple(refs[candidate.seq] for candidate in select(candidates, self._keep))
 
     def _pack(self, manifest: Manifest, new: list[str], files: dict[str, Source]) -> dict[str, ObjectRef]:
-        """Where the objects ``new`` will lie in the store; the packs for it go into ``files``.
+        """Place the objects ``new`` into packs, which go into ``files``. Returns where each object is.
 
-        A local pack that is new goes as it is, by a hard link: local packs are never written again, so nothing
-        has to be copied here. What is left goes into a pack of its own.
+        A new local pack is sent as it is, by a hard link: local packs are never written to again, so nothing has to
+        be copied. The remaining objects go into one more pack.
         """
         term, refs, rest = self._lease.term, {}, []
         local: dict[str, list[str]] = {}
-        for one in new:
-            local.setdefault(manifest.objects[one].pack, []).append(one)
+        for key in new:
+            local.setdefault(manifest.objects[key].pack, []).append(key)
         with self._tier.open_reader(manifest) as read:
-            seals = {one: blake3_of(data) for one, data in read.walk(new)}
+            seals = {key: blake3_of(data) for key, data in read.walk(new)}
             for pack, names in local.items():
                 path = self._name_objects(manifest)
-                if not self._link(pack, path, sum(manifest.objects[one].size_bytes for one in names)):
+                if not self._link(pack, path, sum(manifest.objects[key].size_bytes for key in names)):
                     rest += names
                     continue
                 files[f"packs/{path.name}"] = path
-                for one in names:
-                    refs[one] = replace(manifest.objects[one], pack=f"packs/{path.name}", blake3=seals[one])
+                for key in names:
+                    refs[key] = replace(manifest.objects[key], pack=f"packs/{path.name}", blake3=seals[key])
             if rest:
                 path = self._name_objects(manifest)
                 placed = write_pack(
                     path,
-                    Lazy({one: manifest.objects[one] for one in rest}, read),
+                    Lazy({key: manifest.objects[key] for key in rest}, read),
                     term=term,
-                    size=sum(manifest.objects[one].size_bytes for one in rest),
-                    seal=lambda one, data: seals[one],
+                    size=sum(manifest.objects[key].size_bytes for key in rest),
+                    blake3=lambda key, data: seals[key],
                 )
                 files[f"packs/{path.name}"] = path
-                refs.update({one: replace(ref, pack=f"packs/{path.name}") for one, ref in placed.items()})
+                refs.update({key: replace(ref, pack=f"packs/{path.name}") for key, ref in placed.items()})
         crashpoints.hit("publish.pack")
         for name, source in files.items():
             if isinstance(source, Path):
@@ -195,20 +195,20 @@ class Publisher:
         return refs
 
     def _name_objects(self, manifest: Manifest) -> Path:
-        return self._outgoing / f"e{self._lease.term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
+        return self._outgoing / f"t{self._lease.term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.pack"
 
     def _link(self, pack: str, path: Path, size: int) -> bool:
         source = self._tier.pack_path(pack)
         try:
             if source.stat().st_size * _NEW_SHARE > size:
-                return False  # too much of it is there already, or nobody needs it
+                return False  # too much of it is in the store already, or not needed
             os.link(source, path)
         except OSError:
-            return False  # dropped meanwhile, or a file system without links: it is read through the open file
+            return False  # dropped meanwhile, or no hard links here: it is read through the open file
         return True
 
-    def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
-        """The objects in published packs that are mostly dead: sent once more, so that the store can drop the rest."""
+    def _find_sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
+        """The objects in published packs that are mostly unused: sent once more, so that the packs can be dropped."""
         live: dict[str, int] = {}
         ends: dict[str, int] = {}
         for ref in refs.values():
@@ -220,7 +220,7 @@ class Publisher:
             for pack, size in live.items()
             if size < _LIVE_SHARE * whole[pack] and whole[pack] - size >= _WORTH_BYTES
         }
-        return [one for one, ref in refs.items() if ref.pack in sparse]
+        return [key for key, ref in refs.items() if ref.pack in sparse]
 
     def publish(
         self,
@@ -230,15 +230,15 @@ class Publisher:
         executed: bool = False,
         release: bool = False,
     ) -> Head:
-        """Make ``manifest`` (if it is newer than the head's) and all new events the run's newest word.
+        """Publish ``manifest`` (if it is newer than the run record's) and all new events.
 
         Args:
-            change: a further change to the head.
-            executed: send the executed notebook along, if it changed.
-            release: let go of the lease with it.
+            change: a further change to the run record.
+            executed: send the executed notebook too, if it changed.
+            release: release the lease in the same write.
         Raises:
             LeaseLost: another attempt holds the run; nothing of this is visible.
-            StoreUnavailable: unknown whether it landed; call again.
+            StoreUnavailable: the outcome is unknown; call again.
         """
         head = self._lease.head
         draft: _PublishDraft | None = None
@@ -247,13 +247,13 @@ class Publisher:
                 stale.unlink(missing_ok=True)  # of a publish that was never confirmed
             draft = self._prepare(manifest, head)
         lines, offset = self._mailbox.events_since(self._offset)
-        notebook = self._notebook() if executed else b""
+        notebook = self._changed_notebook() if executed else b""
         has_page = self._lease.store.has_pages
         if has_page and draft is not None:
-            self._card.collect(head, draft.manifest.seq)
+            self._run_page.collect(head, draft.manifest.seq)
         dropped: list[str] = []
-        # Named by no head since the publish before: should the newest head be damaged, the one before it still finds
-        # all that it names.
+        # Unnamed since the previous publish. If the newest run record is damaged, the one before it still finds all
+        # that it names.
         garbage = sorted(self._condemned)[:_DROPS]
 
         def edit(head: Head) -> Edit:
@@ -261,13 +261,13 @@ class Publisher:
             files: dict[str, Source] = {}
             if draft is not None and (head.checkpoint is None or head.checkpoint.seq < draft.ref.seq):
                 files.update(draft.files)
-                head = replace(head, checkpoints=self._keep_refs(draft.ref, head), sent=self._count(head, draft))
+                head = replace(head, checkpoints=self._keep_refs(draft.ref, head), sent=self._account(head, draft))
                 if draft.rows:
-                    head = self._chain(head, "outbox", draft.rows, files, dropped)
+                    head = self._append(head, "outbox", draft.rows, files, dropped)
             if lines:
-                head = self._chain(head, "journal", lines, files, dropped)
+                head = self._append(head, "journal", lines, files, dropped)
             if notebook:
-                name = f"executed/e{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
+                name = f"executed/t{self._lease.term}-{uuid.uuid4().hex[:8]}.ipynb"
                 files[name] = notebook
                 if head.executed:
                     dropped.append(head.executed)
@@ -276,7 +276,7 @@ class Publisher:
             self._is_untidy = self._is_untidy or bool(files)
             head = change(head)
             shown = (
-                self._card.page(head, draft.manifest if draft else self._newest)
+                self._run_page.page(head, draft.manifest if draft else self._newest)
                 if has_page and (executed or release)
                 else None
             )
@@ -287,7 +287,7 @@ class Publisher:
         self._mine.difference_update(garbage)
         if lines:
             self._offset = offset
-            with contextlib.suppress(OSError):  # a full disk: a second agent would publish those lines again
+            with contextlib.suppress(OSError):  # on a full disk: a second sidecar would publish those lines again
                 self._mailbox.write_offset(offset)
         if notebook:
             self._executed = notebook
@@ -300,53 +300,53 @@ class Publisher:
                 self._newest = draft.manifest
                 self._manifests[draft.ref.name] = draft.manifest
             else:
-                # An earlier try of ours had landed though its reply was lost: its packs are the ones to build on.
-                self._newest = self._published(head)
-            # One publish late, for the same reason as `garbage`.
+                # An earlier try was stored though its reply was lost: its packs are the ones to build on.
+                self._newest = self._read_published(head)
+            # One publish later, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
         if self._is_untidy:
-            # A beat alone drops nothing, and to list the store for each would cost more than the beat.
+            # A mere heartbeat drops nothing, and to list the store would cost more than the heartbeat.
             self._condemn(head, dropped)
         if draft is not None:
             with contextlib.suppress(StoreError):
                 self._lease.store.reclaim(head.run)
         return head
 
-    def _count(self, head: Head, draft: _PublishDraft) -> Mapping[str, int]:
+    def _account(self, head: Head, draft: _PublishDraft) -> Mapping[str, int]:
         release_s = self._lease.store.release_s
         if release_s <= 0:
             return head.sent
         return count_publish(head.sent, draft.ref.size_bytes, wall_ms=SystemClock().wall_ms(), release_s=release_s)
 
-    def _published(self, head: Head) -> Manifest | None:
+    def _read_published(self, head: Head) -> Manifest | None:
         if head.checkpoint is None:
             return None
         try:
-            return self._manifest(head.checkpoint)
+            return self._read_manifest(head.checkpoint)
         except (StoreError, CheckpointError, KeyError):
-            return None  # then the next one stands on its own
+            return None  # then the next checkpoint is sent whole
 
-    def _notebook(self) -> bytes:
+    def _changed_notebook(self) -> bytes:
         try:
             data = self._mailbox.executed.read_bytes()
         except FileNotFoundError:
             return b""
         return b"" if data == self._executed else data
 
-    def _chain(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
+    def _append(self, head: Head, name: str, lines: bytes, files: dict[str, Source], dropped: list[str]) -> Head:
         tip = getattr(head, name)
         try:
             segment = journal.append(tip, lines, folder=name, term=self._lease.term, read=self._read)
         except Missing:
-            # A rival replaces a segment once, and the next look at the head names the new one. One that stays away
-            # is lost, and to wait for it would be for ever.
+            # Another writer may have replaced the segment: then the next run record names the new one. A segment that
+            # stays missing is lost; to wait for it would never end.
             self._missing[tip] = self._missing.get(tip, 0) + 1
             if self._missing[tip] < GONE_LOOKS:
                 raise
             self._mailbox.note(
                 journal.event(
-                    "trouble", term=self._lease.term, message=f"{tip} is gone from {self._lease.store.address}"
+                    "trouble", term=self._lease.term, message=f"{tip} is missing in {self._lease.store.address}"
                 )
             )
             segment = journal.append("", lines, folder=name, term=self._lease.term, read=self._read)
@@ -356,21 +356,21 @@ class Publisher:
         return replace(head, **{name: segment.name})  # type: ignore[arg-type]  # name is journal or outbox
 
     def _condemn(self, head: Head, dropped: list[str]) -> None:
-        """Find what the next publish may drop: what our own confirmed heads dropped, what failed tries stored."""
+        """Find what the next publish may drop: what confirmed run records dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
         try:
             named |= self._chained_names(head)
             for ref in head.checkpoints:
-                named |= {ref.name, *(o.pack for o in self._manifest(ref).objects.values())}
+                named |= {ref.name, *(o.pack for o in self._read_manifest(ref).objects.values())}
             stored = self._lease.store.names(head.run)
         except (StoreError, codec.DecodeError, KeyError):
-            return  # tidying can wait for the next publish; a head that cannot be followed deletes nothing
+            return  # this can wait for the next publish; without all names nothing is deleted
         self._mine.update(dropped)
         self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
         self._is_untidy = bool(self._condemned)
 
     def _chained_names(self, head: Head) -> set[str]:
-        """The segments of both chains; each is read once for its link."""
+        """The names of the segments of both chains; each is read once for its link."""
         names: set[str] = set()
         for tip in (head.journal, head.outbox):
             name = tip
@@ -385,18 +385,18 @@ class Publisher:
         return self._links[name]
 
     def _is_superseded(self, name: str, head: Head) -> bool:
-        """Objects of epochs before ours: no other attempt can ever name them in a new head."""
+        """Is it an object of an earlier term? No other attempt can name it in a new run record."""
         folder, _, rest = name.partition("/")
         if folder not in ("packs", "checkpoints", "journal", "outbox", "executed"):
             return False
         term = rest[1:].partition("-")[0]
         return term.isdigit() and int(term) < head.term
 
-    def _manifest(self, ref: CheckpointRef) -> Manifest:
+    def _read_manifest(self, ref: CheckpointRef) -> Manifest:
         if ref.name not in self._manifests:
             try:
                 self._manifests[ref.name] = manifests.loads(self._read(ref.name), name=ref.name)
             except Missing:
-                # A damaged store: nothing can be said about its packs, so nothing of that epoch is deleted.
+                # A damaged store: the packs of this manifest are unknown, so nothing is deleted.
                 raise KeyError(ref.name) from None
         return self._manifests[ref.name]

@@ -1,4 +1,4 @@
-"""How far apart publishes are, where a store gives deleted content back only after a while."""
+"""The interval between publishes for a store that frees deleted content only later."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["count_publish", "interval_s", "unreleased_bytes"]
 
 HOUR_MS = 3_600_000
 _CALM = 0.5
-"""Below this share of the budget nothing is slowed down: most runs never come so far."""
+"""Below this share of the budget nothing is slowed down; most runs stay below it."""
 
 
 def count_publish(sent: Mapping[str, int], size_bytes: int, *, wall_ms: int, release_s: float) -> dict[str, int]:
-    """The ledger with one more publish in it.
+    """The account of what was sent, with one more publish.
 
     Args:
-        sent: bytes by hour since 1970 in UTC (`Head.sent`); what the store has given back by now is left out.
+        sent: bytes by hour since 1970 in UTC (`Head.sent`); what the store has freed by now is left out.
     """
     hour = wall_ms // HOUR_MS
     kept = {at: size for at, size in sent.items() if hour - int(at) <= release_s / 3600 + 1}
@@ -24,7 +24,7 @@ def count_publish(sent: Mapping[str, int], size_bytes: int, *, wall_ms: int, rel
 
 
 def unreleased_bytes(sent: Mapping[str, int], *, wall_ms: int, release_s: float) -> int:
-    """What was sent so lately that the store may still count it, deleted or not."""
+    """Bytes sent so recently that the store may still count them, deleted or not."""
     hour = wall_ms // HOUR_MS
     return sum(size for at, size in sent.items() if hour - int(at) <= release_s / 3600 + 1)
 
@@ -41,14 +41,14 @@ def interval_s(
 ) -> float:
     """Seconds between two publishes.
 
-    ``publish_s`` until half of the budget is in use; from there on what is left of it is spread over the time in
-    which the store gives content back, so that the budget is approached and never passed.
+    ``publish_s`` until half of the budget is in use. From then on the rest is spread over the time in which the store
+    frees content, so that the budget is never exceeded.
 
     Args:
         publish_s: the setting.
-        sent: see ``counted``.
-        live_bytes: of the newest checkpoint: it is never given back.
-        next_bytes: of the next publish, as far as one can tell.
+        sent: see ``count_publish``.
+        live_bytes: the size of the newest checkpoint, which is never freed.
+        next_bytes: the estimated size of the next publish.
         release_s: see ``ports.Store``.
     """
     if release_s <= 0:

@@ -1,7 +1,7 @@
-"""Where a new attempt goes on: the newest checkpoint, from the store or from this host's own disk.
+"""What a new attempt resumes from: the newest checkpoint, from the store or from this host's own disk.
 
-The local tier of an earlier epoch may be used as long as no later epoch has published a checkpoint: then what it
-holds continues exactly what the head names. Anything else starts from the head.
+The local tier of an earlier term may be used as long as no later term has published a checkpoint: then that tier
+exactly continues what the run record names. Otherwise the attempt starts from the run record.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Restored", "restore"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What the attempt goes on from."""
+    """The checkpoint that the attempt resumes from."""
 
     manifest: Manifest | None
     source: str
@@ -38,15 +38,15 @@ class Restored:
     seq: int = 0
     """The newest sequence number in use; the next checkpoint is one higher."""
     covered: bytes = b""
-    """Rows that are published though their checkpoint is damaged: they must not be logged again."""
+    """Published rows whose checkpoint is damaged: they must not be logged again."""
 
 
-def _local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
+def _find_local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
     newest = head.checkpoint
     floor = newest.term if newest else 0
     folder = tier_path(local_dir, head.run, 0).parent
-    epochs = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for past in epochs:
+    terms = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
+    for past in terms:
         if past >= term or past < floor:
             continue
         try:
@@ -60,47 +60,47 @@ def _local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest]
 
 
 def restore(store: Store, head: Head, local_dir: Path, *, term: int, tier: LocalTier) -> Restored:
-    """Put the checkpoint to go on from into ``tier``, as its first.
+    """Put the checkpoint to resume from into ``tier``, as its first one.
 
     Raises:
         StoreUnavailable: the store did not answer.
         CheckpointError: this host's disk cannot hold it.
     """
     top = head.checkpoint.seq if head.checkpoint else 0
-    if found := _local(local_dir, head, term):
-        past, manifest = found
+    if local := _find_local(local_dir, head, term):
+        past, manifest = local
         try:
             rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
             with past.open_reader(manifest) as read_local:
-                adopted = tier.import_from(manifest, read_local, rows)
-            return Restored(manifest=adopted, source="local", seq=manifest.seq)
+                imported = tier.import_from(manifest, read_local, rows)
+            return Restored(manifest=imported, source="local", seq=manifest.seq)
         except CheckpointCorrupt:
-            pass  # its owner, stopped or dying, still tidied up there: the store's own copy is next
+            pass  # its owner, stopped or dying, still removed files there: try the store's copy
     trouble: list[str] = []
-    with _incoming(tier.path.parent) as incoming:
+    with _incoming_folder(tier.path.parent) as incoming:
         for ref in head.checkpoints:
             try:
                 manifest = manifest_of(store, head.run, ref)
                 check_signed(store, head.run, manifest)
                 read = reader(store, head.run, manifest, incoming, ahead=True)
                 missing = _rows_since(store, head, ref.seq, trouble)
-                adopted = tier.import_from(replace(manifest, logged=_known(manifest, missing)), read, {})
+                imported = tier.import_from(replace(manifest, logged=_merge_logged(manifest, missing)), read, {})
             except (CheckpointCorrupt, Missing, codec.DecodeError) as error:
                 trouble.append(f"checkpoint {ref.seq} in {store.address} is damaged, falling back: {error}")
                 continue
             return Restored(
-                manifest=adopted, source="store", trouble=tuple(trouble), seq=top, covered=_join_rows(missing)
+                manifest=imported, source="store", trouble=tuple(trouble), seq=top, covered=_join_rows(missing)
             )
     missing = _rows_since(store, head, 0, trouble)
     return Restored(manifest=None, source="", trouble=tuple(trouble), seq=top, covered=_join_rows(missing))
 
 
 @contextlib.contextmanager
-def _incoming(folder: Path) -> Iterator[Path]:
-    """Where packs of the store are kept until they are taken over.
+def _incoming_folder(folder: Path) -> Iterator[Path]:
+    """The folder for packs that are being fetched from the store.
 
-    Not in one epoch's tier: what a cut off download left, the next attempt on this host goes on with. An attempt that
-    was superseded may still be at it, though: then another place has to do.
+    It belongs to no single term, so that the next attempt on this host resumes an interrupted download. If a superseded
+    attempt still uses it, a temporary folder takes its place.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "incoming.lock").open("w") as lock:
@@ -113,20 +113,20 @@ def _incoming(folder: Path) -> Iterator[Path]:
             yield incoming
         except StoreUnavailable:
             raise
-        except BaseException:  # Ctrl-C too: what was fetched is of no use to anybody else
+        except BaseException:  # Ctrl-C too: nothing else can use what was fetched
             shutil.rmtree(incoming, ignore_errors=True)
             raise
         shutil.rmtree(incoming, ignore_errors=True)
 
 
 def _rows_since(store: Store, head: Head, seq: int, trouble: list[str]) -> dict[int, bytes]:
-    """Rows that are published though their checkpoint, later than ``seq``, is damaged."""
+    """Published rows of checkpoints later than ``seq``, which are damaged."""
     if seq >= (head.checkpoint.seq if head.checkpoint else 0):
         return {}
     try:
         return published_rows(store, head, seq)
     except Missing as error:
-        trouble.append(f"rows that were published cannot be read: {error}")
+        trouble.append(f"published rows cannot be read: {error}")
         return {}
 
 
@@ -134,8 +134,8 @@ def _join_rows(rows: Mapping[int, bytes]) -> bytes:
     return b"".join(rows[seq] for seq in sorted(rows))
 
 
-def _known(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
-    """Highest step and timestamp per metric, with the rows of newer, damaged checkpoints counted in."""
+def _merge_logged(manifest: Manifest, rows: dict[int, bytes]) -> dict[str, tuple[int, int]]:
+    """Highest step and timestamp per metric, with the rows of newer, damaged checkpoints included."""
     known = dict(manifest.logged)
     for data in rows.values():
         row: Row

@@ -1,4 +1,4 @@
-"""One attempt's sidecar, from the lease to letting go."""
+"""One attempt's sidecar, from acquiring the lease to releasing it."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ T = TypeVar("T")
 
 
 TICK_S = 0.5
-"""How long it sleeps at most: requests, checkpoints and its owner's end wake it before."""
+"""How long it sleeps at most; requests, checkpoints and its owner's end wake it earlier."""
 
 
 NOTEBOOK_S = 20.0
-"""The executed notebook travels with a checkpoint at most this often, and at the end."""
+"""The executed notebook is sent with a checkpoint at most this often, and at the end."""
 
 
 TRACKER_S = 10.0
-"""How long an attempt that lost its lease waits for a call to the tracker that is under way."""
+"""How long an attempt that lost its lease waits for a call to the tracker that is in progress."""
 
 
 DRAIN_S = 60.0
-"""How long the end waits for the tracker; what is left is drained by a keeper."""
+"""How long the end of an attempt waits for the tracker; a keeper drains the rest."""
 
 
 DRAIN_TRIES = 3
-"""How often in a row the tracker may fail to answer before the end waits no more."""
+"""After this many failures of the tracker in a row the end no longer waits."""
 
 
 class Sidecar:
-    """One attempt's agent, from the lease to letting go."""
+    """One attempt's sidecar, from acquiring the lease to releasing it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -93,17 +93,17 @@ class Sidecar:
     # -- starting -----------------------------------------------------------------------------------------
 
     def show(self, **changes: Any) -> None:
-        """Change the status on the desk."""
+        """Change the status in the mailbox."""
         new = replace(self.status, **changes)
         self.status = new
         if new != self._shown:
-            # A full disk: the lease matters more, and the next turn tries again.
+            # On a full disk the lease matters more, and the next turn tries again.
             with contextlib.suppress(OSError):
                 self.mailbox.write_status(new)
                 self._shown = new
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
-        """Bring the newest checkpoint to this host's own disk."""
+        """Put the newest checkpoint on this host's own disk."""
         path = tier_path(Path(self.config.local_dir), lease.run, lease.term)
         path.mkdir(parents=True, exist_ok=True)
         tier = LocalTier(path, term=lease.term)
@@ -129,20 +129,20 @@ class Sidecar:
             (path / "seq").write_text(str(restored.seq), encoding="ascii")
         base = None
         if lease.head.checkpoint is not None and not self.status.message.startswith("checkpoint"):
-            # What the newest published checkpoint has need not be sent again, unless some of it is damaged.
+            # Objects of the newest published checkpoint are not sent again, unless some are damaged.
             with contextlib.suppress(CheckpointError, Missing):
                 base = manifest_of(self.store, lease.run, lease.head.checkpoint)
         return tier, Publisher(lease, self.mailbox, tier, published=base, keep=self.config.keep)
 
     def note(self, kind: str, **data: object) -> None:
-        """A line for the journal."""
+        """Add an event to the journal."""
         term = self.lease.term if hasattr(self, "lease") else 0
         self.mailbox.note(journal.event(kind, term=term, attempt=self.config.attempt, **data))
 
     # -- running ------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Everything; returns the exit code."""
+        """Run until the attempt ends. Returns the exit code."""
         self.mailbox.write_status(self.status)
         try:
             acquirer = LeaseAcquirer(
@@ -150,7 +150,7 @@ class Sidecar:
             )
             is_again = self.status.state == "held"
             self.lease = acquirer.rejoin(term=self.status.term) if is_again else acquirer.acquire()
-            # A large checkpoint from far away takes longer than the lease lasts.
+            # To fetch a large checkpoint may take longer than the lease lasts.
             self.tier, self.publisher = self.with_heartbeats(lambda: self.restore(self.lease))
         except AlreadyReleased as gone:
             return self.finish(gone.head)
@@ -159,9 +159,7 @@ class Sidecar:
             self.show(state=state, reason=str(error), error=type(error).__name__)
             return error.exit_code
         except OSError as error:
-            reason = (
-                f"cannot write to {self.config.local_dir}: {error.strerror or error}; set another `local` directory"
-            )
+            reason = f"cannot write to {self.config.local_dir}: {error.strerror or error}; set another `local_dir`"
             self.show(state="refused", reason=reason, error="CheckpointError")
             return CheckpointError.exit_code
         head = self.lease.head
@@ -176,7 +174,7 @@ class Sidecar:
         checkpoints = self.tier.path / "checkpoints"
         checkpoints.mkdir(exist_ok=True)
         self.wakeup = Wakeup(self.config.owner.pid, [self.mailbox.path / "requests", checkpoints])
-        # The drain begins with the first write of ours: mlflow's import would only delay a kernel that starts now.
+        # The drain begins after the first confirmed write: mlflow's import would delay the kernel that starts now.
         self.show_held()
         if self.status.restored_seq:
             metric_history.begin(self.lease, self.tier, self.mailbox)
@@ -190,7 +188,7 @@ class Sidecar:
             return error.exit_code
 
     def show_held(self) -> None:
-        """Put the confirmed head on the desk."""
+        """Write what the confirmed run record says to the mailbox."""
         head, drain = self.lease.head, self.drain
         stop = self.status.stop
         if not stop and head.desired.state == "stopped":
@@ -211,7 +209,7 @@ class Sidecar:
         )
 
     def may_send_heartbeat(self) -> bool:
-        """May this attempt show a sign of life? Only while its processes exist and none of them is stopped."""
+        """May this attempt send a heartbeat? Only while its processes exist and none of them is stopped."""
         file = self.mailbox.path / "watch"
         with contextlib.suppress(FileNotFoundError):
             mtime = file.stat().st_mtime
@@ -222,17 +220,17 @@ class Sidecar:
         return all(state not in ("", "Z", "X", "T", "t") for state in states)
 
     def is_heartbeat_due(self) -> bool:
-        """Has a beat's time passed since the last confirmed one was sent?"""
+        """Is a heartbeat due, measured from when the last confirmed one was sent?"""
         return self.clock.now_s() - self.lease.confirmed_s >= self.config.heartbeat_s
 
     def idle_s(self) -> float:
-        """Until there is something to do that nobody rings for."""
+        """How long until something is due that no wakeup announces."""
         published = self.lease.head.checkpoint.seq if self.lease.head.checkpoint else 0
         next_s = self.lease.confirmed_s + self.config.heartbeat_s
         if self._tier_seq > published:
             next_s = min(next_s, self._published_s + self.interval_s())
         left_s = max(next_s, self._next_try_s) - self.clock.now_s()
-        # Overdue: its processes are stopped, and it does not beat for them.
+        # Overdue: its processes are stopped, so it sends no heartbeats.
         return min(left_s, TICK_S) if left_s > 0 else POLL_S
 
     def interval_s(self) -> float:
@@ -250,7 +248,7 @@ class Sidecar:
         )
 
     def newest_seq(self) -> int:
-        """The newest local checkpoint, looked for only when the directory has changed."""
+        """The newest local checkpoint, looked up only if the directory has changed."""
         with contextlib.suppress(FileNotFoundError):
             changed_ns = (self.tier.path / "checkpoints").stat().st_mtime_ns
             if changed_ns != self._tier_ns:
@@ -259,7 +257,7 @@ class Sidecar:
         return self._tier_seq
 
     def tick(self) -> int | None:
-        """One turn: requests, checkpoint, beat. Returns an exit code when it is over."""
+        """One turn: requests, checkpoint, heartbeat. Returns an exit code when the attempt is over."""
         for file, request in self.mailbox.requests():
             code = self.serve(file, request)
             if code is not None:
@@ -281,7 +279,7 @@ class Sidecar:
                 self._next_try_s = now + max(wait_s, min(self.config.heartbeat_s, 5.0))
                 self.show(message=f"store: {error}")
             except (CheckpointError, OSError) as error:
-                # This host's own disk: no reason to let the lease go.
+                # A problem of this host's own disk is no reason to release the lease.
                 self._published_s = now
                 self.show(message=f"local: {error}")
         if self.drain is not None and self.status.drained_seq != self.drain.tracked.drained_seq:
@@ -289,26 +287,26 @@ class Sidecar:
         return None
 
     def change(self, head: Head) -> Head:
-        """What every write of this holder says along the way."""
+        """The change that goes with every write of this holder."""
         return replace(head, tracked=self.drain.tracked) if self.drain and self.config.tracking else head
 
     def with_heartbeats(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns; beats go on meanwhile, head only: a long transfer must not cost the lease.
+        """Run ``call`` and return its result. Heartbeats continue meanwhile: a long transfer must not cost the lease.
 
         Raises:
-            LeaseLost: another attempt has the run; ``call`` may still be at it.
+            LeaseLost: another attempt has the run; ``call`` may still be running.
         """
         job = self._worker.submit(call)
         while not job.done():
             wait([job], timeout=POLL_S)
             if not job.done() and self.is_heartbeat_due() and self.may_send_heartbeat():
-                # The transfer says itself what the store answers.
+                # The transfer itself reports the store's errors.
                 with contextlib.suppress(StoreError):
                     self.lease.renew()
         return job.result()
 
     def publish(self, *, executed: bool | None = None) -> Head:
-        """The newest local checkpoint, the events, now and then the notebook."""
+        """Publish the newest local checkpoint, the events and, now and then, the notebook."""
         now = self.clock.now_s()
         send = now - self._notebook_s >= NOTEBOOK_S if executed is None else executed
         head = self.with_heartbeats(
@@ -316,7 +314,7 @@ class Sidecar:
         )
         self._published_s = now
         if not self._is_clean and head.checkpoint is not None and head.checkpoint.term == self.lease.term:
-            # Nobody goes on from older tiers now. The last epoch's stays: its attempt may only be stopped.
+            # No attempt resumes from older tiers now. The last term's stays: its attempt may only be stopped.
             self._is_clean = True
             cleanup_terms(Path(self.config.local_dir), head.run, below=self.lease.term - 1)
             with contextlib.suppress(OSError):
@@ -327,15 +325,15 @@ class Sidecar:
         return head
 
     def publish_head(self) -> None:
-        """A sign of life, and whatever events there are."""
+        """Send a heartbeat, with any new events."""
         self.publisher.publish(None, change=self.change)
         self.on_confirmed()
 
     def on_confirmed(self) -> None:
-        """A head of ours was confirmed."""
+        """Called after a run record of this holder was confirmed."""
         head = self.lease.head
         if head.state != "running":
-            # A keeper that took us for dead has ended the run; it is over, and this attempt with it.
+            # A keeper declared this holder dead and has ended the run, and so this attempt.
             raise LeaseLost(f"run {head.run!r} was ended meanwhile: {head.state}")
         if self.status.message.startswith("store:"):
             self.show(message="")
@@ -344,14 +342,14 @@ class Sidecar:
             self.drain.poke()
 
     def release_orphan(self) -> int:
-        """The engine or the kernel by hand is gone: publish what it left, let go."""
+        """The owner (the engine, or the kernel by hand) is gone: publish what it left, and release the lease."""
         self.note("orphaned", message="the notebook's process is gone")
         try:
             try:
                 self.publish(executed=True)
             except (CheckpointError, OSError) as error:
                 self.show(message=f"local: {error}")
-            self.lease.release(self.change)  # what is not drained yet, the successor drains
+            self.lease.release(self.change)  # the successor drains the rest
         except StoreError as error:
             self.show(message=f"store: {error}")
         self.show(state="ended", reason="the notebook's process is gone")
@@ -378,16 +376,16 @@ class Sidecar:
         except StoreError as error:
             self.show(message=f"store: {error}")
             self.clock.sleep(min(self.config.heartbeat_s, 5.0))
-            return None  # it stays on the desk: the store may come back, and a full one may be given room
+            return None  # it stays in the mailbox: the store may come back, and a full one may get more storage
         except (CheckpointError, OSError) as error:
             kind = type(error).__name__ if isinstance(error, QcityError) else "CheckpointError"
             self.mailbox.answer(file, Answer(id=request.id, ok=False, reason=str(error), error=kind))
             return None
 
     def finish(self, head: Head) -> int:
-        """The run was let go: answer whoever asked for it, then say so on the desk.
+        """After the release of the run: answer the request for it, then set the status.
 
-        In this order, so that who finds the attempt ended finds the answer too.
+        In this order, so that whoever reads that the attempt has ended finds the answer too.
         """
         for file, request in self.mailbox.requests():
             self.mailbox.answer(file, Answer(id=request.id, ok=True, data={"state": head.state}))
@@ -401,7 +399,7 @@ class Sidecar:
         return 0
 
     def end(self, request: Request) -> Head:
-        """The last publish: final checkpoint, rows drained, the run's state, the lease let go."""
+        """The last publish: final checkpoint, rows drained, the run's state, the lease released."""
         data = request.data
         state = cast(RunState, data.get("state") or "running")
         failure = codec.decode(Failure, data["failure"]) if data.get("failure") else None
@@ -417,7 +415,7 @@ class Sidecar:
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
-            # A keeper's next attempt drains what is left; where none follows, the tracker gets some time.
+            # A keeper's next attempt drains the rest; if none follows, the tracker gets some time.
             follows = status is None and request.op == "end" and not head.desired.manual
             deadline = self.clock.now_s() + (DRAIN_S if status else 0.0 if follows else 2.0)
             failed = self.drain.failures

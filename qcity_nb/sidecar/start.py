@@ -1,7 +1,8 @@
-"""The agent: the publisher process of one attempt.
+"""Starts the sidecar: the publisher process of one attempt.
 
-It alone talks to the store and the tracker: takes the lease, beats, publishes what the kernel wrote into the local
-tier, drains the outbox, lets go. `python -m qcity_nb.sidecar CONFIG` runs it; `spawn` starts one.
+It alone talks to the store and the tracker. It acquires the lease, sends heartbeats, publishes what the kernel wrote
+into the local tier, drains the outbox and releases the lease. `python -m qcity_nb.sidecar CONFIG` runs it; `spawn`
+starts one.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive, start_time
 from qcity_nb.settings import Settings
 
-__all__ = ["Config", "Watched", "respawn", "config_for", "node_name", "spawn", "wait_held"]
+__all__ = ["Config", "ProcessRef", "respawn", "config_for", "node_name", "spawn", "wait_held"]
 
 START_S = 120.0
-"""How long the agent may take to get the lease and bring the newest checkpoint here."""
+"""How long the sidecar may take to acquire the lease and fetch the newest checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """A process, named for good by its pid and start time."""
+class ProcessRef:
+    """A process, identified permanently by its pid and start time."""
 
     pid: int
     started: int = 0
@@ -37,7 +38,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """All that an agent needs; written to ``agent.json`` on the desk. Holds no secret."""
+    """All that a sidecar needs; written to ``sidecar.json`` in the mailbox. Holds no secret."""
 
     run: str
     attempt: str
@@ -51,19 +52,19 @@ class Config:
     ttl_s: float
     heartbeat_s: float
     publish_s: float
-    owner: Watched
-    """The engine, or the kernel itself by hand: without it the agent ends."""
+    owner: ProcessRef
+    """The engine, or by hand the kernel: the sidecar ends when this process is gone."""
     declared_dead: Heartbeat | None = None
     take_over: bool = False
     wait: bool = False
-    """Wait for a silent holder's lease to expire, rather than refuse at once."""
+    """Wait for a silent holder's lease to expire, instead of refusing at once."""
     storage_budget: int = 50_000_000_000
     keep: Keep = field(default_factory=Keep)
     chaos: str = ""
 
 
 def node_name() -> str:
-    """This machine, as long as it is up: its name and boot id."""
+    """Identifies this machine until it reboots: its name and boot id."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
     except OSError:
@@ -82,7 +83,7 @@ def config_for(
     take_over: bool = False,
     wait: bool = False,
 ) -> Config:
-    """The agent's config for an attempt whose owner is the calling process."""
+    """The sidecar's config for an attempt whose owner is the calling process."""
     return Config(
         run=run,
         attempt=attempt,
@@ -96,7 +97,7 @@ def config_for(
         ttl_s=settings.ttl_s,
         heartbeat_s=settings.heartbeat_s,
         publish_s=settings.publish_s,
-        owner=Watched(pid=os.getpid(), started=start_time(os.getpid())),
+        owner=ProcessRef(pid=os.getpid(), started=start_time(os.getpid())),
         declared_dead=declared_dead,
         take_over=take_over,
         wait=wait,
@@ -107,7 +108,7 @@ def config_for(
 
 
 def spawn(config: Config) -> tuple[Mailbox, subprocess.Popen[bytes]]:
-    """Start an agent in its own session, so that an interrupt of the notebook does not reach it.
+    """Start a sidecar in its own session, so that an interrupt of the notebook does not reach it.
 
     Raises:
         CheckpointError: the local directory cannot be written.
@@ -117,12 +118,12 @@ def spawn(config: Config) -> tuple[Mailbox, subprocess.Popen[bytes]]:
     try:
         mailbox = Mailbox(Path(config.mailbox)).open()
         draft.write_bytes(codec.dumps(config))
-        draft.replace(file)  # whole: the kernel may be reading the one before
+        draft.replace(file)  # atomic: the kernel may be reading the old one
     except OSError as error:
         raise CheckpointError(
-            f"cannot write to {config.local_dir}: {error.strerror or error}; make room there, or set another `local`"
+            f"cannot write to {config.local_dir}: {error.strerror or error}; free disk space or set another `local_dir`"
         ) from None
-    # Its log is no place for the bars of the Hub's client.
+    # No progress bars of the Hub's client in the log.
     environ = {**os.environ, "QCITY_ATTEMPT": config.attempt, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with mailbox.log.open("ab") as log:
         process = subprocess.Popen(
@@ -137,18 +138,18 @@ def spawn(config: Config) -> tuple[Mailbox, subprocess.Popen[bytes]]:
 
 
 def respawn(config: Config) -> Config:
-    """The config for a second agent of the same attempt, after the first one died."""
+    """The config for a second sidecar of the same attempt, after the first one died."""
     return replace(config, declared_dead=None, take_over=False, wait=False)
 
 
 def wait_held(mailbox: Mailbox, process: subprocess.Popen[bytes] | None = None) -> Status:
-    """Wait until the agent holds the lease and has the newest checkpoint here.
+    """Wait until the sidecar holds the lease and has fetched the newest checkpoint.
 
     Args:
-        process: the agent, where this process started it: its death is then known even before its first word.
+        process: the sidecar, if this process started it: then its death is noticed even before its first status.
     Raises:
-        RunHeld, StoreError, …: whatever the agent says why not.
-        QcityError: the agent died, or is not ready in two minutes; its log is named.
+        RunHeld, StoreError, …: the sidecar's reason why it does not hold the lease.
+        QcityError: the sidecar died, or is not ready in two minutes; the message names its log.
     """
     until = time.monotonic() + START_S
     pause_s = 0.002
@@ -156,9 +157,9 @@ def wait_held(mailbox: Mailbox, process: subprocess.Popen[bytes] | None = None) 
         code = process.poll() if process is not None else None
         gone = code is not None or (status.pid and not is_alive(status.pid))
         if gone and mailbox.status() != status:
-            continue  # its last words
+            continue  # it wrote a last status
         if gone or time.monotonic() > until:
-            raise QcityError(f"the agent {'died' if gone else 'is not ready'}; its log: {mailbox.log}")
+            raise QcityError(f"qcity's background process {'died' if gone else 'is not ready'}; its log: {mailbox.log}")
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.2, 0.02)
     if status.state != "held":

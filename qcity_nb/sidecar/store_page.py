@@ -1,4 +1,4 @@
-"""What a run shows to people who look at its store: a page in Markdown, and its curve."""
+"""A run's page for people who look at its store: Markdown, and a curve."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from qcity_nb.tracking.outbox import decode_rows
 from qcity_nb.views.curve import loss_file
 from qcity_nb.views.series import Series
 
-__all__ = ["Card", "page"]
+__all__ = ["RunPage", "page"]
 
 
-class Card:
+class RunPage:
     """A run's page, kept up to date by the attempt that publishes it.
 
     Args:
-        store: where earlier attempts' rows are.
-        tier: where this attempt's are.
+        store: has the rows of earlier attempts.
+        tier: has the rows of this attempt.
     """
 
     def __init__(self, store: Store, tier: LocalTier) -> None:
@@ -35,11 +35,11 @@ class Card:
         self._upto = 0
 
     def collect(self, head: Head, upto: int) -> None:
-        """Take in the rows up to the local checkpoint ``upto``, before its tier drops them."""
+        """Read the rows up to the local checkpoint ``upto``, before its tier drops them."""
         if self._series is None:
             self._series = Series()
             self._upto = head.checkpoint.seq if head.checkpoint else 0
-            # A page may lack what cannot be read.
+            # The page may lack rows that cannot be read.
             with contextlib.suppress(StoreError, codec.DecodeError, ValueError):
                 for rows in published_rows(self._store, head, 0).values():
                     self._series.add(decode_rows(rows))
@@ -51,7 +51,7 @@ class Card:
         """The files, by name.
 
         Args:
-            newest: the checkpoint that ``head`` names first.
+            newest: the newest checkpoint of ``head``.
         """
         deaths = newest.values.get("deaths", ()) if newest is not None else ()
         return page(head, store=self._store.address, series=self._series or Series(), deaths=deaths)
@@ -62,12 +62,12 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
 
     Args:
         store: its address, as people write it.
-        deaths: the steps that the run had reached whenever it died.
+        deaths: the steps at which the run died.
     """
     key = series.main
     picture = loss_file(series.metrics[key], deaths, name=f"{key} over steps") if key else ""
     newest = head.checkpoint
-    facts = [
+    table = [
         ("notebook", f"`{head.notebook}`"),
         ("state", head.state),
         ("attempts", str(head.term)),
@@ -89,9 +89,9 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
         *([f"![{key} over steps](loss.svg)", ""] if picture else []),
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts),
+        *(f"| {name} | {value} |" for name, value in table),
         "",
-        "## Go on with it",
+        "## Resume it",
         "",
         "    pip install qcity-nb",
         f"    qcity show {head.run} --store {store}",
@@ -105,7 +105,7 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
         f'city = qcity.up(store="{store}")',
         "```",
         "",
-        f"`qcity checkpoints export {head.run} newest model.safetensors --store {store}` takes the weights out.",
+        f"`qcity checkpoints export {head.run} newest model.safetensors --store {store}` writes the weights to a file.",
         "Checkpoints hold pickles: load them only if you trust who can write to this repository.",
         "",
     ]

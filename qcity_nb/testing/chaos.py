@@ -1,22 +1,22 @@
 """Chaos: kill or stop real processes at named crash points, in a way that replays.
 
-A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every process of an attempt arms itself:
+A plan is one line of JSON, in the environment as ``QCITY_CHAOS``, so that every process of an attempt reads it:
 
     {"log": "/tmp/x/hits", "kills": {"17": "host"}}                    the run's 17th hit of any point
     {"log": "/tmp/x/hits", "at": {"publish.head.before": [2]}, "action": "stop"}   the 2nd hit of one point
 
-Hits are counted over all processes by appending to ``log``, so the n-th hit is the same event again if the run is the
-same again (those of the agent depend on the clock too: beats). With ``"late": {"publish.commit": 0.005}`` the strike
-comes so many seconds after the hit, while the process goes on: in the middle of what follows the point. With
-``"apart": true`` no attempt is struck twice: a point whose turn falls on one that is about to die, as two threads may
-come to two points at once, strikes at its next hit in another attempt.
+Hits are counted over all processes by appending to ``log``, so in an equal run the n-th hit is the same event (the
+sidecar's hits depend on the clock too, because of its heartbeats). With ``"late": {"publish.commit": 0.005}`` the
+strike comes so many seconds after the hit, while the process continues: in the middle of what follows the point. With
+``"apart": true`` no attempt is struck twice. Two threads may reach two points at once; the second point, in an attempt
+that is about to die, then strikes at its next hit in another attempt.
 
 Actions: ``kill`` this process; ``host``: every process of this attempt, and of the job that it runs in, this one last;
 ``machine``: these, and whatever else has the plan in its environment, such as the keeper that launched the attempt;
 ``stop``: SIGSTOP every process of the attempt; ``stop-self``: SIGSTOP this one.
 
 The processes of an attempt carry its label in their environment. A notebook or script that is run by hand does not: it
-is the attempt's owner, and is named where the agent or ``qcity.up()`` arms itself.
+is the attempt's owner, whose process id is passed to ``arm``.
 """
 
 from __future__ import annotations
@@ -54,61 +54,61 @@ class Plan:
     """By point: the numbers of its own hits."""
     action: Action = "host"
     late: Mapping[str, float] = field(default_factory=dict)
-    """By point: so many seconds after its hit."""
+    """By point: how many seconds after its hit."""
     apart: bool = False
     """Each point of ``at`` strikes once, from its first number on, and each in an attempt of its own."""
     plant: str = ""
     """A fault to plant (``testing.plants``)."""
 
     def dumps(self) -> str:
-        """As the environment takes it."""
+        """As text for the environment."""
         plan = {"log": self.log, "kills": dict(self.kills), "at": dict(self.at), "action": self.action}
         more = {"late": dict(self.late), "apart": self.apart, "plant": self.plant}
         return json.dumps({**plan, **{name: value for name, value in more.items() if value}})
 
 
 def _processes_with(name: str, value: str) -> list[int]:
-    """All processes that have this in their environment, this one excepted."""
-    wanted = f"{name}={value}".encode()
-    found = []
+    """All other processes that have this in their environment."""
+    variable = f"{name}={value}".encode()
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
         try:
-            if pid != os.getpid() and wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(pid)
+            if pid != os.getpid() and variable in (folder / "environ").read_bytes().split(b"\0"):
+                pids.append(pid)
         except OSError:
             continue
-    return found
+    return pids
 
 
 def strike(action: Action, *, attempt: str = "", owner: int = 0, after_s: float = 0.0) -> None:
-    """Do it, to this process or to all of its attempt.
+    """Kill or stop this process, or all processes of its attempt.
 
     Args:
-        attempt: its label, where this process's environment does not carry it.
+        attempt: its label, if this process's environment does not have it.
         owner: a process of the attempt that has no label; 0: none.
-        after_s: so much later; this process goes on meanwhile.
+        after_s: how much later; this process continues meanwhile.
     """
     number = signal.SIGSTOP if action in ("stop", "stop-self") else signal.SIGKILL
-    found: list[int] = []
+    pids: list[int] = []
     if action in ("host", "machine", "stop"):
         label = os.environ.get(LABEL, "") or attempt
         job = os.environ.get(JOB, "")
-        for _ in range(2):  # one that was being born during the first look is seen by the second
-            found += _processes_with(LABEL, label) if label else []
-            found += _processes_with(JOB, job) if job else []
+        for _ in range(2):  # a process that starts during the first look is seen by the second
+            pids += _processes_with(LABEL, label) if label else []
+            pids += _processes_with(JOB, job) if job else []
             if action == "machine" and os.environ.get(PLAN):
-                # The keeper first, or it sees the others die and acts.
-                found = [*_processes_with(PLAN, os.environ.get(PLAN, "")), *found]
-            if owner not in (0, os.getpid(), *found):
-                found.append(owner)
+                # The keeper first, else it sees the others die and acts.
+                pids = [*_processes_with(PLAN, os.environ.get(PLAN, "")), *pids]
+            if owner not in (0, os.getpid(), *pids):
+                pids.append(owner)
             if not after_s:
-                _send(found, number)
-                found = []
+                _send(pids, number)
+                pids = []
 
     def end() -> None:
         time.sleep(after_s)
-        _send([*found, os.getpid()], number)
+        _send([*pids, os.getpid()], number)
 
     if after_s:
         threading.Thread(target=end, name="chaos", daemon=True).start()
@@ -140,7 +140,7 @@ def _append(log: str, name: str) -> int:
 
 
 def _is_first(log: str, name: str, attempt: str) -> bool:
-    """Has neither this point struck, nor anything this attempt? Of all that ask at once, one is told so."""
+    """Whether neither this point has struck, nor this attempt was struck. Of calls at once, one is true."""
     if any(point == name for point, _ in struck(log)):
         return False
     mine = os.environ.get(JOB, "") or os.environ.get(LABEL, "") or attempt or str(os.getpid())
@@ -172,7 +172,7 @@ def arm(text: str, *, attempt: str = "", owner: int = 0) -> None:
     Args:
         attempt, owner: see ``strike``.
     Raises:
-        ValueError: no such point, or no plan at all: a plan that cannot strike would prove nothing.
+        ValueError: no such point, or not a plan: a plan that cannot strike would prove nothing.
     """
     raw = json.loads(text)
     plan = Plan(

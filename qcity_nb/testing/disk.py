@@ -2,7 +2,7 @@
 
     with Recorder(root, before=hook) as disk:
         tier.save(…)
-        disk.mark("saved 1")
+        disk.note("saved 1")
     disk.trace                  # every create, write, sync, rename, unlink, with its bytes
 
 ``qcity_nb.testing.power_cut`` replays a trace with whatever a power cut may take. ``hook`` is called before each
@@ -10,7 +10,7 @@ operation and may refuse it (raise OSError), cut a write short, or kill the proc
 
 The functions of ``os`` are replaced while the recorder is open, so it sees Python's calls, also those of ``pathlib``,
 and nothing else: ``open(path, "w")`` below the root is refused, and at its end the recorder compares the trace with the
-disk, so that whatever went past it (native code, mmap, a function bound before) is an error and no silent gap. Calls
+disk, so that a write that bypassed it (native code, mmap, a function bound before) is an error, not a silent gap. Calls
 of several threads are carried out one at a time.
 """
 
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from qcity_nb.testing.power_cut import everything
-from qcity_nb.testing.trace import ROOT, Entry, Mark, Node, Resize, Sync, Trace, Write, read_tree
+from qcity_nb.testing.trace import ROOT, Entry, Milestone, Node, Resize, Sync, Trace, Write, read_tree
 
 __all__ = ["Call", "Hook", "Recorder"]
 
@@ -37,7 +37,7 @@ class Call:
     """An operation that is about to happen."""
 
     number: int
-    """From 1; marks and calls that change nothing do not count."""
+    """From 1; notes and calls that change nothing do not count."""
     kind: str
     """create, mkdir, write, resize, allocate, sync, rename, link, unlink."""
     path: str
@@ -73,9 +73,9 @@ class Recorder:
         self._io_open = io.open
         self._next = ROOT + 1
 
-    def mark(self, text: str) -> None:
-        """Write a word into the trace: everything before it is done, as far as the workload was told."""
-        self.trace.operations.append(Mark(text))
+    def note(self, text: str) -> None:
+        """Add a text to the trace: everything before it was reported as done to the workload."""
+        self.trace.operations.append(Milestone(text))
 
     # -- the tree
 
@@ -112,7 +112,7 @@ class Recorder:
         node = ROOT
         for name in parents:
             if (node, name) not in self._entries:
-                raise AssertionError(f"{below}: its directory was made past the recorder")
+                raise AssertionError(f"{below}: its directory was made without the recorder")
             node = self._entries[node, name]
         return node, last
 
@@ -121,7 +121,7 @@ class Recorder:
             return ROOT
         where = self._find(below)
         if where not in self._entries:
-            raise AssertionError(f"{below} was made past the recorder")
+            raise AssertionError(f"{below} was made without the recorder")
         return self._entries[where]
 
     def _change(self, folder: Node, *changes: tuple[str, Node | None]) -> None:
@@ -248,7 +248,7 @@ class Recorder:
             return int(self._real[function](descriptor, buffers if function.endswith("v") else buffers[0], *where))
         node, below = self._open[descriptor]
         is_direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))  # may be set later
-        views = [memoryview(one).cast("B") for one in buffers]
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
         size = sum(len(view) for view in views)
         left = self._ask("write", below, size, is_direct=is_direct)
         cut = []
@@ -336,17 +336,17 @@ class Recorder:
             self.check()
 
     def check(self) -> None:
-        """Is the trace all that happened to the disk?
+        """Check that the trace has all that happened to the disk.
 
         Raises:
-            AssertionError: a file differs: something wrote past the recorder.
+            AssertionError: a file differs: something bypassed the recorder.
         """
-        seen, there = everything(self.trace), read_tree(self.root)
-        for what, ours, theirs in (("files", seen.files, there[0]), ("directories", seen.folders, there[1])):
+        seen, on_disk = everything(self.trace), read_tree(self.root)
+        for what, ours, theirs in (("files", seen.files, on_disk[0]), ("directories", seen.folders, on_disk[1])):
             if ours != theirs:
                 names = sorted(name for name in {*ours, *theirs} if _get(ours, name) != _get(theirs, name))
-                raise AssertionError(f"written past the recorder: {what} {names}")
+                raise AssertionError(f"written without the recorder: {what} {names}")
 
 
-def _get(found: Mapping[str, bytes] | set[str] | frozenset[str], name: str) -> object:
-    return found.get(name) if isinstance(found, Mapping) else name in found
+def _get(tree: Mapping[str, bytes] | set[str] | frozenset[str], name: str) -> object:
+    return tree.get(name) if isinstance(tree, Mapping) else name in tree

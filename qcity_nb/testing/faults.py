@@ -1,4 +1,4 @@
-"""A store behind a bad network: what a protocol over ``ports.Store`` must survive."""
+"""A store over a bad network: what a protocol over ``ports.Store`` must survive."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Fault = Literal["refused", "lost", "delayed", "stale", "unread"]
 """What may happen to one call:
 
 * ``refused``   publish: nothing is stored, the reply is an error
-* ``lost``      publish: it lands (or conflicts), the reply is lost
-* ``delayed``   publish: the reply is an error, and it lands some calls later, if it still can
+* ``lost``      publish: it takes effect (or conflicts), the reply is lost
+* ``delayed``   publish: the reply is an error, and it takes effect some calls later, if it still can
 * ``stale``     read: the version before the newest, once
 * ``unread``    read: the reply is an error
 """
@@ -30,17 +30,17 @@ _OF_READ: tuple[Fault, ...] = ("stale", "unread")
 
 
 class FaultyStore(PassingStore):
-    """Passes calls on to ``store``, and spoils some of them.
+    """Passes calls on to ``store``, and makes some of them fail.
 
     Args:
-        seed: spoil calls at random, reproducibly; ``None``: only what is scheduled or injected.
+        seed: faults at random, reproducibly; ``None``: only scheduled and injected ones.
         schedule: faults in order, each for the next call that it can happen to.
-        rate: share of calls spoiled at random.
-        delay: a delayed write lands so many calls later; with a seed, at most so many.
+        rate: share of calls with a random fault.
+        delay: a delayed write takes effect so many calls later; with a seed, at most so many.
 
     Attributes:
-        log: what happened to each publish and each spoiled read, in order; ``repr`` shows it with the seed.
-        before_publish: called once, just before the next publish is sent: where a rival gets in between.
+        log: what happened to each publish and each failed read, in order; ``repr`` shows it with the seed.
+        before_publish: called once, just before the next publish is sent: a rival can write there.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class FaultyStore(PassingStore):
         self._planned.append(fault)
 
     def clear(self) -> None:
-        """No more faults, planned or random; what is under way still lands (``settle``)."""
+        """No more faults, planned or random; delayed writes still take effect (``settle``)."""
         self._planned.clear()
         self._random = None
 
     def settle(self) -> None:
-        """Let every delayed write land now, or fail."""
+        """Let every delayed write take effect now, or fail."""
         with self._lock:
             late, self._late = self._late, []
         for _, land in late:
@@ -96,7 +96,7 @@ class FaultyStore(PassingStore):
         return None
 
     def _tick(self) -> None:
-        """One more call: delayed writes come closer, and some land."""
+        """One more call: delayed writes come closer, and some take effect."""
         with self._lock:
             due = [land for left, land in self._late if left <= 1]
             self._late = [(left - 1, land) for left, land in self._late if left > 1]
@@ -104,7 +104,7 @@ class FaultyStore(PassingStore):
             land()
 
     def read(self, run: str) -> Stamped | None:
-        """See ``ports.Store``; may be spoiled."""
+        """See ``ports.Store``; may fail."""
         self._tick()
         fault = self._pick(_OF_READ)
         if fault == "unread":
@@ -117,7 +117,7 @@ class FaultyStore(PassingStore):
         return fresh
 
     def publish(self, run: str, head: bytes, *, expect: Version | None, **more: Any) -> Version:
-        """See ``ports.Store``; may be spoiled."""
+        """See ``ports.Store``; may fail."""
         between, self.before_publish = self.before_publish, None
         if between is not None:
             between()
@@ -134,11 +134,11 @@ class FaultyStore(PassingStore):
         def land() -> None:
             try:
                 send()
-                self.log.append(f"publish on {expect}: landed late")
+                self.log.append(f"publish on {expect}: took effect late")
             except Conflict:
                 self.log.append(f"publish on {expect}: too late")
             except StoreUnavailable:
-                self.log.append(f"publish on {expect}: late, and nobody knows")
+                self.log.append(f"publish on {expect}: late, outcome unknown")
 
         if fault is None:
             try:
@@ -146,7 +146,7 @@ class FaultyStore(PassingStore):
             except Conflict:
                 self.log.append(f"publish on {expect}: conflict")
                 raise
-            self.log.append(f"publish on {expect}: landed")
+            self.log.append(f"publish on {expect}: done")
             return version
         self.log.append(f"publish on {expect}: {fault}")
         if fault == "lost":

@@ -1,4 +1,4 @@
-"""Rivals over one head, and an oracle that does not believe them.
+"""Rivals over one run record (``Head``), and an oracle that checks what they write.
 
 ``HeadWorld`` holds a run, several attempts, observers and a faulty store; what each may do is a method. The
 ``Oracle`` sits between the faults and the real store. Both the Hypothesis machine (``rules``) and seeded
@@ -30,16 +30,16 @@ RUN = "r"
 TTL_S = 10.0
 ATTEMPTS = ("a", "b", "c")
 _CAN_BE_LATE = 4
-"""Calls until a delayed write lands, at most: well under the 16 write ids that a head keeps."""
+"""A delayed write takes effect after at most so many calls: well under the 16 write ids that a run record keeps."""
 
 
 class HeadWorld:
-    """Everything that may happen to one head, one method each.
+    """Everything that may happen to one run record, one method each.
 
     Args:
-        make_store: makes an empty store; the clock is for stores whose time can be told to them.
-        seed: spoil calls at random; ``None``: only what ``spoil`` asks for.
-        quiet: ends the faults of the store's own network; called before the truth is looked at.
+        make_store: makes an empty store; the clock is for stores that take one.
+        seed: faults at random; ``None``: only those that ``spoil`` asks for.
+        quiet: ends the faults of the store's own network; called before the state is checked.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class HeadWorld:
         self.confirmed_notes: list[str] = []
         self.sent_notes: list[str] = []
         self.seen: Counter[str] = Counter()
-        """How often what was worth provoking did happen: a schedule that provokes nothing proves nothing."""
+        """How often each rare case happened: a schedule without any proves nothing."""
         extra: dict[str, Any] = {"by": "foreigner", "declared_dead": None, "notes": []}
         lease.create(self.store, Head(run=RUN, key="k", project="p", notebook="n", extra=extra))
         self.seed = seed
@@ -71,7 +71,7 @@ class HeadWorld:
         return f"HeadWorld(seed={self.seed}, head={self.oracle.head}, {self.store!r})"
 
     def spoil(self, fault: Fault) -> None:
-        """Let it happen to the next call that it can happen to."""
+        """Let the fault happen to the next call that it can happen to."""
         self.store.inject(fault)
 
     def between(self, action: Callable[[], None]) -> None:
@@ -89,45 +89,45 @@ class HeadWorld:
         self.look()
 
     def look(self) -> None:
-        """An observer reads the head and judges it."""
+        """An observer reads the run record, and may declare the holder dead."""
         try:
             snapshot = lease.read(self.store, RUN)
         except StoreUnavailable:
             return
-        # The second one has never looked before, as `qcity keep --once`: it has the store's clock only.
+        # The second observer is new, as in `qcity keep --once`: it has only the store's clock.
         for observer in (self.observer, Observer(self.clock)):
             declared_dead = observer.declare_dead(snapshot)
             if declared_dead is not None:
                 self.declared_dead = declared_dead
             if declared_dead == self.oracle.seen:
                 silent_s = self.clock.now_s() - self.oracle.moved_s
-                self.seen["judged dead"] += 1
-                assert silent_s > TTL_S - 1e-6, f"judged after {silent_s} s: {self!r}"
+                self.seen["declared dead"] += 1
+                assert silent_s > TTL_S - 1e-6, f"declared dead after {silent_s} s: {self!r}"
                 mine = self.leases.get(self.oracle.holder or "")
-                assert mine is None or not mine.is_confirmed, f"a confirmed holder was judged: {self!r}"
+                assert mine is None or not mine.is_confirmed, f"a confirmed holder was declared dead: {self!r}"
 
     def acquire(self, attempt: str, *, forged: bool = False) -> None:
-        """``attempt`` tries to become the holder, on the last judgement (or ``forged``: a wrong one)."""
+        """``attempt`` tries to become the holder, with the heartbeat last declared dead (``forged``: a wrong one)."""
         declared_dead = (
             Heartbeat(term=self.oracle.seen.term, heartbeat=self.oracle.seen.heartbeat + 1)
             if forged
             else self.declared_dead
         )
-        self.leases.pop(attempt, None)  # one process an attempt: the old one is gone
+        self.leases.pop(attempt, None)  # one process per attempt: the old one is gone
         signed = Signed(self.store, attempt, declared_dead)
         me = Holder(attempt=attempt, host="local", ttl_s=TTL_S)
         try:
-            taken = lease.acquire(signed, RUN, me, declared_dead=declared_dead, clock=self.clock)
+            acquired = lease.acquire(signed, RUN, me, declared_dead=declared_dead, clock=self.clock)
         except (RunHeld, StoreUnavailable, LeaseLost) as error:
             self.seen[f"acquire: {type(error).__name__}"] += 1
             return
-        # A lost reply may hide that a rival was faster still; the epoch itself was this attempt's.
-        owners = [h["holder"]["attempt"] for h in self.oracle.heads if h["term"] == taken.term and h["holder"]]
-        assert owners[0] == attempt, f"{attempt} holds epoch {taken.term} of {owners[0]}: {self!r}"
-        self.leases[attempt] = taken
+        # After a lost reply a rival may have been even faster; but the term must have been this attempt's.
+        owners = [h["holder"]["attempt"] for h in self.oracle.heads if h["term"] == acquired.term and h["holder"]]
+        assert owners[0] == attempt, f"{attempt} holds term {acquired.term} of {owners[0]}: {self!r}"
+        self.leases[attempt] = acquired
         self.seen["acquired"] += 1
         self.seen["superseded"] += any(
-            h["term"] == taken.term - 1 and h["holder"] and h["holder"]["attempt"] != attempt
+            h["term"] == acquired.term - 1 and h["holder"] and h["holder"]["attempt"] != attempt
             for h in self.oracle.heads[-2:]
         )
 
@@ -146,13 +146,13 @@ class HeadWorld:
         self._hold(attempt, lambda: mine.update(change, files={f"c{seq}": b"content"}), seq)
 
     def renew(self, attempt: str) -> None:
-        """``attempt`` beats, if it believes to be the holder."""
+        """``attempt`` renews its lease, if it believes to be the holder."""
         mine = self.leases.get(attempt)
         if mine is not None and not mine.lost:
             self._hold(attempt, mine.renew, None)
 
     def release(self, attempt: str) -> None:
-        """``attempt`` lets go."""
+        """``attempt`` releases its lease."""
         mine = self.leases.get(attempt)
         if mine is not None and not mine.lost:
             self._hold(attempt, mine.release, None)
@@ -177,7 +177,7 @@ class HeadWorld:
         return [ref["seq"] for ref in self.oracle.head["checkpoints"]]
 
     def wish(self, state: str, *, launches: bool) -> None:
-        """Somebody else writes ``wanted`` and ``intent``, and leaves a note."""
+        """Somebody else writes the desired state and a pending launch, and leaves a note."""
         self.count += 1
         note = f"n{self.count}"
         self.sent_notes.append(note)
@@ -200,21 +200,21 @@ class HeadWorld:
         """What holds at every moment."""
         self._quiet()
         notes = self.oracle.head["notes"]
-        assert len(notes) == len(set(notes)), f"a note landed twice: {self!r}"
+        assert len(notes) == len(set(notes)), f"a note was written twice: {self!r}"
         assert set(self.confirmed_notes) <= set(notes), f"a confirmed note was lost: {self!r}"
         assert set(notes) <= set(self.sent_notes), f"a note nobody wrote: {self!r}"
         published = self._published()
-        assert len(published) == len(set(published)), f"a checkpoint landed twice: {self!r}"
+        assert len(published) == len(set(published)), f"a checkpoint was written twice: {self!r}"
         confirmed = [name for name, mine in self.leases.items() if mine.is_confirmed]
         assert len(confirmed) <= 1, f"{confirmed} all believe to hold the run: {self!r}"
         stored = self.oracle.read(RUN)
         assert stored is not None
-        assert json.loads(stored.data) == self.oracle.head, f"the store does not hold what landed: {self!r}"
+        assert json.loads(stored.data) == self.oracle.head, f"the store does not have the newest write: {self!r}"
         names = set(self.oracle.names(RUN))
-        assert {f"c{seq}" for seq in published} <= names, f"a head names a file that is not there: {self!r}"
+        assert {f"c{seq}" for seq in published} <= names, f"the run record names a missing file: {self!r}"
 
     def finish(self) -> None:
-        """The network mends: what is under way lands, and a fresh attempt gets the run after one ttl."""
+        """The faults end: delayed writes take effect, and a new attempt gets the run after one ttl."""
         self.store.before_publish = None
         self.store.clear()
         self.store.settle()
@@ -229,7 +229,7 @@ class HeadWorld:
 def play(
     world: HeadWorld, seed: int, *, steps: int = 60, spoil: Callable[[random.Random], None] = lambda dice: None
 ) -> None:
-    """A schedule of rivals drawn from ``seed``; any broken rule is an AssertionError that shows the seed.
+    """A random schedule of rivals; any broken rule is an AssertionError that shows the seed.
 
     Args:
         spoil: called before each step: what may go wrong in the store's own network.

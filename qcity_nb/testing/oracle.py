@@ -1,4 +1,4 @@
-"""An oracle for heads: it sees each write that lands, knows who sent it, and believes only the JSON."""
+"""An oracle for run records: it sees each successful write, knows who sent it, and trusts only the JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Oracle", "Signed"]
 
 
 class _Shown:
-    """Two heads, put into words only if somebody asks."""
+    """Two versions of the run record, formatted only when needed."""
 
     def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         self._heads = old, new
@@ -26,10 +26,10 @@ class _Shown:
 
 
 class Oracle(PassingStore):
-    """Passes calls on, and checks each head that lands against the one before it.
+    """Passes calls on, and checks each new version of the run record against the one before it.
 
-    A head carries its sender's name (``extra["by"]``), which the world puts there: late writes land in somebody
-    else's turn.
+    Each version carries its sender's name (``extra["by"]``), because a late write takes effect during somebody else's
+    call.
 
     Args:
         quiet: ends the faults of the store's own network.
@@ -42,11 +42,11 @@ class Oracle(PassingStore):
         self.heads: list[dict[str, Any]] = []
         self._writes: set[str] = set()
         self.moved_s = clock.now_s()
-        """When (epoch, beat) last changed."""
+        """When (term, heartbeat) last changed."""
 
     @property
     def head(self) -> dict[str, Any]:
-        """The truth."""
+        """The newest version."""
         return self.heads[-1]
 
     @property
@@ -60,7 +60,7 @@ class Oracle(PassingStore):
         return self.head["holder"] and str(self.head["holder"]["attempt"])
 
     def note_write(self, new: dict[str, Any]) -> None:
-        """The rules of the head (docs/design.md, "The central idea"); the newest one is judged."""
+        """Check a new version against the rules (docs/design.md, "The central idea")."""
         if not self.heads:
             self._writes.update(new["writes"])
             self.heads.append(new)
@@ -68,28 +68,28 @@ class Oracle(PassingStore):
         old, sender = self.head, new["by"]
         holds, held = new["holder"] and new["holder"]["attempt"], self.holder
         where = _Shown(old, new)
-        assert new["writes"][-1] not in self._writes, f"landed twice: {where}"
+        assert new["writes"][-1] not in self._writes, f"written twice: {where}"
         self._writes.add(new["writes"][-1])
         assert new["writes"][:-1] == old["writes"][-15:], f"a write id was lost: {where}"
         if new["term"] != old["term"]:
-            assert new["term"] == old["term"] + 1, f"epochs grow by one: {where}"
+            assert new["term"] == old["term"] + 1, f"a term grows by one: {where}"
             assert (holds, new["heartbeat"]) == (sender, 0), f"the new holder wrote for another: {where}"
             declared_dead = new["declared_dead"]
             assert held in (None, sender) or declared_dead == [old["term"], old["heartbeat"]], (
-                f"taken from the living: {where}"
+                f"taken from a holder that was not declared dead: {where}"
             )
             assert new["checkpoints"] == old["checkpoints"], f"taking over changes no checkpoint: {where}"
         elif (new["heartbeat"], holds) != (old["heartbeat"], held) or new["checkpoints"] != old["checkpoints"]:
             assert held == sender, f"{sender} published without holding: {where}"
-            assert holds in (held, None), f"the holder changed within an epoch: {where}"
-            assert new["heartbeat"] == old["heartbeat"] + 1, f"a beat counts by one: {where}"
+            assert holds in (held, None), f"the holder changed within a term: {where}"
+            assert new["heartbeat"] == old["heartbeat"] + 1, f"the heartbeat grows by one: {where}"
             added = len(new["checkpoints"]) - len(old["checkpoints"])
             assert new["checkpoints"][added:] == old["checkpoints"], f"a checkpoint was lost: {where}"
             assert all(ref["term"] == new["term"] for ref in new["checkpoints"][:added]), where
         if sender != "foreigner":
-            assert new["desired"] == old["desired"], f"a foreign wish was lost: {where}"
+            assert new["desired"] == old["desired"], f"a foreign desired state was lost: {where}"
             assert new["pending_launch"] == old["pending_launch"] or new["pending_launch"] is None, (
-                f"a foreign intent was lost: {where}"
+                f"a foreign pending launch was lost: {where}"
             )
             assert new["notes"] == old["notes"], f"a foreign note was lost: {where}"
         else:
@@ -104,10 +104,10 @@ class Oracle(PassingStore):
         try:
             version = self.store.publish(run, head, expect=expect, **more)
         except StoreUnavailable:
-            # A store behind a network of its own: the truth is what it holds once that is quiet.
+            # A store with a network of its own: what it holds after the faults have ended counts.
             self.quiet()
-            found = self.store.read(run)
-            if found is not None and found.data == head:
+            stamped = self.store.read(run)
+            if stamped is not None and stamped.data == head:
                 self.note_write(json.loads(head))
             raise
         self.note_write(json.loads(head))
@@ -115,7 +115,7 @@ class Oracle(PassingStore):
 
 
 class Signed(PassingStore):
-    """A store handle that signs the heads sent through it (see ``Oracle``)."""
+    """A store handle that writes the sender into each run record (see ``Oracle``)."""
 
     def __init__(self, store: Store, actor: str, declared_dead: Heartbeat | None = None) -> None:
         super().__init__(store)

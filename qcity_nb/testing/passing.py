@@ -1,4 +1,4 @@
-"""A store that passes every call on: what stands between a caller and a store changes only what it means to."""
+"""A store that passes every call on: a base for those that change some calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Planted faults: what a run would do wrong if part of this package were broken. For tests that must fail."""
+"""Planted faults: they break a part of this package on purpose, for tests that must fail."""
 
 from __future__ import annotations
 

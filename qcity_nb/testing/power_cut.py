@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from qcity_nb.testing.trace import ROOT, Entry, Mark, Node, Operation, Resize, Sync, Trace, Write
+from qcity_nb.testing.trace import ROOT, Entry, Milestone, Node, Operation, Resize, Sync, Trace, Write
 
 __all__ = ["PAGE", "CrashState", "Names", "crash_states", "everything"]
 
@@ -49,8 +49,8 @@ class CrashState:
 
     cut: int
     """How many operations had been carried out."""
-    marks: tuple[str, ...]
-    """What the workload had been told by then."""
+    notes: tuple[str, ...]
+    """What had been reported as done to the workload by then."""
     lost: tuple[str, ...]
     """What did not survive, in words."""
     files: Mapping[str, bytes]
@@ -68,13 +68,13 @@ class CrashState:
     @property
     def key(self) -> bytes:
         """Equal for states that nobody can tell apart."""
-        found = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for name in sorted(self.folders):
-            found.update(b"folder %d %s" % (len(name), name.encode()))
+            digest.update(b"folder %d %s" % (len(name), name.encode()))
         for name, data in sorted(self.files.items()):
-            found.update(b"file %d %s %d" % (len(name), name.encode(), len(data)))
-            found.update(data)
-        return found.digest()
+            digest.update(b"file %d %s %d" % (len(name), name.encode(), len(data)))
+            digest.update(data)
+        return digest.digest()
 
 
 @dataclass(slots=True)
@@ -175,18 +175,18 @@ class _Disk:
 
     def choices(self) -> list[tuple[Choice, int]]:
         """What may be lost, and in how many versions it may come back (the last is: not lost)."""
-        found: list[tuple[Choice, int]] = []
+        choices: list[tuple[Choice, int]] = []
         if self.names == "strict":
-            found += [(("name", number, 0), 2) for number, _ in self.pending]
+            choices += [(("name", number, 0), 2) for number, _ in self.pending]
         elif self.pending:
-            found.append((("names", 0, 0), len(self.pending) + 1))
+            choices.append((("names", 0, 0), len(self.pending) + 1))
         for node, file in self.files.items():
-            found += [(("page", node, page), len(all_)) for page, all_ in file.pages.items() if len(all_) > 1]
+            choices += [(("page", node, page), len(all_)) for page, all_ in file.pages.items() if len(all_) > 1]
             if len(file.sizes) > 1:
-                found.append((("size", node, 0), len(file.sizes)))
-        return found
+                choices.append((("size", node, 0), len(file.sizes)))
+        return choices
 
-    def state(self, cut: int, marks: tuple[str, ...], chosen: Mapping[Choice, int]) -> CrashState:
+    def state(self, cut: int, notes: tuple[str, ...], chosen: Mapping[Choice, int]) -> CrashState:
         """With each choice made; those that are not named: nothing lost."""
         entries = dict(self.durable)
         lost = []
@@ -224,7 +224,7 @@ class _Disk:
                     lost.append(f"pages {gone} of {here}")
                 if sizes.get(node, -1) not in (-1, len(file.sizes) - 1):
                     lost.append(f"the size of {here}, now {len(files[here])}")
-        return CrashState(cut=cut, marks=marks, lost=tuple(lost), files=files, folders=frozenset(folders))
+        return CrashState(cut=cut, notes=notes, lost=tuple(lost), files=files, folders=frozenset(folders))
 
 
 def _apply(entries: dict[tuple[Node, str], Node], entry: Entry) -> None:
@@ -270,7 +270,7 @@ def _combinations(
 def crash_states(
     trace: Trace, *, names: Names, first: int = 0, seed: int = 0, limit: int = 1 << 10, samples: int = 64
 ) -> Iterator[CrashState]:
-    """The states after a power cut at each operation; one that was there already, with the same marks, is left out.
+    """The states after a power cut at each operation; each state once for the same notes.
 
     Args:
         first: cuts before this operation are left out.
@@ -280,17 +280,17 @@ def crash_states(
         seed: of those.
     """
     disk, seen = _Disk(trace, names), set[tuple[tuple[str, ...], bytes]]()
-    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     rng = random.Random(seed)
     for cut in range(len(trace.operations) + 1):
         for chosen in _combinations(disk.choices(), rng, limit, samples) if cut >= first else ():
-            state = disk.state(cut, marks, chosen)
-            key = (marks, state.key)
+            state = disk.state(cut, notes, chosen)
+            key = (notes, state.key)
             if key not in seen:
                 seen.add(key)
                 yield state
         if cut < len(trace.operations):
             operation = trace.operations[cut]
             disk.do(operation)
-            if isinstance(operation, Mark):
-                marks = (*marks, operation.text)
+            if isinstance(operation, Milestone):
+                notes = (*notes, operation.text)

@@ -1,4 +1,4 @@
-"""The rules of the head as a Hypothesis state machine, over any store:
+"""The rules of the run record as a Hypothesis state machine, over any store:
 
 class MineRules(HeadRules):
     def make_store(self, clock): return MyStore(...)
@@ -26,11 +26,11 @@ _state = st.sampled_from(["running", "stopped"])
 
 
 class HeadRules(RuleBasedStateMachine):
-    """Rivals, foreign writers, observers and a bad network over one head.
+    """Rivals, foreign writers, observers and a bad network over one run record.
 
-    Epochs never go back; no published checkpoint is lost; a superseded holder never publishes; lost replies are
-    recovered by write id, so nothing lands twice; foreign writes cost nobody the lease and are never lost; a
-    holder that may still act is never judged dead.
+    Terms never decrease; no published checkpoint is lost; a superseded holder never publishes; lost replies are
+    recovered by write id, so nothing is written twice; foreign writes cost nobody the lease and are never lost; a
+    holder that may still act is never declared dead.
     """
 
     def make_store(self, clock: ManualClock) -> Store:
@@ -57,7 +57,7 @@ class HeadRules(RuleBasedStateMachine):
     def release(self, attempt: str) -> None:
         self.world.release(attempt)
 
-    @rule(state=_state, intend=st.booleans())
+    @rule(state=_state, launches=st.booleans())
     def wish(self, state: str, launches: bool) -> None:
         self.world.wish(state, launches=launches)
 
@@ -78,8 +78,8 @@ class HeadRules(RuleBasedStateMachine):
         for fault in faults:
             self.world.spoil(fault)
 
-    @rule(attempt=_attempt, what=st.sampled_from(["acquire", "publish", "wish", "release"]))
-    def get_between(self, attempt: str, what: str) -> None:
+    @rule(attempt=_attempt, action=st.sampled_from(["acquire", "publish", "wish", "release"]))
+    def get_between(self, attempt: str, action: str) -> None:
         """A rival acts between the next writer's read and its publish."""
         world = self.world
         actions: dict[str, Callable[[], None]] = {
@@ -88,7 +88,7 @@ class HeadRules(RuleBasedStateMachine):
             "wish": lambda: world.wish("stopped", launches=True),
             "release": lambda: world.release(attempt),
         }
-        world.between(actions[what])
+        world.between(actions[action])
 
     @invariant()
     def holds(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ROOT", "Entry", "Mark", "Node", "Operation", "Resize", "Sync", "Trace", "Write", "read_tree"]
+__all__ = ["ROOT", "Entry", "Milestone", "Node", "Operation", "Resize", "Sync", "Trace", "Write", "read_tree"]
 
 Node = int
 """A file or directory, whatever names it has."""
@@ -47,13 +47,13 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A word of the workload's: what it was told is done."""
+class Milestone:
+    """A text from the workload: what had been reported as done."""
 
     text: str
 
 
-Operation = Write | Resize | Sync | Entry | Mark
+Operation = Write | Resize | Sync | Entry | Milestone
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Where metrics go: the outbox and MLflow.
+"""Where metrics go: the outbox, MLflow, and JSON lines in a directory.
 
 May import: root. Imported by: published, sidecar, kernel, cli, testing.
 """
@@ -18,7 +18,7 @@ def open_tracker(uri: str) -> Tracker | None:
     """The tracker at this address; does not connect yet.
 
     Args:
-        uri: an MLflow tracking address, ``<scheme>://…`` of an installed tracker, or empty.
+        uri: an MLflow tracking address, ``jsonl:///folder``, ``<scheme>://…`` of an installed tracker, or empty.
     Returns: ``None`` for an empty address: metrics stay in the outbox.
     Raises:
         UsageError: no tracker accepts such an address.
@@ -30,8 +30,12 @@ def open_tracker(uri: str) -> Tracker | None:
     from qcity_nb.tracking import mlflow
 
     scheme = uri.partition(":")[0].lower()
-    if scheme in mlflow.SCHEMES:  # the built-in tracker needs no look-up, which reads every installed package
+    if scheme in mlflow.SCHEMES:  # the built-in ones need no look-up, which reads every installed package
         return mlflow.open_tracker(uri)
+    if scheme == "jsonl":
+        from qcity_nb.tracking import jsonl
+
+        return jsonl.open_tracker(uri)
     from importlib.metadata import entry_points  # slow to import, and rarely needed
 
     for entry in entry_points(group=GROUP):
@@ -40,5 +44,5 @@ def open_tracker(uri: str) -> Tracker | None:
             return tracker
     raise UsageError(
         f"no tracker accepts the address {mlflow.without_userinfo(uri)!r}: use http(s)://…, "
-        "sqlite:////absolute/path.db, or leave it empty"
+        "sqlite:////absolute/path.db, jsonl:///absolute/folder, or leave it empty"
     )

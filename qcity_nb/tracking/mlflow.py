@@ -31,7 +31,7 @@ from qcity_nb.tracking.timeouts import short_timeouts
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
+__all__ = ["LARGEST", "MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
 
 RUN_TAG = "qcity.run"
 """The tag by which a run is found again."""

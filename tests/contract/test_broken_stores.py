@@ -15,7 +15,7 @@ from qcity_nb import crashpoints
 from qcity_nb.errors import Conflict
 from qcity_nb.ports import Source, Stamped, Store, Version
 from qcity_nb.stores.memory import MemoryStore, _Run
-from qcity_nb.testing.contracts.contract_run import outcomes
+from qcity_nb.testing.contracts.contract_run import run_contract
 from qcity_nb.testing.contracts.store_contract import StoreContract
 
 
@@ -258,7 +258,9 @@ class Contract(StoreContract):
 def failures(kind: type[Parts], tmp_path: Path) -> set[str]:
     """The names of the contract's tests that ``kind`` fails."""
     # Parts checks no names, and lives in one process.
-    results = outcomes(Contract(), kind, tmp_path, is_wanted=lambda name: "process" not in name and "paths" not in name)
+    results = run_contract(
+        Contract(), kind, tmp_path, is_selected=lambda name: "process" not in name and "paths" not in name
+    )
     return {name.removeprefix("test_") for name, failure in results if failure is not None}
 
 

@@ -65,10 +65,10 @@ class TestHub(Served):
     def test_one_commit_a_publish(self, store: Store, tmp_path: Path) -> None:
         source = tmp_path / "pack"
         source.write_bytes(bytes(range(256)) * 100)
-        version = store.publish("r", b"1", expect=None, files={"packs/e1-1-x.pack": source, "a": b"1"})
+        version = store.publish("r", b"1", expect=None, files={"packs/t1-1-x.pack": source, "a": b"1"})
         api, repo = hub_stores.api_of(store)
         before = {commit.commit_id for commit in api.list_repo_commits(repo, revision="run/r")}
-        files: dict[str, bytes | Path] = {"packs/e1-2-x.pack": source, "journal/e1-x": b"{}"}
+        files: dict[str, bytes | Path] = {"packs/t1-2-x.pack": source, "journal/t1-x": b"{}"}
         store.publish(
             "r",
             b"2",
@@ -79,7 +79,7 @@ class TestHub(Served):
         )
         new = [commit for commit in api.list_repo_commits(repo, revision="run/r") if commit.commit_id not in before]
         assert len(new) == 1
-        info = api.get_paths_info(repo, ["files/packs/e1-2-x.pack", HEAD], revision="run/r")
+        info = api.get_paths_info(repo, ["files/packs/t1-2-x.pack", HEAD], revision="run/r")
         assert [getattr(entry, "lfs", None) is not None for entry in sorted(info, key=lambda entry: entry.path)] == [
             True,
             False,
@@ -91,24 +91,32 @@ class TestHub(Served):
         assert api.repo_info(repo).private is True
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "commit-lost",
-        "commit-500",
-        "commit-500-before",
-        "commit-412",
-        "rate-429",
-        "error-500",
-        "upload-cut",
-        "upload-slow",
-        "commit-slow",
-        "storage-full",
-        "down",
-    ],
-    scope="class",
+FAULTS = (
+    "commit-lost",
+    "commit-500",
+    "commit-500-before",
+    "commit-412",
+    "rate-429",
+    "error-500",
+    "upload-cut",
+    "upload-slow",
+    "commit-slow",
+    "storage-full",
+    "down",
 )
-class TestFaults(Served):
+WITH_EACH = {
+    "test_each_version_has_its_own_name",
+    "test_only_the_newest_version_is_expected",
+    "test_a_stored_name_is_not_sent_again",
+    "test_a_big_file_from_a_path_is_a_copy",
+    "test_what_a_head_drops_goes_with_it",
+    "test_an_object_as_a_file",
+    "test_threads_make_a_run_once",
+}
+"""What depends on the fault: commits, uploads, downloads and a race. The other tests run with each fault at night."""
+
+
+class Faulty(Served):
     """Each switch strikes before many of the calls. Stale reads are for the lease to survive (``test_hub_rules``):
     no store can promise that there are none.
 
@@ -134,6 +142,21 @@ class TestFaults(Served):
     def reopen(self, store: Store) -> Store:
         assert isinstance(store, hub_stores.PatientStore)
         return store.reopened()
+
+
+@pytest.mark.parametrize("fault", FAULTS, scope="class")
+class TestFaults(Faulty):
+    """What depends on the fault."""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("fault", FAULTS, scope="class")
+class TestFaultsAtNight(Faulty):
+    """The rest of the contract."""
+
+
+for _name in [name for name in dir(Faulty) if name.startswith("test_")]:
+    setattr(TestFaultsAtNight if _name in WITH_EACH else TestFaults, _name, None)
 
 
 def test_the_faults_strike(server: HubServer) -> None:

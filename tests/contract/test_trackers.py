@@ -1,4 +1,4 @@
-"""The tracker contract over MLflow's SQLite store and a real MLflow server, and what is MLflow's own."""
+"""The tracker contract over MLflow's SQLite store, a real MLflow server and JSON lines, and what is MLflow's own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import json_lines
 import pytest
 
 from qcity_nb.errors import TrackerUnavailable, UsageError
@@ -68,7 +69,7 @@ class MlflowContract(TrackerContract):
         finally:
             connection.close()
 
-    def found(self, uri: str, run: str) -> int:
+    def count_runs(self, uri: str, run: str) -> int:
         connection = sqlite3.connect(f"file:{self.database(uri)}?mode=ro", uri=True, timeout=20)
         try:
             query = """SELECT count(*) FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid
@@ -100,11 +101,26 @@ class TestServer(MlflowContract):
         return self.folder / "server.db"
 
 
+class TestJsonLines(TrackerContract):
+    @pytest.fixture
+    def uri(self, tmp_path: Path) -> str:
+        return f"jsonl://{tmp_path}/metrics"
+
+    def stored(self, uri: str, run_id: str) -> Stored:
+        return json_lines.stored(Path(uri.removeprefix("jsonl://")) / run_id)
+
+    def found(self, uri: str, run: str) -> int:
+        runs = json_lines.runs(Path(uri.removeprefix("jsonl://")))
+        return sum(json_lines.stored(folder).tags["qcity.run"] == run for folder in runs)
+
+
 class Faulty:
-    """MLflow with one planted fault."""
+    """A tracker with one planted fault."""
 
     def __init__(self, uri: str, fault: str) -> None:
-        self.inner, self.fault, self.calls = mlflow(uri), fault, 0
+        inner = open_tracker(uri)
+        assert inner is not None
+        self.inner, self.fault, self.calls = inner, fault, 0
 
     @property
     def uri(self) -> str:
@@ -149,9 +165,12 @@ class Faulty:
         ("single precision", "test_rows_arrive_and_an_exact_replay_adds_none"),
     ],
 )
-def test_a_broken_tracker_fails_the_contract(mlflow_database: Callable[..., str], fault: str, test: str) -> None:
-    uri = mlflow_database()
-    suite = TestDatabase()
+@pytest.mark.parametrize("kind", [TestDatabase, TestJsonLines])
+def test_a_broken_tracker_fails_the_contract(
+    mlflow_database: Callable[..., str], tmp_path: Path, fault: str, test: str, kind: type[TrackerContract]
+) -> None:
+    uri = mlflow_database() if kind is TestDatabase else f"jsonl://{tmp_path}/metrics"
+    suite = kind()
     suite.open = lambda uri: Faulty(uri, fault)  # type: ignore[method-assign]  # the fault is planted here
     with pytest.raises(AssertionError):
         getattr(suite, test)(uri, "broken")
@@ -258,7 +277,7 @@ def test_a_lost_reply_leaves_one_run_and_each_row_once(
     except TrackerUnavailable:
         assert times == 2, "one lost reply is repeated at once"
         run_id = begin(tracker, run)
-    assert suite.found(mlflow_uri, run) == 1
+    assert suite.count_runs(mlflow_uri, run) == 1
     proxy.lose = ["runs/log-batch"] * times
     rows = make_rows(10)
     try:

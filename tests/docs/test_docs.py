@@ -53,12 +53,17 @@ def programs(text: str) -> list[tuple[Block, list[str]]]:
     return found
 
 
-def run(text: str, folder: Path) -> list[str]:
-    """Run a page's blocks in ``folder``, in order; what went wrong, one line each."""
+def run(text: str, folder: Path, *, tracking: str = "") -> list[str]:
+    """Run a page's blocks in ``folder``, in order; what went wrong, one line each.
+
+    Args:
+        tracking: where metrics go instead of the default.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "MLFLOW_", "JPY_"))}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     env["PYTHONPATH"] = str(folder)
     env["MPLBACKEND"] = "agg"
+    env |= {"QCITY_TRACKING": tracking} if tracking else {}
     failures = []
     for block, command in programs(text):
         try:
@@ -151,7 +156,8 @@ def test_every_block_runs_or_says_why_not(page: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_blocks_run(page: Path, checkout: Path) -> None:
-    failures = run(read(page), checkout)
+    # The README's runs have MLflow, as a reader's have; on the other pages its import would cost seconds for each run.
+    failures = run(read(page), checkout, tracking="" if page.name == "README.md" else f"jsonl://{checkout}/tracked")
     assert not failures, "\n".join(failures)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
         from qcity_nb.errors import CheckpointError
 
     folder = Path(tempfile.mkdtemp(prefix="qcity-fuzz-"))
-    path = folder / "e1-1.pack"
+    path = folder / "t1-1.pack"
     corpus = folder / "corpus"
     corpus.mkdir()
     content = b"content"

@@ -1,7 +1,7 @@
 """Whatever lies on the disk, readers of checkpoints give right bytes or ``CheckpointError``.
 
 Never a crash, a hang, memory on a damaged record's word, or code that is run before its digest held. Each fuzzer runs
-for ``FUZZ_SECONDS`` (2 by default) and names the seed of the batch that found something.
+for ``FUZZ_SECONDS`` (1 by default) and names the seed of the batch that found something.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ BATCH = 200
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with world.memory_directory() as found:
-        yield found
+    with world.memory_directory() as path:
+        yield path
 
 
 def fuzz(strategy: st.SearchStrategy[Any], run: Callable[[Any], None]) -> int:
@@ -84,12 +84,12 @@ def read_all(path: Path) -> None:
         with contextlib.suppress(CheckpointError):
             tier.rows(seq)
         with contextlib.suppress(CheckpointError):
-            found = tier.load(seq)
-            for name in found.objects:
+            manifest = tier.load(seq)
+            for name in manifest.objects:
                 with contextlib.suppress(CheckpointError):
-                    assert world.name(tier.read(found, name)) == name
+                    assert world.name(tier.read(manifest, name)) == name
             with contextlib.suppress(CheckpointError):
-                tier.objects(found, found.objects)
+                tier.objects(manifest, manifest.objects)
 
 
 def saved(folder: Path) -> tuple[LocalTier, Manifest]:
@@ -130,13 +130,13 @@ def test_forged_manifests_in_a_tier(folder: Path) -> None:
 )
 def test_a_forged_name_of_a_pack(folder: Path, name: str) -> None:
     tier, newest = saved(folder)
-    body = manifests.dumps(newest).replace(b'"e1-2.pack"', f'"{name}"'.encode())
+    body = manifests.dumps(newest).replace(b'"t1-2.pack"', f'"{name}"'.encode())
     assert body != manifests.dumps(newest)
     hostile.forge_manifest(tier, 3, body)
     read_all(tier.path)
-    found = LocalTier(tier.path, term=world.TERM).newest(deep=True)
-    assert found is not None
-    assert found.seq == 2
+    manifest = LocalTier(tier.path, term=world.TERM).newest(deep=True)
+    assert manifest is not None
+    assert manifest.seq == 2
 
 
 def test_damaged_files_in_a_tier(folder: Path) -> None:
@@ -161,7 +161,7 @@ def test_forged_indexes_of_packs(folder: Path) -> None:
     objects = world.objects(1)
     refs = pack.write_pack(folder / "true.pack", objects, term=world.TERM)
     value = {name: [ref.offset, ref.size_bytes] for name, ref in refs.items()}
-    path = folder / "e1-1.pack"
+    path = folder / "t1-1.pack"
 
     def run(index: bytes) -> None:
         hostile.forge_pack(path, objects, index)
@@ -175,7 +175,7 @@ def test_forged_indexes_of_packs(folder: Path) -> None:
 
 def test_wrong_references(folder: Path) -> None:
     objects = world.objects(1)
-    path = folder / "e1-1.pack"
+    path = folder / "t1-1.pack"
     pack.write_pack(path, objects, term=world.TERM)
     numbers = st.one_of(st.integers(), st.sampled_from([0, 1, 4096, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 1 << 70, -1]))
 
@@ -213,7 +213,7 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
 
     def run(example: tuple[str, int, int]) -> None:
         where, at, size = example
-        found = true
+        manifest = true
         if where == "in its place":
             path.write_bytes(planted(ref.offset))
         elif where == "anywhere":
@@ -224,11 +224,11 @@ def test_nothing_is_unpickled_before_its_digest_held(folder: Path) -> None:
         else:  # the manifest's word is wrong, its own digest is not
             path.write_bytes(planted(at))
             wrong = replace(ref, offset=at, size_bytes=size)
-            found = manifests.loads(manifests.dumps(replace(true, objects={**true.objects, skeleton: wrong})))
-        with contextlib.suppress(CheckpointError), tier.open_reader(found) as read:
+            manifest = manifests.loads(manifests.dumps(replace(true, objects={**true.objects, skeleton: wrong})))
+        with contextlib.suppress(CheckpointError), tier.open_reader(manifest) as read:
             load(decode_state(encoded, read))
         with contextlib.suppress(CheckpointError):
-            load(decode_state(encoded, lambda name: tier.read(found, name)))
+            load(decode_state(encoded, lambda name: tier.read(manifest, name)))
         assert not exploded.exists(), f"code was run: {example}"
         path.write_bytes(whole)
 

@@ -62,9 +62,9 @@ def test_seeded_schedules_of_rivals() -> None:
         seen += world.seen
         log.update(line.rpartition(": ")[2] for line in world.store.log)
     # Schedules in which nothing goes wrong would prove nothing.
-    for what in ("superseded", "lease lost", "judged dead", "outcome unknown", "acquire: RunHeld"):
+    for what in ("superseded", "lease lost", "declared dead", "outcome unknown", "acquire: RunHeld"):
         assert seen[what] >= 50, seen
-    for what in ("landed late", "too late", "stale", "unread", "lost", "refused", "delayed", "conflict"):
+    for what in ("took effect late", "too late", "stale", "unread", "lost", "refused", "delayed", "conflict"):
         assert log[what] >= 50, log
 
 

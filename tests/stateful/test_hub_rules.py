@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import hub_stores
 import pytest
 from hypothesis import HealthCheck, settings
+from tiers import nightly_but
 
 from qcity_nb.ports import Store
 from qcity_nb.testing.clock import ManualClock
@@ -18,6 +19,8 @@ from qcity_nb.testing.rules import HeadRules
 
 FAULTS = ("commit-lost", "commit-500", "commit-500-before", "commit-412", "stale-read")
 SCHEDULES = 200
+PARTS = 8
+"""Each of them has all faults; two run with each change."""
 
 
 _servers: list[HubServer] = []
@@ -48,7 +51,7 @@ TestHubRules.settings = settings(
 )
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", nightly_but([0, 1], range(PARTS)))
 def test_seeded_schedules_of_rivals(server: HubServer, part: int) -> None:
     """Lost replies, commits that landed though the Hub answered 500, false 412s, reads of yesterday's branch."""
     seen: Counter[str] = Counter()
@@ -58,7 +61,7 @@ def test_seeded_schedules_of_rivals(server: HubServer, part: int) -> None:
         if dice.random() < 0.5:
             server.faults.set(dice.choice(FAULTS))
 
-    for seed in range(part, SCHEDULES, 8):
+    for seed in range(part, SCHEDULES, PARTS):
         world = HeadWorld(lambda clock: hub_stores.new_store(server, clock=clock), seed=seed, quiet=server.faults.clear)
         play(world, seed, steps=24, spoil=spoil)
         seen += world.seen

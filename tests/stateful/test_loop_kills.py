@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from loop_program import Notebook, Seen, programs, size
 from loop_world import Killed, Reaper, World
+from optional import torch
 
 from qcity_nb import crashpoints
 
 EVERY = st.sampled_from([1, 1, 2, 3, "0.001s", "60s", None])
+AT_NIGHT = pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.nightly)])
 SETTINGS = settings(
-    max_examples=100,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
@@ -88,20 +88,30 @@ def compare(program: Any, kills: list[int]) -> Seen:
 KILLS = st.lists(st.integers(1, 120), min_size=1, max_size=4)
 
 
-@given(program=programs(EVERY), kills=KILLS)
-@SETTINGS
-def test_a_killed_notebook_ends_as_if_nothing_had_happened(program: Any, kills: list[int]) -> None:
-    assume(0 < sum(size(cell) for cell in program) <= 80)
-    compare(program, kills)
+@AT_NIGHT
+@pytest.mark.timeout(600)
+def test_a_killed_notebook_ends_as_if_nothing_had_happened(count: int) -> None:
+    @given(program=programs(EVERY), kills=KILLS)
+    @settings(SETTINGS, max_examples=count)
+    def one(program: Any, kills: list[int]) -> None:
+        assume(0 < sum(size(cell) for cell in program) <= 80)
+        compare(program, kills)
+
+    one()
 
 
-@given(program=programs(st.just(1)), kills=KILLS)
-@SETTINGS
-def test_saved_at_each_iteration_only_the_one_in_flight_runs_again(program: Any, kills: list[int]) -> None:
-    assume(0 < sum(size(cell) for cell in program) <= 80)
-    seen = compare(program, kills)
-    again = sum(times - 1 for times in seen.ran.values())
-    assert again <= seen.kills
+@AT_NIGHT
+@pytest.mark.timeout(600)
+def test_saved_at_each_iteration_only_the_one_in_flight_runs_again(count: int) -> None:
+    @given(program=programs(st.just(1)), kills=KILLS)
+    @settings(SETTINGS, max_examples=count)
+    def one(program: Any, kills: list[int]) -> None:
+        assume(0 < sum(size(cell) for cell in program) <= 80)
+        seen = compare(program, kills)
+        again = sum(times - 1 for times in seen.ran.values())
+        assert again <= seen.kills
+
+    one()
 
 
 def test_the_programs_do_what_they_should() -> None:

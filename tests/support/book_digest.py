@@ -330,11 +330,11 @@ def digests(namespace: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     names = sorted(name for name in namespace if not name.startswith("_") and name not in _OF_IPYTHON)
     # Generators last: what they yield next may change what others hold.
     names.sort(key=lambda name: type(namespace[name]) is types.GeneratorType)
-    found = {name: (type(namespace[name]).__name__, walk.digest(namespace[name])) for name in names}
+    digest_of = {name: (type(namespace[name]).__name__, walk.digest(namespace[name])) for name in names}
     if "Out" in namespace:
-        found["Out"] = (f"of {list(namespace['Out'])}", walk.digest(namespace["Out"]))
-        found["In"] = (f"of {len(namespace['In'])}", walk.digest([*namespace["In"]]))
-    return found
+        digest_of["Out"] = (f"of {list(namespace['Out'])}", walk.digest(namespace["Out"]))
+        digest_of["In"] = (f"of {len(namespace['In'])}", walk.digest([*namespace["In"]]))
+    return digest_of
 
 
 def tell(namespace: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from book_mark import Mark, marks
+from book_log import CellStart, read_log
 from books import Book, Shown, shown
 
 from qcity_nb import codec
@@ -56,7 +56,7 @@ PROJECT = "book"
 HEARTBEAT_S, TTL_S, PUBLISH_S = 0.3, 30.0, 0.2
 """The ttl is longer than a test: a successor that had to wait for it would be seen."""
 ALWAYS = "1000"
-"""Snapshots may take so many times what cells take: there is one behind each cell."""
+"""Snapshots may take so many times what cells take, so there is one after each cell."""
 ATTEMPTS = 8
 ATTEMPT_S = 90.0
 LOOK_S = 0.002
@@ -106,7 +106,7 @@ class Outcome:
     ran: tuple[tuple[int, ...], ...]
     """The cells that each attempt began, in order."""
     began_s: float
-    marks: tuple[Mark, ...]
+    cell_starts: tuple[CellStart, ...]
     ended_s: float
     deaths: tuple[Death, ...] = ()
 
@@ -129,7 +129,7 @@ def project(book: Book, folder: Path) -> Path:
     """A copy of the project; returns the notebook's path."""
     folder.mkdir(parents=True)
     (folder / "pyproject.toml").write_text(f'[tool.qcity]\nproject = "{PROJECT}"\n')
-    return book.lay(folder)
+    return book.write(folder)
 
 
 def papermill(book: Book, root: Path, *, engine: str = "") -> Outcome:
@@ -150,12 +150,12 @@ def papermill(book: Book, root: Path, *, engine: str = "") -> Outcome:
     )
     ended_s = time.monotonic()
     assert done.returncode == 0, done.stderr[-4000:]
-    found = marks(log)
+    lines = read_log(log)
     return Outcome(
         shown=shown((work / "out.ipynb").read_text(encoding="utf-8")),
-        ran=(tuple(mark.cell for mark in found),),
+        ran=(tuple(line.cell for line in lines),),
         began_s=began_s,
-        marks=tuple(found),
+        cell_starts=tuple(lines),
         ended_s=ended_s,
     )
 
@@ -178,7 +178,7 @@ class World:
     codes: list[int] = field(default_factory=list)
     deaths: list[Death] = field(default_factory=list)
     _ran: list[tuple[int, ...]] = field(default_factory=list)
-    _marks: list[Mark] = field(default_factory=list)
+    _cell_starts: list[CellStart] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -275,11 +275,11 @@ class World:
             self.codes.append(child.wait(timeout=ATTEMPT_S))
             if is_over:
                 _wait_gone(label)  # the agent says its last word first
-            found = marks(self.log)
-            self._ran.append(tuple(mark.cell for mark in found))
-            self._marks += found
+            lines = read_log(self.log)
+            self._ran.append(tuple(line.cell for line in lines))
+            self._cell_starts += lines
             if not is_over:
-                newest = max((mark.cell for mark in found), default=0)
+                newest = max((line.cell for line in lines), default=0)
                 self.deaths.append(Death(self.host, newest, recorded_cells(store, head.run)))
             head = lease.read(store, head.run).head
             if head.is_over:
@@ -292,7 +292,7 @@ class World:
             shown=shown(store.get(head.run, head.executed).decode()),
             ran=tuple(self._ran),
             began_s=began_s,
-            marks=tuple(self._marks),
+            cell_starts=tuple(self._cell_starts),
             ended_s=time.monotonic(),
             deaths=tuple(self.deaths),
         )
@@ -320,40 +320,42 @@ def at_hub(root: Path, book: Book, server: HubServer, repo: str) -> World:
 
 def _wait_for(child: subprocess.Popen[bytes], log: Path, share: float, quiet: Outcome) -> None:
     """Until the moment has come or the attempt is over."""
-    first_s = quiet.marks[0].at_s
+    first_s = quiet.cell_starts[0].at_s
     at_s = first_s + share * (quiet.ended_s - first_s)
-    there = max((mark for mark in quiet.marks if mark.at_s <= at_s), key=lambda mark: mark.at_s)
+    last = max((line for line in quiet.cell_starts if line.at_s <= at_s), key=lambda line: line.at_s)
     until_s = time.monotonic() + ATTEMPT_S
-    while not (begun := [mark for mark in marks(log) if mark.cell >= there.cell]):
+    while not (begun := [line for line in read_log(log) if line.cell >= last.cell]):
         if child.poll() is not None:
             return
-        assert time.monotonic() < until_s, f"cell {there.cell} did not begin, only {[mark.cell for mark in marks(log)]}"
+        assert time.monotonic() < until_s, (
+            f"cell {last.cell} did not begin, only {[line.cell for line in read_log(log)]}"
+        )
         time.sleep(LOOK_S)
-    later_s = at_s - there.at_s
-    if there.cell == max(mark.cell for mark in quiet.marks):
-        later_s = min(later_s, LAST_S)  # the run may be quicker than the undisturbed one, and must not be over
-    until_s = begun[0].at_s + later_s
+    until_s = begun[0].at_s + (at_s - last.at_s)
+    end = max(line.cell for line in quiet.cell_starts)
     while time.monotonic() < until_s and child.poll() is None:
+        # The run may be quicker than the undisturbed one, and must not be over.
+        until_s = min([until_s, *(line.at_s + LAST_S for line in read_log(log) if line.cell == end)])
         time.sleep(LOOK_S)
 
 
 def kill(label: str) -> None:
     """SIGKILL to every process of the attempt, as close together as can be, and until none is left."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
-        for each in found:
+    while processes := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
+        for each in processes:
             try:
                 os.kill(each.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        assert time.monotonic() < until_s, f"still there: {found}"
+        assert time.monotonic() < until_s, f"still there: {processes}"
 
 
 def _wait_gone(label: str) -> None:
     """Everything of an attempt that is over ends by itself."""
     until_s = time.monotonic() + 20.0
-    while found := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
-        assert time.monotonic() < until_s, f"still there: {found}"
+    while processes := [each for each in labelled_processes.find_labelled(label) if not each.is_zombie]:
+        assert time.monotonic() < until_s, f"still there: {processes}"
         time.sleep(0.02)
 
 
@@ -368,12 +370,12 @@ def moments(rng: random.Random, book: Book) -> list[Moment]:
     return [first, Moment(share=rng.uniform(0.0, 0.9))] if rng.random() < 1 / 3 else [first]
 
 
-def differences(found: Outcome, wanted: Outcome) -> list[str]:
+def differences(actual: Outcome, expected: Outcome) -> list[str]:
     """Where the outputs, counts or digests of two runs differ, a line for each; empty: nowhere."""
-    if len(found.shown) != len(wanted.shown):
-        return [f"{len(found.shown)} cells for {len(wanted.shown)}"]
+    if len(actual.shown) != len(expected.shown):
+        return [f"{len(actual.shown)} cells for {len(expected.shown)}"]
     lines = []
-    for n, ((count, mine), (other_count, others)) in enumerate(zip(found.shown, wanted.shown, strict=True), 1):
+    for n, ((count, mine), (other_count, others)) in enumerate(zip(actual.shown, expected.shown, strict=True), 1):
         if count != other_count:
             lines.append(f"cell {n}: execution count {count} for {other_count}")
         if mine != others:
@@ -402,7 +404,7 @@ def repeats(outcome: Outcome, book: Book) -> list[str]:
     """The finished cells that ran again though the store had them, a line for each.
 
     A cell counts as recorded for an attempt if the store had it just after the death before. What stands
-    behind ``book.again`` may run again; it is the only thing that may.
+    after ``book.again`` may run again; it is the only thing that may.
     """
     lines = []
     for death, ran in zip(outcome.deaths, outcome.ran[1:], strict=False):

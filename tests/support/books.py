@@ -44,13 +44,13 @@ class Book:
     def notebook(self) -> Any:
         """The notebook; the same ids each time, so that it is the same notebook."""
         cells = [
-            nbformat.v4.new_code_cell(f'__import__("book_mark").ran({n})\n{source}', id=f"cell-{n}")
+            nbformat.v4.new_code_cell(f'__import__("book_log").ran({n})\n{source}', id=f"cell-{n}")
             for n, source in enumerate(self.cells, 1)
         ]
         spec = {"name": "python3", "display_name": "Python", "language": "python"}
         return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
 
-    def lay(self, folder: Path) -> Path:
+    def write(self, folder: Path) -> Path:
         """Write notebook and files into a project's directory; returns the notebook's path."""
         for name, content in self.files.items():
             (folder / name).write_text(content, encoding="utf-8")
@@ -91,7 +91,7 @@ def shown(data: str) -> Shown:
     """
     book = nbformat.reads(data, as_version=4)
     states = book.metadata.get("widgets", {}).get(_STATE, {}).get("state", {})
-    found: Shown = []
+    result: Shown = []
     for cell in book.cells:
         mine: list[Any] = []
         for output in cell.get("outputs", []):
@@ -105,8 +105,8 @@ def shown(data: str) -> Shown:
             elif not any(name.startswith(_OURS) for name in output.data):
                 pieces = {name: _piece(name, each, states) for name, each in output.data.items()}
                 mine.append((output.output_type, output.get("execution_count"), pieces, dict(output.metadata)))
-        found.append((cell.get("execution_count"), mine))
-    return found
+        result.append((cell.get("execution_count"), mine))
+    return result
 
 
 def _piece(name: str, content: Any, states: Mapping[str, Any]) -> Any:

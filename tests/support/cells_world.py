@@ -39,7 +39,7 @@ class Kernel:
         record = CellRecord(chain=f"c{position}", number=position + 1, wall_s=wall_s)
         self.cells.add_finished(position, record, shown or {})
         if snapshot:
-            self.cells.take(stored=self.tier.stored)
+            self.cells.take_snapshot(stored=self.tier.stored)
         return self.save()
 
     def save(self) -> int:
@@ -57,11 +57,11 @@ class Kernel:
         return saving.new_bytes
 
     def again(self, count: int) -> tuple[dict[str, Any], list[str]]:
-        """The namespace of another kernel behind ``count`` cells."""
+        """The namespace of another kernel after ``count`` cells."""
         assert self.manifest is not None
         live: dict[str, Any] = {}
         other = FinishedCells(NamespaceSnapshotter(live), ProcessSettings(self.root), self.manifest.cells)
         with self.tier.open_reader(self.manifest) as read:
-            said = other.restore(count, read)
+            messages = other.restore(count, read)
         assert len(other.records) == count
-        return {name: value for name, value in live.items() if not name.startswith("__")}, said
+        return {name: value for name, value in live.items() if not name.startswith("__")}, messages

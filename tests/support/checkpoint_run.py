@@ -26,7 +26,7 @@ class CheckpointRun:
     """One attempt at the run ``RUN``.
 
     Args:
-        folder: for the local tier and the desk.
+        folder: for the local tier and the mailbox.
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
@@ -74,7 +74,7 @@ class CheckpointRun:
 
 
 def restored(store: Store, head: Head, folder: Path) -> Restored:
-    """What a fresh host makes of the head: nothing but the store, and a tier of the epoch after it."""
+    """What a new host restores from the run record: it has only the store, and a tier of the next term."""
     term = head.term + 1
     folder.mkdir(exist_ok=True)
     tier = LocalTier(tier_path(folder, head.run, term), term=term)

@@ -59,15 +59,15 @@ class Image:
 
 def images(folder: Path = DATA) -> list[Image]:
     """Every image recorded in ``folder``: one text file each, the Python in its first line."""
-    found = []
+    result = []
     for file in sorted(folder.glob("*.txt")):
         first, *lines = file.read_text(encoding="utf-8").splitlines()
         header = _HEADER.search(first)
         assert header, f"{file}: the first line must name the image and its Python"
         pins = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
         installed: dict[str, Version] = {canonicalize_name(name): Version(version) for name, version in pins}
-        found.append(Image(name=header["name"], python=header["python"], installed=installed))
-    return found
+        result.append(Image(name=header["name"], python=header["python"], installed=installed))
+    return result
 
 
 class Unrecorded(Exception):
@@ -151,10 +151,10 @@ class _Provider(AbstractProvider[_Need, _Pick, str]):
             marker = requirement.marker
             plain = marker is None or marker.evaluate({**self._environment, "extra": ""})
             if extra:
-                wanted = not plain and marker is not None and marker.evaluate({**self._environment, "extra": extra})
+                is_needed = not plain and marker is not None and marker.evaluate({**self._environment, "extra": extra})
             else:
-                wanted = plain
-            if wanted:
+                is_needed = plain
+            if is_needed:
                 name = canonicalize_name(requirement.name)
                 yield _Need(name, "", requirement.specifier)
                 for asked in sorted(requirement.extras):

@@ -1,4 +1,4 @@
-"""Calls of the Hub's client that were given up go on in threads of their own until its retries are used up."""
+"""Calls of the Hub's client that were given up continue in their own threads until its retries are used up."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ class JobsWorld:
         return HfJobsLauncher(self.given, flavor, **more)
 
     def spec(self, attempt: str = f"{RUN}-1", **more: Any) -> AttemptSpec:
-        facts = {"run": RUN, "host": "hf-jobs", "store": self.given.store, **more}
-        return AttemptSpec(attempt=attempt, **facts)
+        fields = {"run": RUN, "host": "hf-jobs", "store": self.given.store, **more}
+        return AttemptSpec(attempt=attempt, **fields)
 
     def begin(self, attempt: str = f"{RUN}-1", files: Mapping[str, bytes] | None = None, **more: Any) -> Head:
         """A run, about to be launched as ``attempt``."""
@@ -87,7 +87,7 @@ def jobs_world(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) ->
         root = folder / "project"
         root.mkdir(exist_ok=True)
         (root / "pyproject.toml").write_text('[tool.qcity]\nproject = "digits"\n')
-        # Asked for as often as anybody likes: an answer is kept for as long as a beat at most.
+        # May be called often: an answer is kept for one heartbeat at most.
         more = {"job_install": "", "job_secrets": ["PYTHONPATH"], "heartbeat": "0.001s", "ttl": "10s"}
         world = JobsWorld(server, HfApi(endpoint=server.url, token=TOKEN), root, settings.load(root, more), more)
         yield world

@@ -59,8 +59,8 @@ _ODD: list[JSON] = [
     ".",
     "..",
     "a/b",
-    "e1-1.pack",
-    "e1-2.pack",
+    "t1-1.pack",
+    "t1-2.pack",
     "x" * 300,
     "b2-" + "0" * 64,
     "x3-" + "0" * 32,
@@ -78,14 +78,14 @@ DEPTHS = (10, 100, 300, 480, 600, 900, 980, 5_000, 100_000)
 
 
 def _odd(rng: random.Random, kind: type | None = None) -> JSON:
-    """A value that a reader may stumble over; of one type, where one is asked for: it gets further."""
+    """A value that a reader may not expect; of type ``kind``, if given, so that it passes more checks."""
     if rng.random() < 0.2 and kind is not str:
         return rng.choice((-1, 1)) * rng.getrandbits(rng.randrange(80))
     if rng.random() < 0.2 and kind is not int:
         return "".join(
             chr(rng.choice((rng.randrange(32, 127), rng.randrange(0x11000)))) for _ in range(rng.randrange(20))
         )
-    value = rng.choice([one for one in _ODD if kind is None or type(one) is kind])
+    value = rng.choice([each for each in _ODD if kind is None or type(each) is kind])
     if kind is None and rng.random() < 0.2:
         return rng.choice(([value, 1], {"x": value}, {"offset": value}))
     return value
@@ -218,11 +218,11 @@ def bounded() -> Iterator[None]:
     def expired(number: int, frame: object) -> None:
         raise TimeoutError(f"no answer after {CPU_S:g} s of CPU")
 
-    there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGVTALRM, expired)
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (there + MEMORY_BYTES, limits[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + MEMORY_BYTES, limits[1]))
         signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
         yield
     finally:
@@ -232,8 +232,8 @@ def bounded() -> Iterator[None]:
 
 
 def seconds() -> float:
-    """How long each fuzzer runs: ``FUZZ_SECONDS``, 2 by default."""
-    return float(os.environ.get("FUZZ_SECONDS", "2"))
+    """How long each fuzzer runs: ``FUZZ_SECONDS``, 1 by default."""
+    return float(os.environ.get("FUZZ_SECONDS", "1"))
 
 
 def until() -> float:

@@ -63,8 +63,8 @@ def main(folder: Path) -> None:
     expected = {f"made/{name}": data for name, data in CONTENTS.items()}
     expected |= {"early.bin": content, "copied.bin": CONTENTS["text.bin"], "folder/deep/b.txt": b"b"}
     expected |= dict.fromkeys(["folder/a.bin", "file.bin"], CONTENTS["mixed.bin"] + b"changed")
-    found = api.list_repo_tree(repo, recursive=True, revision="run/x")
-    tree = {one.path: one for one in found if isinstance(one, RepoFile)}
+    entries = api.list_repo_tree(repo, recursive=True, revision="run/x")
+    tree = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     assert {*expected, ".gitattributes"} == set(tree)
     assert sorted(api.list_repo_files(repo, revision="run/x")) == sorted({*expected, ".gitattributes"})
     for path, data in expected.items():
@@ -88,18 +88,18 @@ def main(folder: Path) -> None:
     if is_xet_available() and "src_repo_id" in Copy.__dataclass_fields__:  # which client 0.36 and 1.27 do not have
         copy = Copy("made/text.bin", "taken.bin", src_repo_id=repo, src_repo_type="model", src_revision="run/x")
         api.create_commit(other, [copy], commit_message="copied from elsewhere")
-    for one in api.list_repo_files(other):
-        assert Path(api.hf_hub_download(other, one, cache_dir=folder / "other")).stat().st_size
+    for entry in api.list_repo_files(other):
+        assert Path(api.hf_hub_download(other, entry, cache_dir=folder / "other")).stat().st_size
 
     api.create_tag(repo, tag="v1", revision="run/x")
-    titles = [one.title for one in api.list_repo_commits(repo, revision="run/x")]
+    titles = [entry.title for entry in api.list_repo_commits(repo, revision="run/x")]
     assert titles[-3:] == ["more", "many", "initial commit"]
-    assert second.oid in {one.commit_id for one in api.list_repo_commits(repo, revision="run/x")}
+    assert second.oid in {entry.commit_id for entry in api.list_repo_commits(repo, revision="run/x")}
     api.super_squash_history(repo, branch="run/x")
     assert len(api.list_repo_commits(repo, revision="run/x")) == 1
     refs = api.list_repo_refs(repo)
-    assert ({one.name for one in refs.branches}, {one.name for one in refs.tags}) == ({"main", "run/x"}, {"v1"})
-    files = {one.filename: one for one in api.list_lfs_files(repo)}
+    assert ({entry.name for entry in refs.branches}, {entry.name for entry in refs.tags}) == ({"main", "run/x"}, {"v1"})
+    files = {entry.filename: entry for entry in api.list_lfs_files(repo)}
     assert files["early.bin"].size == len(content)
     api.permanently_delete_lfs_files(repo, [files["early.bin"]])
     assert not api.file_exists(repo, "early.bin", revision="run/x")

@@ -47,8 +47,8 @@ def serve(folder: Path) -> HubServer:
     Clients before 1.0 know one endpoint, the environment's (`HubClient.api`): tests with them set it, and run in one
     process.
     """
-    given = os.environ.get("HF_ENDPOINT", "")
-    return HubServer(folder, port=urlsplit(given).port or 0)
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    return HubServer(folder, port=urlsplit(endpoint).port or 0)
 
 
 def fresh_address(server: HubServer) -> str:
@@ -104,7 +104,7 @@ class PatientStore:
             except StoreUnavailable as error:
                 self.clock.advance(error.retry_after_s)
             except StoreRefused as error:
-                # As the agent does: somebody may make room.
+                # As the sidecar does: somebody may free storage.
                 if "storage" not in str(error):
                     raise
         raise AssertionError("thirty tries in a row")
@@ -118,11 +118,11 @@ class PatientStore:
 
     def _read(self, run: str) -> tuple[Stamped | None, list[bytes]]:
         # Readers would pile up what only a commit can meet.
-        found = self._again(lambda: self.store.read(run), spoiled=False)
-        if found is None:
+        stamped = self._again(lambda: self.store.read(run), spoiled=False)
+        if stamped is None:
             return None, []
-        ids, data = unsigned(found.data)
-        return replace(found, data=data), ids
+        ids, data = unsigned(stamped.data)
+        return replace(stamped, data=data), ids
 
     def read(self, run: str) -> Stamped | None:
         return self._read(run)[0]
@@ -140,10 +140,10 @@ class PatientStore:
         mine = uuid.uuid4().hex.encode()
 
         def send() -> Version:
-            found, ids = self._read(run)
+            stamped, ids = self._read(run)
             if mine in ids:
-                assert found is not None
-                return found.version
+                assert stamped is not None
+                return stamped.version
             signed = b"ids " + b",".join([*ids[-15:], mine]) + b"\n" + head
             return self.store.publish(run, signed, expect=expect, files=files, drop=drop, page=page)
 
@@ -173,5 +173,5 @@ class PatientStore:
 
 def unsigned(data: bytes) -> tuple[list[bytes], bytes]:
     """The write ids that ``PatientStore`` put before a head, and the head."""
-    line, found, head = data.partition(b"\n")
-    return (line[4:].split(b","), head) if found and line.startswith(b"ids ") else ([], data)
+    line, separator, head = data.partition(b"\n")
+    return (line[4:].split(b","), head) if separator and line.startswith(b"ids ") else ([], data)

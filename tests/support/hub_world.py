@@ -118,9 +118,9 @@ class HubWorld:
         with self.server.hub.db.read() as db:
             repo = repos.load_repo(db, "model", namespace, name)
             assert repo is not None
-            found = revisions.head(db, repo.id, branch)
-        assert found is not None
-        return found
+            oid = revisions.head(db, repo.id, branch)
+        assert oid is not None
+        return oid
 
 
 def copied(options: Options) -> Options:

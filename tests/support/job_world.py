@@ -30,10 +30,10 @@ def emulator(folder: Path, **options: Any) -> Iterator[tuple[HubServer, HfApi]]:
 def wait_for(look: Callable[[], T], *, what: str) -> T:
     """What ``look`` returns once that is true."""
     until = time.monotonic() + WAIT_S
-    while not (found := look()):
+    while not (result := look()):
         assert time.monotonic() < until, f"waited {WAIT_S:.0f} s for {what}"
         time.sleep(0.01)
-    return found
+    return result
 
 
 def start(api: HfApi, *command: str, **more: Any) -> JobInfo:

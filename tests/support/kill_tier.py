@@ -1,6 +1,6 @@
 """A warm process that forks one writer of a local tier per line of its input, and lets each kill itself.
 
-    {"path": …, "workload": "go on", "at": 7, "is_torn": false}  →  what the writer said, then "end -9" (or "end 0")
+    {"path": …, "workload": "resume", "at": 7, "is_torn": false}  →  what the writer said, then "end -9" (or "end 0")
 
 The writer dies by SIGKILL just before its operation number ``at`` (a write, sync, rename, create, …); torn, that write
 is cut to half of its bytes and the next operation is the last. Syncs are counted and not carried out: SIGKILL keeps
@@ -54,11 +54,11 @@ class Writers:
         order = {"path": str(path), "workload": workload, "at": at, "is_torn": is_torn}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        said: list[str] = []
+        lines: list[str] = []
         for line in self._process.stdout:
             if line.startswith("end "):
-                return said, int(line.split()[1])
-            said.append(line.strip())
+                return lines, int(line.split()[1])
+            lines.append(line.strip())
         raise AssertionError(f"the process that forks is gone: {self._process.wait(10)}")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import json_lines
 import nbformat
 
 from qcity_nb.kernel.output_recorder import PANEL_MIME
@@ -192,7 +193,7 @@ class World:
         """The run's head, if it was made yet."""
         store = open_store(str(self.store))
         runs = store.runs()
-        assert len(runs) <= 1, f"one run was wanted, {runs} were made"
+        assert len(runs) <= 1, f"one run was expected, {runs} were made"
         return lease.read(store, runs[0]).head if runs else None
 
     def supervise(self, plan: chaos.Plan, *, is_machine_dead: bool) -> None:
@@ -228,27 +229,35 @@ class World:
         return "\n".join(parts)
 
 
-def world_in(root: Path, template: Path, *, is_torch: bool = False, is_notebook: bool = False) -> World:
-    """A world with an empty MLflow database of its own."""
-    shutil.copyfile(template, root / "mlflow.db")
-    return World(root=root, tracking=f"sqlite:///{root / 'mlflow.db'}", is_torch=is_torch, is_notebook=is_notebook)
+def world_in(root: Path, template: Path | None = None, *, is_torch: bool = False, is_notebook: bool = False) -> World:
+    """A world with an empty tracker of its own.
+
+    Args:
+        template: an MLflow database to copy. Without it the tracker is of JSON lines: an agent then starts without
+            mlflow, whose import costs more than the whole of such a run.
+    """
+    tracking = f"jsonl://{root / 'tracked'}"
+    if template is not None:
+        shutil.copyfile(template, root / "mlflow.db")
+        tracking = f"sqlite:///{root / 'mlflow.db'}"
+    return World(root=root, tracking=tracking, is_torch=is_torch, is_notebook=is_notebook)
 
 
 def processes(root: Path) -> dict[int, str]:
     """Every living process whose environment or command line names the world's directory."""
-    found: dict[int, str] = {}
-    wanted = str(root).encode()
+    command_of: dict[int, str] = {}
+    path = str(root).encode()
     for folder in Path("/proc").glob("[0-9]*"):
         if int(folder.name) == os.getpid():
             continue
         try:
             command = (folder / "cmdline").read_bytes()
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            if state not in "ZX" and (wanted in (folder / "environ").read_bytes() or wanted in command):
-                found[int(folder.name)] = command.replace(b"\0", b" ").decode()
+            if state not in "ZX" and (path in (folder / "environ").read_bytes() or path in command):
+                command_of[int(folder.name)] = command.replace(b"\0", b" ").decode()
         except OSError:
             continue
-    return found
+    return command_of
 
 
 def wait_gone(root: Path, *, within_s: float = 20.0) -> None:
@@ -264,7 +273,7 @@ Metrics = Counter[tuple[str, int, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracked:
-    """What MLflow has of a world."""
+    """What the tracker has of a world."""
 
     rows: Metrics
     params: Mapping[str, str]
@@ -272,15 +281,21 @@ class Tracked:
 
 
 def tracked(tracking: str, experiment: str) -> Tracked:
-    """The one MLflow run of the experiment, read with MLflow's own client."""
+    """The one run of the experiment, read from the files, or with MLflow's own client."""
+    rows: Metrics = Counter()
+    if tracking.startswith("jsonl://"):
+        (folder,) = json_lines.runs(Path(tracking.removeprefix("jsonl://")))
+        assert folder.parent.name == experiment
+        found = json_lines.stored(folder)
+        rows.update((key, step, float(value)) for key, value, _, step in found.rows)
+        return Tracked(rows=rows, params=found.params, status=found.status)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None, f"MLflow has no experiment {experiment}"
-    runs = client.search_runs([found.experiment_id])
-    assert len(runs) == 1, f"one MLflow run was wanted, there are {[run.data.tags for run in runs]}"
-    rows: Metrics = Counter()
+    experiment_ = client.get_experiment_by_name(experiment)
+    assert experiment_ is not None, f"MLflow has no experiment {experiment}"
+    runs = client.search_runs([experiment_.experiment_id])
+    assert len(runs) == 1, f"one MLflow run was expected, there are {[run.data.tags for run in runs]}"
     for key in runs[0].data.metrics:
         rows.update((key, m.step, m.value) for m in client.get_metric_history(runs[0].info.run_id, key))
     return Tracked(rows=rows, params=runs[0].data.params, status=runs[0].info.status)
@@ -320,14 +335,13 @@ def uninterrupted(world: World) -> Result:
 def check(world: World, reference: Result, *, is_machine_dead: bool) -> None:
     """The promise: the same result, each row once, nobody left, no more work done again than allowed."""
     wait_gone(world.root)
-    found = result(world)
-    assert found.final == reference.final, f"weights or draws differ\n{world.tail()}"
-    assert found.tracked.rows == reference.tracked.rows, (
-        f"missing {reference.tracked.rows - found.tracked.rows}, too many {found.tracked.rows - reference.tracked.rows}"
-    )
-    assert found.tracked.params == reference.tracked.params
-    assert found.tracked.status == "FINISHED"
-    assert found.outputs == reference.outputs, world.tail()
+    actual = result(world)
+    assert actual.final == reference.final, f"weights or draws differ\n{world.tail()}"
+    missing, extra = reference.tracked.rows - actual.tracked.rows, actual.tracked.rows - reference.tracked.rows
+    assert not (missing | extra), f"missing {missing}, too many {extra}"
+    assert actual.tracked.params == reference.tracked.params
+    assert actual.tracked.status == "FINISHED"
+    assert actual.outputs == reference.outputs, world.tail()
     check_executions(world, is_machine_dead=is_machine_dead)
 
 
@@ -337,7 +351,7 @@ def check_executions(world: World, *, is_machine_dead: bool) -> None:
     After a dead process, the next attempt begins with the iteration in flight or a later one: whatever was finished,
     which is when the next item was asked for and hence the next iteration begun, is never executed again.
 
-    Only with ``every=1``. Otherwise a save is written while the loop goes on, and the next one waits for it: after a
+    Only with ``every=1``. Otherwise a save is written while the loop continues, and the next one waits for it: after a
     dead process at most the iterations of two saves are executed again.
 
     After a dead machine it may go back by one publish interval. A publish takes the newest local checkpoint as it
@@ -406,8 +420,9 @@ def _surely_published(hits: list[tuple[str, int, int]], begun: list[int], *, is_
 def moments(rng: random.Random, quiet: Result, world: World, action: chaos.Action) -> chaos.Plan:
     """A plan that strikes at one of the quiet run's hits, and in a third of the cases again while that is mended.
 
-    Head-only writes are beats, whose number depends on how fast this machine is today; without them, a run has at
-    least so many hits. So the n-th is always reached; which point it is may differ by a beat.
+    Writes of the run record alone are heartbeats, whose number depends on how fast this machine is; without them, a
+    run has at
+    least so many hits. So the n-th is always reached; which point it is may differ by a heartbeat.
     """
     counts = Counter(name for name, _ in quiet.hits)
     heartbeats = counts["publish.head.after"] + counts["publish.head.before"] - 2 * counts["publish.files.after"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from loop_world import World
+from optional import torch
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def programs(every: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any,
 def size(body: Iterable[Any]) -> int:
     """Upper bound of the iterations, to keep a test short."""
     total = 0
-    for one in body:
-        if isinstance(one, Loop | Fold):
-            total += one.count * (1 + size(one.body))
-        elif isinstance(one, Sometimes):
-            total += size(one.body)
+    for each in body:
+        if isinstance(each, Loop | Fold):
+            total += each.count * (1 + size(each.body))
+        elif isinstance(each, Sometimes):
+            total += size(each.body)
     return total
 
 
@@ -161,45 +161,45 @@ class Notebook:
         return self.state
 
     def _body(self, body: Iterable[Any], path: tuple[Any, ...], turn: int) -> None:
-        for number, one in enumerate(body):
+        for number, each in enumerate(body):
             self.tick()
             here = (*path, number)
-            if isinstance(one, Log):
+            if isinstance(each, Log):
                 value = float(self.state["w"].sum()) + float(self.state["t"].sum()) + self.state["n"]
-                for _ in range(one.times):
-                    self.world.log(step=one.step, **{one.key: value})
-            elif isinstance(one, Work):
-                self._work(one.by)
-            elif isinstance(one, Fold):
-                for n in range(one.count):
-                    self._body(one.body, (*here, n), n)
-            elif isinstance(one, Sometimes):
+                for _ in range(each.times):
+                    self.world.log(step=each.step, **{each.key: value})
+            elif isinstance(each, Work):
+                self._work(each.by)
+            elif isinstance(each, Fold):
+                for n in range(each.count):
+                    self._body(each.body, (*here, n), n)
+            elif isinstance(each, Sometimes):
                 if turn % 2 == 1:
-                    self._body(one.body, here, turn)
-            elif one.leave_by == "raise":
-                # After a death behind the loop's last save it yields nothing and raises nothing: what such a handler
+                    self._body(each.body, here, turn)
+            elif each.leave_by == "raise":
+                # After a death after the loop's last save, it yields nothing and raises nothing: what such a handler
                 # does to the state is done once more or never, as with any code that a restart does not reach.
                 with contextlib.suppress(Left):
-                    self._loop(one, here)
+                    self._loop(each, here)
             else:
-                self._loop(one, here)
+                self._loop(each, here)
 
-    def _loop(self, one: Loop, here: tuple[Any, ...]) -> None:
-        is_inner = not any(isinstance(child, Loop | Fold | Sometimes) for child in one.body)
-        items = ITEMS[one.items](one.count)
-        for item in self.world.loop(items, self.state, one.every, one.name and f"{one.name} {here[0]}"):
+    def _loop(self, loop: Loop, here: tuple[Any, ...]) -> None:
+        is_inner = not any(isinstance(child, Loop | Fold | Sometimes) for child in loop.body)
+        items = ITEMS[loop.items](loop.count)
+        for item in self.world.loop(items, self.state, loop.every, loop.name and f"{loop.name} {here[0]}"):
             # How many iterations there were is the state's to know, so that it is right after a resume.
             turn = self.state["turns"][here] if here in self.state.setdefault("turns", {}) else 0
-            if is_inner and turn != one.leave_at:
+            if is_inner and turn != loop.leave_at:
                 self.seen.ran[*here, turn] = self.seen.ran.get((*here, turn), 0) + 1
             self.state["seen"].append(float(item))
-            self._body(one.body, (*here, turn), turn)
-            if turn == one.leave_at:
+            self._body(loop.body, (*here, turn), turn)
+            if turn == loop.leave_at:
                 self.state["n"] += 1
-                if one.leave_by == "raise":
+                if loop.leave_by == "raise":
                     self.state["n"] += 100
                     raise Left
-                if one.leave_by == "return":
+                if loop.leave_by == "return":
                     return
                 break
             self.state["turns"][here] = turn + 1

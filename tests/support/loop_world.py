@@ -1,4 +1,4 @@
-"""A run without an agent: attempts that begin from what a killed one left, and all rows that ever got saved."""
+"""A run without a sidecar: attempts that start from what a killed one left, and all rows that were ever saved."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class World:
     def tier(self, term: int) -> Path:
         return self.path / str(term)
 
-    def start(self, **given: Any) -> Session:
-        """The next attempt, as the agent prepares it (sidecar/restore.py); ``given`` goes to its session."""
+    def start(self, **options: Any) -> Session:
+        """The next attempt, as the sidecar prepares it (sidecar/restore.py); ``options`` go to its session."""
         self.term += 1
         folder = self.tier(self.term)
         folder.mkdir(parents=True)
@@ -68,12 +68,12 @@ class World:
         (folder / "seq").write_text(str(self.seq))
         mailbox = Mailbox(self.path / f"desk-{self.term}").open()
         self.show(mailbox)
-        self.session = Session(mailbox, mailbox.status(), **given)
+        self.session = Session(mailbox, mailbox.status(), **options)
         self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 
     def show(self, mailbox: Mailbox | None = None, **changes: Any) -> None:
-        """What the agent says, from now on and at once."""
+        """What the sidecar reports, from now on."""
         status: dict[str, Any] = {"state": "held", "run": "r", "term": self.term, "pid": os.getpid()}
         (mailbox or self.session.sidecar.mailbox).write_status(
             Status(**{**status, "tier": str(self.tier(self.term)), **changes})
@@ -104,7 +104,7 @@ class World:
         self.session.log(metrics, step)
 
     def rows(self) -> list[Row]:
-        """What the agent would have published: the rows of each checkpoint up to the newest, in order."""
+        """What the sidecar would have published: the rows of each checkpoint up to the newest, in order."""
         tier = LocalTier(self.tier(self.term), term=self.term)
         newest = tier.newest()
         upto = newest.seq if newest is not None else 0

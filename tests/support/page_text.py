@@ -35,7 +35,7 @@ class Block:
 
 def _split(text: str) -> tuple[list[Block], list[str]]:
     """The fenced blocks, and the lines outside them."""
-    found, outside, comment = [], [], ""
+    blocks, outside, comment = [], [], ""
     lines = iter(enumerate(text.splitlines(), start=1))
     for number, line in lines:
         if opening := _FENCE.match(line):
@@ -46,7 +46,7 @@ def _split(text: str) -> tuple[list[Block], list[str]]:
                 inside.append(inner.removeprefix(opening["indent"]))
             else:
                 raise ValueError(f"line {number}: the block is not closed")
-            found.append(
+            blocks.append(
                 Block(language=opening["language"], source="\n".join(inside) + "\n", line=number, comment=comment)
             )
             comment = ""
@@ -55,7 +55,7 @@ def _split(text: str) -> tuple[list[Block], list[str]]:
         if line.strip():
             remark = _COMMENT.match(line)
             comment = remark["text"] if remark else ""
-    return found, outside
+    return blocks, outside
 
 
 def blocks(text: str) -> list[Block]:
@@ -65,24 +65,24 @@ def blocks(text: str) -> list[Block]:
 
 def links(text: str) -> list[str]:
     """The targets of links and images outside code."""
-    found = []
+    targets = []
     for line in _split(text)[1]:
         plain = _SPAN.sub("", line)
-        found += _LINK.findall(plain)
-        found += _REFERENCE.findall(plain)
-    return found
+        targets += _LINK.findall(plain)
+        targets += _REFERENCE.findall(plain)
+    return targets
 
 
 def anchors(text: str) -> set[str]:
     """The fragments that the headings of a page make, as GitHub makes them."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     for line in _split(text)[1]:
         if heading := re.match(r"^#{1,6}\s+(.*?)\s*#*$", line):
             title = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "").lower()
             slug = re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
-            number = sum(1 for known in found if re.fullmatch(re.escape(slug) + r"(-\d+)?", known))
-            found.add(f"{slug}-{number}" if number else slug)
-    return found
+            number = sum(1 for known in slugs if re.fullmatch(re.escape(slug) + r"(-\d+)?", known))
+            slugs.add(f"{slug}-{number}" if number else slug)
+    return slugs
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -103,5 +103,5 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def pages(root: Path) -> list[Path]:
     """The pages of a checkout that are held to their word."""
-    found = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
-    return [page for page in found if page.is_file()]
+    candidates = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+    return [page for page in candidates if page.is_file()]

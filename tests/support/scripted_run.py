@@ -1,4 +1,4 @@
-"""Runs without a kernel, in real processes: a loop in a plain script, its agent, and what the store holds of it."""
+"""Runs without a kernel, in real processes: a loop in a plain script, its sidecar, and what the store has of it."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ except QcityError as error:
 def eventually(check: Callable[[], Any], *, within_s: float = 40.0, what: str = "it") -> Any:
     """The first true answer of ``check``."""
     until = time.monotonic() + within_s
-    while not (found := check()):
+    while not (result := check()):
         assert time.monotonic() < until, f"{what} did not happen within {within_s:g} s"
         time.sleep(0.01)
-    return found
+    return result
 
 
 def environment(*, ttl_s: float = 2.0, **more: str) -> dict[str, str]:
@@ -125,7 +125,7 @@ class Script:
 
     @property
     def sidecars(self) -> list[int]:
-        """The agents of its attempts that exist."""
+        """The sidecars of its attempts that exist."""
         return [
             pid for mailbox in (self.folder / ".qcity/local/attempts").glob("*") for pid in attempt_pids(mailbox.name)
         ]
@@ -149,11 +149,11 @@ class Script:
         """Its exit code, once it has ended with all its processes."""
         assert self.process is not None
         code = self.process.wait(timeout=within_s)
-        eventually(lambda: not self.sidecars, what=f"the end of the agents of {self.folder.name}")
+        eventually(lambda: not self.sidecars, what=f"the end of the sidecars of {self.folder.name}")
         return code
 
     def kill(self) -> None:
-        """Leave nothing behind."""
+        """Remove all processes."""
         self.send(signal.SIGKILL)
         if self.process is not None:
             self.process.wait(timeout=10)
@@ -161,13 +161,13 @@ class Script:
 
 def attempt_pids(label: str) -> list[int]:
     """The living processes whose environment has the attempt's label."""
-    wanted = f"QCITY_ATTEMPT={label}".encode()
-    found = []
+    variable = f"QCITY_ATTEMPT={label}".encode()
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0") and is_alive(int(folder.name)):
-                found.append(int(folder.name))
-    return found
+            if variable in (folder / "environ").read_bytes().split(b"\0") and is_alive(int(folder.name)):
+                pids.append(int(folder.name))
+    return pids
 
 
 def head_of(store: Path, run: str = "") -> Head:
@@ -194,14 +194,14 @@ class Snapshot:
     @classmethod
     def take(cls, store: Path, database: Path | None = None) -> Snapshot:
         """As it is now."""
-        found: dict[str, dict[str, str]] = {"heads": {}, "files": {}}
+        digests: dict[str, dict[str, str]] = {"heads": {}, "files": {}}
         for path in sorted((store / "runs").rglob("*")):
             if path.is_file():
                 kind = path.relative_to(store / "runs").parts[1]
-                found[kind][str(path.relative_to(store))] = hashlib.sha256(path.read_bytes()).hexdigest()
+                digests[kind][str(path.relative_to(store))] = hashlib.sha256(path.read_bytes()).hexdigest()
         runs = tuple(path.name for path in (store / "runs").iterdir())
         rows = tuple(row for run in runs for row in metrics(database, run)) if database else ()
-        return cls(heads=found["heads"], files=found["files"], rows=rows)
+        return cls(heads=digests["heads"], files=digests["files"], rows=rows)
 
 
 def metrics(database: Path, run: str) -> list[tuple[Any, ...]]:

@@ -37,10 +37,10 @@ print(json.dumps([found, result]))
 _PUT = (
     _ONE
     + """
-said = options.put(codec.loads(Surroundings, code.encode()).options)
+messages = options.put(codec.loads(Surroundings, code.encode()).options)
 again = options.put(codec.loads(Surroundings, code.encode()).options)
 run(show)
-print(json.dumps([[said, again == said], result]))
+print(json.dumps([[messages, again == messages], result]))
 """
 )
 
@@ -52,12 +52,12 @@ class Carried:
     options: dict[str, dict[str, Any]]
     there: Any
     here: Any
-    said: list[str]
+    messages: list[str]
 
 
-def _process(program: str, given: list[str], folder: Path, environ: dict[str, str]) -> Any:
+def _process(program: str, arguments: list[str], folder: Path, environ: dict[str, str]) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(given)],
+        [sys.executable, "-c", program, json.dumps(arguments)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
@@ -78,7 +78,7 @@ def carry(
         show: sets ``result``, in both.
         first: runs in both, before they remember how things were.
     """
-    found, there = _process(_LOOK, [first, imports, code, show], folder, environ or {})
-    (said, is_same), here = _process(_PUT, [first, imports, found, show], folder, environ or {})
+    saved, shown_there = _process(_LOOK, [first, imports, code, show], folder, environ or {})
+    (messages, is_same), here = _process(_PUT, [first, imports, saved, show], folder, environ or {})
     assert is_same, "put twice, it says the same"
-    return Carried(json.loads(found)["options"], there, here, said)
+    return Carried(json.loads(saved)["options"], shown_there, here, messages)

@@ -49,10 +49,10 @@ class Keep:
 PROGRAM = """
 import pickle, sys
 from snapshot import Keep
-from qcity_nb.namespace.snapshot import Space
+from qcity_nb.namespace.snapshot import NamespaceSnapshotter
 with open(sys.argv[1], "rb") as _file:
     _keep = pickle.load(_file)
-absent = Space(globals()).restore(_keep.read(), _keep.modules, _keep.absent)
+not_saved = NamespaceSnapshotter(globals()).restore(_keep.read(), _keep.modules, _keep.not_saved)
 """
 
 

@@ -69,23 +69,23 @@ def record(seq: int) -> Manifest:
 
 
 def save(tier: LocalTier, seq: int) -> Manifest:
-    """Checkpoint ``seq``; of the objects that the one before holds, half are not given again."""
-    given = objects(seq)
+    """Checkpoint ``seq``; of the objects that the one before holds, half are not passed again."""
+    content = objects(seq)
     before = tier.newest(deep=True) if seq % 2 else None
     if before is not None and before.seq < seq:
-        for name in set(given) & set(before.objects):
-            del given[name]
-    return tier.save(record(seq), given, rows(seq))
+        for name in set(content) & set(before.objects):
+            del content[name]
+    return tier.save(record(seq), content, rows(seq))
 
 
 def restore(tier: LocalTier, seq: int) -> Manifest:
-    """Checkpoint ``seq`` and its rows, from a tier of the epoch before that is not on the disk."""
+    """Checkpoint ``seq`` and its rows, from a tier of the previous term that is not on the disk."""
     refs = {
         name: pack.ObjectRef(pack="gone.pack", offset=0, size_bytes=len(data)) for name, data in objects(seq).items()
     }
-    found = manifests.loads(manifests.dumps(_with(record(seq), refs)))
-    wanted = {number: rows(number) for number in (seq - 1, seq)}
-    return tier.import_from(found, objects(seq).__getitem__, wanted)
+    manifest = manifests.loads(manifests.dumps(_with(record(seq), refs)))
+    row_blocks = {number: rows(number) for number in (seq - 1, seq)}
+    return tier.import_from(manifest, objects(seq).__getitem__, row_blocks)
 
 
 def _with(manifest: Manifest, refs: Mapping[str, pack.ObjectRef]) -> Manifest:
@@ -108,8 +108,8 @@ Say = Callable[[str], object]
 def resume(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[LocalTier] = LocalTier) -> None:
     """So many checkpoints, after the newest that is there."""
     tier = make(path, term=TERM)
-    found = tier.newest()
-    first = start if found is None else found.seq + 1
+    newest = tier.newest()
+    first = start if newest is None else newest.seq + 1
     for seq in range(first, first + count):
         say(f"began {seq}")
         save(tier, seq)
@@ -120,7 +120,7 @@ def resume(path: Path, say: Say, *, count: int = 4, start: int = 1, make: type[L
 
 
 def begin_with_restored(path: Path, say: Say) -> None:
-    """A tier whose first checkpoint comes from the epoch before."""
+    """A tier whose first checkpoint comes from the previous term."""
     say("dropped 5")
     say("began 7")
     restore(LocalTier(path, term=TERM), 7)
@@ -128,19 +128,19 @@ def begin_with_restored(path: Path, say: Say) -> None:
     resume(path, say, count=1)
 
 
-def highest(said: Iterable[str], word: str) -> int:
+def highest(lines: Iterable[str], word: str) -> int:
     """The highest number that a workload said this word with; 0: none."""
-    return max((int(text.split()[1]) for text in said if text.startswith(word)), default=0)
+    return max((int(text.split()[1]) for text in lines if text.startswith(word)), default=0)
 
 
-def check(tier: LocalTier, found: Manifest, seq: int) -> None:
+def check(tier: LocalTier, actual: Manifest, seq: int) -> None:
     """It is checkpoint ``seq``, to the last bit, however it is read."""
-    wanted = record(seq)
-    fields = [(one.seq, one.step, one.loops, one.logged) for one in (found, wanted)]
+    expected = record(seq)
+    fields = [(each.seq, each.step, each.loops, each.logged) for each in (actual, expected)]
     assert fields[0] == fields[1], f"checkpoint {seq} says {fields[0]}"
-    with tier.open_reader(found) as read:
+    with tier.open_reader(actual) as read:
         for name, data in objects(seq).items():
-            assert read(name) == data == tier.read(found, name), f"wrong bytes in checkpoint {seq}"
+            assert read(name) == data == tier.read(actual, name), f"wrong bytes in checkpoint {seq}"
     assert tier.rows(seq) == rows(seq), f"wrong rows in checkpoint {seq}"
 
 
@@ -150,11 +150,11 @@ def check_readers(tier: LocalTier) -> None:
         with contextlib.suppress(CheckpointCorrupt):
             assert tier.rows(seq) in (rows(seq), b""), f"wrong rows in checkpoint {seq}"
         with contextlib.suppress(CheckpointCorrupt):
-            found = tier.load(seq)
-            assert found.seq == seq, f"checkpoint {found.seq} under the name of {seq}"
+            loaded = tier.load(seq)
+            assert loaded.seq == seq, f"checkpoint {loaded.seq} under the name of {seq}"
             for name, data in objects(seq).items():
                 with contextlib.suppress(CheckpointCorrupt):
-                    assert tier.read(found, name) == data, f"wrong bytes in checkpoint {seq}"
+                    assert tier.read(loaded, name) == data, f"wrong bytes in checkpoint {seq}"
 
 
 def files(path: Path) -> list[str]:
@@ -181,22 +181,22 @@ def check_left(
     make: type[LocalTier] = LocalTier,
     gap: int = 1,
 ) -> int:
-    """What a death left: the newest checkpoint is one of ``lowest`` to ``highest`` (0: none), and the tier goes on.
+    """Check a tier after a death: its newest checkpoint is one of ``lowest`` to ``highest`` (0: none), and it can save.
 
     Args:
-        gap: the tier goes on with so much higher a number; with 1, names that were begun come again. 0: it does not.
+        gap: the next save has so much higher a number; with 1, names that were begun occur again. 0: no next save.
         rows_from: rows of checkpoints before this one may be gone: they were dropped, or never there.
     Returns: which one it is.
     """
     tier = make(path, term=TERM)
     check_readers(tier)
-    found = tier.newest(deep=True)
-    seq = 0 if found is None else found.seq
+    left = tier.newest(deep=True)
+    seq = 0 if left is None else left.seq
     assert lowest <= seq <= highest, (
         f"checkpoint {seq} was found; {lowest} was acknowledged, {highest} begun; {tier.skipped}"
     )
-    if found is not None:
-        check(tier, found, seq)
+    if left is not None:
+        check(tier, left, seq)
         for number in range(rows_from, seq):
             assert tier.rows(number) == rows(number), f"checkpoint {seq} is there, the rows of {number} before it not"
     if gap:
@@ -226,15 +226,15 @@ class Trusting(LocalTier):
     """Hands out what the disk holds, unchecked."""
 
     @contextlib.contextmanager
-    def open_reader(self, found: Manifest) -> Iterator[Any]:
+    def open_reader(self, manifest: Manifest) -> Iterator[Any]:
         def read(name: str) -> bytes:
-            return self.read(found, name)
+            return self.read(manifest, name)
 
         read.verify = lambda: None  # type: ignore[attr-defined]  # as a PackReader has it
         yield read
 
-    def read(self, found: Manifest, name: str) -> bytes:
-        ref = found.objects[name]
+    def read(self, manifest: Manifest, name: str) -> bytes:
+        ref = manifest.objects[name]
         try:
             data = (self.path / "packs" / ref.pack).read_bytes()
         except OSError as error:
@@ -331,6 +331,6 @@ def write_large(path: Path, say: Say) -> None:
     resume(path, say, count=2, start=LARGE)
 
 
-WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"go on": resume, "adopted": begin_with_restored}
+WORKLOADS: dict[str, Callable[[Path, Say], None]] = {"resume": resume, "restored": begin_with_restored}
 OTHERS: dict[str, Callable[[Path, Say], None]] = {"large": write_large}
 PLANTED: dict[str, Callable[[Path, Say], None]] = {"hasty": functools.partial(resume, make=Hasty)}

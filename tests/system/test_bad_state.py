@@ -149,14 +149,14 @@ def test_a_damaged_published_checkpoint(kind: str, damage: Damage, scripts: Call
         damage(files / newest.name, 100)
     else:
         manifest = json.loads((files / newest.name).read_bytes())
-        pack = next(pack for pack in manifest["packs"] if f"/e1-{newest.seq}-" in pack)
+        pack = next(pack for pack in manifest["packs"] if f"/t1-{newest.seq}-" in pack)
         damage(files / pack, inside(manifest, pack))
     again = scripts()
     ended_well(again, term=2)
-    told = [str(event.data) for event in events(script.store) if event.kind == "trouble"]
-    assert len(told) == 1
-    assert f"checkpoint {newest.seq} in" in told[0]
-    assert "falling back" in told[0]
+    messages = [str(event.data) for event in events(script.store) if event.kind == "trouble"]
+    assert len(messages) == 1
+    assert f"checkpoint {newest.seq} in" in messages[0]
+    assert "falling back" in messages[0]
     went_on = [event.data for event in events(script.store) if event.kind == "lease"][-1]
     assert (went_on["seq"], went_on["source"]) == (before.seq, "store")
 
@@ -169,7 +169,7 @@ def test_a_damaged_local_checkpoint(damage: Damage, scripts: Callable[..., Scrip
     script.wait()
     tier = next((script.folder / ".qcity/local/runs").glob("*/1"))
     newest = max(int(path.stem) for path in (tier / "checkpoints").glob("[0-9]*.json"))
-    pack = f"e1-{newest}.pack"
+    pack = f"t1-{newest}.pack"
     manifest = json.loads((tier / "checkpoints" / f"{newest}.json").read_bytes())["manifest"]
     damage(tier / "packs" / pack, inside(manifest, pack))
     ended_well(scripts(), term=2)
@@ -211,10 +211,10 @@ def test_a_corrupt_head(which: str, scripts: Callable[..., Script]) -> None:
     assert again.wait() == 6, again.output
     last = again.output.splitlines()[-1]
     assert last.startswith("HeadCorrupt: ")
-    assert "fresh" in last, "it says how to go on"
+    assert "fresh" in last, "it says how to continue"
     assert heads(script)[-1] == versions[-1], "nothing was written"
     if which == "newest":
-        # The version before is whole: with the damaged file out of the way the run goes on.
+        # The version before is intact: without the damaged file the run continues.
         versions[-1].unlink()
         ended_well(scripts(), term=2)
 
@@ -224,17 +224,17 @@ class _Forward(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         target: tuple[str, int] = self.server.target  # type: ignore[attr-defined]  # set by `forwarded`
-        with socket.create_connection(target) as there:
+        with socket.create_connection(target) as remote:
 
             def back() -> None:
-                while data := there.recv(65536):
+                while data := remote.recv(65536):
                     self.wfile.write(data)
 
             thread = threading.Thread(target=back, daemon=True)
             thread.start()
             while data := self.rfile.read1(65536):
-                there.sendall(data)
-            there.shutdown(socket.SHUT_WR)
+                remote.sendall(data)
+            remote.shutdown(socket.SHUT_WR)
             thread.join(10)
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tiers import nightly_but
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
@@ -59,14 +60,14 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-@pytest.mark.parametrize("fault", ["", "copies late", "restores nothing"])
+@pytest.mark.parametrize("fault", nightly_but(["copies late"], ["", "copies late", "restores nothing"]))
 def test_an_engine_that_saves_something_else_is_refused(fault: str) -> None:
     code = FAKE.format(folder=str(FOLDER), fault=fault)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, "restored something else" in done.stderr) == (bool(fault), bool(fault)), done.stderr
 
 
-@pytest.mark.parametrize("name", ["import_time", "up", "log_call", "hub", "checkpoint"])
+@pytest.mark.parametrize("name", nightly_but(["import_time"], ["import_time", "up", "log_call", "hub", "checkpoint"]))
 @pytest.mark.timeout(300)
 def test_a_smoke_gives_numbers(name: str, tmp_path: Path) -> None:
     file = tmp_path / "report.json"

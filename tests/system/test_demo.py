@@ -32,22 +32,23 @@ def demo(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
 def test_three_deaths_change_nothing(tmp_path: Path) -> None:
     done = demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Equal, as if nothing had happened." in done.stdout
+    assert "Equal: same weights, same metrics." in done.stdout
     assert "kernel killed, process group killed, killed while saving" in done.stdout
     folder = tmp_path / ".qcity" / "demo" / "1"
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "killed.ipynb").is_file()
 
 
+@pytest.mark.nightly  # test_hf_jobs_run.py kills jobs in a third of the time
 def test_three_killed_jobs_change_nothing(tmp_path: Path) -> None:
     """Uploads and commits take a while here, so that a kill in the middle of one is that, and not just after it."""
     with HubServer(tmp_path / "hub", end_jobs=True) as server:
         server.faults.set("upload-slow", 1_500_000)
         server.faults.set("commit-slow", 0.05)
-        there = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
-        done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **there)
+        environ = {"HF_ENDPOINT": server.url, "HF_TOKEN": "any-token"}
+        done = demo(tmp_path, "--store", "hf://user/demo", "--on", "hf-jobs", **environ)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Equal, as if nothing had happened." in done.stdout
+        assert "Equal: same weights, same metrics." in done.stdout
         for what in ("an upload", "a commit", "a save"):
             assert f"killed during {what}" in done.stdout
         request = Request(f"{server.url}/api/jobs/user", headers={"Authorization": "Bearer any-token"})
@@ -69,6 +70,7 @@ def test_jobs_of_the_real_service_are_not_killed(tmp_path: Path) -> None:
         assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.nightly  # test_kill_points.py has the same faults with a smaller run
 @pytest.mark.parametrize(
     ("fault", "line"), [("generators", "weights       DIFFERENT"), ("rows", "metrics       DIFFERENT")]
 )

@@ -10,45 +10,45 @@ papermill and nbclient:
     cells that never ran are called completed          system/test_failure_table.py::test_papermill_s_word_for_a_cell_is_not_taken
     a cell times out, and is called completed          system/test_papermill_ways.py::test_a_time_out_is_papermill_s_and_holds_for_the_cells_that_run
     a start wipes all outputs and saves                system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    the notebook is not written atomically             unit/test_bookkeeper.py::test_a_write_that_is_cut_off_leaves_the_old_notebook
-    on_cell_complete fires when a cell was sent        system/test_course.py::test_a_cell_that_failed_runs_again_and_those_before_do_not
-    engines are found by their entry point             system/test_course.py::test_finished_cells_are_passed_over_and_show_what_they_showed
+    the notebook is not written atomically             unit/engine/test_notebook_writer.py::test_a_write_that_is_cut_off_leaves_the_old_notebook
+    on_cell_complete fires when a cell was sent        system/test_resume_plan.py::test_a_cell_that_failed_runs_again_and_those_before_do_not
+    engines are found by their entry point             system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
     papermill is slow to import                        test_import_light.py::test_the_package_alone_loads_next_to_nothing
     no kernelspec: papermill with -k                   system/test_papermill_ways.py::test_options_mean_what_they_mean_in_papermill_also_after_a_death
     no kernelspec: qcity run                           system/test_bad_notebook.py::test_sigterm_to_the_attempt_drains_and_is_relaunched
-    another language's kernel                          system/test_course.py::test_a_kernel_without_snapshots_runs_all_cells_and_says_so
-    requests between cells leave no history            system/test_course.py::test_finished_cells_are_passed_over_and_show_what_they_showed
+    another language's kernel                          system/test_resume_plan.py::test_a_kernel_without_snapshots_runs_all_cells_and_says_so
+    requests between cells leave no history            system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
     outputs before a mark, in order                    system/test_kernel_outputs.py::test_a_killed_notebook_shows_what_an_uninterrupted_one_shows
 
 Objects in a new process, in a kernel and alone:
 
     open file                                          system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    open file, alone                                   unit/test_namespace_kinds.py::test_files_are_reopened_where_they_were
-    open file that is gone or another                  unit/test_namespace_kinds.py::test_a_file_that_is_not_what_it_was_is_absent
+    open file, alone                                   unit/namespace/handlers/test_registry.py::test_files_are_reopened_where_they_were
+    open file that is gone or another                  unit/namespace/handlers/test_registry.py::test_a_file_that_is_not_what_it_was_is_absent
     temp file, mmap, socket, zmq, cursor, Popen        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    temp file, mmap, socket, Popen, alone              unit/test_namespace_kinds.py::test_what_lives_in_one_process_is_absent
+    temp file, mmap, socket, Popen, alone              unit/namespace/handlers/test_registry.py::test_what_lives_in_one_process_is_absent
     Lock, RLock, Event, Condition, Queue               system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    locks, alone                                       unit/test_namespace_kinds.py::test_locks_are_fresh_and_unlocked
-    queues, alone                                      unit/test_namespace_kinds.py::test_queues_keep_what_they_hold
+    locks, alone                                       unit/namespace/handlers/test_registry.py::test_locks_are_fresh_and_unlocked
+    queues, alone                                      unit/namespace/handlers/test_registry.py::test_queues_keep_what_they_hold
     generator, coroutine, frame                        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    generator that is needed: made again               system/test_course.py::test_what_cannot_be_saved_is_made_again_where_it_is_needed
+    generator that is needed: re-created               system/test_resume_plan.py::test_what_cannot_be_saved_is_re_created_where_it_is_needed
     Thread, executor, event loop                       system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    Thread that is used though it is lost              system/test_course.py::test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so
+    Thread that is used though it is lost              system/test_resume_plan.py::test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so
     sqlite file connection                             system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    sqlite file connection in a transaction            unit/test_namespace_kinds.py::test_a_database_is_opened_again
+    sqlite file connection in a transaction            unit/namespace/handlers/test_registry.py::test_a_database_is_opened_again
     DataLoader and its iterator                        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     torch.jit.script module                            system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    torch.jit.script module, alone                     unit/test_namespace_kinds.py::test_torchscript_is_saved_its_own_way
+    torch.jit.script module, alone                     unit/namespace/handlers/test_registry.py::test_torchscript_is_saved_its_own_way
     tensor with an autograd graph                      system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     ipywidgets                                         system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    ipywidgets, alone                                  unit/test_namespace_kinds.py::test_widgets_are_absent
+    ipywidgets, alone                                  unit/namespace/handlers/test_registry.py::test_widgets_are_absent
     lambda, partial, regex, figure, Linear, RNG, ...   system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    one bad object spoils the rest                     unit/test_namespace_space.py::test_one_bad_variable_hinders_no_other
-    functions see later assignments                    system/test_course.py::test_finished_cells_are_passed_over_and_show_what_they_showed
-    shared objects and memory                          unit/test_namespace_space.py::test_what_is_shared_is_kept_together
-    tied weights and their optimizer                   unit/test_namespace_space.py::test_models_come_back_whole_with_their_optimizer
-    a cell that must not run twice                     system/test_course.py::test_a_cell_that_must_not_run_twice_asks
-    packages of an earlier machine                     system/test_course.py::test_packages_are_installed_on_a_new_machine_before_the_variables_come_back
+    one bad object spoils the rest                     unit/namespace/test_snapshot.py::test_one_bad_variable_hinders_no_other
+    functions see later assignments                    system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
+    shared objects and memory                          unit/namespace/test_snapshot.py::test_what_is_shared_is_kept_together
+    tied weights and their optimizer                   unit/namespace/test_snapshot.py::test_models_come_back_whole_with_their_optimizer
+    a cell that must not run twice                     system/test_resume_plan.py::test_a_cell_that_must_not_run_twice_asks
+    packages of an earlier machine                     system/test_resume_plan.py::test_packages_are_installed_on_a_new_machine_before_the_variables_come_back
 """  # noqa: E501  # a table: one row a line
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from course_world import DIED, ROOT, ResumeWorld
+from resume_world import DIED, ROOT, ResumeWorld
 
 from qcity_nb.run.processes import is_alive
 
@@ -84,15 +84,15 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def test_the_table_names_tests_that_there_are() -> None:
-    found = rows()
-    assert len(found) == sum(line.startswith("    ") for line in __doc__.splitlines())
-    assert len({what for what, _, _ in found}) == len(found)
-    for what, file, name in found:
+    listed = rows()
+    assert len(listed) == sum(line.startswith("    ") for line in __doc__.splitlines())
+    assert len({what for what, _, _ in listed}) == len(listed)
+    for what, file, name in listed:
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
         names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert name in names, f"{what}: {file} has no {name}"
     mine = {name for name in globals() if name.startswith("test_")} - {"test_the_table_names_tests_that_there_are"}
-    assert mine == {name for _, file, name in found if file == HERE}
+    assert mine == {name for _, file, name in listed if file == HERE}
 
 
 # ------------------------------------------------------------------ papermill's ends
@@ -124,7 +124,7 @@ def papermills() -> Iterator[Papermills]:
 
 
 SAVED = {"QCITY_SNAPSHOT_TIME_SHARE": "1000"}
-"""A snapshot behind each cell, however busy the machine is."""
+"""A snapshot after each cell, however busy the machine is."""
 
 
 def start(world: ResumeWorld, *options: str, **more: str) -> subprocess.Popen[str]:
@@ -289,7 +289,7 @@ WHY = {
 
 
 def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Papermills) -> None:
-    """Restored, fresh, made again or ``VariableLost``. The second death comes before the second kernel is there."""
+    """Restored, fresh, re-created or ``VariableLost``. The second death comes before the second kernel is there."""
     world = ResumeWorld(tmp_path / "p")
     world.write(IMPORTS, KEPT, LOST, RETRY_FACTOR, USE, "import json\n" + LOSSES)
     world.attempt(code=DIED)
@@ -319,9 +319,9 @@ def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Paperm
         "True",
         "[1, 4, 9, 16]",
     ]
-    said: dict[str, Any] = json.loads(shown[6][0])
-    assert said.keys() | {"widget"} == WHY.keys()
-    for kind, text in said.items():
+    outcome_of: dict[str, Any] = json.loads(shown[6][0])
+    assert outcome_of.keys() | {"widget"} == WHY.keys()
+    for kind, text in outcome_of.items():
         assert WHY[kind] in text, (kind, text)
         assert text.startswith(f"lost_{kind} (a "), text
         assert "is not here since the restart" in text

@@ -51,7 +51,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobsWorld
         for name, value in (
             ("JOB_INSTALL", "none"),
             ("JOB_SECRETS", "PYTHONPATH"),
-            ("BEAT", "0.5"),
+            ("HEARTBEAT", "0.5"),
             ("PUBLISH", "0.1"),
         ):
             monkeypatch.setenv(f"QCITY_{name}", value)
@@ -101,9 +101,9 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
                 far = head.checkpoint is not None and head.checkpoint.term == term and head.checkpoint.step > 3 * term
                 return head if head.term == term and far else None
 
-            found = wait_for(has_come_far, what=f"epoch {term} to get going")
-            assert found is not None
-            way(job_of(found))
+            job = wait_for(has_come_far, what=f"attempt {term} to get going")
+            assert job is not None
+            way(job_of(job))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
@@ -113,10 +113,10 @@ def test_a_run_goes_through_jobs_that_die(world: JobsWorld, capsys: pytest.Captu
     head = the_run(world)
     assert (head.state, head.term) == ("succeeded", 3)
     assert [reason.partition(":")[0] for reason in deaths(world, head)] == ["evicted", "cancelled"]
-    told = capsys.readouterr()
-    assert "first attempt on hf-jobs:t4-small, $0.40/h" in told.err
-    assert "files of project digits go along" in told.err
-    assert "executed notebook: out.ipynb" in told.out
+    output = capsys.readouterr()
+    assert "first attempt on hf-jobs:t4-small, $0.40/h" in output.err
+    assert "files of project digits are sent" in output.err
+    assert "executed notebook: out.ipynb" in output.out
     outputs = json.dumps(json.loads((world.root / "out.ipynb").read_text())["cells"])
     assert "40 epochs; the loss fell: True" in outputs
     store = open_store(str(world.root / ".qcity" / "store"))

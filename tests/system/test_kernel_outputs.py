@@ -130,6 +130,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.each_python
 def test_a_killed_notebook_shows_what_an_uninterrupted_one_shows(tmp_path: Path) -> None:
     calm, stormy = make(tmp_path / "calm"), make(tmp_path / "stormy")
     (stormy / "deaths").mkdir()
@@ -141,10 +142,10 @@ def test_a_killed_notebook_shows_what_an_uninterrupted_one_shows(tmp_path: Path)
         assert deaths <= 2, done.stderr
         assert len(list((stormy / "deaths").iterdir())) == deaths, done.stderr
     assert deaths == 2
-    expected, found = shown(calm), shown(stormy)
-    assert [len(outputs) for outputs in expected[1:]] == [len(outputs) for outputs in found[1:]]
-    for number, (one, other) in enumerate(zip(expected, found, strict=True)):
-        assert other == one, f"cell {number}"
+    expected, actual = shown(calm), shown(stormy)
+    assert [len(outputs) for outputs in expected[1:]] == [len(outputs) for outputs in actual[1:]]
+    for number, (first, other) in enumerate(zip(expected, actual, strict=True)):
+        assert other == first, f"cell {number}"
     assert any("image/png" in output.get("data", {}) for output in expected[4])
     assert "cleared away" not in str(expected[3])
     assert "past one" in str(expected[1])

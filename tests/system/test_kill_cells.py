@@ -15,11 +15,17 @@ import pytest
 from book_world import Moment, Outcome, World
 from books import BOOKS, Book
 from hub_world import HubWorld
+from optional import part
+from tiers import nightly_but
 
 pytestmark = [pytest.mark.kill, pytest.mark.kernel, pytest.mark.timeout(119)]
 
 SEEDS = (1, 2, 3)
 AT_A_HUB = (4,)
+QUICK = [("tied", 1), ("closures", 2), ("streams", 3), ("plots", 1)]
+QUICK_AT_A_HUB = [("widgets", 4), ("search", 4)]
+QUICK_UNDISTURBED = ["tied", "plots", "streams"]
+"""One kill of a book or two at a time; the other books and seeds come at night."""
 
 Quiet = Callable[[Book], Outcome]
 
@@ -30,6 +36,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
     known: dict[str, Outcome] = {}
 
     def run(book: Book) -> Outcome:
+        if book.name == "tied":
+            part("torch")
         if book.name not in known:
             known[book.name] = World(tmp_path_factory.mktemp("quiet"), book).finish()
         return known[book.name]
@@ -41,35 +49,35 @@ def check(world: World, kills: list[Moment], quiet: Outcome) -> Outcome:
     """Kill, and compare with the undisturbed run."""
     book = world.book
     began_s = time.monotonic()
-    found = world.finish(kills, quiet=quiet)
-    twice = book_world.run_twice(found, book)
+    outcome = world.finish(kills, quiet=quiet)
+    twice = book_world.run_twice(outcome, book)
     print(  # noqa: T201  # how a failure is replayed, and what it cost
-        f"{book.name}: kills {book_world.described(kills)}, deaths {found.deaths}, finished cells run twice {twice}, "
+        f"{book.name}: kills {book_world.described(kills)}, deaths {outcome.deaths}, finished cells run twice {twice}, "
         f"{time.monotonic() - began_s:.1f} s"
     )
-    assert found.deaths, f"nothing was killed: {world.tail()}"
-    unlike = book_world.differences(found, quiet)
+    assert outcome.deaths, f"nothing was killed: {world.tail()}"
+    unlike = book_world.differences(outcome, quiet)
     assert not unlike, "\n".join([*unlike, world.tail()])
-    assert not book_world.repeats(found, book), f"{book_world.repeats(found, book)} {found.ran}"
-    return found
+    assert not book_world.repeats(outcome, book), f"{book_world.repeats(outcome, book)} {outcome.ran}"
+    return outcome
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize(("name", "seed"), nightly_but(QUICK, [(name, seed) for name in BOOKS for seed in SEEDS]))
 def test_directory(name: str, seed: int, quiet: Quiet, tmp_path: Path) -> None:
     book = BOOKS[name]
     check(World(tmp_path, book), book_world.moments(random.Random(f"{name}-{seed}"), book), quiet(book))
 
 
-@pytest.mark.parametrize("seed", AT_A_HUB)
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize(
+    ("name", "seed"), nightly_but(QUICK_AT_A_HUB, [(name, seed) for name in BOOKS for seed in AT_A_HUB])
+)
 def test_hub(name: str, seed: int, quiet: Quiet, hub: HubWorld, tmp_path: Path) -> None:
     book = BOOKS[name]
     world = book_world.at_hub(tmp_path, book, hub.server, hub.repo)
     check(world, book_world.moments(random.Random(f"{name}-{seed}"), book), quiet(book))
 
 
-@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize("name", nightly_but(QUICK_UNDISTURBED, BOOKS))
 def test_an_undisturbed_run_is_papermill_s(name: str, quiet: Quiet, tmp_path: Path) -> None:
     """What all others are compared with: each cell once, and the outputs, counts and variables of plain papermill."""
     book = BOOKS[name]
@@ -82,9 +90,9 @@ def test_an_undisturbed_run_is_papermill_s(name: str, quiet: Quiet, tmp_path: Pa
 def test_the_store_has_the_cells_that_were_finished_long_ago(quiet: Quiet, tmp_path: Path) -> None:
     """Or nothing could ever run twice in the eyes of ``repeats``."""
     book = BOOKS["tied"]
-    found = check(World(tmp_path, book), [Moment(point="end.before")], quiet(book))
-    recorded = found.deaths[0].recorded
-    assert recorded >= 6, found.deaths
+    outcome = check(World(tmp_path, book), [Moment(point="end.before")], quiet(book))
+    recorded = outcome.deaths[0].recorded
+    assert recorded >= 6, outcome.deaths
 
 
 def test_differences_are_seen(quiet: Quiet) -> None:
@@ -95,7 +103,7 @@ def test_differences_are_seen(quiet: Quiet) -> None:
         lost = [*whole.shown[: n - 1], (count, outputs[:-1]), *whole.shown[n:]]
         miscounted = [*whole.shown[: n - 1], ((count or 0) + 1, outputs), *whole.shown[n:]]
         for changed in (miscounted, lost) if outputs else (miscounted,):
-            other = Outcome(shown=changed, ran=whole.ran, began_s=0.0, marks=(), ended_s=0.0)
+            other = Outcome(shown=changed, ran=whole.ran, began_s=0.0, cell_starts=(), ended_s=0.0)
             assert any(line.startswith(f"cell {n}: ") for line in book_world.differences(other, whole))
 
 
@@ -106,7 +114,7 @@ def test_repeats_are_seen() -> None:
 
     def after(*ran: int) -> list[str]:
         runs = ((1, 2, 3, 4, 5), ran)
-        outcome = Outcome(shown=[], ran=runs, began_s=0.0, marks=(), ended_s=0.0, deaths=(death,))
+        outcome = Outcome(shown=[], ran=runs, began_s=0.0, cell_starts=(), ended_s=0.0, deaths=(death,))
         return book_world.repeats(outcome, book)
 
     assert after(5, 6) == after(2, 3, 4, 5, 6) == []

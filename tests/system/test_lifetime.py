@@ -62,6 +62,7 @@ def test_all_that_the_first_cell_shows_arrives_and_no_silence_is_waited_for(
     asyncio.run(_with_kernel(use))
 
 
+@pytest.mark.each_python
 def test_a_kernel_that_ends_is_waited_for(tmp_path: Path) -> None:
     last = tmp_path / "last"
 
@@ -111,6 +112,7 @@ def test_other_clients_and_managers_stay_what_they_are() -> None:
     assert use_channels(chosen).client_factory is kind
 
 
+@pytest.mark.each_python
 def test_a_kernel_that_dies_at_once_is_said_to_be_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = tmp_path / "kernels/gone"
     spec.mkdir(parents=True)

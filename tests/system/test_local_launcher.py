@@ -1,4 +1,4 @@
-"""The local launcher with real processes: a death is known, its reason too, and nothing is left behind."""
+"""The local launcher with real processes: a death is known, its reason too, and no process is left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qcity_nb.records import AttemptSpec
 pytestmark = pytest.mark.kill
 
 # The attempt starts a child in a session of its own (as a kernel is), which starts a grandchild in yet another
-# one with an empty environment; and, if told so, an agent.
+# one with an empty environment; and, if asked to, a sidecar.
 ATTEMPT = """
 import os, subprocess, sys, time, signal, pathlib
 folder = pathlib.Path(sys.argv[-1]).parent
@@ -41,8 +41,8 @@ kernel = (
 )
 child = subprocess.Popen([sys.executable, "-c", kernel], start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()
-if mode.startswith("agent"):
-    agent = (
+if mode.startswith("sidecar"):
+    sidecar = (
         "import os, pathlib, sys, time\\n"
         "print('up', flush=True)\\n"
         "while os.getppid() == int(sys.argv[2]): time.sleep(0.01)\\n"
@@ -50,11 +50,11 @@ if mode.startswith("agent"):
         "pathlib.Path(sys.argv[4], 'published').write_text('yes')\\n"
     )
     wait = mode[5:]
-    agent = subprocess.Popen(
-        [sys.executable, "-c", agent, "qcity_nb.sidecar", str(os.getpid()), wait, str(folder)],
+    sidecar = subprocess.Popen(
+        [sys.executable, "-c", sidecar, "qcity_nb.sidecar", str(os.getpid()), wait, str(folder)],
         start_new_session=True, stdout=subprocess.PIPE,
     )
-    agent.stdout.readline()
+    sidecar.stdout.readline()
 (folder / "up").write_text("yes")
 time.sleep(60)
 """
@@ -88,22 +88,22 @@ class Bench:
     def up(self, mode: str = "plain") -> tuple[LocalLauncher, int]:
         launcher = self.launch(mode)
         eventually((self.attempts / "up").exists)
-        facts = launcher._read_record(self.id)
-        assert facts is not None
-        return launcher, int(facts["pid"])
+        recorded = launcher._read_record(self.id)
+        assert recorded is not None
+        return launcher, int(recorded["pid"])
 
     def seen(self, launcher: LocalLauncher) -> Observation:
         """What it says once the main process is no longer running."""
-        found: list[Observation] = []
+        observations: list[Observation] = []
 
         def is_gone() -> bool:
             observation = launcher.find(self.id)
             assert observation is not None
-            found.append(observation)
+            observations.append(observation)
             return observation.state != "running"
 
         eventually(is_gone)
-        return found[-1]
+        return observations[-1]
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_spec_without_a_process_was_never_seen(bench: Bench) -> None:
 
 
 def test_the_sidecar_may_finish_its_last_publish(bench: Bench) -> None:
-    launcher, pid = bench.up("agent0.5")
+    launcher, pid = bench.up("sidecar0.5")
     os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     assert bench.seen(launcher).state == "gone"
@@ -190,7 +190,7 @@ def test_the_sidecar_may_finish_its_last_publish(bench: Bench) -> None:
 
 
 def test_a_sidecar_that_does_not_finish_is_ended(bench: Bench) -> None:
-    launcher, pid = bench.up("agent30")
+    launcher, pid = bench.up("sidecar30")
     os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     assert bench.seen(launcher).state == "gone"
@@ -238,15 +238,15 @@ def test_a_recycled_process_id_is_not_the_attempt(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "state"),
+    ("changes", "state"),
     [({"node": "elsewhere"}, None), ({"namespace": "pid:[1]"}, None), ({"boot": "x"}, "gone")],
 )
 def test_another_machine_knows_nothing_and_a_restarted_one_knows_all(
-    bench: Bench, facts: dict[str, str], state: str | None
+    bench: Bench, changes: dict[str, str], state: str | None
 ) -> None:
     launcher, _ = bench.up()
     recorded = launcher._read_record(bench.id)
-    launcher._write_record(bench.id, {**(recorded or {}), **facts})
+    launcher._write_record(bench.id, {**(recorded or {}), **changes})
     seen = LocalLauncher(bench.settings).find(bench.id)
     assert (seen.state if seen else None) == state
 

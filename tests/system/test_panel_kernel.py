@@ -29,6 +29,7 @@ def code(number: int, source: str) -> dict[str, Any]:
 
 
 @pytest.mark.kernel
+@pytest.mark.each_python
 def test_a_headless_run_saves_one_display_of_plain_html_with_the_last_view() -> None:
     cells = [SHOW, 'panel.update(PanelView(run="r", term=77)); panel.close()']
     notebook: Any = nbformat.from_dict(

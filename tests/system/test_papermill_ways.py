@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from course_world import KILL
+from resume_world import KILL
 
 from qcity_nb.records import Head
 from qcity_nb.run import lease
@@ -118,11 +118,11 @@ def end(process: subprocess.Popen[str], exits: int = 0) -> tuple[str, str]:
 def normal(book: Any) -> Any:
     """A notebook without what differs between any two runs: times, and ids that papermill draws."""
     for meta in [book["metadata"], *(cell["metadata"] for cell in book["cells"])]:
-        told = meta.get("papermill", {})
-        if told.get("status") in ("completed", "failed") and told.get("duration") is not None:
-            told["duration"] = "some"
-        for name in ("start_time", "end_time") + (() if "status" in told else ("duration",)):
-            told.pop(name, None)
+        saved = meta.get("papermill", {})
+        if saved.get("status") in ("completed", "failed") and saved.get("duration") is not None:
+            saved["duration"] = "some"
+        for name in ("start_time", "end_time") + (() if "status" in saved else ("duration",)):
+            saved.pop(name, None)
     for cell in book["cells"]:
         del cell["id"]
         cell["source"] = "".join(cell["source"])
@@ -205,24 +205,24 @@ def test_options_mean_what_they_mean_in_papermill_also_after_a_death(tmp_path: P
 
     expected = own.book()
     assert calm.book() == expected
-    found = killed.book()
-    for cell in (*expected["cells"], *found["cells"]):
+    actual = killed.book()
+    for cell in (*expected["cells"], *actual["cells"]):
         if cell["cell_type"] != "code" or not cell["source"]:
             cell["metadata"].get("papermill", {}).pop("duration", None)  # papermill measures itself
-    assert found == expected
+    assert actual == expected
     assert killed.ran == ["load", "error", "here", "here"]
 
     assert expected["metadata"]["papermill"]["parameters"]["y"] == [1, {"a": None}]
-    assert all(cell["metadata"]["jupyter"]["source_hidden"] for cell in found["cells"] if cell["cell_type"] == "code")
-    assert "5 [1, {'a': None}] from file 2020-01-02 07\n" in found["cells"][3]["outputs"][0]["text"]
-    assert "[0, 0, 2, 0, 0, 2, 0, 1, 0]" in str(found["cells"][9]), "autosave showed what passed cells had shown"
+    assert all(cell["metadata"]["jupyter"]["source_hidden"] for cell in actual["cells"] if cell["cell_type"] == "code")
+    assert "5 [1, {'a': None}] from file 2020-01-02 07\n" in actual["cells"][3]["outputs"][0]["text"]
+    assert "[0, 0, 2, 0, 0, 2, 0, 1, 0]" in str(actual["cells"][9]), "autosave showed what skipped cells had shown"
 
     raised = "papermill.exceptions.PapermillExecutionError"
     assert log(err_calm) == log(err_own)
     assert len(log(err_own)) == 28, log(err_own)
     assert err[err.index(raised) :] == err_calm[err_calm.index(raised) :]
     assert "Executing Loading" in err_calm
-    assert "qcity: 5 cells finished in an earlier kernel: passed over" in err
+    assert "qcity: 5 cells finished in an earlier kernel: skipped" in err
     assert bar(err) == bar(err_calm) == bar(err_own) == "9/9"
     for name in ("stdout.txt", "stderr.txt"):
         # They are opened at their first line, where the notebook works.
@@ -294,8 +294,8 @@ def test_a_kernel_that_does_not_start_in_time_is_papermill_s_error(tmp_path: Pat
     first, second = (place.start(*options, JUPYTER_PATH=str(tmp_path)) for place in (own, ours))
     (_, err_own), (_, err) = end(first, 1), end(second, 1)
     assert time.monotonic() - began_s < 40
-    (said,) = re.findall(r"(?m)^RuntimeError: .*in 1 seconds$", err_own)
-    assert said in err
+    (line,) = re.findall(r"(?m)^RuntimeError: .*in 1 seconds$", err_own)
+    assert line in err
     head = ours.head
     assert (head.state, head.holder) == ("running", None), "the next attempt need not wait"
 
@@ -322,6 +322,7 @@ def test_to_prepare_is_no_run(tmp_path: Path) -> None:
     assert not (ours.folder / ".qcity").exists()
 
 
+@pytest.mark.each_python
 def test_sys_exit_ends_the_notebook_well_also_when_the_end_was_cut_off(tmp_path: Path) -> None:
     cells = [
         code(DIE + "ran('one')\nfrom IPython.display import display"),
@@ -338,5 +339,5 @@ def test_sys_exit_ends_the_notebook_well_also_when_the_end_was_cut_off(tmp_path:
     end(ours.start(*options))
     assert ours.book() == own.book()
     assert own.ran == ["one", "two"]
-    assert ours.ran == ["one", "two", "two"], "no snapshot is taken behind the last cell"
+    assert ours.ran == ["one", "two", "two"], "no snapshot is taken after the last cell"
     assert (ours.head.state, ours.head.failure) == ("succeeded", None)

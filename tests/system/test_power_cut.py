@@ -15,7 +15,7 @@ import tier_world as world
 
 from qcity_nb.testing.disk import Call, Recorder
 from qcity_nb.testing.power_cut import CrashState, Names, crash_states
-from qcity_nb.testing.trace import Mark, Trace
+from qcity_nb.testing.trace import Milestone, Trace
 
 SEED = 20
 TIER = "runs/1"
@@ -33,12 +33,12 @@ def recorded(root: Path, workload: Workload, plant: str = "") -> Trace:
     root.mkdir()
     broken = world.PLANTS[plant]() if plant else contextlib.nullcontext()
     with Recorder(root, is_syncing=False) as disk, broken:
-        workload(root / TIER, disk.mark)
+        workload(root / TIER, disk.note)
     return disk.trace
 
 
 def killed_and_resumed(root: Path, at: int) -> tuple[Trace, int] | None:
-    """Killed at an operation of the third save; a new process goes on, with what the page cache had.
+    """Killed at an operation of the third save; a new process resumes, with what the page cache had.
 
     Returns: the trace, and how long it was when the kill came; none: the save had no such operation.
     """
@@ -49,14 +49,14 @@ def killed_and_resumed(root: Path, at: int) -> tuple[Trace, int] | None:
             raise Killed
 
     with Recorder(root, is_syncing=False) as disk:
-        world.resume(root / TIER, disk.mark, count=2)
+        world.resume(root / TIER, disk.note, count=2)
         limit = disk.count + at
         disk.before = before
         with contextlib.suppress(Killed):
-            world.resume(root / TIER, disk.mark, count=1)
+            world.resume(root / TIER, disk.note, count=1)
             return None
         disk.before, length = None, len(disk.trace.operations)
-        world.resume(root / TIER, disk.mark, count=2)
+        world.resume(root / TIER, disk.note, count=2)
     return disk.trace, length
 
 
@@ -71,9 +71,9 @@ def check(root: Path, state: CrashState, *, gap: int | None = None) -> None:
     """The promise."""
     world.check_left(
         root / TIER,
-        world.highest(state.marks, "saved"),
-        world.highest(state.marks, "began"),
-        rows_from=world.highest(state.marks, "dropped") + 1,
+        world.highest(state.notes, "saved"),
+        world.highest(state.notes, "began"),
+        rows_from=world.highest(state.notes, "dropped") + 1,
         gap=1 + state.cut % 2 if gap is None else gap,
     )
 
@@ -96,7 +96,7 @@ def replay(
             try:
                 holds(root, state)
             except Exception as error:  # noqa: BLE001 - any is a finding
-                return count, f"cut at {state.cut} after {state.marks}, lost {state.lost}, seed {SEED}: {error!r}"
+                return count, f"cut at {state.cut} after {state.notes}, lost {state.lost}, seed {SEED}: {error!r}"
             shutil.rmtree(root)
     return count, ""
 
@@ -114,10 +114,10 @@ def test_the_newest_acknowledged_checkpoint_survives(tmp_path: Path, names: Name
 def test_so_it_does_after_a_kill_and_a_new_start(tmp_path: Path, names: Names) -> None:
     kills = 0
     for at in range(1, 100):
-        found = killed_and_resumed(tmp_path / f"disk-{at}", at)
-        if found is None:
+        outcome = killed_and_resumed(tmp_path / f"disk-{at}", at)
+        if outcome is None:
             break
-        trace, length = found
+        trace, length = outcome
         kills += 1
         count, wrong = replay(trace, names, first=length, limit=8, samples=4)
         assert not wrong, f"killed at {at}, state {count}: {wrong}"
@@ -127,7 +127,7 @@ def test_so_it_does_after_a_kill_and_a_new_start(tmp_path: Path, names: Names) -
 def test_large_files_survive_too(tmp_path: Path) -> None:
     """On the real disk, where they may be written past the page cache."""
     trace = recorded(tmp_path / "disk", world.write_large)
-    started = next(n for n, operation in enumerate(trace.operations) if operation == Mark(f"saved {world.LARGE}"))
+    started = next(n for n, operation in enumerate(trace.operations) if operation == Milestone(f"saved {world.LARGE}"))
     count, wrong = replay(trace, "ordered", first=started, limit=1, samples=1, holds=partial(check, gap=0))
     assert not wrong, f"state {count}: {wrong}"
     assert count > 10

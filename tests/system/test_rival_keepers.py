@@ -41,9 +41,9 @@ from qcity_nb.records import AttemptSpec
 spec = codec.loads(AttemptSpec, Path(sys.argv[-1]).read_bytes())
 given = settings.load(Path(spec.project), {"store": spec.store, "tracking": ""})
 config = sidecar.config_for(given, run=spec.run, attempt=spec.attempt, host=spec.host, declared_dead=spec.declared_dead)
-desk, _ = sidecar.spawn(config)
-sidecar.wait_held(desk)
-os.environ["QCITY_MAILBOX"] = str(desk.path)
+mailbox, _ = sidecar.spawn(config)
+sidecar.wait_held(mailbox)
+os.environ["QCITY_MAILBOX"] = str(mailbox.path)
 import qcity_nb as qcity
 city = qcity.up()
 state = {"total": [0.0]}
@@ -204,7 +204,7 @@ def test_a_slow_holder_is_never_replaced(world: World) -> None:
     assert all(keeper.wait(timeout=20) == 0 for keeper in keepers)
 
 
-# Another process that would hold the same run: an agent that waits as long as it may for the holder to be silent.
+# Another process that would hold the same run: a sidecar that waits as long as it may for the holder to be silent.
 RIVAL = """
 import sys
 from qcity_nb import settings
@@ -212,9 +212,9 @@ from qcity_nb.sidecar import start as sidecar
 from qcity_nb.errors import QcityError
 given = settings.load(overrides={"store": sys.argv[1], "tracking": ""})
 config = sidecar.config_for(given, run="RUN", attempt="RUN-rival", host="local", wait=True)
-desk, process = sidecar.spawn(config)
+mailbox, process = sidecar.spawn(config)
 try:
-    sidecar.wait_held(desk)
+    sidecar.wait_held(mailbox)
 except QcityError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.exit(error.exit_code)
@@ -232,7 +232,7 @@ def test_a_stopped_kernel_stops_the_heartbeat_and_is_replaced(world: World) -> N
     assert holder is not None
     main = next(pid for pid in attempt_pids(first) if pid != holder.pid)
     os.kill(main, signal.SIGSTOP)
-    assert process_state(holder.pid) not in ("T", ""), "its agent lives"
+    assert process_state(holder.pid) not in ("T", ""), "its sidecar lives"
     eventually(lambda: world.head.term == 2 and world.head.holder, what="the second attempt")
     died = [event for event in events(Path(world.settings.store)) if event.kind == "died"]
     assert [event.attempt for event in died] == [first]
@@ -249,7 +249,7 @@ def test_a_dead_sidecar_is_replaced_by_its_own_attempt(world: World) -> None:
     world.keep()
     killed: list[int] = []
     for _ in range(2):
-        eventually(lambda: world.head.holder and world.head.holder.pid not in killed, what="a new agent")
+        eventually(lambda: world.head.holder and world.head.holder.pid not in killed, what="a new sidecar")
         holder = world.head.holder
         assert holder is not None
         eventually(partial(world.has_done, len(world.executed) + 3))

@@ -43,6 +43,7 @@ def test_nan_comes_back_as_nan() -> None:
         (b"[]", "object"),
         (b"{}", "format"),
         (b'{"format":999}', "upgrade"),
+        (b'{"format":1}', "older"),
         (codec.dumps(HEAD).replace(b'"term":0', b'"term":"x"'), "term"),
         (codec.dumps(HEAD).replace(b'"run":"train-1",', b""), "run"),
         (codec.dumps(HEAD).replace(b'"state":"running"', b'"state":"bogus"', 1), "state"),

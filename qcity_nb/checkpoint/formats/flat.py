@@ -1,14 +1,14 @@
-"""A state as named tensors and plain values, and back: what other formats can hold of it.
+"""A state as named tensors and plain values, and back: the part that other formats can hold.
 
-    flat = flatten(state)           # a live state, or what capture.load gave
+    flat = flatten(state)           # a live state, or the result of capture.load
     build(flat)                     # nested dicts, lists and values
-    fill(state, flat)               # a live state takes it over, in place
+    fill(state, flat)               # overwrites a live state in place
 
-A name is the path in the state, joined with dots: ``model.0.weight``, ``optimizer.state.0.exp_avg``. Two paths
-that would have one name are told apart by ``~2``. A list of plain values stays one value. ``Flat.tree`` says in
-JSON what the dots cannot: which keys are numbers, what is a tuple, what is loaded through ``load_state_dict``.
+A name is the path in the state, joined with dots: ``model.0.weight``, ``optimizer.state.0.exp_avg``. If two paths
+have the same name, the second gets ``~2``. A list of plain values stays one value. ``Flat.tree`` holds as JSON what
+the dots cannot express: which keys are numbers, what is a tuple, what is loaded through ``load_state_dict``.
 
-Neither torch nor numpy is imported here; they are there if the state holds theirs.
+Neither torch nor numpy is imported here: they are imported already if the state has their objects.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ __all__ = ["Flat", "build", "fill", "flatten", "is_numpy", "is_torch", "replace_
 
 _SCALARS = (bool, int, float, str, type(None))
 _ALONE = "state"
-"""The name of a state that is one array."""
+"""The name if the whole state is one array."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flat:
-    """A state in parts that have names."""
+    """A state as named parts."""
 
     tree: Any
-    """JSON: how the parts are put together."""
+    """The structure of the state, as JSON."""
     tensors: dict[str, Any] = field(default_factory=dict)
-    """Tensors and arrays, each memory once; not copied."""
+    """Tensors and arrays, each memory once; not copies."""
     tied: dict[str, str] = field(default_factory=dict)
     """Further names of the same tensor."""
     values: dict[str, Any] = field(default_factory=dict)
-    """What JSON can hold; a tuple is a list here."""
+    """Values that JSON can hold; a tuple is a list here."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """What has no place in such a format, and why."""
+    """What such a format cannot hold, and why."""
     are_paths: bool = True
-    """No two paths had one name: each name is its path."""
+    """No two paths had the same name: each name is its path."""
 
 
 def is_torch(value: object) -> bool:
@@ -64,7 +64,7 @@ def flatten(state: object, *, refuse: Callable[[Any], str] = lambda tensor: "") 
     """The parts of ``state``.
 
     Args:
-        refuse: says why a tensor or array cannot be held; empty: it can.
+        refuse: returns why the format cannot hold a tensor or array; empty: it can.
     """
     work = _Flattening(refuse)
     tree = work.node(state, "")
@@ -89,8 +89,8 @@ class _Flattening:
         self._names: set[str] = set()
         self._memory: dict[Any, str] = {}
         self._seen: dict[int, str] = {}
-        self._kept: list[Any] = []
-        """What ``state_dict()`` made for us, alive, so that no other object gets its id."""
+        self._alive: list[Any] = []
+        """Results of ``state_dict()``, kept alive so that no other object gets their ids."""
 
     def _name(self, path: str) -> str:
         path = name = path or _ALONE
@@ -107,7 +107,7 @@ class _Flattening:
         return None
 
     def node(self, value: Any, path: str) -> Any:
-        """The tree of ``value``; ``None`` where it is left out."""
+        """The tree of ``value``; ``None`` if it is left out."""
         if type(value) in _SCALARS:
             return self._value(value, path)
         numpy: Any = sys.modules.get("numpy")
@@ -123,7 +123,7 @@ class _Flattening:
         if id(value) in self._seen:
             return self._out(path, f"another name of {self._seen[id(value)] or 'the state itself'}")
         self._seen[id(value)] = path
-        self._kept.append(value)
+        self._alive.append(value)
         if kind == "state_dict":
             inner = value.state if isinstance(value, StateDict) else value.state_dict()
             return {"state_dict": self.node(inner, path)}
@@ -131,7 +131,7 @@ class _Flattening:
             return {kind: [self.node(item, _join(path, index)) for index, item in enumerate(value)]}
         if kind == "dict":
             if len({str(key) for key in value}) < len(value):
-                self.are_paths = False  # 1 and "1": no reader that goes by names could tell them apart
+                self.are_paths = False  # 1 and "1": a reader that uses names could not distinguish them
             return {"dict": [pair for key, item in value.items() if (pair := self._pair(key, item, path))]}
         named = [(suffix[1:], item) for suffix, item in children(value)]
         return {"object": [[name, self.node(item, _join(path, name))] for name, item in named]}
@@ -156,7 +156,7 @@ class _Flattening:
         first = self._memory.setdefault(memory, name) if memory is not None else name
         if first == name:
             self.tensors[name] = value
-            self._kept.append(value)
+            self._alive.append(value)
         else:
             self.tied[name] = first
         return {"tensor": name}
@@ -169,12 +169,13 @@ def _join(path: str, part: object) -> str:
 def _is_plain(value: Any) -> bool:
     """Scalars, and lists of scalars."""
     return all(
-        type(item) in _SCALARS or (type(item) is list and all(type(one) in _SCALARS for one in item)) for item in value
+        type(item) in _SCALARS or (type(item) is list and all(type(element) in _SCALARS for element in item))
+        for item in value
     )
 
 
 def _memory(value: Any) -> Any:
-    """What is equal for two names of the very same tensor; ``None`` where there is nothing to share."""
+    """A key that is equal for two names of the same tensor; ``None`` if there is nothing to share."""
     if is_torch(value):
         if value.layout is not sys.modules["torch"].strided or value.is_meta or not value.numel():
             return None
@@ -185,7 +186,7 @@ def _memory(value: Any) -> Any:
     return ("numpy", value.__array_interface__["data"][0], value.shape, value.strides, value.dtype.str)
 
 
-def _resolved(flat: Flat, name: str) -> Any:
+def _resolve(flat: Flat, name: str) -> Any:
     return flat.tensors[flat.tied.get(name, name)]
 
 
@@ -193,34 +194,34 @@ def build(flat: Flat, *, keys: Callable[[Any], Any] = lambda key: key) -> Any:
     """The state as nested dicts, lists, tuples, tensors and values; objects are dicts of their attributes.
 
     Args:
-        keys: what becomes of a dict's keys.
+        keys: converts a dict's keys.
     """
 
-    def made(node: Any) -> Any:
+    def build_node(node: Any) -> Any:
         if node is None:
             return None
         if "tensor" in node:
-            return _resolved(flat, node["tensor"])
+            return _resolve(flat, node["tensor"])
         if "value" in node:
             value = flat.values[node["value"]]
             return tuple(value) if node.get("tuple") else value
         if "state_dict" in node:
-            return made(node["state_dict"])
+            return build_node(node["state_dict"])
         if "list" in node:
-            return [made(item) for item in node["list"]]
+            return [build_node(item) for item in node["list"]]
         if "tuple" in node:
-            return tuple(made(item) for item in node["tuple"])
+            return tuple(build_node(item) for item in node["tuple"])
         pairs = node["dict"] if "dict" in node else node["object"]
-        return {keys(key): made(item) for key, item in pairs if item is not None}
+        return {keys(key): build_node(item) for key, item in pairs if item is not None}
 
-    return made(flat.tree)
+    return build_node(flat.tree)
 
 
 def fill(state: object, flat: Flat) -> None:
-    """Make ``state`` what ``flat`` holds, in place; what was left out of it stays as it is.
+    """Overwrite ``state`` with ``flat`` in place; what ``flat`` left out stays unchanged.
 
     Raises:
-        CheckpointError: it does not fit; the message names the variable. ``state`` may be filled in part.
+        CheckpointError: it does not fit; the message names the variable. ``state`` may then be partly filled.
     """
     if _Filling(flat).value(state, flat.tree, "") is not state:
         raise CheckpointError(f"a {type(state).__qualname__} cannot be filled in place: put it into a dict")
@@ -231,14 +232,14 @@ class _Filling:
         self._flat = flat
 
     def value(self, live: Any, node: Any, path: str) -> Any:
-        """What stands at that place from now on: ``live`` itself where it can be filled."""
+        """The new value at that place: ``live`` itself if it can be filled."""
         if node is None:
             return live
         flat = self._flat
         if "state_dict" in node:
             return self._load(live, node, path)
         if "tensor" in node:
-            return _overwritten(live, _resolved(flat, node["tensor"]))
+            return _overwrite(live, _resolve(flat, node["tensor"]))
         if "list" in node and isinstance(live, list):
             items = node["list"]
             live[:] = [self.value(_at(live, n), item, _join(path, n)) for n, item in enumerate(items)]
@@ -253,7 +254,7 @@ class _Filling:
             return live
         if "object" in node:
             if live is None or kind_of(live) != "object":
-                raise CheckpointError(f"{path or 'the state'} is an object in the file: make one there first")
+                raise CheckpointError(f"{path or 'the state'} is an object in the file: create one there first")
             for name, item in node["object"]:
                 if item is not None:
                     setattr(live, name, self.value(getattr(live, name, None), item, _join(path, name)))
@@ -267,14 +268,14 @@ class _Filling:
     def _load(self, live: Any, node: Any, path: str) -> Any:
         where = path or "the state"
         if not has_state_dict(live):
-            raise CheckpointError(f"{where} was saved by its state_dict, and there is nothing to load that into")
+            raise CheckpointError(f"{where} was saved through its state_dict, and there is no object to load it into")
         flat = self._flat
         state = build(Flat(tree=node["state_dict"], tensors=flat.tensors, tied=flat.tied, values=flat.values))
         try:
             live.load_state_dict(state)
         except Exception as error:
             text = " ".join(str(error).split())
-            raise CheckpointError(f"{where} does not fit what the file holds: {text}") from error
+            raise CheckpointError(f"{where} does not fit the content of the file: {text}") from error
         return live
 
 
@@ -282,8 +283,8 @@ def _at(live: Any, index: int) -> Any:
     return live[index] if index < len(live) else None
 
 
-def _overwritten(live: Any, saved: Any) -> Any:
-    """``live`` with the content of ``saved`` where shape and dtype are the same, else ``saved``."""
+def _overwrite(live: Any, saved: Any) -> Any:
+    """``live`` with the content of ``saved`` if shape and dtype are the same, else ``saved``."""
     if type(live) is not type(saved) and not (is_torch(live) and is_torch(saved)):
         return saved
     if live.shape != saved.shape or live.dtype != saved.dtype:

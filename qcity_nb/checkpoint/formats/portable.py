@@ -1,4 +1,4 @@
-"""Tensors and arrays in the form that other libraries take: which they refuse, and dense ones on the CPU."""
+"""Tensors and arrays for other libraries: which ones they refuse; contiguous ones on the CPU."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ def refuse(tensor: Any) -> str:
 
 
 def refuse_dcp(tensor: Any) -> str:
-    """Why DCP cannot hold it: as safetensors, which alone has no complex128."""
+    """Why DCP cannot hold it: as for safetensors, except that DCP has complex128."""
     why = refuse(tensor)
     return "" if why.endswith("of dtype complex128") else why
 
 
 def little_endian(numpy: Any, array: Any) -> Any:
-    """C-contiguous, in the byte order of the file."""
+    """The array, C-contiguous and little-endian, as the file needs it."""
     return numpy.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def dense(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Torch tensors on the CPU, contiguous, each with memory of its own."""
+    """The tensors as contiguous torch tensors on the CPU, each with memory of its own."""
     torch: Any = sys.modules["torch"]
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     seen: set[int] = set()
     for name, value in tensors.items():
         tensor = as_torch(torch, value)
         memory = tensor.untyped_storage()
         if memory.nbytes() != tensor.numel() * tensor.element_size() or memory.data_ptr() in seen:
-            tensor = tensor.clone()  # a part of a larger memory, or a view of another one's
+            tensor = tensor.clone()  # a part of a larger memory, or a view of another tensor
         seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor
-    return found
+        result[name] = tensor
+    return result
 
 
 def as_torch(torch: Any, value: Any) -> Any:
@@ -66,7 +66,7 @@ def as_torch(torch: Any, value: Any) -> Any:
 
 
 def alike(tensor: Any, live: Any) -> Any:
-    """The tensor as what ``live`` is: torch's, or numpy's."""
+    """The tensor as the type of ``live``: a torch tensor or a numpy array."""
     if is_torch(tensor) and is_numpy(live):
         return tensor.numpy()
     if is_numpy(tensor) and is_torch(live):

@@ -3,12 +3,11 @@
     left_out = to_safetensors(state, path)        tensors = from_safetensors(path)
     left_out = to_dcp(state, directory)           state = from_dcp(directory)
 
-``state`` is a live state, or what ``capture.load`` gave. Tensors are named by their path (see ``flat``). What is
-no tensor goes along where JSON can hold it; the rest is left out and named, with the reason, in what the
-functions return.
+``state`` is a live state, or the result of ``capture.load``. Tensors are named by their path (see ``flat``). Other
+values are stored too if JSON can hold them. The rest is left out; the functions return what was left out and why.
 
-A safetensors file holds no code and is safe to open from anywhere. A DCP directory holds pickles: open only what
-you would run.
+A safetensors file holds no code, so a file from anywhere is safe to open. A DCP directory holds pickles: open only
+what you would run.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from qcity_nb.errors import CheckpointCorrupt, CheckpointError, UsageError
 __all__ = ["from_dcp", "from_safetensors", "to_dcp", "to_safetensors", "values_of"]
 
 _KEY = "qcity"
-"""Where our own part of a safetensors file's metadata stands: one JSON object."""
+"""The key of our own part in a safetensors file's metadata: one JSON object."""
 _TREE = "_qcity_tree"
 """The same in a DCP directory."""
 _FOREIGN = frozenset(("BF16", "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ", "F8_E8M0"))
@@ -62,10 +61,10 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
     """Write ``state`` as one safetensors file, whole or not at all; an older file of that name is replaced.
 
     A tensor with several names is stored once; ``tied`` in the metadata has the other names. Non-contiguous ones
-    are made contiguous, those of other devices are copied to the CPU. Values, ties and the tree are one JSON
+    are made contiguous, those on other devices are copied to the CPU. Values, ties and the tree are one JSON
     object under ``qcity`` in the metadata.
 
-    Returns: what was left out, with the reason.
+    Returns: what was left out, and why.
     Raises:
         UsageError: safetensors is not installed.
         CheckpointError: the file cannot be written.
@@ -89,14 +88,14 @@ def to_safetensors(state: object, path: str | os.PathLike[str]) -> dict[str, str
         temporary.replace(target)
     except (OSError, library.SafetensorError) as error:
         raise CheckpointError(f"cannot write {target}: {getattr(error, 'strerror', None) or error}") from error
-    except KeyError as error:  # safetensors 0.4 looks types up in a table, which lacks the newer ones
+    except KeyError as error:  # safetensors 0.4 has a table of types, which lacks the newer ones
         raise CheckpointError(f"cannot write {target}: safetensors {library.__version__} has no {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return flat.left_out
 
 
-def _opened(path: Path, framework: str) -> contextlib.AbstractContextManager[Any]:
+def _open(path: Path, framework: str) -> contextlib.AbstractContextManager[Any]:
     library = _library()
     opened: contextlib.AbstractContextManager[Any] = library.safe_open(str(path), framework=framework)
     return opened
@@ -110,11 +109,11 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (library.SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointCorrupt(f"{path} is no safetensors file that can be read: {error}") from error
+        raise CheckpointCorrupt(f"{path} cannot be read as a safetensors file: {error}") from error
 
 
 def _own(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
-    """Our part of the metadata; ``None`` where another library wrote the file."""
+    """Our part of the metadata; ``None`` if another library wrote the file."""
     if not metadata or _KEY not in metadata:
         return None
     part = json.loads(metadata[_KEY])
@@ -122,31 +121,31 @@ def _own(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
 
 
 def values_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``to_safetensors`` wrote beside the tensors, by name; empty for a file of another library.
+    """The values that ``to_safetensors`` wrote with the tensors, by name; empty for a file of another library.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
-    with _reading(Path(path)), _opened(Path(path), "np") as file:
+    with _reading(Path(path)), _open(Path(path), "np") as file:
         part = _own(file.metadata())
     return dict(part["values"]) if part else {}
 
 
 def from_safetensors(path: str | os.PathLike[str], *, into: object = None) -> dict[str, Any]:
-    """The tensors of a safetensors file by name, tied names too; whoever wrote it.
+    """The tensors of any safetensors file by name, tied names too.
 
-    What was a numpy array is one again. Of a file that does not say what it was, torch tensors if torch is
+    What was saved as a numpy array is loaded as one. If the file does not say, tensors are torch's if torch is
     imported or the file needs it, else numpy arrays.
 
     Args:
         into: a live state to fill as well, in place; modules and optimizers by ``load_state_dict``. What the file
-            left out stays as it is. A file of another library must have exactly the names of this state.
+            left out stays unchanged. A file of another library must have exactly the names of this state.
     Raises:
-        CheckpointError: the file cannot be read, or does not fit ``into``, which may then be filled in part.
+        CheckpointError: the file cannot be read, or does not fit ``into``, which may then be partly filled.
     """
     target = Path(path)
     with _reading(target):
-        with _opened(target, "np") as file:
+        with _open(target, "np") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
             types = {file.get_slice(name).get_dtype() for name in names}
@@ -154,7 +153,7 @@ def from_safetensors(path: str | os.PathLike[str], *, into: object = None) -> di
         needs_torch = bool(types & _FOREIGN) or metadata.get("format") == "pt"
         if part is None and metadata.get("format") is None:
             needs_torch = needs_torch or "torch" in sys.modules
-        with _opened(target, "pt" if needs_torch else "np") as file:
+        with _open(target, "pt" if needs_torch else "np") as file:
             tensors = {name: file.get_tensor(name) for name in names}
     for name in part["arrays"] if part and needs_torch else ():
         tensors[name] = tensors[name].numpy()
@@ -169,14 +168,14 @@ def _ours(part: Mapping[str, Any], tensors: Mapping[str, Any]) -> Flat:
 
 
 def _foreign(state: object, tensors: Mapping[str, Any], path: Path) -> Flat:
-    """The live state's own shape, with the file's tensors in it."""
+    """The structure of the live state, with the file's tensors."""
     flat = flatten(state, refuse=refuse)
     missing = sorted(flat.tensors.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - flat.tensors.keys() - flat.tied.keys())
     if missing or unknown:
-        said = [f"it lacks {', '.join(missing[:5])}"] if missing else []
-        said += [f"the state has no {', '.join(unknown[:5])}"] if unknown else []
-        raise CheckpointError(f"{path} does not fit: {'; '.join(said)}")
+        reasons = [f"it lacks {', '.join(missing[:5])}"] if missing else []
+        reasons += [f"the state has no {', '.join(unknown[:5])}"] if unknown else []
+        raise CheckpointError(f"{path} does not fit: {'; '.join(reasons)}")
     for name, live in flat.tensors.items():
         if tuple(live.shape) != tuple(tensors[name].shape):
             raise CheckpointError(
@@ -196,7 +195,7 @@ def _torch() -> Any:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Torch warns of what is meant here: a single process, without a process group."""
+    """Silence torch's warning: a single process without a process group is intended here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -205,10 +204,10 @@ def _alone() -> Iterator[None]:
 def to_dcp(state: object, directory: str | os.PathLike[str]) -> dict[str, str]:
     """Write ``state`` as a directory that ``torch.distributed.checkpoint.load`` reads; no process group is needed.
 
-    Arrays become tensors. A tensor with several names is stored under each: a reader asks for all of them. The
-    tree is the entry ``_qcity_tree``, which readers need not ask for.
+    Arrays become tensors. A tensor with several names is stored under each, because a reader asks for all of them.
+    The tree is the entry ``_qcity_tree``, which readers may ignore.
 
-    Returns: what was left out, with the reason.
+    Returns: what was left out, and why.
     Raises:
         UsageError: torch is not installed.
         CheckpointError: the directory cannot be written.
@@ -232,7 +231,7 @@ def to_dcp(state: object, directory: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _lists(value: Any) -> Any:
-    """Tuples that hold more than plain values as lists: torch pickles a tuple whole."""
+    """Tuples that hold more than plain values become lists: torch pickles a tuple as a whole."""
     if isinstance(value, dict):
         return {key: _lists(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -243,15 +242,15 @@ def _lists(value: Any) -> Any:
 
 
 def from_dcp(directory: str | os.PathLike[str]) -> Any:
-    """The state in a DCP directory, as nested dicts, lists, tuples, tensors and values; whoever wrote it.
+    """The state in any DCP directory, as nested dicts, lists, tuples, tensors and values.
 
-    Of a directory of ours, dicts have their own keys (numbers too), arrays are arrays again, tied tensors one
-    tensor. Objects and what has a ``state_dict`` are dicts: hand them to ``load_state_dict``. Tensors that were
-    saved in shards are whole here, on the CPU.
+    If qcity wrote it, dicts have their own keys (numbers too), arrays are arrays, and tied tensors are one tensor.
+    Objects and whatever has a ``state_dict`` are dicts: pass them to ``load_state_dict``. Tensors that were saved in
+    shards are assembled on the CPU.
 
     Raises:
         UsageError: torch is not installed.
-        CheckpointError: it is no such directory, or is damaged.
+        CheckpointError: it is not such a directory, or is damaged.
     """
     torch = _torch()
     dcp = torch.distributed.checkpoint
@@ -259,35 +258,35 @@ def from_dcp(directory: str | os.PathLike[str]) -> Any:
         with _alone():
             reader = dcp.FileSystemReader(str(directory))
             metadata = reader.read_metadata()
-            found: dict[str, Any] = {}
+            entries: dict[str, Any] = {}
             for name, entry in metadata.state_dict_metadata.items():
                 is_tensor = isinstance(entry, dcp.TensorStorageMetadata)
-                found[name] = torch.empty(entry.size, dtype=entry.properties.dtype) if is_tensor else None
-            dcp.load(found, storage_reader=reader, no_dist=True)
-    except Exception as error:  # torch raises whatever its files make it stumble over
+                entries[name] = torch.empty(entry.size, dtype=entry.properties.dtype) if is_tensor else None
+            dcp.load(entries, storage_reader=reader, no_dist=True)
+    except Exception as error:  # torch raises many types for damaged files
         raise CheckpointError(f"{directory} cannot be read as a distributed checkpoint: {error}") from error
-    if _TREE in found:
-        return _tree_of(json.loads(found[_TREE]), found)
+    if _TREE in entries:
+        return _tree_of(json.loads(entries[_TREE]), entries)
     paths = metadata.planner_data or {}
     nested: dict[Any, Any] = {}
-    for name, value in found.items():
+    for name, value in entries.items():
         _set(nested, paths.get(name, (name,)), value)
     return nested
 
 
-def _tree_of(part: Mapping[str, Any], found: Mapping[str, Any]) -> Any:
+def _tree_of(part: Mapping[str, Any], entries: Mapping[str, Any]) -> Any:
     arrays = set(part["arrays"])
     tied: Mapping[str, str] = part["tied"]
     tensors = {
         name: tensor.numpy() if name in arrays else tensor
-        for name, tensor in found.items()
+        for name, tensor in entries.items()
         if is_torch(tensor) and name not in tied
     }
     return build(_ours(part, tensors))
 
 
 def _set(nested: dict[Any, Any], path: tuple[Any, ...], value: Any) -> None:
-    """Put ``value`` at ``path``; a number is a place in a list, as torch writes it."""
+    """Put ``value`` at ``path``; a number is an index of a list, as torch writes it."""
     here: Any = nested
     for part, following in zip(path, (*path[1:], None), strict=True):
         if isinstance(here, list):

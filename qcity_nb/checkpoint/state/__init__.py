@@ -1,1 +1,1 @@
-"""Live objects to buffers, and back into place."""
+"""From live objects to buffers, and back in place."""

@@ -1,10 +1,10 @@
-"""Where the buffers of a stored state land: in the live arrays and tensors where they fit, else in memory of their own.
+"""Where the buffers of a stored state are read to: into live arrays and tensors that fit, else into new memory.
 
-The stream is read twice. The first time with stand-ins, which make nothing and run no code of the state's classes, to
-learn which buffer belongs where; then all buffers are read at once, in parallel; the second time for good, over memory
-that holds the content already. A live array gets a buffer only if the saved one stands at the same place, reached
-through plain containers or a module's or optimizer's own ``state_dict``, has the same shape and type, and covers the
-buffer whole.
+The stream is read twice. The first time uses stand-ins, which create nothing and run no code of the state's classes, to
+learn which buffer belongs where. Then all buffers are read in parallel, and the second time the stream is loaded over
+memory that has the content already. A buffer is read into a live array only if the saved array is at the same place
+(reached through plain containers, or a module's or optimizer's own ``state_dict``), has the same shape and type, and
+covers the whole buffer.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from qcity_nb.checkpoint.state.kinds import SCALARS
 from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["TargetMemory", "land"]
+__all__ = ["TargetMemory", "read_buffers"]
 
 _MISSING = object()
 
 
 @dataclass(slots=True, eq=False)
 class TargetMemory:
-    """Memory with the content of each buffer, as ``StateUnpickler`` takes it."""
+    """Memory with the content of each buffer, as ``StateUnpickler`` needs it."""
 
     memory: list[Any] = field(default_factory=list)
-    taken: dict[int, tuple[int, Any]] = field(default_factory=dict)
-    """Live memory that was read into: bytes and live object by address."""
+    filled: dict[int, tuple[int, Any]] = field(default_factory=dict)
+    """Live memory that was read into: its bytes and live object, by address."""
 
 
 class _Idle(type):
-    """Of ``_Nothing``, which is its own instance."""
+    """Metaclass of ``_Nothing``, which is its own instance."""
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
         return cls
@@ -52,19 +52,19 @@ class _Idle(type):
         pass
 
     def append(cls, value: Any) -> None:
-        """A list's."""
+        """As a list has it; ignored."""
 
     def extend(cls, values: Any) -> None:
-        """A list's."""
+        """As a list has it; ignored."""
 
     def add(cls, value: Any) -> None:
-        """A set's."""
+        """As a set has it; ignored."""
 
 
 class _Nothing(metaclass=_Idle):
-    """Stands for any object, class or function of the state. Makes nothing, does nothing.
+    """A stand-in for any object, class or function of the state. Creates and does nothing.
 
-    A class, as what a call gives may be one (a notebook's), of which the stream then makes an instance.
+    It is a class because a call may return one (the notebook's), of which the stream then makes an instance.
     """
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -99,7 +99,7 @@ class _Tensor:
 
 
 class _Token(bytearray):
-    """Stands for an out-of-band buffer."""
+    """A stand-in for an out-of-band buffer."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _Plan(pickle.Unpickler):
 
     def __init__(self, skeleton: bytes) -> None:
         self.storages: set[int] = set()
-        """Buffers that torch wants as storages."""
+        """Buffers that torch needs as storages."""
         self._next = 0
         super().__init__(io.BytesIO(skeleton), buffers=self._tokens())
 
@@ -121,7 +121,7 @@ class _Plan(pickle.Unpickler):
             yield _Token(self._next - 1)
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in, but for what carries arrays and what holds them."""
+        """A stand-in, except for arrays and what contains them."""
         if module == unpickle_functions.__name__:
             return {"stored_storage": self._storage, "tensor": self._tensor}.get(name, _Nothing)
         if (module, name) == (pickling.__name__, "StateDict"):
@@ -133,9 +133,9 @@ class _Plan(pickle.Unpickler):
         if name == "_frombuffer" and module.startswith("numpy."):
             return self._array
         if module == "torch":
-            found = getattr(importlib.import_module("torch"), name, None)
-            if type(found).__name__ == "dtype":
-                return found
+            value = getattr(importlib.import_module("torch"), name, None)
+            if type(value).__name__ == "dtype":
+                return value
         return _Nothing
 
     def _storage(self, index: int, device: str, size: int) -> _Storage:
@@ -153,21 +153,21 @@ class _Plan(pickle.Unpickler):
         return _Array(token.number, dtype, tuple(shape), order)
 
 
-def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> TargetMemory:
+def read_buffers(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> TargetMemory:
     """Read every buffer, into the live arrays of ``into`` where one fits.
 
     Raises:
         CheckpointCorrupt: a buffer is damaged. Live arrays may then hold a part of the checkpoint.
-        CheckpointError: the stream is not one of ours.
+        CheckpointError: qcity did not write the stream.
     """
-    landed = TargetMemory()
+    target_memory = TargetMemory()
     if not buffers:
-        return landed
+        return target_memory
     places = _Places([buffer.size for buffer in buffers])
     storages: set[int] = set()
     if (
         into is not None or unpickle_functions.stored_storage.__name__.encode() in skeleton
-    ):  # else it asks for bytes alone
+    ):  # else the stream needs only bytes
         plan = _Plan(skeleton)
         try:
             tree = plan.load()
@@ -176,23 +176,23 @@ def land(skeleton: bytes, buffers: Sequence[Content], *, into: Any = None) -> Ta
         storages = plan.storages
         if into is not None:
             places.walk(into, tree)
-    landed.taken = places.taken
+    target_memory.filled = places.filled
     live: list[tuple[Content, memoryview]] = []
     own: list[tuple[Content, memoryview]] = []
     for index, buffer in enumerate(buffers):
-        is_live = index in places.found
-        target, memory = places.found[index] if is_live else _own(index in storages, buffer.size)
-        landed.memory.append(memory)
+        is_live = index in places.targets
+        target, memory = places.targets[index] if is_live else _allocate_own(index in storages, buffer.size)
+        target_memory.memory.append(memory)
         if buffer.size:
             (live if is_live else own).append((buffer, target))
-    fill(own, is_own=True)  # first: what is damaged here leaves the live ones as they are
+    fill(own, is_own=True)  # first: damage here leaves the live arrays unchanged
     fill(live)
-    return landed
+    return target_memory
 
 
-def _own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
+def _allocate_own(is_storage: bool, size: int) -> tuple[memoryview, Any]:
     if is_storage:
-        # Torch's own allocation: BLAS may give other last bits for another alignment.
+        # Torch's own allocation: with another alignment BLAS may compute other last bits.
         storage = importlib.import_module("torch").UntypedStorage(size)
         return view_at(storage.data_ptr(), size) if size else memoryview(b""), storage
     memory = allocate(size)
@@ -204,13 +204,13 @@ class _Places:
 
     def __init__(self, sizes: list[int]) -> None:
         self._sizes = sizes
-        self.found: dict[int, tuple[memoryview, Any]] = {}
-        """By buffer: live memory, and what the unpickler gets for it."""
-        self.taken: dict[int, tuple[int, Any]] = {}
+        self.targets: dict[int, tuple[memoryview, Any]] = {}
+        """By buffer: live memory, and the object that the unpickler uses for it."""
+        self.filled: dict[int, tuple[int, Any]] = {}
         self._spans: list[tuple[int, int]] = []
 
     def walk(self, live: Any, saved: Any) -> None:
-        """Go through both side by side, as ``placing`` does."""
+        """Go through both side by side, as ``restore_in_place`` does."""
         stack = [(live, saved)]
         seen: set[tuple[int, int]] = set()
         while stack:
@@ -219,22 +219,22 @@ class _Places:
                 continue
             seen.add((id(live), id(saved)))
             if isinstance(saved, _Array):
-                self._take_array(live, saved)
+                self._claim_array(live, saved)
             elif isinstance(saved, _Tensor):
-                self._take_tensor(live, saved)
+                self._claim_tensor(live, saved)
             else:
                 stack += reversed(_pairs(live, saved))
 
     def _is_free(self, index: int, low: int, high: int) -> bool:
-        return index not in self.found and all(high <= start or end <= low for start, end in self._spans)
+        return index not in self.targets and all(high <= start or end <= low for start, end in self._spans)
 
-    def _take(self, index: int, low: int, memory: Any, live: Any) -> None:
+    def _claim(self, index: int, low: int, memory: Any, live: Any) -> None:
         size = self._sizes[index]
         self._spans.append((low, low + size))
-        self.found[index] = view_at(low, size), memory
-        self.taken[low] = size, live
+        self.targets[index] = view_at(low, size), memory
+        self.filled[low] = size, live
 
-    def _take_array(self, live: Any, saved: _Array) -> None:
+    def _claim_array(self, live: Any, saved: _Array) -> None:
         numpy: Any = sys.modules.get("numpy")
         if numpy is None or type(live) not in (numpy.ndarray, numpy.memmap) or not live.flags.writeable:
             return
@@ -246,9 +246,9 @@ class _Places:
         low, high = memory_bounds(live)
         if self._is_free(saved.index, low, high):
             plain = numpy.asarray(live)
-            self._take(saved.index, low, memoryview(plain if saved.order == "C" else plain.T).cast("B"), live)
+            self._claim(saved.index, low, memoryview(plain if saved.order == "C" else plain.T).cast("B"), live)
 
-    def _take_tensor(self, live: Any, saved: _Tensor) -> None:
+    def _claim_tensor(self, live: Any, saved: _Tensor) -> None:
         torch: Any = sys.modules.get("torch")
         index, size = saved.storage.index, saved.storage.size
         if torch is None or not isinstance(live, torch.Tensor) or live.layout is not torch.strided or not size:
@@ -262,12 +262,12 @@ class _Places:
             return
         low = live.data_ptr()
         if self._is_free(index, low, low + size):
-            self._take(index, low, storage, live)
+            self._claim(index, low, storage, live)
 
 
 def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
     if isinstance(saved, pickling.StateDict):
-        return _recorded(live, saved.state) if pickling.has_state_dict(live) else []
+        return _state_dict_pairs(live, saved.state) if pickling.has_state_dict(live) else []
     if type(saved) in (dict, collections.OrderedDict) and isinstance(live, dict):
         return [
             (live.get(key, _MISSING), item)
@@ -275,7 +275,7 @@ def _pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
             if type(item) not in SCALARS and (type(key) in SCALARS or _is_key(key))
         ]
     if type(saved) in (list, tuple) and type(live) is type(saved):
-        return [(one, item) for one, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
+        return [(live_item, item) for live_item, item in zip(live, saved, strict=False) if type(item) not in SCALARS]
     return []
 
 
@@ -283,12 +283,12 @@ def _is_key(key: Any) -> bool:
     return key is not _Nothing and not isinstance(key, _Array | _Tensor)
 
 
-def _recorded(live: Any, saved: Any) -> list[tuple[Any, Any]]:
-    """What ``load_state_dict`` would fill. Only torch's own two kinds keep what ``state_dict`` shows where it is."""
+def _state_dict_pairs(live: Any, saved: Any) -> list[tuple[Any, Any]]:
+    """What ``load_state_dict`` would fill; only of torch's modules and optimizers, whose state_dict is no copy."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(live, torch.nn.Module | torch.optim.Optimizer):
         return []
     state = live.state_dict()
     if not isinstance(saved, dict) or state.keys() != saved.keys():
-        return []  # it may load by other names than it saves
+        return []  # it may load under other names than it saves
     return [(state, saved)]

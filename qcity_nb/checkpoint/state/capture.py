@@ -1,12 +1,11 @@
-"""State to named buffers and back, in place.
+"""From a state to named buffers, and back in place.
 
-    captured = capture(state)        # the state may change from here on
+    captured = capture(state)        # the state may change now
     restore(state, captured)         # … and is as it was, the same objects
-    load(captured)                   # fresh objects
+    load(captured)                   # new objects
 
-What is restored how: docs/design.md, "Runs, loops, steps", State. Not saved: gradients, hooks,
-``requires_grad`` and training mode of modules; whatever an object's own ``state_dict`` or ``__getstate__``
-leaves out.
+How each kind is restored: docs/design.md, "Runs, loops, steps", State. Not saved: gradients, hooks, ``requires_grad``
+and training mode of modules; whatever an object's own ``state_dict`` or ``__getstate__`` leaves out.
 """
 
 from __future__ import annotations
@@ -18,39 +17,48 @@ from typing import Any
 from qcity_nb.checkpoint.memory import Span, view_at
 from qcity_nb.checkpoint.state import buffer_targets, kinds, pickling, restore_in_place, unsaveable
 from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
-from qcity_nb.checkpoint.state.frozen_buffer import Content, Held
+from qcity_nb.checkpoint.state.frozen_buffer import Content, SmallBuffer
 from qcity_nb.errors import CheckpointError, StateRefused
 
-__all__ = ["Captured", "capture", "capture_generators", "check_state", "held", "load", "restore", "restore_generators"]
+__all__ = [
+    "Captured",
+    "capture",
+    "capture_generators",
+    "check_state",
+    "copy_span",
+    "load",
+    "restore",
+    "restore_generators",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captured:
-    """A frozen copy of a state: once ``shot.copied`` is set, nothing in it is shared with the live objects."""
+    """A copy of a state: once ``buffer.copied`` is set, it shares nothing with the live objects."""
 
     skeleton: bytes
-    """The pickle-5 stream, without its bulk."""
+    """The pickle-5 stream, without its large buffers."""
     buffers: Sequence[Content] = ()
-    """The bulk, in the stream's order."""
+    """The large buffers, in the stream's order."""
     buffer: CaptureBuffer | None = None
-    """The memory that it lies in, where a freezer made it: usable until ``release``."""
+    """Their memory, if a freezer allocated it: valid until ``release``."""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all of it."""
+        """Bytes of stream and buffers."""
         return len(self.skeleton) + sum(buffer.size for buffer in self.buffers)
 
     def release(self) -> None:
-        """Its content is not needed any more: the next capture may have the memory."""
+        """Its content is no longer needed: the next capture may use the memory."""
         if self.buffer is not None:
             self.buffer.release()
 
 
 def check_state(state: object) -> None:
-    """Refuse a top-level ``state`` that could not be restored in place. ``None`` is fine: nothing carries over.
+    """Refuse a top-level ``state`` that cannot be restored in place. ``None`` is allowed: nothing carries over.
 
     Raises:
-        StateRefused: it is immutable, or is built in a way that only a fresh object can be.
+        StateRefused: it is immutable, or of a type that only a new object can hold.
     """
     if state is not None and not kinds.is_fillable(state):
         raise StateRefused(
@@ -70,10 +78,10 @@ def capture(
     """Copy ``state``.
 
     Args:
-        freezer: brings the memory, and knows what has not changed; without one every buffer gets memory of its own.
-        stored: the names of the objects of the newest checkpoint: what is among them is not copied again.
-        lazily: what may be copied after the call returned; see ``Shot.copied``.
-        may_stream: where memory is short, the live buffers themselves are handed on; see ``Shot.is_live``.
+        freezer: allocates the memory, and knows what has not changed; without one each buffer is copied to new memory.
+        stored: names of the objects of the newest checkpoint, which are not copied again.
+        lazily: what may be copied after the call returned; see ``CaptureBuffer.copied``.
+        may_stream: if memory is short, return the live buffers themselves; see ``CaptureBuffer.is_live``.
     Raises:
         StateRefused: a variable cannot be saved; the message names it and says why.
     """
@@ -83,7 +91,7 @@ def capture(
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {unsaveable.reason(value, cause)}") from error
     if freezer is None:
-        return Captured(skeleton=dumped.skeleton, buffers=[held(span) for span in dumped.spans])
+        return Captured(skeleton=dumped.skeleton, buffers=[copy_span(span) for span in dumped.spans])
     try:
         buffers, capture_buffer = freezer.freeze(dumped, stored=stored, lazily=lazily, may_stream=may_stream)
     except MemoryError as error:
@@ -91,12 +99,12 @@ def capture(
     return Captured(skeleton=dumped.skeleton, buffers=buffers, buffer=capture_buffer)
 
 
-def held(span: Span) -> Held:
+def copy_span(span: Span) -> SmallBuffer:
     """A buffer in memory of its own."""
     if span.device is None:
-        return Held(bytes(view_at(span.address, span.size)) if span.size else b"")
+        return SmallBuffer(bytes(view_at(span.address, span.size)) if span.size else b"")
     host = span.device.cpu()
-    return Held(bytes(view_at(host.data_ptr(), span.size)))
+    return SmallBuffer(bytes(view_at(host.data_ptr(), span.size)))
 
 
 def _dump(state: object) -> pickling.Dumped:
@@ -104,13 +112,13 @@ def _dump(state: object) -> pickling.Dumped:
         return pickling.dump(state)
     except (pickling.Refused, MemoryError):
         raise
-    except Exception:  # noqa: BLE001 - objects raise what they like when they cannot be pickled
-        # What no module's name leads to (a lambda, a class made in a function) needs cloudpickle.
+    except Exception:  # noqa: BLE001 - objects raise any type when they cannot be pickled
+        # What cannot be imported by name (a lambda, a class made in a function) needs cloudpickle.
         return pickling.dump(state, by_value=True)
 
 
 def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
-    """The innermost variable that fails by itself."""
+    """The innermost part that fails on its own: its path, its value, the error."""
     path, value = "state", state
     seen: set[int] = set()
     while id(value) not in seen:
@@ -130,7 +138,7 @@ def _load(captured: Captured, memory: Sequence[Any]) -> tuple[Any, list[pickling
         return unpickler.load(), unpickler.records
     except (AttributeError, ImportError) as error:
         raise CheckpointError(
-            f"the checkpoint holds an object whose class is not there ({error}):"
+            f"the checkpoint holds an object whose class does not exist here ({error}):"
             " define or install it before the loop starts"
         ) from error
     except Exception as error:
@@ -138,44 +146,44 @@ def _load(captured: Captured, memory: Sequence[Any]) -> tuple[Any, list[pickling
 
 
 def load(captured: Captured) -> Any:
-    """The state as fresh objects.
+    """The state as new objects.
 
-    Objects with a ``state_dict`` come back as ``pickling.StateDict``: there is nothing to load it into.
+    Objects with a ``state_dict`` become ``pickling.StateDict``: there is no object to load it into.
 
     Raises:
-        CheckpointError: a class that it needs is missing, or the stream is not one of ours.
+        CheckpointError: a class that it needs is missing, or qcity did not write the stream.
     """
-    return _load(captured, buffer_targets.land(captured.skeleton, captured.buffers).memory)[0]
+    return _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)[0]
 
 
 def restore(state: object, captured: Captured) -> None:
-    """Make ``state`` what was captured, in place: live arrays and tensors that fit are read into directly.
+    """Restore ``state`` in place: buffers are read directly into live arrays and tensors that fit.
 
     Raises:
         CheckpointError: it does not fit (another architecture, a module that is not built yet, …); the
-            message names the variable. ``state`` may then be restored in part.
+            message names the variable. ``state`` may then be partly restored.
     """
-    landed = buffer_targets.land(captured.skeleton, captured.buffers, into=state)
-    saved, records = _load(captured, landed.memory)
+    target_memory = buffer_targets.read_buffers(captured.skeleton, captured.buffers, into=state)
+    saved, records = _load(captured, target_memory.memory)
     if state is None and saved is None:
         return
     try:
-        restore_in_place.place(state, saved, records, landed.taken)
+        restore_in_place.place(state, saved, records, target_memory.filled)
     except restore_in_place.Misplaced:
-        # Live arrays share memory in a way that the saved ones do not: read everything beside them, then copy.
-        saved, records = _load(captured, buffer_targets.land(captured.skeleton, captured.buffers).memory)
+        # Live arrays share memory in another way than the saved ones: read everything into new memory, then copy.
+        saved, records = _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)
         restore_in_place.place(state, saved, records, {})
 
 
 def capture_generators() -> Captured:
-    """The global generators of Python, numpy and torch, of the libraries that are imported."""
+    """The global random generators of Python, numpy and torch, if these are imported."""
     from qcity_nb.checkpoint.state import generators
 
     return capture(generators.states())
 
 
 def restore_generators(captured: Captured) -> None:
-    """Put the global generators back; imports numpy or torch where the checkpoint holds theirs."""
+    """Restore the global random generators; imports numpy or torch if the checkpoint has theirs."""
     from qcity_nb.checkpoint.state import generators
 
     generators.put(load(captured))

@@ -1,13 +1,13 @@
-"""From live buffers to frozen ones: what is copied when, and what is proved not to have changed.
+"""From live buffers to copies: what is copied when, and what is proved to be unchanged.
 
-For every buffer the freezer remembers the names of its slices as they were last. A slice that did not change the last
-time, or whose counter (torch's ``_version``) says that it did not change now, is hashed where it lies: if the hash is
-the old one it is not copied. Any other slice is copied at once, at the speed of memory, and hashed later from the copy.
-A counter or a guess decides only which of the two is done first; what is unchanged is always proved by the hash, since
-fused optimizers, ``.data`` writes and numpy aliases change memory and move no counter.
+For each buffer the freezer remembers the last names of its slices. A slice that did not change last time, or whose
+counter (torch's ``_version``) did not change, is hashed in place; if the hash is the old one, it is not copied. Any
+other slice is copied at once, at the speed of memory, and hashed later from the copy. Counters and guesses decide only
+which of the two is done first. That a slice is unchanged is always proved by the hash, since fused optimizers,
+``.data`` writes and numpy aliases change memory without changing a counter.
 
-*Lazily*, the same is done in a thread while the next forward and backward pass reads the same weights: only for
-parameters and optimizer state of torch optimizers in the state, whose steps wait for it (``gate``). Sources:
+*Lazily*, a thread does the same while the next forward and backward pass reads the same weights: only for parameters
+and optimizer state of torch optimizers in the state, whose steps wait for it (``optimizer_gate``). Sources:
 docs/design.md, "The checkpoint engine"; CheckFreq (FAST '21) for copies that overlap with the next iteration.
 """
 
@@ -21,31 +21,31 @@ from typing import Any, Literal
 
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.memory import PAGE, Arena, Span, available_bytes, copy, view_at
-from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, Held, slices_of
+from qcity_nb.checkpoint.state.frozen_buffer import Content, Frozen, SmallBuffer, slices_of
 from qcity_nb.checkpoint.state.optimizer_gate import Gate
 from qcity_nb.checkpoint.state.pickling import Dumped
 
 __all__ = ["SMALL_BYTES", "Freezer", "Lazily", "CaptureBuffer"]
 
 SMALL_BYTES = 64 * 1024
-"""Smaller buffers are copied at once, each for itself."""
+"""Smaller buffers are copied at once, one by one."""
 _PARALLEL_BYTES = 16 << 20
-"""From here on two threads share the work."""
+"""From this size on, two threads share the work."""
 _FORGET_AFTER = 32
-"""A buffer that was not seen in so many captures is forgotten."""
+"""A buffer that did not occur in so many captures is forgotten."""
 _MEMORY_SHARE = 0.9
-"""Of what is free, an arena takes at most this much."""
+"""An arena uses at most this share of the free memory."""
 
 Lazily = Literal["never", "gated", "all"]
 
 
 @dataclass(slots=True, eq=False)
 class _Known:
-    """What a buffer was last."""
+    """A buffer as it was in the last capture."""
 
     names: list[str]
     cold: bytearray
-    """By slice: it did not change the last time it was looked at."""
+    """By slice: 1 if it did not change last time."""
     hint: int
     seen: int = 0
 
@@ -56,19 +56,19 @@ class CaptureBuffer:
 
     arena: Arena | None = None
     copied: threading.Event = field(default_factory=threading.Event)
-    """Set when the live state may change by any means."""
+    """Set when the live state may change in any way."""
     watch: list[tuple[tuple[Any, ...], int]] = field(default_factory=list)
     trouble: BaseException | None = None
     is_spoiled: bool = False
-    """The live state changed while it was copied lazily: this capture is worth nothing."""
+    """The live state changed while it was copied lazily: this capture must be discarded."""
     is_live: bool = False
-    """Memory was short: nothing large was copied, and the live state must not change before all is written."""
+    """Memory was short: large buffers were not copied, and the live state must not change until all is written."""
     keep: Any = None
     release: Callable[[], None] = lambda: None
 
 
 class Freezer:
-    """Freezes states one after the other; remembers what they were. Not for several threads at once."""
+    """Copies states one after the other and remembers them. Not thread-safe."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -83,10 +83,10 @@ class Freezer:
     # -- memory
 
     def _arena(self, size: int, *, may_stream: bool) -> Arena | None:
-        """An arena with room for ``size`` bytes, or None if memory is short and that may be."""
+        """An arena of ``size`` bytes or more; None if memory is short and ``may_stream``."""
         with self._lock:
-            self._idle.sort(key=lambda one: one.size)
-            fitting = next((one for one in self._idle if one.size >= size), None)
+            self._idle.sort(key=lambda idle: idle.size)
+            fitting = next((idle for idle in self._idle if idle.size >= size), None)
             arena = fitting or (self._idle[-1] if self._idle else Arena())
             if arena in self._idle:
                 self._idle.remove(arena)
@@ -112,14 +112,14 @@ class Freezer:
             if arena in self._idle:
                 return
             self._idle.append(arena)
-            # One spare is enough: more would be memory that nobody asked for.
-            for spare in sorted(self._idle, key=lambda one: one.size)[:-1]:
+            # One spare arena is enough: more would waste memory.
+            for spare in sorted(self._idle, key=lambda idle: idle.size)[:-1]:
                 self._idle.remove(spare)
                 self.arena_bytes -= spare.size
                 spare.release()
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self.gate.close()
         if self._pool is not None:
             self._pool.shutdown(wait=True)
@@ -139,11 +139,11 @@ class Freezer:
         """Freeze the buffers of a state.
 
         Args:
-            stored: the names that need not be copied again: those of the newest checkpoint.
+            stored: names that need not be copied again: those of the newest checkpoint.
             lazily: which buffers may be copied later: ``gated``, those that only a hooked optimizer changes.
-            may_stream: where memory is short, copy nothing (``shot.is_live``): the caller writes before it goes on.
-        Returns: the buffers in order, and the memory that they use. The state may change as soon as
-            ``shot.copied`` is set; before that only a hooked optimizer's step may come, which waits.
+            may_stream: if memory is short, copy nothing (``CaptureBuffer.is_live``): the caller writes first.
+        Returns: the buffers in order, and the memory that they use. The state may change once
+            ``CaptureBuffer.copied`` is set; before that only a hooked optimizer's step may follow, which waits.
         """
         self._turn += 1
         large = [span for span in dumped.spans if span.size >= SMALL_BYTES]
@@ -151,17 +151,17 @@ class Freezer:
         buffers: list[Content] = []
         jobs: list[tuple[Span, Frozen]] = []
         if large:
-            room = sum(-(-span.size // PAGE) * PAGE for span in large)
-            capture_buffer.arena = self._arena(room, may_stream=may_stream)
+            arena_bytes = sum(-(-span.size // PAGE) * PAGE for span in large)
+            capture_buffer.arena = self._arena(arena_bytes, may_stream=may_stream)
             capture_buffer.is_live = capture_buffer.arena is None
         for span in dumped.spans:
             if span.size < SMALL_BYTES:
-                buffers.append(Held(_bytes(span)))
+                buffers.append(SmallBuffer(_bytes(span)))
                 continue
             frozen = Frozen(span.size)
             buffers.append(frozen)
             if capture_buffer.arena is not None:
-                frozen.base = capture_buffer.arena.take(span.size)
+                frozen.base = capture_buffer.arena.allocate(span.size)
                 frozen.keep = capture_buffer.arena
                 jobs.append((span, frozen))
             else:
@@ -179,7 +179,7 @@ class Freezer:
             now = [job for job in jobs if id(job[0]) not in gated]
             plans = self._plan(jobs)
             self._work(now, plans, stored)
-        except BaseException:  # a device may fail, Ctrl-C may come: whoever captures next needs the memory
+        except BaseException:  # a device may fail, Ctrl-C may come: the next capture needs the memory
             capture_buffer.release()
             raise
         if later:
@@ -193,7 +193,7 @@ class Freezer:
         return buffers, capture_buffer
 
     def _plan(self, jobs: list[tuple[Span, Frozen]]) -> dict[int, _Known | None]:
-        """What is known of each buffer; and each buffer told where to report its names."""
+        """What is known of each buffer; also sets where each buffer reports its names."""
         plans: dict[int, _Known | None] = {}
         for span, frozen in jobs:
             key = span.address, span.size
@@ -232,9 +232,9 @@ class Freezer:
         try:
             _freeze_all(jobs, plans, stored)
             capture_buffer.is_spoiled = any(
-                sum(one._version for one in over) != hint for over, hint in capture_buffer.watch
+                sum(tensor._version for tensor in tensors) != hint for tensors, hint in capture_buffer.watch
             )
-        except BaseException as error:  # noqa: BLE001 - told where the capture is used
+        except BaseException as error:  # noqa: BLE001 - raised when the capture is used
             capture_buffer.trouble = error
         finally:
             capture_buffer.watch.clear()
@@ -244,11 +244,11 @@ class Freezer:
 
 
 def _nothing(names: list[str]) -> None:
-    """Nothing is remembered of what lies on a device: it is copied here before it can be looked at."""
+    """Remember nothing of a buffer on a device: it is copied to the host before it can be hashed."""
 
 
 class _Learner:
-    """Takes a buffer's names when they are known."""
+    """Remembers a buffer's names once they are known."""
 
     __slots__ = ("_all", "_before", "_hint", "_key", "_turn")
 

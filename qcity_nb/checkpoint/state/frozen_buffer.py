@@ -1,6 +1,6 @@
-"""One buffer of a captured state, sliced; and of a stored one.
+"""Buffers in slices: of a captured state, and of a stored one.
 
-Both have ``size`` and can be read into memory that the caller brings.
+Both have ``size`` and can be read into memory of the caller.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from qcity_nb.checkpoint.digest import SLICE, name_of
 from qcity_nb.checkpoint.memory import address_of, copy, view_at
 from qcity_nb.errors import CheckpointCorrupt
 
-__all__ = ["Content", "Frozen", "Held", "Read", "Stored", "fill", "slices_of"]
+__all__ = ["Content", "Frozen", "SmallBuffer", "Read", "Stored", "fill", "slices_of"]
 
 
 class Content(Protocol):
-    """A buffer's content, wherever it lies."""
+    """The content of a buffer, wherever it is."""
 
     @property
     def size(self) -> int:
         """Bytes."""
 
     def read_into(self, target: memoryview) -> None:
-        """Put all of it there. Raises CheckpointCorrupt."""
+        """Copy all of it to ``target``. Raises CheckpointCorrupt."""
 
     def parts(self) -> Iterator[tuple[str, Buffer | None]]:
-        """Name and content of each slice; None for content that a checkpoint has already."""
+        """Name and content of each slice; None as content if a checkpoint has it already."""
 
 
 def slices_of(size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of each slice of a buffer; an empty one has one, empty."""
+    """Offset and length of each slice of a buffer; an empty buffer has one empty slice."""
     yield from ((at, min(SLICE, size - at)) for at in range(0, size, SLICE)) if size else ((0, 0),)
 
 
-class Held:
-    """A small buffer: a copy of its own."""
+class SmallBuffer:
+    """A small buffer: an own copy."""
 
     __slots__ = ("_data",)
 
@@ -49,7 +49,7 @@ class Held:
         return len(self._data)
 
     def read_into(self, target: memoryview) -> None:
-        """Put all of it there."""
+        """Copy all of it to ``target``."""
         target[:] = self._data
 
     def parts(self) -> Iterator[tuple[str, Buffer | None]]:
@@ -61,10 +61,10 @@ class Held:
 
 
 class Frozen:
-    """A large buffer: what may have changed lies in an arena, the rest is known by name.
+    """A large buffer: what may have changed is in an arena, the rest is known by name.
 
-    ``names`` and ``fresh`` go by slice. A slice whose ``fresh`` is 0 was proved to be what ``names`` says and is not
-    copied. A name may be empty until ``parts`` has hashed the copy.
+    ``names`` and ``fresh`` have one entry per slice. A slice whose ``fresh`` is 0 was proved to have the content that
+    ``names`` names, and is not copied. A name may be empty until ``parts`` has hashed the copy.
     """
 
     __slots__ = ("base", "fresh", "keep", "learn", "names", "size")
@@ -73,26 +73,26 @@ class Frozen:
         count = -(-size // SLICE)
         self.size = size
         self.base = 0
-        """Where slice 0 lies, or would lie."""
+        """Address of slice 0, even if that slice is not copied."""
         self.names = [""] * count
         self.fresh = bytearray(count)
         self.keep: object = None
         self.learn: Callable[[list[str]], None] = lambda names: None
-        """Told the names, once all are known."""
+        """Called with the names once all are known."""
 
     def read_into(self, target: memoryview) -> None:
-        """Put all of it there.
+        """Copy all of it to ``target``.
 
         Raises:
-            CheckpointCorrupt: a part was not copied, as it was unchanged; it must be read from the checkpoint before.
+            CheckpointCorrupt: an unchanged part was not copied; it must be read from the previous checkpoint.
         """
         if not all(self.fresh):
-            raise CheckpointCorrupt("a captured state that was not copied whole was asked for its content")
+            raise CheckpointCorrupt("a captured state was read that was only partly copied")
         if self.size:
             copy(address_of(target), self.base, self.size)
 
     def parts(self) -> Iterator[tuple[str, Buffer | None]]:
-        """Name and content of each slice; the content is None where it is unchanged. Hashes what has no name yet."""
+        """Name and content of each slice; the content is None if unchanged. Hashes slices that have no name yet."""
         for index, (at, length) in enumerate(slices_of(self.size)):
             if not self.fresh[index]:
                 yield self.names[index], None
@@ -105,11 +105,11 @@ class Frozen:
 
 
 Read = Callable[[str], bytes]
-"""Gives an object by name, verified."""
+"""Returns an object by name, verified."""
 
 
 class Stored:
-    """A buffer of a checkpoint: its slices are read, and verified, when they are asked for."""
+    """A buffer of a checkpoint: its slices are read and verified on access."""
 
     __slots__ = ("names", "read", "size")
 
@@ -119,22 +119,22 @@ class Stored:
         self.read = read
 
     def read_into(self, target: memoryview) -> None:
-        """Put all of it there, verified.
+        """Read all of it into ``target``, verified.
 
         Raises:
-            CheckpointCorrupt: a slice is damaged or gone; ``target`` may then be filled in part.
+            CheckpointCorrupt: a slice is damaged or gone; ``target`` may then be partly filled.
         """
         fill([(self, target)])
 
     def parts(self) -> Iterator[tuple[str, Buffer | None]]:
-        """The names; a checkpoint has the content."""
+        """The names only: a checkpoint has the content."""
         return ((name, None) for name in self.names)
 
     def places(self, target: memoryview) -> Iterator[tuple[str, memoryview]]:
-        """Each slice's name and where it goes.
+        """The name and the target memory of each slice.
 
         Raises:
-            CheckpointCorrupt: the record's own numbers do not agree.
+            CheckpointCorrupt: the numbers in the record contradict each other.
         """
         parts = list(slices_of(self.size))
         if len(parts) != len(self.names) or len(target) != self.size:
@@ -144,10 +144,10 @@ class Stored:
 
 
 def fill(jobs: Iterable[tuple[Content, memoryview]], *, is_own: bool = False) -> None:
-    """Read several buffers into place; those of one reader that can go in parallel do.
+    """Read several buffers into place, those of one reader in parallel if it can.
 
     Args:
-        is_own: nobody looks at this memory if it fails: bytes may stand there before they are verified.
+        is_own: nobody uses this memory after a failure, so it may hold bytes before they are verified.
     Raises:
         CheckpointCorrupt: one of them is damaged or gone.
     """

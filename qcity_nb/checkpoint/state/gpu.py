@@ -1,4 +1,4 @@
-"""Buffers on a GPU: into the arena, through pinned memory where that can be had."""
+"""Copies buffers from a GPU into the arena, through pinned memory if available."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["fetch", "pin"]
 
 
 def pin(address: int, size: int) -> Callable[[], object] | None:
-    """Page-lock memory, so that the device copies into it at the bus's speed; None where that cannot be done."""
+    """Page-lock memory, so that the device copies into it at bus speed; None if that is impossible."""
     torch: Any = sys.modules["torch"]
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return None
@@ -23,9 +23,9 @@ def pin(address: int, size: int) -> Callable[[], object] | None:
 
 
 def fetch(buffers: list[tuple[Any, int, int]]) -> None:
-    """Copy (torch storage, address, size) each to its address; returns when all are there.
+    """Copy each (torch storage, address, size) to its address; returns when all are copied.
 
-    All copies are queued before the first is waited for: the device's copy engine is kept busy.
+    All copies are queued before the first is waited for, which keeps the device's copy engine busy.
     """
     torch: Any = sys.modules["torch"]
     devices = set()
@@ -34,6 +34,6 @@ def fetch(buffers: list[tuple[Any, int, int]]) -> None:
         target = torch.frombuffer(view_at(address, size), dtype=torch.uint8)
         target.copy_(source, non_blocking=True)
         devices.add(storage.device)
-    for one in devices:
-        if one.type == "cuda":
-            torch.cuda.synchronize(one)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)

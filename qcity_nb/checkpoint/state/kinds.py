@@ -1,4 +1,4 @@
-"""Kinds of objects: how each is filled in place, if it can be."""
+"""Kinds of objects: how each can be filled in place."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from qcity_nb.checkpoint.state.pickling import StateDict, has_state_dict
 __all__ = ["SCALARS", "is_fillable", "is_plain", "kind_of"]
 
 SCALARS = frozenset({type(None), int, float, str, bool, bytes})
-"""Taken as they are, always; asked first, since a state may hold a million of them."""
+"""Always used unchanged; checked first, since a state may hold a million of them."""
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _FIXED = (int, float, complex, str, bytes, tuple, frozenset, range, type, BaseException)
 
 
 def is_plain(value: object) -> bool:
-    """Does pickle rebuild it from its attributes alone, so that another object can take them over?"""
+    """Does pickle rebuild it from its attributes alone, so that they can be set on another object?"""
     cls: Any = type(value)
     if isinstance(value, (*_FIXED, types.FunctionType, types.ModuleType)) or cls in copyreg.dispatch_table:
         return False
@@ -35,7 +35,7 @@ def is_plain(value: object) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """How it is filled; ``""`` for what is taken as it is."""
+    """How it is filled in place; ``""`` for what is used unchanged."""
     cls = type(value)
     if cls in SCALARS:
         return ""
@@ -74,7 +74,7 @@ def _is_tuple(cls: type) -> bool:
 
 
 def is_fillable(value: Any) -> bool:
-    """Can ``value`` be restored in place, as the top of a state?"""
+    """Can ``value`` be restored in place as a top-level state?"""
     if has_state_dict(value):
         return True
     kind = kind_of(value)

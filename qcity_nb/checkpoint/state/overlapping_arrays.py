@@ -1,4 +1,4 @@
-"""Numpy arrays that lie over the same memory."""
+"""Numpy arrays that share memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["memory_bounds", "overlaps", "owner"]
 
 
 def owner(numpy: Any, array: Any) -> Any:
-    """The array that owns the memory, where numpy does."""
+    """The array that owns the memory; None if numpy does not own it."""
     while not array.flags.owndata:
         array = array.base
         if not isinstance(array, numpy.ndarray):
@@ -18,7 +18,7 @@ def owner(numpy: Any, array: Any) -> Any:
 
 
 def memory_bounds(array: Any) -> tuple[int, int]:
-    """First address of a numpy array, and the one past the last."""
+    """The first address of a numpy array, and the one after the last."""
     low = high = array.__array_interface__["data"][0]
     for count, stride in zip(array.shape, array.strides, strict=True):
         if stride < 0:
@@ -29,7 +29,7 @@ def memory_bounds(array: Any) -> tuple[int, int]:
 
 
 def overlaps(numpy: Any, arrays: dict[int, tuple[int, int, Any, Any]]) -> dict[int, tuple[Any, int, Any]]:
-    """For arrays of the state that lie over the same memory: common bytes, their address, the array."""
+    """For arrays of the state that share memory, by key: the common bytes, their address, the array."""
     shared: dict[int, tuple[Any, int, Any]] = {}
     cluster: list[tuple[int, int, int]] = []
 

@@ -1,14 +1,14 @@
-"""One pickle-5 stream for a whole state, its bulk beside it as buffers.
+"""One pickle-5 stream for a whole state, with its large buffers beside it.
 
-One stream, so that aliases, shared objects, tied weights and overlapping views stay what they are. Three things
-are not left to pickle:
+One stream, so that aliases, shared objects, tied weights and overlapping views are preserved. Three things are not
+left to pickle:
 
 * anything with ``state_dict`` and ``load_state_dict`` is written as a ``StateDict`` record, never whole: hooks,
-  data sets and trainers that hang on a module do not belong into a checkpoint;
-* the memory of a torch storage becomes one buffer, whatever tensors and views lie over it;
+  data sets and trainers that are attached to a module do not belong in a checkpoint;
+* the memory of a torch storage becomes one buffer, whatever tensors and views use it;
 * numpy arrays of the state that overlap are written as views of one buffer (pickle alone would copy each).
 
-The bulk is not copied here: ``Span`` says where it lies. Whoever called copies it before the state may change.
+The large buffers are not copied here: ``Span`` has their addresses. The caller copies them before the state may change.
 Neither torch nor numpy is imported here unless a checkpoint that is loaded needs it.
 """
 
@@ -44,15 +44,15 @@ __all__ = [
 ]
 
 INLINE_BYTES = 4096
-"""Smaller buffers stay in the stream: as objects of their own they would cost more than they save."""
+"""Smaller buffers stay in the stream: as separate objects they would cost more than they save."""
 
 
 class Refused(Exception):
-    """An object that must not be saved, though pickle would; the text says why."""
+    """An object that must not be saved, although pickle would save it; the text says why."""
 
 
 class StateDict:
-    """What stands in the stream for an object that is restored through ``load_state_dict``."""
+    """Replaces an object in the stream that is restored through ``load_state_dict``."""
 
     __slots__ = ("kind", "state")
 
@@ -71,25 +71,25 @@ def has_state_dict(value: object) -> bool:
 
 
 def is_importable(value: Any) -> bool:
-    """Can a class or function be found again by its name? Then its newest definition is the right one."""
-    found: Any = sys.modules.get(getattr(value, "__module__", None) or "")
+    """Can a class or function be imported by its name? Then its newest definition is the right one."""
+    result: Any = sys.modules.get(getattr(value, "__module__", None) or "")
     for part in getattr(value, "__qualname__", "").split("."):
-        found = getattr(found, part, None)
-    return found is value
+        result = getattr(result, part, None)
+    return result is value
 
 
 def _counter(tensors: Sequence[Any]) -> int:
-    """Moves when torch changes one of them; -1 where torch does not count."""
+    """A counter that changes when torch changes one of them; -1 if torch does not count."""
     if not tensors or any(tensor.is_inference() for tensor in tensors):
         return -1
     return sum(tensor._version for tensor in tensors)
 
 
 class Reducers:
-    """The part of the pickler that knows torch and numpy. Mixed in before a real pickler class."""
+    """The part of the pickler that handles torch and numpy. A mixin: put it before a real pickler class."""
 
     is_whole = False
-    """Are objects that have a ``state_dict`` written as they are, not as a ``StateDict`` record?"""
+    """Are objects that have a ``state_dict`` written whole, not as a ``StateDict`` record?"""
 
     torch: Any = None
     numpy: Any = None
@@ -97,10 +97,10 @@ class Reducers:
 
     def __init__(self, out: io.BytesIO, shared: dict[int, tuple[Any, int, Any]]) -> None:
         make: Any = super().__init__
-        make(out, protocol=5, buffer_callback=self.take)
+        make(out, protocol=5, buffer_callback=self.note_buffer)
         self.spans: list[Span] = []
         self.optimizers: list[Any] = []
-        """Torch optimizers that were met: their steps can be made to wait."""
+        """Torch optimizers in the state: their steps can be delayed."""
         self.shared = shared
         self.arrays: dict[int, tuple[int, int, Any, Any]] = {}
         self._storages: dict[int, Any] = {}
@@ -110,8 +110,8 @@ class Reducers:
         self.torch = torch if hasattr(torch, "UntypedStorage") else None
         self.numpy = numpy if hasattr(numpy, "ndarray") else None
 
-    def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Note an out-of-band buffer; true: leave it in the stream."""
+    def note_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        """Pickle's callback for a buffer. Returns True to leave it in the stream."""
         raw = buffer.raw()
         if raw.nbytes < INLINE_BYTES:
             return True
@@ -119,9 +119,9 @@ class Reducers:
         return False
 
     def reducer_override(self, value: Any) -> Any:
-        """What ``pickle.Pickler`` asks for each object that is not one of the most common kinds."""
+        """Called by ``pickle.Pickler`` for each object that is not of a very common type."""
         torch, numpy = self.torch, self.numpy
-        if torch is not None:  # first: a model's hundreds of tensors are why a loop waits here
+        if torch is not None:  # first: a loop waits here mostly for a model's hundreds of tensors
             if isinstance(value, torch.Tensor):
                 return self._tensor(value)
             if isinstance(value, torch.UntypedStorage):
@@ -155,7 +155,7 @@ class Reducers:
 
     def _tensor(self, value: Any) -> Any:
         if value.requires_grad and not value.is_leaf:
-            raise Refused("the tensor hangs on an autograd graph, which would be lost: save value.detach()")
+            raise Refused("the tensor belongs to an autograd graph, which would be lost: save value.detach()")
         if value.is_meta:
             raise Refused("the tensor is on the meta device and has no data")
         kind = type(value)
@@ -168,7 +168,7 @@ class Reducers:
             or value.is_neg()
             or value.__dict__
         ):
-            # Rare kinds go through torch's own reduction, which comes back here for their storages.
+            # Rare kinds use torch's own reduction, which calls this class for their storages.
             return NotImplemented
         storage = self._canonical(value.untyped_storage())
         self._over.setdefault(storage._cdata, []).append(value)
@@ -176,7 +176,7 @@ class Reducers:
         return unpickle_functions.tensor, (storage, value.dtype, *where, value.requires_grad, is_parameter)
 
     def _canonical(self, storage: Any) -> Any:
-        # Torch may hand out a new Python object for the same memory; one object per memory keeps sharing.
+        # Torch may return a new Python object for the same memory; one object per memory preserves sharing.
         return self._storages.setdefault(storage._cdata, storage)
 
     def _bytes(self, storage: Any) -> bytes:
@@ -187,7 +187,7 @@ class Reducers:
     def _untyped(self, storage: Any) -> Any:
         first = self._canonical(storage)
         if first is not storage:
-            return unpickle_functions.same, (first,)
+            return unpickle_functions.same_storage, (first,)
         size, device = storage.nbytes(), storage.device
         if size < INLINE_BYTES:
             return unpickle_functions.inline_storage, (self._bytes(storage), str(device))
@@ -239,35 +239,35 @@ class Reducers:
 
 
 class _Plain(Reducers, pickle.Pickler):
-    """Plain pickle, with those reducers."""
+    """Plain pickle with these reducers."""
 
 
 @functools.cache
 def _cloud() -> Any:
-    """A pickler that also writes lambdas and local classes, by value."""
+    """A pickler class that also writes lambdas and local classes, by value."""
     cloudpickle = importlib.import_module("cloudpickle")
     return type("_Cloud", (Reducers, cloudpickle.Pickler), {})
 
 
 @dataclass(frozen=True, slots=True)
 class Dumped:
-    """A state as a stream, and where its bulk lies."""
+    """A state as a stream, and the addresses of its large buffers."""
 
     skeleton: bytes
     spans: list[Span]
     optimizers: list[Any]
     keep: Any
-    """What keeps the memory of the spans there, beside the state itself."""
+    """What else keeps the memory of the spans alive, apart from the state itself."""
 
 
 def dump(value: object, *, by_value: bool = False) -> Dumped:
-    """The stream and its buffers, which are still the live ones.
+    """The stream and its buffers, which are still the live ones, not copies.
 
     Args:
         by_value: write what cannot be found by name (lambdas, local classes) by value, through cloudpickle.
     Raises:
         Refused: an object that pickle would save wrongly.
-        Exception: whatever the objects' own reduction raises.
+        Exception: whatever the objects' own code raises.
     """
     shared: dict[int, tuple[Any, int, Any]] = {}
     while True:
@@ -276,16 +276,16 @@ def dump(value: object, *, by_value: bool = False) -> Dumped:
         pickler = cls(out, shared)
         pickler.dump(value)
         if not shared and (shared := overlaps(pickler.numpy, pickler.arrays)):
-            continue  # overlapping arrays were met: write them once more, as views of common bytes
+            continue  # there are overlapping arrays: write all again, these as views of common bytes
         return Dumped(out.getvalue(), pickler.spans, pickler.optimizers, shared)
 
 
 class StateUnpickler(pickle.Unpickler):
-    """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records that it met.
+    """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records in it.
 
     Args:
-        buffers: memory that holds each buffer's content: torch storages where the stream asks for one,
-            else writable bytes, which arrays lie over for the rest of their lives.
+        buffers: memory with the content of each buffer: torch storages where the stream needs one, else
+            writable bytes, which the loaded arrays use as their memory.
     """
 
     def __init__(self, skeleton: bytes, buffers: Sequence[Any]) -> None:
@@ -300,7 +300,7 @@ class StateUnpickler(pickle.Unpickler):
             yield self._buffers[self._next - 1]
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class or function of that name; two of ours are this loader's own methods."""
+        """The class or function of that name; two of qcity's own are methods of this class."""
         if (module, name) == (unpickle_functions.__name__, "stored_storage"):
             return self._stored_storage
         if (module, name) == (__name__, "StateDict"):
@@ -308,12 +308,12 @@ class StateUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
     def _stored_storage(self, index: int, device: str, size: int) -> Any:
-        # Buffers were numbered in the stream's order; ours is not the next array's.
+        # Buffers are numbered in the stream's order; this one must not be used for the next array.
         self._next = max(self._next, index + 1)
         storage = self._buffers[index]
         if storage.nbytes() != size:
             raise pickle.UnpicklingError(f"buffer {index} has {storage.nbytes()} bytes, not {size}")
-        return unpickle_functions.moved(storage, device)
+        return unpickle_functions.move_to_device(storage, device)
 
     def _record(self, kind: str) -> StateDict:
         record = StateDict(kind)

@@ -1,9 +1,9 @@
-"""Loaded values into live objects: who stays the same object, and what it is filled with.
+"""Fills live objects with loaded values: which objects keep their identity, and what they are filled with.
 
-Two passes. *Pair* walks the live state and the saved one side by side and notes which live object each saved
-one will be filled into: the first live object at its place, if it is of the same kind and no other saved object
-has claimed it. *Build* then fills, and whatever refers to a saved object that has a live partner gets the
-partner. So the result has the aliases of the saved state and the identities of the live one.
+Two passes. *Pair* walks the live and the saved state side by side and decides which live object each saved one is
+filled into: the first live object at the same place, if it is of the same kind and no other saved object has claimed
+it. *Build* then fills them; a reference to a saved object that has a live partner becomes a reference to the partner.
+So the result has the aliases of the saved state and the identities of the live one.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _DEPTH = 100_000
 
 
 class Misplaced(Exception):
-    """A live array that holds its saved content already would be filled with another's."""
+    """A live array that was already read into would be filled with another array's content."""
 
 
-def place(target: Any, saved: Any, records: list[StateDict], taken: dict[int, tuple[int, Any]]) -> None:
+def place(target: Any, saved: Any, records: list[StateDict], filled: dict[int, tuple[int, Any]]) -> None:
     """Fill ``target`` with ``saved``.
 
     Args:
-        taken: live memory that holds its content already: bytes and live object by address (``landing``).
+        filled: live memory that has its content already: bytes and live object by address (``buffer_targets``).
     Raises:
         CheckpointError: the two do not fit; the message names the variable.
-        Misplaced: ``taken`` is not how the two fit; nothing but arrays was filled yet, or only in part.
+        Misplaced: ``filled`` does not match how the two fit; so far only arrays were filled, perhaps partly.
     """
-    work = _Placing(saved, taken)
+    work = _Placing(saved, filled)
     work.pair(target, saved)
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(limit, _DEPTH))  # what pickle could write must not be too deep to restore
+    sys.setrecursionlimit(max(limit, _DEPTH))  # what pickle could write must not be nested too deeply to restore
     try:
         result = work.value(saved)
     finally:
@@ -66,21 +66,21 @@ def _describe(value: Any) -> str:
 
 
 class _Placing:
-    def __init__(self, root: Any, taken: dict[int, tuple[int, Any]]) -> None:
+    def __init__(self, root: Any, filled: dict[int, tuple[int, Any]]) -> None:
         self.root = root
-        self._taken = taken
-        self._starts = sorted(taken)
+        self._filled = filled
+        self._starts = sorted(filled)
         self.done: dict[int, Any] = {}
         self._partner: dict[int, Any] = {}
         self._claimed: set[int] = set()
         self._memory: dict[int, list[tuple[int, int, int, bool]]] = {}
         self._states: dict[int, tuple[Any, ...]] = {}
-        self._kept: list[Any] = []  # whose ids are keys above
+        self._alive: list[Any] = []  # whose ids are keys above
 
     # -- pair
 
     def pair(self, target: Any, saved: Any) -> None:
-        """Note the live partner of ``saved`` and of all that it holds."""
+        """Find the live partners of ``saved`` and of everything in it."""
         stack = [(target, saved)]
         seen: set[tuple[int, int]] = set()
         while stack:
@@ -96,7 +96,7 @@ class _Placing:
                     continue
                 self._partner[id(old)] = live
                 self._claimed.add(id(live))
-            # The first place in the saved state's order decides, so the stack gets them backwards.
+            # The first place in the saved state's order decides, so they are pushed in reverse.
             stack += reversed([pair for pair in self._pairs(live, old, kind) if type(pair[1]) not in SCALARS])
 
     def _pairs(self, live: Any, old: Any, kind: str) -> Iterator[tuple[Any, Any]]:
@@ -107,30 +107,30 @@ class _Placing:
             yield from zip(live, old, strict=False)
         elif kind == "record":
             state = live.state_dict()
-            self._kept.append(state)
+            self._alive.append(state)
             yield from self._records(state, old.state)
             return
         if kind in ("object", "dict", "list"):
             yield from self._parts(self._state(live), self._state(old))
 
     def _records(self, live: Any, old: Any) -> Iterator[tuple[Any, Any]]:
-        """Records inside of a state_dict: only they need partners, the rest is for load_state_dict."""
+        """Records inside a state_dict: only they need partners, load_state_dict handles the rest."""
         if isinstance(old, StateDict):
             yield live, old
         elif isinstance(old, dict) and isinstance(live, dict):
             for key, item in old.items():
                 yield from self._records(live.get(key, _MISSING), item)
         elif isinstance(old, list | tuple) and isinstance(live, list | tuple):
-            for one, item in zip(live, old, strict=False):
-                yield from self._records(one, item)
+            for live_item, item in zip(live, old, strict=False):
+                yield from self._records(live_item, item)
 
     def _parts(self, live: Any, old: Any) -> Iterator[tuple[Any, Any]]:
         if isinstance(live, dict) and isinstance(old, dict):
             for key, item in old.items():
                 yield live.get(key, _MISSING), item
         elif isinstance(live, tuple) and isinstance(old, tuple) and len(live) == len(old):
-            for one, item in zip(live, old, strict=True):
-                yield from self._parts(one, item)
+            for live_item, item in zip(live, old, strict=True):
+                yield from self._parts(live_item, item)
         else:
             yield live, old
 
@@ -143,8 +143,11 @@ class _Placing:
             return self._array_fits(live, old)
         if kind == "tensor":
             return self._tensor_fits(live, old)
-        one, other = type(live), type(old)
-        if one is not other and (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
+        live_type, old_type = type(live), type(old)
+        if live_type is not old_type and (live_type.__module__, live_type.__qualname__) != (
+            old_type.__module__,
+            old_type.__qualname__,
+        ):
             return False
         if kind == "deque":
             return bool(live.maxlen == old.maxlen)
@@ -180,7 +183,7 @@ class _Placing:
         if live.requires_grad != old.requires_grad or (live.requires_grad and not live.is_leaf):
             return False
         if any(stride == 0 and size > 1 for stride, size in zip(live.stride(), live.shape, strict=True)):
-            return False  # one element shown many times cannot be filled element by element
+            return False  # an expanded tensor cannot be filled element by element
         steps = zip(live.stride(), live.shape, strict=True)
         low = live.data_ptr()
         high = low + (sum(stride * (size - 1) for stride, size in steps if size) + 1) * live.element_size()
@@ -188,7 +191,7 @@ class _Placing:
         return self._is_free(live.untyped_storage().data_ptr(), (low, high, old.data_ptr(), same), live)
 
     def _is_free(self, memory: int, span: tuple[int, int, int, bool], live: Any) -> bool:
-        """Live arrays that overlap may all be filled only if the saved ones overlap in the same way."""
+        """Overlapping live arrays may all be filled only if the saved ones overlap in the same way."""
         low, high, old_low, is_same = span
         others = self._memory.setdefault(memory, [])
         for start, end, old_start, was_same in others:
@@ -196,11 +199,11 @@ class _Placing:
             if overlap and not (is_same and was_same and low - start == old_low - old_start):
                 return False
         others.append(span)
-        self._kept.append(live)
+        self._alive.append(live)
         return True
 
     def _state(self, value: Any) -> Any:
-        """Its attributes, as pickle would take them; computed once, as a custom one may be new each time."""
+        """Its attributes, as pickle would save them; computed once, since custom code may return new objects."""
         if id(value) not in self._states:
             reduced = object.__reduce_ex__(value, 4) if is_plain(value) else ()
             self._states[id(value)] = (value, reduced[2] if len(reduced) > 2 else None)
@@ -209,7 +212,7 @@ class _Placing:
     # -- build
 
     def value(self, saved: Any) -> Any:
-        """What stands for ``saved`` in the restored state."""
+        """The object that replaces ``saved`` in the restored state."""
         if type(saved) in SCALARS:
             return saved
         key = id(saved)
@@ -231,15 +234,15 @@ class _Placing:
         return target
 
     def homeless(self, record: StateDict) -> CheckpointError:
-        """The error for a saved state_dict that has nothing to be loaded into."""
+        """The error for a saved state_dict without an object to load it into."""
         return CheckpointError(
             f"{unsaveable.find(self.root, record)} was saved as the state_dict of a {record.kind}, and there is"
-            " nothing of that kind to load it into: build it before the loop starts"
+            " no such object to load it into: build it before the loop starts"
         )
 
     def _fill_record(self, target: Any, saved: StateDict) -> None:
         state = self.value(saved.state)
-        if self._taken:
+        if self._filled:
             self._put_live(target, state)
         try:
             target.load_state_dict(state)
@@ -282,12 +285,12 @@ class _Placing:
     _fill_array = _fill_bytearray
 
     def _is_there(self, target: Any, low: int, high: int, source: int) -> bool:
-        """Was ``target`` read into already, and from that very buffer?"""
-        near = bisect.bisect_left(self._starts, high) - 1  # what was read into does not overlap: the last one decides
+        """Was this buffer read into ``target`` already?"""
+        near = bisect.bisect_left(self._starts, high) - 1  # these do not overlap: the last one decides
         if near < 0:
             return False
         start = self._starts[near]
-        size, live = self._taken[start]
+        size, live = self._filled[start]
         if low >= start + size:
             return False
         if source != low or live is not target:
@@ -295,7 +298,7 @@ class _Placing:
         return True
 
     def _put_live(self, target: Any, state: Any) -> None:
-        """A module's own tensors in place of the saved ones that lie over their memory: torch need not copy them."""
+        """Replace saved tensors that use a module's memory by its own tensors: torch then need not copy them."""
         torch: Any = sys.modules["torch"]
         if not isinstance(target, torch.nn.Module) or not isinstance(state, dict):
             return
@@ -303,7 +306,7 @@ class _Placing:
         own.update(target.named_buffers(remove_duplicate=False))
         for key, item in state.items():
             live = own.get(key)
-            if live is None or not isinstance(item, torch.Tensor) or live.data_ptr() not in self._taken:
+            if live is None or not isinstance(item, torch.Tensor) or live.data_ptr() not in self._filled:
                 continue
             if live.data_ptr() == item.data_ptr() and live.shape == item.shape and live.stride() == item.stride():
                 state[key] = live
@@ -331,7 +334,7 @@ class _Placing:
         target.set_state(saved.get_state())
 
     def _fill_numpy_generator(self, target: Any, saved: Any) -> None:
-        # Through the reduction, which has the seed sequence too: spawn() counts its children there.
+        # Through __reduce__, which includes the seed sequence: spawn() counts its children there.
         if target is not saved:
             target.bit_generator.__setstate__(saved.bit_generator.__reduce__()[2])
 
@@ -342,7 +345,7 @@ class _Placing:
         if not is_plain(saved):
             return
         state = self._state(saved)
-        new = self._rewired(state)
+        new = self._rewire(state)
         if target is saved and new is state:
             return
         known = self._state(target)
@@ -360,28 +363,30 @@ class _Placing:
                 object.__setattr__(target, name, item)
         except Exception as error:
             raise CheckpointError(
-                f"{unsaveable.find(self.root, saved)} cannot be restored into the {type(target).__qualname__}"
-                f" that is there: {error}"
+                f"{unsaveable.find(self.root, saved)} cannot be restored into the existing"
+                f" {type(target).__qualname__}: {error}"
             ) from error
 
-    def _rewired(self, state: Any) -> Any:
-        """The attributes, with live partners in place of saved objects; the same object if nothing changes."""
+    def _rewire(self, state: Any) -> Any:
+        """The attributes, with live partners instead of saved objects; the same object if nothing changes."""
         if type(state) is dict:
             new = {name: self.value(item) for name, item in state.items()}
             return state if all(new[name] is state[name] for name in state) else new
         if type(state) is tuple:
-            parts = tuple(self._rewired(part) for part in state)
-            return state if all(one is other for one, other in zip(parts, state, strict=True)) else parts
+            parts = tuple(self._rewire(part) for part in state)
+            return (
+                state if all(new_part is old_part for new_part, old_part in zip(parts, state, strict=True)) else parts
+            )
         return self.value(state)
 
 
 def _drop(target: Any, known: Any, new: Any) -> None:
-    """Remove the attributes that a save would have named and this one does not.
+    """Remove the attributes that the live object would save and the saved one does not have.
 
-    What the class itself leaves out of its saves (a lock, a cache) stays as it is.
+    What the class itself does not save (a lock, a cache) stays unchanged.
     """
-    for one, other in zip(_names(known), _names(new), strict=True):
-        for name in one - other:
+    for known_names, new_names in zip(_names(known), _names(new), strict=True):
+        for name in known_names - new_names:
             with contextlib.suppress(AttributeError):
                 object.__delattr__(target, name)
 

@@ -1,7 +1,7 @@
-"""Loading a state outside its notebook: classes that only the notebook defines get stand-ins.
+"""Loads a state outside its notebook, with stand-ins for the classes that only the notebook defines.
 
-A notebook's own classes are saved by name, so that a resumed run has their newest definition. Whoever only looks at
-a checkpoint has none: a stand-in of that name then holds the attributes, and nothing else.
+A notebook's own classes are saved by name, so that a resumed run uses their newest definition. Code that only inspects
+a checkpoint does not have them: a stand-in of that name then has the attributes, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from qcity_nb.errors import CheckpointError
 __all__ = ["StandIn", "load_anyway"]
 
 _CLASSES = 1000
-"""A bound on the classes of one state."""
+"""The maximum number of classes in one state."""
 _MISSING = re.compile(r"Can't get attribute '([^']+)' on <module ")
-"""The module's own name follows: what Python runs with -m is ``__main__`` and shows another one."""
+"""The message continues with the module's name, which is not ``__main__`` if Python was started with -m."""
 
 
 class StandIn:
-    """An object of a class that is not here: its attributes, as they were saved."""
+    """An object whose class does not exist here: its saved attributes."""
 
     def __new__(cls, *args: Any, **named: Any) -> StandIn:
-        """Whatever its class was made from becomes attributes."""
+        """Arguments of the class become attributes."""
         made = object.__new__(cls)
         if args:
             made.__dict__["args"] = args
@@ -39,26 +39,26 @@ def load_anyway(captured: Captured) -> Any:
     """As ``capture.load``, with a ``StandIn`` for each class of ``__main__`` that is missing.
 
     Raises:
-        CheckpointError: a module is missing, or an object cannot do with attributes alone.
+        CheckpointError: a module is missing, or attributes alone are not enough for an object.
     """
     with _borrow() as names:
         for _ in range(_CLASSES):
             try:
                 return load(captured)
             except CheckpointError as error:
-                found = _MISSING.search(str(error.__cause__))
+                match = _MISSING.search(str(error.__cause__))
                 main = sys.modules["__main__"]
-                if found is None or "." in found[1] or hasattr(main, found[1]):
+                if match is None or "." in match[1] or hasattr(main, match[1]):
                     raise
-                names.append(found[1])
-                made = type(found[1], (StandIn,), {"__module__": "__main__"})
-                setattr(main, found[1], made)
-        raise CheckpointError(f"the state needs more than {_CLASSES} classes that are not here")
+                names.append(match[1])
+                made = type(match[1], (StandIn,), {"__module__": "__main__"})
+                setattr(main, match[1], made)
+        raise CheckpointError(f"the state needs more than {_CLASSES} classes that do not exist here")
 
 
 @contextmanager
 def _borrow() -> Iterator[list[str]]:
-    """Names that are put into ``__main__`` meanwhile."""
+    """A list of names in ``__main__``, which are removed at the end."""
     names: list[str] = []
     try:
         yield names

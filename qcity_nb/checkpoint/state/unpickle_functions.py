@@ -1,4 +1,4 @@
-"""What the stream calls when it is loaded: torch memory, tensors, generators and array views from their parts.
+"""Functions that the stream calls when it is loaded: they build torch memory, tensors, generators and array views.
 
 The names here are part of the checkpoint format: add, never rename.
 """
@@ -17,8 +17,8 @@ __all__ = [
     "inline_storage",
     "jax_array",
     "jax_key",
-    "moved",
-    "same",
+    "move_to_device",
+    "same_storage",
     "storage",
     "stored_storage",
     "tensor",
@@ -28,26 +28,26 @@ __all__ = [
 
 
 def stored_storage(index: int, device: str, size: int) -> Any:
-    """A torch storage whose bytes are buffer ``index``; the unpickler puts its own method in this place."""
-    raise pickle.UnpicklingError("a stored buffer was met outside a checkpoint")
+    """A torch storage whose bytes are buffer ``index``; the unpickler uses its own method instead of this."""
+    raise pickle.UnpicklingError("a stored buffer can only be loaded from a checkpoint")
 
 
 def storage(data: Buffer, device: str) -> Any:
-    """A torch storage with that content, on its device where this host has it."""
+    """A torch storage with that content, on its device if this host has it."""
     torch = importlib.import_module("torch")
     made = torch.UntypedStorage(len(data))
     if data:
         memoryview((ctypes.c_char * len(data)).from_address(made.data_ptr())).cast("B")[:] = data
-    return moved(made, device)
+    return move_to_device(made, device)
 
 
-def moved(made: Any, device: str) -> Any:
-    """A torch storage on its device, where this host has it; else as it is."""
+def move_to_device(memory: Any, device: str) -> Any:
+    """A torch storage on its device if this host has that device, else unchanged."""
     torch = importlib.import_module("torch")
     where = torch.device(device)
     if where.type == "cpu" or not _is_there(torch, where):
-        return made
-    flat = torch.empty(0, dtype=torch.uint8).set_(made)
+        return memory
+    flat = torch.empty(0, dtype=torch.uint8).set_(memory)
     return flat.to(where).untyped_storage()
 
 
@@ -58,12 +58,12 @@ def _is_there(torch: Any, device: Any) -> bool:
 
 
 def inline_storage(data: bytes, device: str) -> Any:
-    """A small torch storage, its bytes in the stream."""
+    """A small torch storage, whose bytes are in the stream."""
     return storage(data, device)
 
 
 def typed_storage(memory: Any, dtype: Any) -> Any:
-    """The typed wrapper that torch's own tensor reduction asks for."""
+    """The typed wrapper that torch's own tensor reduction needs."""
     torch = importlib.import_module("torch")
     return torch.storage.TypedStorage(wrap_storage=memory, dtype=dtype, _internal=True)
 
@@ -77,7 +77,7 @@ def tensor(
     requires_grad: bool,
     is_parameter: bool,
 ) -> Any:
-    """A tensor over that storage."""
+    """A tensor that uses the storage ``memory``."""
     torch = importlib.import_module("torch")
     made = torch.empty(0, dtype=dtype, device=memory.device).set_(memory, offset, shape, stride)
     if is_parameter:
@@ -97,7 +97,7 @@ def torch_generator(device: str, state: bytes) -> Any:
 def array_view(
     flat: Any, dtype: Any, shape: tuple[int, ...], offset: int, strides: tuple[int, ...], writable: int
 ) -> Any:
-    """A numpy array over ``flat``, which other arrays of the state lie over too."""
+    """A numpy array over ``flat``, which other arrays of the state use too."""
     numpy = importlib.import_module("numpy")
     array = numpy.ndarray(shape, dtype, flat, offset, strides)
     if not writable:
@@ -106,7 +106,7 @@ def array_view(
 
 
 def jax_array(value: Any) -> Any:
-    """A jax array with that content; the numpy array itself where jax is not installed."""
+    """A jax array with that content; the numpy array itself if jax is not installed."""
     try:
         jax = importlib.import_module("jax")
     except ImportError:
@@ -123,6 +123,6 @@ def jax_key(data: Any, kind: str) -> Any:
     return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=kind)
 
 
-def same(value: Any) -> Any:
-    """The object itself: a second name for memory that the stream has already."""
-    return value
+def same_storage(memory: Any) -> Any:
+    """The storage itself: a second Python object for memory that is in the stream already."""
+    return memory

@@ -1,4 +1,4 @@
-"""Which variable of a state cannot be saved, and why, in words."""
+"""Which part of a state cannot be saved, and why, as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOCKS: tuple[type, ...] = (type(threading.Lock()), type(threading.RLock()))
 
 
 def children(value: object) -> Iterator[tuple[str, object]]:
-    """The parts of ``value`` that have a name of their own, each with the suffix that reaches it."""
+    """The named parts of ``value``, each with the suffix of its path."""
     if isinstance(value, dict):
         for key, item in list(value.items()):
             yield f"[{key!r}]", item
@@ -39,13 +39,13 @@ def children(value: object) -> Iterator[tuple[str, object]]:
                     yield f".{name}", getattr(value, name)
 
 
-def find(root: object, wanted: object) -> str:
-    """The path of ``wanted`` in ``root``, starting with ``state``; only ``state`` where it has none."""
+def find(root: object, target: object) -> str:
+    """The path of ``target`` in ``root``, starting with ``state``; ``state`` alone if it is not found."""
     seen: set[int] = set()
     stack = [("state", root)]
     while stack:
         path, value = stack.pop()
-        if value is wanted:
+        if value is target:
             return path
         if id(value) not in seen:
             seen.add(id(value))
@@ -59,11 +59,11 @@ def reason(value: object, error: Exception) -> str:
         return str(error)
     kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     if isinstance(value, _LIVE):
-        return f"a {kind} lives only in this process: keep what it was made from, and make it anew"
+        return f"a {kind} lives only in this process: keep what it was made from, and create a new one"
     if isinstance(value, _LOCKS) or kind.startswith("threading."):
-        return f"a {kind} lives only in this process: make it outside of state"
+        return f"a {kind} lives only in this process: create it outside of state"
     if kind.startswith("socket."):
-        return "a socket lives only in this process: keep its address, and connect anew"
+        return "a socket lives only in this process: keep its address, and connect again"
     if isinstance(value, io.IOBase):
         return "an open file lives only in this process; keep its path and position"
     if isinstance(error, MemoryError):

@@ -1,1 +1,1 @@
-"""Packs, manifests and the local tier: what lies on the disk."""
+"""Packs, manifests and the local tier: the files of a checkpoint."""

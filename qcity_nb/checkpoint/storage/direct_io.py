@@ -1,7 +1,7 @@
-"""Files at the speed of the disk: past the page cache where the file system allows it.
+"""Files at the speed of the disk: without the page cache if the file system allows it.
 
-Writing a gigabyte through the page cache costs a second of CPU and pushes out what the training reads; with O_DIRECT
-the disk takes it from the arena itself. Source: open(2), O_DIRECT: memory, offset and length in whole blocks.
+Writing a gigabyte through the page cache costs a second of CPU and evicts what the training reads. With O_DIRECT the
+disk reads from the arena itself. Source: open(2), O_DIRECT: memory, offset and length must be whole blocks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from qcity_nb.checkpoint.memory import PAGE, address_of
 __all__ = ["DIRECT_BYTES", "Sink", "open_for_reading", "sync_data"]
 
 DIRECT_BYTES = 4 << 20
-"""Smaller files go through the page cache: there it is the faster way."""
+"""Smaller files go through the page cache, which is faster for them."""
 _PIECE = 8 << 20
-"""Bytes of one write. Larger ones are no faster; several in flight are not needed on one disk."""
+"""Bytes of one write. Larger writes are not faster; one disk does not need several at once."""
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -28,11 +28,11 @@ class Sink:
     """An open file, written from its beginning to its end."""
 
     def __init__(self, descriptor: int, *, size: int) -> None:
-        """Take over writing to ``descriptor``; ``size`` is about how much it will be."""
+        """Write to ``descriptor``; ``size`` is about how many bytes that will be."""
         self._descriptor = descriptor
         self._is_direct = False
         self.position = 0
-        """Bytes so far."""
+        """Bytes written so far."""
         if _O_DIRECT and size >= DIRECT_BYTES:
             self._is_direct = self._set_direct(on=True)
         self._stage = mmap.mmap(-1, _PIECE) if self._is_direct else None
@@ -47,7 +47,7 @@ class Sink:
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | _O_DIRECT if on else flags & ~_O_DIRECT)
         except OSError:
-            return False  # tmpfs and some network file systems have no such thing
+            return False  # tmpfs and some network file systems do not support it
         return True
 
     def _out(self, data: memoryview) -> None:
@@ -57,13 +57,13 @@ class Sink:
             except OSError as error:
                 if not self._is_direct or error.errno != errno.EINVAL:
                     raise
-                # Set without complaint, refused at the first write: larger blocks than a page, or none at all.
+                # The flag was accepted and the first write refused: blocks larger than a page, or no direct I/O at all.
                 self._is_direct = False
                 self._set_direct(on=False)
                 continue
             self._written += count
             data = data[count:]
-            if self._is_direct and count % PAGE:  # a short write: the disk is nearly full, and says so next
+            if self._is_direct and count % PAGE:  # a short write: the disk is nearly full, the next write fails
                 self._is_direct = False
                 self._set_direct(on=False)
 
@@ -100,19 +100,19 @@ class Sink:
         self._count = 0
 
     def pad(self, to: int) -> None:
-        """Zeros up to the next multiple."""
+        """Write zeros up to the next multiple of ``to``."""
         if gap := -self.position % to:
             self.write(memoryview(bytes(gap)))
 
     def align(self) -> None:
-        """Zeros up to a page's beginning, where a write past the page cache may start."""
+        """Write zeros up to the beginning of a page, where a direct write may start."""
         if self._stage is not None:
             self.pad(PAGE)
             if self._count:
                 self._drain()
 
     def finish(self) -> None:
-        """Write what is left, and put everything on the disk."""
+        """Write the rest, and sync everything to the disk."""
         if self._stage is not None:
             whole = self._count - self._count % PAGE
             with memoryview(self._stage) as stage:
@@ -128,22 +128,22 @@ class Sink:
         sync_data(self._descriptor)
 
     def close(self) -> None:
-        """Give the memory back; the descriptor stays its owner's."""
+        """Free the memory; closing the descriptor is up to its owner."""
         if self._stage is not None:
             with contextlib.suppress(BufferError):
                 self._stage.close()
 
 
 def sync_data(descriptor: int) -> None:
-    """Put a file's bytes, and the size that leads to them, on the disk."""
+    """Sync a file's bytes and its size to the disk."""
     getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def open_for_reading(path: Path, *, size: int) -> tuple[int, bool]:
-    """A descriptor, and whether it goes past the page cache (then: whole pages at pages' beginnings).
+    """A descriptor, and whether it uses direct I/O (then only whole, aligned pages can be read).
 
     Raises:
-        OSError: the file is not there, or not readable.
+        OSError: the file does not exist, or cannot be read.
     """
     if _O_DIRECT and size >= DIRECT_BYTES:
         with contextlib.suppress(OSError):
@@ -155,7 +155,7 @@ def open_for_reading(path: Path, *, size: int) -> tuple[int, bool]:
                 return descriptor, True
             except OSError:
                 os.close(descriptor)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe under a pack's name must not wait
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe that has a pack's name must not block
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file")

@@ -1,15 +1,16 @@
-"""The local tier: checkpoints on the host's own disk, one directory per epoch, written by one process.
+"""The local tier: checkpoints on the host's own disk, one directory per term, written by one process.
 
-    checkpoints/<seq>.json     {"digest": …, "manifest": …}; renamed last, it alone makes a checkpoint exist
-    packs/e<epoch>-<seq>.pack  the objects that the checkpoint before did not have
-    rows/<seq>.jsonl           the rows that the checkpoint added, and a last line with their digest
+    checkpoints/<seq>.json    {"digest": …, "manifest": …}; renamed last; it alone makes a checkpoint exist
+    packs/t<term>-<seq>.pack  the objects that the previous checkpoint did not have
+    rows/<seq>.jsonl          the rows that the checkpoint added, and a last line with their digest
 
-Opening one has no effect on the disk: readers and the owner use the same class. The first write makes the
-caller the owner, who removes what a killed one left behind. A kill at any instant leaves the checkpoint before
-or the new one, complete. Does not protect against two writers: the epoch in the directory's name does.
+Opening a tier does not change the disk: readers and the owner use the same class. The first write makes the caller the
+owner, who removes what a killed owner left. A kill at any instant leaves either the previous checkpoint or the new
+one, complete. Does not protect against two writers: the term in the directory's name does.
 
-Every name is synced before the manifest's: a power cut then leaves it so too, on any POSIX file system
-(tests/system/test_power_cut.py). What a directory's sync costs over the manifest's alone is half a millisecond.
+Every name is synced before the manifest's, so this also holds after a power cut, on any POSIX file system
+(tests/system/test_power_cut.py). Syncing all directories takes half a millisecond longer than syncing only the
+manifest's.
 """
 
 from __future__ import annotations
@@ -30,43 +31,43 @@ from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 __all__ = ["KEEP", "Lazy", "LocalTier", "tier_path"]
 
 KEEP = 2
-"""Checkpoints that stay: the newest, and the one to fall back to."""
+"""How many checkpoints to keep: the newest, and one to fall back to."""
 _LIVE_SHARE = 0.5
-"""A pack with less than this share of live bytes is rewritten."""
+"""A pack of which less than this share is used is rewritten."""
 _PREFIX, _BETWEEN = b'{"digest":"', b'","manifest":'
 _DIGEST_SIZE = len(pack.digest(b""))
 
 
 class LocalTier:
-    """Checkpoints of one epoch under ``path``."""
+    """Checkpoints of one term under ``path``."""
 
     def __init__(self, path: Path, *, term: int, keep: int = KEEP) -> None:
-        """Look at ``path``; ``keep`` of the newest checkpoints stay when another is saved."""
+        """Open ``path``; a save keeps the ``keep`` newest checkpoints."""
         if keep < 1:
-            raise ValueError(f"keep={keep}: at least the newest stays")
+            raise ValueError(f"keep={keep}: at least the newest is kept")
         self.path = path
         self.term = term
         self.keep = keep
         self.skipped: list[str] = []
-        """Why checkpoints were passed over by the last ``newest``: tell the user."""
+        """Why the last call of ``newest`` skipped checkpoints, as sentences for the user."""
         self._checkpoints = path / "checkpoints"
         self._packs = path / "packs"
         self._rows = path / "rows"
         self._kept: list[Manifest] = []
-        """What stays, newest first, once this is the owner."""
+        """The checkpoints that are kept, newest first, once this is the owner."""
         self._is_owner = False
 
     # -- read
 
     def seqs(self) -> list[int]:
-        """The checkpoints that are there, whole or not, oldest first."""
+        """The numbers of the existing checkpoints, complete or damaged, oldest first."""
         return sorted(_numbers(self._checkpoints, ".json"))
 
     def load(self, seq: int) -> Manifest:
-        """Checkpoint ``seq``, its own digest checked.
+        """The manifest of checkpoint ``seq``, with its own digest checked.
 
         Raises:
-            CheckpointCorrupt: it is not there or damaged.
+            CheckpointCorrupt: it does not exist or is damaged.
         """
         path = self._checkpoints / f"{seq}.json"
         try:
@@ -77,34 +78,34 @@ class LocalTier:
         body = data[start:-1]
         if data != _PREFIX + pack.digest(body).encode() + _BETWEEN + body + b"}":
             raise CheckpointCorrupt(f"checkpoint {path} does not match its digest")
-        found = manifests.loads(body, name=f"checkpoint {path}")
-        if found.seq != seq:
-            raise CheckpointCorrupt(f"checkpoint {path} is number {found.seq} under another's name")
-        return found
+        manifest = manifests.loads(body, name=f"checkpoint {path}")
+        if manifest.seq != seq:
+            raise CheckpointCorrupt(f"checkpoint {path} is number {manifest.seq} under another number's name")
+        return manifest
 
     def newest(self, *, deep: bool = False) -> Manifest | None:
-        """The newest checkpoint that is whole; ``skipped`` then says what is wrong with newer ones.
+        """The newest complete checkpoint; ``skipped`` then says what is wrong with newer ones.
 
         Args:
-            deep: read and check every object and the rows, instead of presence and size only. ``read``
-                checks what it reads in any case.
+            deep: read and check every object and the rows, not only that files exist and have the right size.
+                ``read`` always checks what it reads.
         """
         self.skipped = []
         for seq in reversed(self.seqs()):
             try:
-                found = self.load(seq)
-                self._check(found, deep=deep)
+                manifest = self.load(seq)
+                self._check(manifest, deep=deep)
             except CheckpointCorrupt as error:
-                # One that its owner dropped meanwhile is no news; a newer one has taken its place.
+                # If its owner deleted it meanwhile, nothing is wrong: a newer one has taken its place.
                 if (self._checkpoints / f"{seq}.json").exists():
-                    self.skipped.append(f"checkpoint {seq} was passed over: {error}")
+                    self.skipped.append(f"checkpoint {seq} was skipped: {error}")
                 continue
-            return found
+            return manifest
         return None
 
-    def _check(self, found: Manifest, *, deep: bool) -> None:
+    def _check(self, manifest: Manifest, *, deep: bool) -> None:
         sizes: dict[str, int] = {}
-        for ref in found.objects.values():
+        for ref in manifest.objects.values():
             sizes[ref.pack] = max(sizes.get(ref.pack, 0), ref.offset + ref.size_bytes)
         for name, size in sizes.items():
             try:
@@ -113,55 +114,55 @@ class LocalTier:
                 raise CheckpointCorrupt(f"pack {name}: {error.strerror or error}") from error
             if there < size:
                 raise CheckpointCorrupt(f"pack {name} has {there} bytes; {size} are needed")
-        if found.rows_bytes and not (self._rows / f"{found.seq}.jsonl").exists():
-            raise CheckpointCorrupt(f"its rows ({self._rows / f'{found.seq}.jsonl'}) are gone")
+        if manifest.rows_bytes and not (self._rows / f"{manifest.seq}.jsonl").exists():
+            raise CheckpointCorrupt(f"its rows ({self._rows / f'{manifest.seq}.jsonl'}) are gone")
         if deep:
-            with self.open_reader(found) as read:
+            with self.open_reader(manifest) as read:
                 read.verify()
-            self.rows(found.seq)
+            self.rows(manifest.seq)
 
     @contextlib.contextmanager
-    def open_reader(self, found: Manifest) -> Iterator[PackReader]:
-        """A verified ``read(name)`` that goes on working if the owner drops the checkpoint meanwhile.
+    def open_reader(self, manifest: Manifest) -> Iterator[PackReader]:
+        """A verified ``read(name)`` that keeps working if the owner deletes the checkpoint meanwhile.
 
         Raises:
-            CheckpointCorrupt: a pack is gone already (take ``newest`` again), or, from ``read``, is damaged.
+            CheckpointCorrupt: a pack is gone already (call ``newest`` again); raised by ``read``: it is damaged.
         """
-        with PackReader(self._packs, found.objects) as read:
+        with PackReader(self._packs, manifest.objects) as read:
             yield read
 
     def pack_path(self, name: str) -> Path:
-        """Where a pack lies, or lay. Once it has that name it is never written to again."""
+        """The path of a pack, which may be deleted. A pack that has its name is never written to again."""
         return self._packs / name
 
-    def reader(self, found: Manifest) -> PackReader:
-        """As ``opened``, open until nobody holds it any more.
+    def reader(self, manifest: Manifest) -> PackReader:
+        """As ``open_reader``, but it stays open until it is garbage-collected.
 
         Raises:
             CheckpointCorrupt: a pack is gone already.
         """
-        return PackReader(self._packs, found.objects)
+        return PackReader(self._packs, manifest.objects)
 
-    def read(self, found: Manifest, name: str) -> bytes:
+    def read(self, manifest: Manifest, name: str) -> bytes:
         """One object of a checkpoint, verified.
 
         Raises:
             CheckpointCorrupt: the pack is gone or damaged.
         """
-        ref = _ref(found, name)
+        ref = _ref(manifest, name)
         return pack.read_object(self._packs / ref.pack, ref, name)
 
-    def objects(self, found: Manifest, names: Iterable[str]) -> dict[str, bytes]:
+    def objects(self, manifest: Manifest, names: Iterable[str]) -> dict[str, bytes]:
         """Several objects, verified.
 
         Raises:
             CheckpointCorrupt: a pack is gone or damaged.
         """
-        with self.open_reader(found) as read:
+        with self.open_reader(manifest) as read:
             return {name: read(name) for name in names}
 
     def rows(self, seq: int) -> bytes:
-        """The rows that checkpoint ``seq`` added, as JSON lines; empty where there are none.
+        """The rows that checkpoint ``seq`` added, as JSON lines; empty if there are none.
 
         Raises:
             CheckpointCorrupt: the file is damaged.
@@ -171,20 +172,20 @@ class LocalTier:
     # -- write
 
     def save(self, manifest: Manifest, objects: Mapping[str, Buffer], rows: bytes, *, prune: bool = True) -> Manifest:
-        """Make a checkpoint, durably.
+        """Write a checkpoint durably.
 
         Args:
-            manifest: without ``objects``; its ``seq`` is higher than that of the checkpoint before.
-            objects: content by name; what the checkpoint before holds already need not be here.
+            manifest: without ``objects``; its ``seq`` is higher than that of the previous checkpoint.
+            objects: content by name; may lack what the previous checkpoint has already.
             rows: the rows that this checkpoint adds, as JSON lines.
-            prune: drop what is not needed any more before returning; else the caller does, soon.
+            prune: delete what is no longer needed before returning; else the caller does so soon.
         Returns: the manifest as written.
         Raises:
-            CheckpointError: the disk is full or refuses; the checkpoint before is untouched.
-            CheckpointCorrupt: an object to be carried over is damaged on disk.
+            CheckpointError: the disk is full or cannot be written to; the previous checkpoint is untouched.
+            CheckpointCorrupt: an object that must be copied from an old pack is damaged on disk.
         """
         crashpoints.hit("local.before")
-        self._own()
+        self._become_owner()
         if rows and not rows.endswith(b"\n"):
             raise ValueError("rows are whole lines")
         previous = self._kept[0] if self._kept else None
@@ -195,7 +196,7 @@ class LocalTier:
         crashpoints.hit("outbox.after")
         try:
             saved = self._write(manifest, objects, previous, rows)
-        except BaseException:  # Ctrl-C too: nothing half made stays
+        except BaseException:  # Ctrl-C too: nothing incomplete is left
             with contextlib.suppress(OSError):
                 (self._rows / f"{manifest.seq}.jsonl").unlink(missing_ok=True)
             raise
@@ -217,19 +218,21 @@ class LocalTier:
             elif name in objects:
                 new[name] = objects[name]
             else:
-                raise CheckpointError(f"checkpoint {manifest.seq} names object {name} that nobody has")
+                raise CheckpointError(
+                    f"checkpoint {manifest.seq} names object {name}, which is neither stored nor passed to save()"
+                )
         for name in self._sparse(refs):
             ref = refs.pop(name)
             known = objects.get(name)
             new[name] = pack.read_object(self._packs / ref.pack, ref, name) if known is None else known
-        path = self._packs / f"e{self.term}-{manifest.seq}.pack"
+        path = self._packs / f"t{self.term}-{manifest.seq}.pack"
         try:
             if new:
                 refs |= pack.write_pack(path, new, term=self.term)
                 crashpoints.hit("local.pack")
             saved = replace(manifest, objects=refs, term=self.term, rows_upto=manifest.seq, rows_bytes=len(rows))
             self._write_manifest(saved)
-        except BaseException:  # Ctrl-C too: nothing half made stays
+        except BaseException:  # Ctrl-C too: nothing incomplete is left
             if new:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
@@ -245,16 +248,16 @@ class LocalTier:
         path = self._rows / f"{seq}.jsonl"
         if rows:
             rows_file.write(path, rows)
-        elif path.exists():  # of a writer that died under this number
+        elif path.exists():  # left by a writer that died while it wrote this number
             path.unlink()
 
     @property
     def stored(self) -> Mapping[str, ObjectRef]:
-        """The objects of the newest checkpoint that was saved or found here: they need not be brought again."""
+        """The objects of the newest checkpoint here: they need not be passed to ``save`` again."""
         return self._kept[0].objects if self._kept else {}
 
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
-        """The objects in packs that are mostly dead."""
+        """The objects in packs that are mostly unused."""
         live: dict[str, int] = {}
         for ref in refs.values():
             live[ref.pack] = live.get(ref.pack, 0) + ref.size_bytes
@@ -265,23 +268,23 @@ class LocalTier:
                     sparse.add(name)
         return [name for name, ref in refs.items() if ref.pack in sparse]
 
-    def _own(self) -> None:
-        """Before the first write: directories, and nothing unfinished in them."""
+    def _become_owner(self) -> None:
+        """Before the first write: create the directories, and remove unfinished files."""
         if self._is_owner:
             return
-        made = [one for one in (self.path, *self.path.parents) if not one.exists()]
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             for folder in (self._checkpoints, self._packs, self._rows):
                 folder.mkdir(parents=True, exist_ok=True)
                 for file in folder.glob("*" + pack.TEMPORARY):
                     file.unlink(missing_ok=True)
-            for folder in (self.path, *(one.parent for one in made)):
+            for folder in (self.path, *(path.parent for path in made)):
                 pack.sync_directory(folder)
         except OSError as error:
             raise CheckpointError(
-                f"cannot write to {self.path}: {error.strerror or error}; set another `local` directory"
+                f"cannot write to {self.path}: {error.strerror or error}; set another `local_dir`"
             ) from error
-        # Deep: what follows reuses its objects, and must not build on damage.
+        # Deep: later checkpoints reuse its objects, which must not be damaged.
         newest = self.newest(deep=True)
         if newest is not None:
             self._kept = [newest]
@@ -292,15 +295,15 @@ class LocalTier:
         self._is_owner = True
 
     def prune(self) -> None:
-        """Drop what none of the kept checkpoints needs. A failure only leaves garbage for later.
+        """Delete what none of the kept checkpoints needs. A failure only leaves garbage for later.
 
-        Before the first save, nothing: it is not known yet what is to be kept.
+        Does nothing before the first save: it is not known yet what to keep.
         """
         kept = self._kept
         if not kept:
             return
-        seqs = {one.seq for one in kept}
-        packs = {ref.pack for one in kept for ref in one.objects.values()}
+        seqs = {manifest.seq for manifest in kept}
+        packs = {ref.pack for manifest in kept for ref in manifest.objects.values()}
         with contextlib.suppress(OSError):
             for seq in self.seqs():
                 if seq not in seqs:
@@ -310,30 +313,30 @@ class LocalTier:
                     file.unlink(missing_ok=True)
 
     def drop_rows(self, upto: int) -> None:
-        """Remove the rows of checkpoints up to ``upto``: the tracker has them, or the store does.
+        """Remove the rows of checkpoints up to ``upto``: the tracker or the store has them.
 
-        Those of checkpoints that are still there stay, as part of what makes them whole.
+        Rows of checkpoints that still exist are kept, since these are incomplete without them.
         """
-        kept = set(self.seqs())
+        existing = set(self.seqs())
         for seq in _numbers(self._rows, ".jsonl"):
-            if seq <= upto and seq not in kept:
+            if seq <= upto and seq not in existing:
                 with contextlib.suppress(OSError):
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
 
     def import_from(self, manifest: Manifest, read: Callable[[str], bytes], rows: Mapping[int, bytes]) -> Manifest:
-        """Take over a checkpoint of the store, or of the epoch before, as this tier's own first one.
+        """Copy a checkpoint of the store, or of an earlier term, as the first one of this tier.
 
-        It keeps its ``seq``; its objects go into a pack of this epoch.
+        It keeps its ``seq``; its objects are written to a pack of this term.
 
         Args:
-            read: gives an object by name, verified.
-            rows: by seq, what the tracker may not have yet.
+            read: returns an object by name, verified.
+            rows: by seq, rows that the tracker may not have yet.
         Raises:
-            CheckpointError: the disk is full or refuses.
-            CheckpointCorrupt: whatever ``read`` raises; nothing is left behind.
+            CheckpointError: the disk is full or cannot be written to.
+            CheckpointCorrupt: raised by ``read``; nothing is left on the disk.
         """
         crashpoints.hit("local.before")
-        self._own()
+        self._become_owner()
         if self._kept:
             raise ValueError(f"{self.path} has checkpoints of its own")
         written = []
@@ -342,7 +345,7 @@ class LocalTier:
                 written.append(seq)
                 self._write_rows(seq, data)
             refs = pack.write_pack(
-                self._packs / f"e{self.term}-{manifest.seq}.pack",
+                self._packs / f"t{self.term}-{manifest.seq}.pack",
                 Lazy(manifest.objects, read),
                 term=self.term,
                 size=manifest.size_bytes,
@@ -350,9 +353,9 @@ class LocalTier:
             crashpoints.hit("local.pack")
             saved = replace(manifest, objects=refs, term=self.term, rows_bytes=len(rows.get(manifest.seq, b"")))
             self._write_manifest(saved)
-        except BaseException:  # Ctrl-C too: nothing half made stays
+        except BaseException:  # Ctrl-C too: nothing incomplete is left
             with contextlib.suppress(OSError):
-                (self._packs / f"e{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
+                (self._packs / f"t{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
                 for seq in written:
                     (self._rows / f"{seq}.jsonl").unlink(missing_ok=True)
             raise
@@ -363,7 +366,7 @@ class LocalTier:
 
 
 class Lazy(Mapping[str, bytes]):
-    """Objects that are read when they are asked for: one at a time in memory."""
+    """Objects that are read when they are accessed: one at a time in memory."""
 
     def __init__(self, names: Mapping[str, ObjectRef], read: Callable[[str], bytes]) -> None:
         self._names = names
@@ -379,15 +382,15 @@ class Lazy(Mapping[str, bytes]):
         return len(self._names)
 
 
-def _ref(found: Manifest, name: str) -> ObjectRef:
+def _ref(manifest: Manifest, name: str) -> ObjectRef:
     try:
-        return found.objects[name]
+        return manifest.objects[name]
     except KeyError:
-        raise CheckpointCorrupt(f"checkpoint {found.seq} has no object {name}") from None
+        raise CheckpointCorrupt(f"checkpoint {manifest.seq} has no object {name}") from None
 
 
 def _numbers(folder: Path, suffix: str) -> list[int]:
-    """The numbers that name files in a folder; others (temporary ones) are not ours to judge."""
+    """The numbers that are names of files in a folder; other names (temporary files) are ignored."""
     try:
         names = [file.name for file in folder.iterdir()]
     except OSError:
@@ -396,5 +399,5 @@ def _numbers(folder: Path, suffix: str) -> list[int]:
 
 
 def tier_path(local_dir: Path, run: str, term: int) -> Path:
-    """The directory of one epoch's local tier."""
+    """The directory of the local tier of one term."""
     return local_dir / "runs" / run / str(term)

@@ -1,7 +1,7 @@
-"""What a checkpoint consists of: the record that makes one exist (docs/design.md, "What a checkpoint holds").
+"""The manifest: the record that makes a checkpoint exist (docs/design.md, "What a checkpoint holds").
 
-Objects (slices of skeletons, buffers and outputs) are named by ``digest.name_of``; ``Manifest.objects`` says where each
-lies. Fields that only later versions fill are here already, so that theirs and ours read each other.
+Objects (slices of skeletons, buffers and outputs) are named by ``digest.name_of``; ``Manifest.objects`` has the place
+of each. Fields that only later versions fill exist already, so that those versions and this one read each other's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
-"""A plain name below its folder: a forged manifest must not lead a reader to other files, or to a pipe to wait for."""
+"""A plain name in its folder: a forged manifest must not make a reader open other files, or wait for a pipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class LoopRecord:
     key: str
     name: str = ""
     done: int = 0
-    """Finished iterations of this pass."""
+    """Finished iterations in this pass."""
     count: int = 0
     """Finished iterations over the whole run."""
     total: int | None = None
@@ -64,43 +64,43 @@ class LoopRecord:
     begun: Encoded | None = None
     """The generators when the pass began, where the items must be consumed again from the start."""
     source: str = ""
-    """Hash of the cell's source: tells an edited cell."""
+    """Hash of the cell's source: detects an edited cell."""
     outputs: tuple[str, ...] = ()
-    """Digests of what the cell showed inside the loop."""
+    """Names of the outputs that the cell showed inside the loop."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRecord:
-    """Variables of the notebook that share something mutable, or one alone."""
+    """Variables of the notebook that share something mutable, or a single one."""
 
     names: tuple[str, ...]
     state: Encoded
     kinds: Mapping[str, str] = field(default_factory=dict)
     """The qualified name of each variable's type."""
     fresh: tuple[str, ...] = ()
-    """What of it comes back new: locks, caches."""
+    """What of it is re-created instead of restored: locks, caches."""
     cost_s: float = 0.0
-    """What pickling it took."""
+    """Seconds that pickling it took."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRecord:
-    """What a cell made of the notebook's variables; the records of the cells before it say the rest."""
+    """What a cell changed in the notebook's variables; the records of earlier cells have the rest."""
 
     groups: tuple[GroupRecord, ...] = ()
-    """Those that it changed or made; they take the place of all groups with one of their names."""
+    """The groups that it changed or made; they replace all groups with one of their names."""
     names: tuple[str, ...] = ()
-    """All variables that are in a group when it ends: what is missing here has been deleted, or cannot be saved."""
+    """All variables that are in a group when it ends: others were deleted, or cannot be saved."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Variables that are modules, by the module's name."""
     not_saved: tuple[Mapping[str, Any], ...] = ()
-    """Variables that cannot be saved, and why: ``namespace.shot.Absent``."""
+    """Variables that cannot be saved, and why: ``namespace.records.NotSaved``."""
     generators: Encoded | None = None
     surroundings: Mapping[str, Any] = field(default_factory=dict)
     cost_s: float = 0.0
-    """What the snapshot took of the notebook's time."""
+    """Seconds of the notebook's time that the snapshot took."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,18 +111,18 @@ class CellRecord:
     chain: str
     """Hash of its source and of all before it: cells/source_chain.py."""
     outputs: str = ""
-    """Name of what it shows, as the engine hands it over; empty: nothing."""
+    """Name of the object with its outputs, as the engine passes them; empty: none."""
     number: int | None = None
     """Its execution count."""
     wall_s: float = 0.0
     namespace: NamespaceRecord | None = None
-    """None: no snapshot was made after it, or it is kept no longer: a kernel cannot go on right behind it."""
+    """None: no snapshot was made after it, or it is no longer kept: a run cannot resume directly after this cell."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """An open (cell or loop, iteration): how many rows it has logged."""
+    """How many rows a cell, or an iteration of a loop, has logged so far."""
 
     key: str
     iteration: int = 0
@@ -145,11 +145,11 @@ class Manifest:
     cells: tuple[CellRecord, ...] = ()
     """The finished cells, in the notebook's order."""
     objects: Mapping[str, ObjectRef] = field(default_factory=dict)
-    """Where each object lies."""
+    """The place of each object."""
     packs: Mapping[str, Any] = field(default_factory=dict)
     """``objects`` as it is stored: ``{pack: {name: [offset, size_bytes, blake3]}}``; empty in memory."""
     rows_upto: int = 0
-    """Rows of checkpoints up to this seq are covered by it."""
+    """It covers the rows of checkpoints up to this seq."""
     rows_bytes: int = 0
     """Size of the rows that this checkpoint added."""
     logged: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -160,11 +160,11 @@ class Manifest:
     rank: int = 0
     world_size: int = 1
     replicas: tuple[str, ...] = ()
-    """Addresses of other places that hold the same objects."""
+    """Addresses of other stores that hold the same objects."""
     cipher: Mapping[str, Any] = field(default_factory=dict)
-    """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: not."""
+    """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: they are not."""
     signature: Mapping[str, Any] = field(default_factory=dict)
-    """Who vouches for it, ``{"version": 1, "key": key id, "value": …}``; empty: nobody."""
+    """Its signature, ``{"version": 1, "key": key id, "value": …}``; empty: it is not signed."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -173,7 +173,7 @@ class Manifest:
         return sum(ref.size_bytes for ref in self.objects.values())
 
     def needs(self) -> Iterator[str]:
-        """The digests that its loops and cells name."""
+        """The names of the objects that its loops and cells refer to."""
         for loop in self.loops:
             for encoded in (loop.state, loop.generators, loop.begun):
                 yield from _parts(encoded)
@@ -195,12 +195,12 @@ def _parts(encoded: Encoded | None) -> Iterator[str]:
 
 
 def digest(data: bytes) -> str:
-    """The digest of a manifest's bytes, as the head names it."""
+    """The digest of a manifest's bytes, as the run record has it."""
     return pack.digest(data)
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """Canonical JSON; objects are listed by pack: a gigabyte has a thousand of them."""
+    """Canonical JSON; objects are listed by pack, since a gigabyte has a thousand of them."""
     packs: dict[str, dict[str, list[Any]]] = {}
     for name, ref in manifest.objects.items():
         place = [ref.offset, ref.size_bytes, ref.blake3] if ref.blake3 else [ref.offset, ref.size_bytes]
@@ -212,11 +212,15 @@ def loads(data: bytes, *, name: str = "manifest") -> Manifest:
     """Read what ``dumps`` wrote.
 
     Raises:
-        CheckpointCorrupt: it is no manifest; ``name`` is what the message calls it.
+        CheckpointCorrupt: it is not a manifest; ``name`` is its name in the message.
     """
     try:
         manifest = codec.loads(Manifest, data)
-        objects = {one: _ref(file, place) for file, places in manifest.packs.items() for one, place in places.items()}
+        objects = {
+            name_of_object: _ref(file, place)
+            for file, places in manifest.packs.items()
+            for name_of_object, place in places.items()
+        }
     except (codec.DecodeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
     manifest = replace(manifest, objects=objects, packs={})
@@ -225,14 +229,14 @@ def loads(data: bytes, *, name: str = "manifest") -> Manifest:
         raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
     strange = next((ref.pack for ref in manifest.objects.values() if not _PACK.fullmatch(ref.pack)), None)
     if strange is not None:
-        raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is no file name")
+        raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is not a file name")
     return manifest
 
 
 def _ref(file: str, place: list[Any]) -> ObjectRef:
     offset, size, *rest = place
     if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-        raise ValueError(f"{place!r} is no place in {file}")
-    if len(rest) > 1 or not all(isinstance(one, str) for one in rest):
-        raise ValueError(f"{place!r} is no place in {file}")
+        raise ValueError(f"{place!r} is not a place in {file}")
+    if len(rest) > 1 or not all(isinstance(each, str) for each in rest):
+        raise ValueError(f"{place!r} is not a place in {file}")
     return ObjectRef(pack=file, offset=offset, size_bytes=size, blake3=rest[0] if rest else "")

@@ -1,12 +1,12 @@
 """Pack files: many objects in one file, each named by its content (``digest``).
 
-    magic (8)  version u32  epoch u64          header, 20 bytes, little-endian
-    objects, each at a multiple of 64 bytes; large ones of a large pack at a page, or right behind the one before
+    magic (8)  version u32  term u64           header, 20 bytes, little-endian
+    objects, each at a multiple of 64 bytes; large ones of a large pack at a page, or directly after the previous one
     index: JSON {name: [offset, size_bytes]}
     index offset u64, index size u64, blake2b-128 of header and index (16), magic (8)
 
-A pack describes itself; a manifest's ``ObjectRef`` saves reading the index. Whatever is wrong with a file is
-``CheckpointCorrupt`` naming it, and no byte is handed out before it was checked.
+A pack describes itself; a manifest's ``ObjectRef`` saves reading the index. Any damage raises ``CheckpointCorrupt``
+with the file's name, and no byte is returned before it was checked.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ __all__ = [
 _MAGIC = b"qcpack\r\n"
 _HEADER = struct.Struct("<8sIQ")
 _FOOTER = struct.Struct("<QQ16s8s")
-_VERSION = 2
+_VERSION = 3
 _ALIGN = 64
 _LARGE = 64 * 1024
-"""Objects of this size begin at a page, where the file is written past the page cache."""
+"""Objects of this size begin at a page if the file is written with direct I/O."""
 _INDEX_LIMIT = 1 << 30
 TEMPORARY = ".tmp"
-"""How names of files end that are not finished."""
+"""Suffix of the names of unfinished files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectRef:
-    """Where an object lies."""
+    """The place of an object."""
 
     pack: str
     """The pack's file name."""
     offset: int
     size_bytes: int
     blake3: str = ""
-    """Its BLAKE3 in hex, in what is published; the local tier is content with the name's hash."""
+    """Its BLAKE3 in hex, in published manifests; the local tier uses only the hash in the name."""
 
 
 def digest(data: Buffer) -> str:
@@ -83,7 +83,7 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[int]:
-    """A temporary file that becomes ``path`` when the caller has put it on disk, or is removed."""
+    """A temporary file that is renamed to ``path`` at the end, or removed after an error; the caller syncs it."""
     temporary = path.with_name(path.name + TEMPORARY)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -97,19 +97,19 @@ def _replacing(path: Path) -> Iterator[int]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; free space, or set another `local` directory"
+            f"cannot write {path}: {error.strerror or error}; free space, or set another `local_dir`"
         ) from error
-    except BaseException:  # Ctrl-C too: nothing half made stays
+    except BaseException:  # Ctrl-C too: nothing incomplete is left
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write ``path`` whole or not at all, durably, its name included.
+    """Write ``path`` completely or not at all, durably, its name included.
 
     Raises:
-        CheckpointError: the disk is full or refuses; there is no trace of the file.
+        CheckpointError: the disk is full or cannot be written to; nothing of the file is left.
     """
     with _replacing(path) as descriptor:
         _write_all(descriptor, data)
@@ -122,16 +122,16 @@ def write_pack(
     *,
     term: int,
     size: int | None = None,
-    seal: Callable[[str, Buffer], str] = lambda name, data: "",
+    blake3: Callable[[str, Buffer], str] = lambda name, data: "",
 ) -> dict[str, ObjectRef]:
     """Write ``objects`` (content by name) as the pack ``path``: temporary file, fdatasync, rename, fsync.
 
     Args:
         objects: read one at a time, so that a lazy mapping needs memory for one only.
-        size: about how many bytes, where ``objects`` is lazy.
-        seal: gives a content's BLAKE3, where the pack is to be published.
+        size: about how many bytes, if ``objects`` is lazy.
+        blake3: returns the BLAKE3 of a content, for a pack that is published.
     Raises:
-        CheckpointError: the disk is full or refuses; there is no trace of the pack.
+        CheckpointError: the disk is full or cannot be written to; nothing of the pack is left.
     """
     if size is None:
         size = sum(len(data) for data in objects.values())
@@ -141,7 +141,7 @@ def write_pack(
         sink = Sink(descriptor, size=size)
         try:
             sink.write(memoryview(header))
-            _write_objects(sink, objects, refs, path.name, seal)
+            _write_objects(sink, objects, refs, path.name, blake3)
             sink.pad(_ALIGN)
             offset = sink.position
             index = json.dumps(
@@ -156,18 +156,22 @@ def write_pack(
 
 
 def _write_objects(
-    sink: Sink, objects: Mapping[str, Buffer], refs: dict[str, ObjectRef], file: str, seal: Callable[[str, Buffer], str]
+    sink: Sink,
+    objects: Mapping[str, Buffer],
+    refs: dict[str, ObjectRef],
+    file: str,
+    blake3: Callable[[str, Buffer], str],
 ) -> None:
-    """Each where it begins at a multiple; what lies together in memory goes out together."""
-    start, end = 0, 0  # memory that is to be written with one call
-    held: list[memoryview] = []  # what lies there: objects of a lazy mapping have no other owner
+    """Write each aligned; what is adjacent in memory is written with one call."""
+    start, end = 0, 0  # memory to be written with one call
+    owners: list[memoryview] = []  # what keeps it alive: objects of a lazy mapping have no other owner
 
     def flush() -> None:
         nonlocal start, end
         if end > start:
             sink.write(view_at(start, end - start))
         start = end = 0
-        held.clear()
+        owners.clear()
 
     for name in objects:
         data = memoryview(objects[name]).cast("B")
@@ -177,11 +181,11 @@ def _write_objects(
             flush()
             sink.align() if large else sink.pad(_ALIGN)
         refs[name] = ObjectRef(
-            pack=file, offset=sink.position + (end - start), size_bytes=len(data), blake3=seal(name, data)
+            pack=file, offset=sink.position + (end - start), size_bytes=len(data), blake3=blake3(name, data)
         )
         if large and address % PAGE == 0:
             start, end = start or address, address + len(data)
-            held.append(data)
+            owners.append(data)
         else:
             sink.write(data)
             del data
@@ -189,10 +193,10 @@ def _write_objects(
 
 
 def read_index(path: Path) -> tuple[int, dict[str, ObjectRef]]:
-    """The epoch and the objects of a pack, as it says itself.
+    """The term and the objects of a pack, from its own header and index.
 
     Raises:
-        CheckpointCorrupt: no pack, or a damaged one.
+        CheckpointCorrupt: it is not a pack, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -223,10 +227,10 @@ def read_object(source: Path | int, ref: ObjectRef, name: str) -> bytes:
     """The object's content, checked.
 
     Args:
-        source: the pack's path, or a descriptor that is open on it.
+        source: the pack's path, or an open descriptor of it.
         name: the name that the content must have.
     Raises:
-        CheckpointCorrupt: the pack is gone, too short, or holds something else there.
+        CheckpointCorrupt: the pack is gone, too short, or has other bytes there.
     """
     try:
         if isinstance(source, int):
@@ -244,7 +248,7 @@ def read_object(source: Path | int, ref: ObjectRef, name: str) -> bytes:
 
 
 def check(data: Buffer, ref: ObjectRef, name: str) -> None:
-    """Is this that object?
+    """Check that ``data`` is that object.
 
     Raises:
         CheckpointCorrupt: it is not.
@@ -254,7 +258,7 @@ def check(data: Buffer, ref: ObjectRef, name: str) -> None:
 
 
 def _read_at(descriptor: int, ref: ObjectRef) -> bytes:
-    # Never ask for memory on a damaged record's word.
+    # Never allocate what a damaged record claims.
     if ref.offset < 0 or ref.size_bytes < 0 or ref.offset + ref.size_bytes > os.fstat(descriptor).st_size:
         raise ValueError("the file is too short")
     parts = []

@@ -1,4 +1,4 @@
-"""Many objects out of pack files at once, each straight to where it belongs, verified on the way."""
+"""Reads many objects from pack files in parallel, each directly into its place, verified."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from qcity_nb.errors import CheckpointCorrupt
 __all__ = ["PackReader"]
 
 _PIECE = 4 << 20
-"""Bytes that one read asks for: few enough to be in the processor's cache still when they are checked and copied."""
+"""Bytes of one read: few enough to be still in the processor's cache when they are checked and copied."""
 _STRAIGHT_PIECE = 32 << 20
-"""The same where nothing is copied: more, since a thread that has read waits for the interpreter to go on."""
+"""The same if nothing is copied: more, since a thread must wait for the GIL after each read."""
 _LONE = 64 * 1024
-"""Smaller objects are read together with what lies around them."""
+"""Smaller objects are read together with their neighbors."""
 _THREADS = 4
-"""Reads in flight: while one waits for the disk, others are checked."""
+"""Reads at once: while one waits for the disk, others are checked."""
 
 _Place = tuple[ObjectRef, str, memoryview | None]
 
 
 class PackReader:
-    """Reads a checkpoint's objects by name. Keeps its packs open, so that they may be deleted meanwhile."""
+    """Reads a checkpoint's objects by name. Keeps its packs open, so they may be deleted meanwhile."""
 
     def __init__(self, folder: Path, objects: Mapping[str, ObjectRef]) -> None:
         """Open the packs.
 
         Raises:
-            CheckpointCorrupt: one is gone.
+            CheckpointCorrupt: a pack is gone.
         """
         self._objects = objects
         self._stack = ExitStack()
@@ -74,7 +74,7 @@ class PackReader:
         """One object, verified.
 
         Raises:
-            CheckpointCorrupt: it is not there or damaged.
+            CheckpointCorrupt: it does not exist or is damaged.
         """
         ref = self._ref(name)
         self._bounds(ref, name)
@@ -83,26 +83,26 @@ class PackReader:
         return bytes(data)
 
     def _bounds(self, ref: ObjectRef, name: str) -> None:
-        # Never ask for memory on a damaged record's word.
+        # Never allocate what a damaged record claims.
         if not 0 <= ref.offset <= ref.offset + ref.size_bytes <= self._files[ref.pack][1]:
             raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: the file is too short")
 
     def read_into(self, places: Iterable[tuple[str, memoryview]], *, is_own: bool = False) -> None:
-        """Objects by name, each into the memory given with it.
+        """Read objects by name, each into its own memory.
 
         Args:
-            is_own: bytes may stand in that memory before they are verified; without it only what is whole gets there.
+            is_own: that memory may hold bytes before they are verified; else only verified bytes are copied there.
         Raises:
-            CheckpointCorrupt: one of them is not there or damaged; what was read before it is in place.
+            CheckpointCorrupt: one of them does not exist or is damaged; those read before it are in place.
         """
-        wanted: list[_Place] = []
+        requests: list[_Place] = []
         for name, target in places:
             ref = self._ref(name)
             self._bounds(ref, name)
             if len(target) != ref.size_bytes:
                 raise CheckpointCorrupt(f"object {name} has {ref.size_bytes} bytes, not {len(target)}")
-            wanted.append((ref, name, target))
-        self._read(wanted, is_own=is_own)
+            requests.append((ref, name, target))
+        self._read(requests, is_own=is_own)
 
     def verify(self) -> None:
         """Read and check every object.
@@ -114,11 +114,11 @@ class PackReader:
             self._bounds(ref, name)
         self._read([(ref, name, None) for name, ref in self._objects.items()])
 
-    def _read(self, wanted: list[_Place], *, is_own: bool = False) -> None:
-        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        total = sum(place[0].size_bytes for place in wanted)
-        straight, copied = self._runs(wanted) if is_own else ([], wanted)
-        turn = iter([*((group, True) for group in straight), *((group, False) for group in _grouped(copied))])
+    def _read(self, places: list[_Place], *, is_own: bool = False) -> None:
+        places.sort(key=lambda place: (place[0].pack, place[0].offset))
+        total = sum(place[0].size_bytes for place in places)
+        straight, places_to_copy = self._runs(places) if is_own else ([], places)
+        turn = iter([*((group, True) for group in straight), *((group, False) for group in _group(places_to_copy))])
         if total < DIRECT_BYTES:
             self._read_groups(turn)
             return
@@ -128,18 +128,18 @@ class PackReader:
             go.wait()
             self._read_groups(turn)  # one iterator for all threads: next() of a list's iterator is atomic
 
-        # All threads are there before one reads: a thread needs memory for its stack, and waits long for it while pages
-        # are made for what is read.
+        # All threads exist before one reads: a thread needs memory for its stack, and waits long for it while the
+        # system allocates pages for the reads.
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="qcity-read") as pool:
             try:
                 parts = [pool.submit(part) for _ in range(_THREADS)]
             finally:
                 go.set()
-            for done in parts:
-                done.result()
+            for future in parts:
+                future.result()
 
     def _runs(self, places: list[_Place]) -> tuple[list[list[_Place]], list[_Place]]:
-        """What lies in memory as it lies in the file and can be read there without a copy; and the rest."""
+        """Runs of objects that can be read without a copy (same order in file and memory), and the other objects."""
         runs: list[list[_Place]] = []
         rest: list[_Place] = []
         following: tuple[str, int, int] | None = None
@@ -161,29 +161,29 @@ class PackReader:
         return runs, rest
 
     def walk(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        """Objects by name, verified, in the order in which they lie; their memory is lent until the next is asked for.
+        """Objects by name, verified, in the order of the file; the memory of each is valid only until the next one.
 
         Raises:
-            CheckpointCorrupt: one of them is not there or damaged.
+            CheckpointCorrupt: one of them does not exist or is damaged.
         """
-        wanted: list[_Place] = []
+        places: list[_Place] = []
         for name in names:
             ref = self._ref(name)
             self._bounds(ref, name)
-            wanted.append((ref, name, None))
-        wanted.sort(key=lambda place: (place[0].pack, place[0].offset))
-        for _, name, _, data in self._checked(_grouped(wanted)):
+            places.append((ref, name, None))
+        places.sort(key=lambda place: (place[0].pack, place[0].offset))
+        for _, name, _, data in self._read_checked(_group(places)):
             yield name, data
 
     def _read_groups(self, groups: Iterable[tuple[list[_Place], bool]]) -> None:
-        def copied() -> Iterator[list[_Place]]:
+        def groups_to_copy() -> Iterator[list[_Place]]:
             for group, is_straight in groups:
                 if is_straight:
                     self._read_straight(group)
                 else:
                     yield group
 
-        for _, _, target, data in self._checked(copied()):
+        for _, _, target, data in self._read_checked(groups_to_copy()):
             if target is not None:
                 target[:] = data
 
@@ -206,7 +206,7 @@ class PackReader:
             assert target is not None
             pack.check(target, ref, name)
 
-    def _checked(
+    def _read_checked(
         self, groups: Iterable[list[_Place]]
     ) -> Iterator[tuple[ObjectRef, str, memoryview | None, memoryview]]:
         bounce: mmap.mmap | None = None
@@ -223,14 +223,14 @@ class PackReader:
                     _read(descriptor, memory[:length] if is_direct else memory[: high - low], low, high - low)
                 except (OSError, ValueError) as error:
                     raise CheckpointCorrupt(f"pack {ref.pack}: object {name} cannot be read: {error}") from error
-                for one, called, target in group:
-                    with memory[one.offset - low : one.offset - low + one.size_bytes] as data:
-                        pack.check(data, one, called)
-                        yield one, called, target, data
+                for object_ref, object_name, target in group:
+                    with memory[object_ref.offset - low : object_ref.offset - low + object_ref.size_bytes] as data:
+                        pack.check(data, object_ref, object_name)
+                        yield object_ref, object_name, target, data
 
 
-def _grouped(places: list[_Place]) -> list[list[_Place]]:
-    """What lies close together in a file is read together."""
+def _group(places: list[_Place]) -> list[list[_Place]]:
+    """Groups of objects that are close together in a file, which one call reads."""
     groups: list[list[_Place]] = []
     for place in places:
         ref = place[0]
@@ -250,7 +250,7 @@ def _grouped(places: list[_Place]) -> list[list[_Place]]:
 
 
 def _read(descriptor: int, memory: memoryview, offset: int, needed: int) -> None:
-    """At least ``needed`` bytes into ``memory``."""
+    """Read at least ``needed`` bytes into ``memory``."""
     got = 0
     while got < needed:
         count = os.preadv(descriptor, [memory[got:]], offset + got)

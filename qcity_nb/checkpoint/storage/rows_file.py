@@ -1,4 +1,4 @@
-"""The file of the rows that one checkpoint added: JSON lines, and a last one with their digest."""
+"""The file with the rows that one checkpoint added: JSON lines, and a last line with their digest."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from qcity_nb.errors import CheckpointCorrupt
 __all__ = ["read", "write"]
 
 
-def _seal(rows: bytes) -> bytes:
+def _digest_line(rows: bytes) -> bytes:
     return json.dumps({"digest": pack.digest(rows)}).encode() + b"\n"
 
 
 def write(path: Path, rows: bytes) -> None:
-    """Write the rows, on disk when this returns.
+    """Write the rows durably.
 
     Raises:
-        CheckpointError: the disk is full or refuses; there is no trace of the file.
+        CheckpointError: the disk is full or cannot be written to; nothing of the file is left.
     """
-    pack.write_file(path, rows + _seal(rows))
+    pack.write_file(path, rows + _digest_line(rows))
 
 
 def read(path: Path) -> bytes:
-    """The rows, without the last line; empty where there is no such file.
+    """The rows, without the last line; empty if the file does not exist.
 
     Raises:
         CheckpointCorrupt: the file is damaged.
@@ -38,6 +38,6 @@ def read(path: Path) -> bytes:
         raise CheckpointCorrupt(f"rows {path} cannot be read: {error.strerror or error}") from error
     body, _, _ = data.removesuffix(b"\n").rpartition(b"\n")
     body = body + b"\n" if body else b""
-    if data != body + _seal(body):
+    if data != body + _digest_line(body):
         raise CheckpointCorrupt(f"rows {path} do not match their digest")
     return body

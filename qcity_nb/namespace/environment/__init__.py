@@ -1,1 +1,1 @@
-"""What surrounds the variables: the process's own settings and those of libraries."""
+"""The settings around the variables: of the process and of libraries."""

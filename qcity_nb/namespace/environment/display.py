@@ -1,4 +1,4 @@
-"""How arrays, frames, estimators and figures compute and show: matplotlib, numpy, pandas, scikit-learn."""
+"""Settings of computation and display: matplotlib, numpy, pandas, scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qcity_nb.namespace.environment.library import Library
 __all__ = ["LIBRARIES"]
 
 _CYCLER, _FORMAT, _FUNCTION = "cycler", "format", "function"
-"""The one key under which a cycle of colours is told, a text's `format`, and another function by its name."""
+"""The only key of a record: of a color cycle, of a string's `format`, and of another function by its name."""
 
 
 def _function(value: Any) -> dict[str, str]:
@@ -26,12 +26,12 @@ def _is_function(value: Any) -> bool:
     return isinstance(value, Mapping) and value.keys() == {_FUNCTION}
 
 
-def _made(value: Any) -> Any:
+def _restore_function(value: Any) -> Any:
     return value[_FORMAT].format if isinstance(value, Mapping) and value.keys() == {_FORMAT} else value
 
 
-def _lost(option: str, name: str) -> str:
-    return f"{option} was the function {name}, which does not come back: set it in a cell tagged qcity-rerun."
+def _lost_message(option: str, name: str) -> str:
+    return f"{option} was the function {name}, which is not restored: set it in a cell tagged qcity-rerun."
 
 
 def _rc_params() -> Iterator[tuple[str, Any]]:
@@ -39,8 +39,8 @@ def _rc_params() -> Iterator[tuple[str, Any]]:
     defaults = getattr(matplotlib, "rcParamsDefault", None)
     if defaults is None:
         return
-    for name in sorted(dict.keys(defaults)):  # its own iterator lets Python forget which warnings it has shown
-        # The back end is the host's; asking for it by the usual way would load one.
+    for name in sorted(dict.keys(defaults)):  # rcParams' own iterator resets which warnings Python has shown
+        # The backend belongs to the host; reading it in the usual way would load one.
         if name.startswith("backend") or name == "interactive":
             continue
         value = dict.__getitem__(matplotlib.rcParams, name)
@@ -84,8 +84,8 @@ def _put_print_options(name: str, value: Any) -> Iterator[str]:
     if name == "formatter":
         for kind, each in value.items():
             if _is_function(each):
-                yield _lost(f"numpy's formatter of {kind}", each[_FUNCTION])
-        value = {kind: _made(each) for kind, each in value.items() if not _is_function(each)}
+                yield _lost_message(f"numpy's formatter of {kind}", each[_FUNCTION])
+        value = {kind: _restore_function(each) for kind, each in value.items() if not _is_function(each)}
     importlib.import_module("numpy").set_printoptions(**{name: value})
 
 
@@ -101,21 +101,21 @@ def _errors() -> Iterator[tuple[str, Any]]:
 def _put_errors(kind: str, what: Any) -> Iterator[str]:
     numpy = importlib.import_module("numpy")
     if what in ("call", "log") and numpy.geterrcall() is None:
-        yield f"np.seterr({kind}={what!r}) does not come back: it needs np.seterrcall, whose function is not saved."
+        yield f"np.seterr({kind}={what!r}) is not restored: it needs np.seterrcall, whose function is not saved."
     else:
         numpy.seterr(**{kind: what})
 
 
-def _registered() -> Mapping[str, Any]:
+def _registered_options() -> Mapping[str, Any]:
     config: Any = sys.modules.get("pandas._config.config")
     return getattr(config, "_registered_options", {})
 
 
 def _pandas_options() -> Iterator[tuple[str, Any]]:
     pandas: Any = sys.modules.get("pandas")
-    for name, option in list(_registered().items()):
+    for name, option in list(_registered_options().items()):
         if not name.startswith(("display.", "plotting.", "styler.")):
-            continue  # how to compute is the code's to say; some of those warn when they are read
+            continue  # options of computation are up to the code; some of those warn when they are read
         value = pandas.get_option(name)
         if value != option.defval:
             yield name, _function(value) if callable(value) else value
@@ -123,14 +123,14 @@ def _pandas_options() -> Iterator[tuple[str, Any]]:
 
 def _put_pandas_options(name: str, value: Any) -> Iterator[str]:
     if _is_function(value):
-        yield _lost(f"pandas' option {name}", value[_FUNCTION])
+        yield _lost_message(f"pandas' option {name}", value[_FUNCTION])
     else:
-        importlib.import_module("pandas").set_option(name, _made(value))
+        importlib.import_module("pandas").set_option(name, _restore_function(value))
 
 
 def _sklearn_config() -> Iterator[tuple[str, Any]]:
     sklearn: Any = sys.modules.get("sklearn")
-    # `set_config` writes into the thread's own copy: this stays as the import left it.
+    # `set_config` changes the thread's own copy: this one keeps the defaults.
     defaults = getattr(sys.modules.get("sklearn._config"), "_global_config", None)
     if defaults is None or not hasattr(sklearn, "get_config"):
         return

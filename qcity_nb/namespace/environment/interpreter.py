@@ -1,4 +1,4 @@
-"""What Python itself was told: how deep calls may go, how decimal numbers round, which locale holds."""
+"""Settings of Python itself: recursion limit, rounding of decimal numbers, locale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CATEGORIES = ("LC_CTYPE", "LC_COLLATE", "LC_TIME", "LC_MONETARY", "LC_NUMERIC",
 
 def _now() -> dict[str, Any]:
     context = decimal.getcontext()
-    # Without a second argument it only tells.
+    # Without a second argument it only reads.
     categories = {name: locale.setlocale(getattr(locale, name)) for name in _CATEGORIES if hasattr(locale, name)}
     return {
         "recursion_limit": sys.getrecursionlimit(),
@@ -37,7 +37,7 @@ def _put(name: str, value: Any) -> None:
 
 
 def library() -> Library:
-    """These settings; how they are now is how they were at the beginning."""
+    """These settings; their current values are the initial ones."""
     before = _now()
 
     def look() -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The settings of one library: looked at as plain values by name, and put by name."""
+"""The settings of one library: read as plain values by name, and set by name."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Library", "is_safe"]
 class Library:
     """One library's settings.
 
-    Nothing is imported to look: a library that the notebook has not imported has none.
+    Reading imports nothing: a library that the notebook has not imported has no settings.
     """
 
     name: str
     look: Callable[[], Iterable[tuple[str, Any]]]
-    """What differs from the beginning, as JSON's values by name."""
+    """The settings that changed since the beginning, as JSON values by name."""
     put: Callable[[str, Any], Iterable[str] | None]
-    """Make it so; what could not be, as sentences. May raise."""
+    """Set one; returns sentences about what failed. May raise."""
     is_quiet: bool = True
-    """What setting it warns of is not shown: the notebook that set it was told already."""
+    """Warnings raised by setting it are not shown: the notebook has shown them when it set it."""
 
 
 def is_safe(name: str, value: object) -> bool:
-    """Is it made of JSON's values, and does no text in it look like a secret?"""
+    """Does it consist of JSON values, and does no string in it look like a secret?"""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and is_safe(key, each) for key, each in value.items())
     if isinstance(value, list | tuple):

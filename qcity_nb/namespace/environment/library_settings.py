@@ -14,7 +14,7 @@ __all__ = ["Options"]
 
 
 class Options:
-    """Remembers how libraries were set when the kernel began.
+    """Remembers the settings of libraries when the kernel began.
 
     Args:
         root: the project's directory.
@@ -26,40 +26,42 @@ class Options:
             torch_settings.LIBRARY,
             interpreter.library(),
             *loggers.libraries(root),
-            warning_filters.library(),  # last: the imports that the others bring add filters of their own
+            warning_filters.library(),  # last: imports by the others add filters of their own
         )
 
     def look(self) -> dict[str, dict[str, Any]]:
-        """What the notebook changed, by library and setting.
+        """The settings that the notebook changed, by library and name.
 
-        Does not: warn or raise; what cannot be read, or looks like a secret, is left out.
+        Does not: warn or raise; settings that cannot be read, or look like a secret, are left out.
         """
-        # No `catch_warnings` here: it lets Python forget which warnings it has shown.
-        found = {library.name: dict(_seen(library)) for library in self._libraries}
-        return {name: options for name, options in found.items() if options}
+        # No `catch_warnings` here: it resets which warnings Python has shown.
+        changed = {library.name: dict(_read(library)) for library in self._libraries}
+        return {name: options for name, options in changed.items() if options}
 
-    def put(self, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Set libraries so.
+    def put(self, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Set these settings.
 
-        Returns: a sentence for each thing that could not be.
+        Returns: a sentence for each that could not be set.
         """
-        return [said for library in self._libraries for said in _tried(library, found.get(library.name, {}))]
+        return [
+            sentence for library in self._libraries for sentence in _try_to_set(library, settings.get(library.name, {}))
+        ]
 
 
-def _seen(library: Library) -> Iterator[tuple[str, Any]]:
+def _read(library: Library) -> Iterator[tuple[str, Any]]:
     settings = iter(library.look())
     while True:
         try:
             name, value = next(settings)
         except StopIteration:
             return
-        except Exception:  # noqa: BLE001 - a release that has it no more must not cost the snapshot
+        except Exception:  # noqa: BLE001 - a setting that a release has removed must not fail the snapshot
             return
         if is_safe(name, value):
             yield name, value
 
 
-def _tried(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
+def _try_to_set(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         try:
             if library.is_quiet:
@@ -68,5 +70,5 @@ def _tried(library: Library, options: Mapping[str, Any]) -> Iterator[str]:
                     yield from library.put(name, value) or ()
             else:
                 yield from library.put(name, value) or ()
-        except Exception as error:  # noqa: BLE001 - an option that this release lacks must not stop a restore
+        except Exception as error:  # noqa: BLE001 - an option that this release lacks must not fail a restore
             yield f"{library.name}'s option {name} could not be set to {value!r} ({type(error).__name__})."

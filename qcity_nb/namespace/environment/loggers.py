@@ -1,4 +1,4 @@
-"""How loggers are set: their levels, and handlers that write plain lines to a stream or a file."""
+"""Settings of loggers: their levels, and handlers that write plain lines to a stream or a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES: dict[type, str] = {
 def _loggers() -> Iterator[tuple[str, logging.Logger]]:
     yield "root", logging.root
     for name, logger in list(logging.Logger.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger):  # others only hold a place
+        if isinstance(logger, logging.Logger):  # others are placeholders
             yield name, logger
 
 
@@ -33,8 +33,8 @@ def _kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _formatted(formatter: logging.Formatter | None) -> dict[str, Any] | None:
-    """How lines look; ``None``: not by a plain format."""
+def _format_record(formatter: logging.Formatter | None) -> dict[str, Any] | None:
+    """The format of lines; ``None``: it is not a plain format."""
     if formatter is None:
         return {}
     style = getattr(formatter, "_style", None)
@@ -52,9 +52,9 @@ def _stream(handler: logging.StreamHandler[Any]) -> str | None:
 
 
 def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
-    """A handler as JSON's values; only its ``kind`` where another like it cannot be made."""
+    """A handler as JSON values; only its ``kind`` if it cannot be re-created."""
     odd = {"kind": _kind(handler)}
-    lines = _formatted(handler.formatter)
+    lines = _format_record(handler.formatter)
     if lines is None or handler.filters:
         return odd
     if type(handler) is logging.FileHandler:
@@ -67,12 +67,12 @@ def _handler(handler: logging.Handler, root: Path) -> dict[str, Any]:
         where = {"stream": stream}
     else:
         return odd
-    one = {**where, "level": handler.level, **lines}
-    return one if is_safe("handler", one) else odd
+    record = {**where, "level": handler.level, **lines}
+    return record if is_safe("handler", record) else odd
 
 
 def _by_its_package(logger: str, handler: logging.Handler) -> bool:
-    """Did the package that the logger is named after set it up? Then its import does so again."""
+    """Did the package with the logger's name set it up? Then importing the package does so again."""
     package = logger.partition(".")[0]
     if package == "__main__":
         return False
@@ -81,96 +81,100 @@ def _by_its_package(logger: str, handler: logging.Handler) -> bool:
 
 
 def _logger_settings(name: str, logger: logging.Logger, root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if logger.level or name == "root":
-        found["level"] = logger.level
+        settings["level"] = logger.level
     if logger.disabled:
-        found["disabled"] = True
+        settings["disabled"] = True
     if any(_by_its_package(name, each) for each in logger.handlers):
-        return found
+        return settings
     if not logger.propagate:
-        found["propagate"] = False
+        settings["propagate"] = False
     handlers = [_handler(each, root) for each in logger.handlers if type(each) is not logging.NullHandler]
     if handlers:
-        found["handlers"] = handlers
+        settings["handlers"] = handlers
         if name.partition(".")[0] in sys.modules:
-            found["imported"] = True
+            settings["imported"] = True
     if logger.filters:
-        found["filters"] = [_kind(each) for each in logger.filters]
-    return found
+        settings["filters"] = [_kind(each) for each in logger.filters]
+    return settings
 
 
-def _made(one: Mapping[str, Any], root: Path) -> logging.Handler:
+def _make_handler(record: Mapping[str, Any], root: Path) -> logging.Handler:
     handler: logging.Handler
-    if "file" in one:
-        path = resolve(one["file"], root)
-        # What the earlier kernel wrote stays, and there is no file before there is a line.
+    if "file" in record:
+        path = resolve(record["file"], root)
+        # Keep what the earlier kernel wrote, and create no file before the first line.
         handler = logging.FileHandler(
-            path, mode="a", encoding=one.get("encoding"), delay=True, errors=one.get("errors")
+            path, mode="a", encoding=record.get("encoding"), delay=True, errors=record.get("errors")
         )
     else:
-        handler = logging.StreamHandler(getattr(sys, "stdout" if one["stream"] == "stdout" else "stderr"))
-    handler.setLevel(one["level"])
-    if "format" in one:
-        handler.setFormatter(logging.Formatter(one["format"], one.get("datefmt"), one["style"]))
+        handler = logging.StreamHandler(getattr(sys, "stdout" if record["stream"] == "stdout" else "stderr"))
+    handler.setLevel(record["level"])
+    if "format" in record:
+        handler.setFormatter(logging.Formatter(record["format"], record.get("datefmt"), record["style"]))
     return handler
 
 
 def _variables() -> list[logging.Handler]:
-    """The handlers that the notebook has names for."""
+    """The handlers that are variables of the notebook."""
     return [each for each in list(vars(sys.modules["__main__"]).values()) if isinstance(each, logging.Handler)]
 
 
 class _Loggers:
-    """The loggers; how they are now is how they were at the beginning."""
+    """The loggers; their current settings are the initial ones."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._before = {name: _logger_settings(name, logger, root) for name, logger in _loggers()}
-        self._own = {id(each) for _, logger in _loggers() for each in logger.handlers}
+        self._initial_ids = {id(each) for _, logger in _loggers() for each in logger.handlers}
 
     def look(self) -> Iterator[tuple[str, Any]]:
         for name, logger in _loggers():
-            found = _logger_settings(name, logger, self._root)
-            if found != self._before.get(name, {}) and is_safe("logger", name):
-                yield name, found
+            settings = _logger_settings(name, logger, self._root)
+            if settings != self._before.get(name, {}) and is_safe("logger", name):
+                yield name, settings
 
-    def put(self, name: str, found: Any) -> Iterator[str]:
-        if found.get("imported"):
-            # Imported later, it would find its handlers there, and add them a second time.
+    def put(self, name: str, settings: Any) -> Iterator[str]:
+        if settings.get("imported"):
+            # If the package were imported later, it would add its handlers a second time.
             with contextlib.suppress(Exception):
                 importlib.import_module(name.partition(".")[0])
         logger = logging.getLogger(None if name == "root" else name)
-        logger.setLevel(found.get("level", logging.NOTSET))
-        logger.disabled = bool(found.get("disabled"))
+        logger.setLevel(settings.get("level", logging.NOTSET))
+        logger.disabled = bool(settings.get("disabled"))
         if any(_by_its_package(name, each) for each in logger.handlers):
             return
-        logger.propagate = bool(found.get("propagate", True))
-        kept: list[logging.Handler] = []
-        for one in found.get("handlers", ()):
-            same = [each for each in logger.handlers if each not in kept and _handler(each, self._root) == one]
-            named = [each for each in _variables() if each not in kept and _handler(each, self._root) == one]
+        logger.propagate = bool(settings.get("propagate", True))
+        handlers: list[logging.Handler] = []
+        for record in settings.get("handlers", ()):
+            same = [each for each in logger.handlers if each not in handlers and _handler(each, self._root) == record]
+            named = [each for each in _variables() if each not in handlers and _handler(each, self._root) == record]
             if same or named:
-                kept.append((same or named)[0])
-            elif "kind" in one:
-                yield self._sentence(f"{one['kind'].rpartition('.')[2]} of the logger {name}")
-            elif "file" in one and not resolve(one["file"], self._root).parent.is_dir():
-                yield f"The logger {name} wrote to {one['file']}, whose directory is not here."
+                handlers.append((same or named)[0])
+            elif "kind" in record:
+                yield self._sentence(f"{record['kind'].rpartition('.')[2]} of the logger {name}")
+            elif "file" in record and not resolve(record["file"], self._root).parent.is_dir():
+                yield f"The logger {name} wrote to {record['file']}, whose directory does not exist here."
             else:
-                kept.append(_made(one, self._root))
+                handlers.append(_make_handler(record, self._root))
         for handler in list(logger.handlers):
-            if handler not in kept and id(handler) in self._own and type(handler) is not logging.NullHandler:
-                logger.removeHandler(handler)  # the notebook took it away
-        for handler in kept:
-            logger.addHandler(handler)  # one that is there is not added twice
+            if (
+                handler not in handlers
+                and id(handler) in self._initial_ids
+                and type(handler) is not logging.NullHandler
+            ):
+                logger.removeHandler(handler)  # the notebook removed it
+        for handler in handlers:
+            logger.addHandler(handler)  # an existing one is not added twice
         there = [_kind(each) for each in logger.filters]
-        for kind in found.get("filters", ()):
+        for kind in settings.get("filters", ()):
             if kind not in there:
                 yield self._sentence(f"{kind.rpartition('.')[2]} that filters the logger {name}")
 
     @staticmethod
     def _sentence(what: str) -> str:
-        return f"The {what} does not come back: add it in a cell tagged qcity-rerun."
+        return f"The {what} is not restored: add it in a cell tagged qcity-rerun."
 
 
 def _look() -> Iterator[tuple[str, Any]]:
@@ -188,11 +192,11 @@ def _put(name: str, value: Any) -> None:
 
 
 def libraries(root: Path) -> tuple[Library, ...]:
-    """The loggers, and what holds for all of them.
+    """The settings of each logger, and those of all of them.
 
     Args:
         root: the project's directory.
     """
     loggers = _Loggers(root)
-    # `captureWarnings` lasts only outside of `catch_warnings`, which gives the old way of showing back.
+    # `captureWarnings` must be outside `catch_warnings`, which restores the old way of showing warnings.
     return Library("loggers", loggers.look, loggers.put), Library("logging", _look, _put, is_quiet=False)

@@ -1,4 +1,4 @@
-"""Paths as a snapshot tells them: below the project relative to it, so that another host finds them below its own."""
+"""Paths as a snapshot stores them: relative to the project if inside it, so that they work on another host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ __all__ = ["to_portable", "resolve"]
 
 
 def to_portable(path: Path, root: Path) -> str:
-    """Below ``root`` relative to it, with forward slashes; else absolute."""
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - links below the root stay what they are
+    """The path relative to ``root`` with forward slashes if it is inside, else absolute."""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - links inside the root are kept
     if whole.is_relative_to(root):
         return whole.relative_to(root).as_posix()
     if whole.resolve().is_relative_to(root):
@@ -19,5 +19,5 @@ def to_portable(path: Path, root: Path) -> str:
 
 
 def resolve(text: str, root: Path) -> Path:
-    """The path that ``told`` told, here."""
+    """The path on this host, from what ``to_portable`` returned."""
     return Path(text) if Path(text).is_absolute() else root / PurePosixPath(text)

@@ -1,9 +1,8 @@
-"""What surrounds the variables of a kernel: working directory, import path, some of the environment, settings.
+"""Settings of a kernel's process: working directory, import path, some environment variables, settings of libraries.
 
-Environment variables come along by an allow-list of names, and only where the notebook changed them: what the host
-itself sets stays the host's. A name or a value that looks like a secret never does, whatever the list says.
-Of what imported modules hold, the settings are here that `options.py` knows; random generators are not
-(`checkpoint/state/generators.py`).
+Environment variables are saved only if their name is on an allow-list and the notebook changed them: the host keeps its
+own. A name or a value that looks like a secret is never saved. Of the state inside imported modules, the settings that
+`library_settings.py` knows are saved; random generators are saved elsewhere (`checkpoint/state/generators.py`).
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ _ALLOWED = (
     *("TF_*", "XLA_FLAGS", "XLA_PYTHON_*", "JAX_*", "TORCH_*", "TORCHINDUCTOR_*", "PYTORCH_*", "KERAS_BACKEND"),
     *("TZ", "LANG", "LANGUAGE", "LC_*", "MPLBACKEND", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"),
 )
-"""Names, and how names begin. Each tells a library how to compute or to show; none says who may."""
+"""Names and prefixes of names. Each configures computation or display; none holds credentials."""
 _BEGINNINGS = tuple(name.removesuffix("*") for name in _ALLOWED if name.endswith("*"))
 
 
 def is_allowed(name: str) -> bool:
-    """Is ``name`` on the list of what may come along?"""
+    """Is ``name`` on the allow-list?"""
     return name.startswith(_BEGINNINGS) or (name in _ALLOWED and "*" not in name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What surrounded the variables, as plain JSON values."""
+    """The settings around the variables, as plain JSON values."""
 
     cwd: str = ""
-    """Below the project's root with forward slashes; else absolute; empty: not known."""
+    """Relative to the project's root with forward slashes, else absolute; empty: unknown."""
     path: tuple[str, ...] = ()
-    """Added to `sys.path` since the start, told as `cwd` is."""
+    """Entries added to `sys.path` since the start, in the form of `cwd`."""
     path_first: int = 0
-    """So many of them stand at its front."""
+    """How many of them are at its front."""
     environ: Mapping[str, str | None] = field(default_factory=dict)
     """Variables that changed; ``None``: deleted."""
     matplotlib: Mapping[str, Any] = field(default_factory=dict)
@@ -55,12 +54,12 @@ class Surroundings:
     pandas: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from their defaults."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The same of other libraries, by their names in `options.py`; the three above were there first."""
+    """The same for other libraries, by their names in `library_settings.py`; the three above existed first."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ProcessSettings:
-    """Remembers how things were when the kernel began, so that changes can be told.
+    """Remembers the settings when the kernel began, so that changes can be found.
 
     Args:
         root: the project's directory.
@@ -70,7 +69,7 @@ class ProcessSettings:
     def __init__(self, root: Path, environ: MutableMapping[str, str] = os.environ) -> None:
         self._root = root.resolve()
         self._environ = environ
-        # Only what may come along is remembered: no secret is kept in memory a second time.
+        # Only what may be saved is remembered: no secret is kept in memory a second time.
         self._before = self._telling()
         self._path = list(sys.path)
         self._options = Options(self._root)
@@ -82,7 +81,7 @@ class ProcessSettings:
         }
 
     def look(self) -> Surroundings:
-        """How things are now."""
+        """The settings that changed."""
         try:
             cwd = to_portable(Path.cwd(), self._root)
         except OSError:  # the directory was removed under the process
@@ -94,7 +93,7 @@ class ProcessSettings:
         last = [each for _, each in added][len(first) :]
         now = self._telling()
         changed: dict[str, str | None] = {name: now[name] for name in now if self._before.get(name) != now[name]}
-        # A variable that is there, though not told, became one that looks secret: it is not deleted elsewhere.
+        # A variable that exists but is left out looks like a secret now: it must not be deleted on another host.
         changed |= {name: None for name in self._before if name not in self._environ}
         options = self._options.look()
         return Surroundings(
@@ -108,29 +107,29 @@ class ProcessSettings:
             options=options,
         )
 
-    def put(self, found: Surroundings) -> list[str]:
-        """Make things as they were found, before the variables come back.
+    def put(self, saved: Surroundings) -> list[str]:
+        """Restore the settings of the process, before the variables are restored.
 
-        Returns: a sentence for each thing that could not be, for the user to read.
-        Does not: undo what this kernel changed itself; take back imports that were done under another path;
-            touch libraries, but for Python's own limit: ``settle`` does.
+        Returns: a sentence for the user about each setting that could not be restored.
+        Does not: undo what this kernel changed itself; undo imports that were done under another path; set libraries,
+            except for Python's recursion limit: ``finish_restore`` does.
         """
-        self._saved = found
-        limit = found.options.get("python", {}).get("recursion_limit")
+        self._saved = saved
+        limit = saved.options.get("python", {}).get("recursion_limit")
         if isinstance(limit, int) and limit > sys.getrecursionlimit():
-            sys.setrecursionlimit(limit)  # what is nested deeper than usual may be among the variables
-        return [*self._put_cwd(found.cwd), *self._put_path(found), *self._put_environ(found.environ)]
+            sys.setrecursionlimit(limit)  # variables may be nested deeper than usual
+        return [*self._put_cwd(saved.cwd), *self._put_path(saved), *self._put_environ(saved.environ)]
 
     def finish_restore(self) -> list[str]:
-        """Set the libraries as ``put`` found them, once the variables and their imports are there.
+        """Set the libraries' settings that ``put`` got, after the variables and their imports are restored.
 
-        An import may set or warn, and under the notebook's own filters a warning may be an error.
+        An import may change settings or warn, and with the notebook's own filters a warning may be an error.
 
-        Returns: a sentence for each thing that could not be, for the user to read.
+        Returns: a sentence for the user about each setting that could not be restored.
         """
-        found = self._saved
-        three = {"matplotlib": found.matplotlib, "numpy": found.numpy, "pandas": found.pandas}
-        return self._options.put({**found.options, **three})
+        saved = self._saved
+        three = {"matplotlib": saved.matplotlib, "numpy": saved.numpy, "pandas": saved.pandas}
+        return self._options.put({**saved.options, **three})
 
     def _put_cwd(self, text: str) -> Iterator[str]:
         if not text:
@@ -143,23 +142,23 @@ class ProcessSettings:
         except OSError as error:
             yield f"The working directory was {where}, which cannot be entered here ({error.strerror})."
 
-    def _put_path(self, found: Surroundings) -> Iterator[str]:
-        entries = [str(resolve(each, self._root)) if each else "" for each in found.path]
+    def _put_path(self, saved: Surroundings) -> Iterator[str]:
+        entries = [str(resolve(each, self._root)) if each else "" for each in saved.path]
         missing = [each for each in entries if each and not Path(each).exists()]
-        front = [each for each in entries[: found.path_first] if each not in sys.path]
+        front = [each for each in entries[: saved.path_first] if each not in sys.path]
         sys.path[:0] = front
-        sys.path.extend(each for each in entries[found.path_first :] if each not in sys.path)
+        sys.path.extend(each for each in entries[saved.path_first :] if each not in sys.path)
         for each in missing:
-            yield f"The notebook imports from {each}, which is not here."
+            yield f"The notebook imports from {each}, which does not exist here."
 
     def _put_environ(self, environ: Mapping[str, str | None]) -> Iterator[str]:
         for name, value in environ.items():
-            # What is stored is not trusted to be what `look` told: another version may have had a longer list.
+            # The record may hold more than `look` returns here: another version may have had a longer list.
             if not is_allowed(name) or looks_secret(name, value or ""):
-                yield f"The environment variable {name} is left alone: it is not one that comes along."
+                yield f"The environment variable {name} is not changed: it is not among those that are restored."
             elif value is None:
                 self._environ.pop(name, None)
             else:
                 self._environ[name] = value
         if "PYTHONHASHSEED" in environ:
-            yield "PYTHONHASHSEED works only in a process that begins with it."
+            yield "PYTHONHASHSEED works only if it is set before Python starts."

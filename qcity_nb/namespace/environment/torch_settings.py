@@ -1,4 +1,4 @@
-"""How torch computes and prints."""
+"""Settings of torch: computation and printing."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def _flag(name: str) -> _Setting:
 
 
 def _threads(torch: Any) -> int | None:
-    """Computing threads; ``None`` where they are what a new process takes by itself, on this machine.
+    """The number of computing threads; ``None`` if it is a default of this machine.
 
-    torch cannot be asked for that afterwards: it takes the environment's number, else that of the processors, or of
-    their cores where MKL counts. Any of these passes for unchanged, so that another host takes its own.
+    torch does not tell its default afterwards: it is the number in the environment, else that of the processors, or of
+    their cores with MKL. Any of these counts as unchanged, so that another host uses its own.
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    psutil: Any = sys.modules.get("psutil")  # ipykernel brings it
+    psutil: Any = sys.modules.get("psutil")  # installed with ipykernel
     cores = psutil.cpu_count(logical=False) if psutil is not None else None
-    given = [os.environ.get(name, "").partition(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
+    counts = [os.environ.get(name, "").partition(",")[0] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
     now: int = torch.get_num_threads()
-    return None if now in (processors, cores, *(int(each) for each in given if each.isdigit())) else now
+    return None if now in (processors, cores, *(int(each) for each in counts if each.isdigit())) else now
 
 
 def _put_device(torch: Any, name: str) -> None:
-    torch.empty(0, device=name)  # the default is taken unseen, and each later line would fail
+    torch.empty(0, device=name)  # set_default_device does not check it, and each later line would fail
     torch.set_default_device(name)
 
 
@@ -88,21 +88,21 @@ _SETTINGS: dict[str, _Setting] = {
     ),
     "printoptions": _Setting({}, _printing, lambda torch, value: torch.set_printoptions(**value)),
 }
-"""The threads between operators are not here: they cannot be set once torch has computed."""
+"""Inter-op threads are not in the table: they cannot be set once torch has computed."""
 
 
 def _now(torch: Any, setting: _Setting) -> Any:
     try:
         return setting.look(torch)
-    except Exception:  # noqa: BLE001 - a release that has it no more, or will not tell
+    except Exception:  # noqa: BLE001 - a release may have removed it
         return setting.default
 
 
 def _look() -> Iterator[tuple[str, Any]]:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        found = ((name, _now(torch, setting)) for name, setting in _SETTINGS.items())
-        yield from ((name, value) for name, value in found if value != _SETTINGS[name].default)
+        current = ((name, _now(torch, setting)) for name, setting in _SETTINGS.items())
+        yield from ((name, value) for name, value in current if value != _SETTINGS[name].default)
 
 
 def _put(name: str, value: Any) -> None:

@@ -1,1 +1,1 @@
-"""Kinds of objects that need care to be pickled: one module a family, each with a table ``HANDLERS``."""
+"""Kinds of objects that need special handling to be pickled: one module per family, each with a table ``HANDLERS``."""

@@ -1,7 +1,7 @@
-"""Open files: reopened where they were. What was written after the capture is cut off.
+"""Open files: reopened at their position. What was written after the capture is cut off.
 
-Not kept: the ``newline`` argument of a text file, and ``buffering``; Python does not tell them. SQLite connections to a
-file are opened again, without the functions and collations registered on them, ``detect_types`` and
+Not restored: the ``newline`` argument of a text file, and ``buffering``, since Python has no way to read them. SQLite
+connections to a file are opened again, without registered functions and collations, ``detect_types`` and
 ``check_same_thread``.
 """
 
@@ -23,7 +23,7 @@ _STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__"
 
 
 def standard_stream(name: str) -> Any:
-    """``sys.stdout`` and its kin, as they are here."""
+    """``sys.stdout`` and the like, as they are in this process."""
     return getattr(sys, name)
 
 
@@ -33,40 +33,40 @@ def open_file(
     """The file at ``path``, at ``position``.
 
     Args:
-        mode: as it was opened.
-        size: what it had; a file that is written to is cut to it.
+        mode: the mode in which it was opened.
+        size: its size at the capture; a file that is open for writing is truncated to it.
     Raises:
-        Lost: it is not there, or is shorter.
+        Lost: it does not exist, or is shorter.
     """
     try:
-        found = Path(path).stat().st_size
+        actual = Path(path).stat().st_size
     except OSError as error:
         raise Lost(
             f"its file {path} cannot be found ({error.strerror})", "bring the file, then open it again"
         ) from None
-    if found < size:
-        raise Lost(f"its file {path} has {found} bytes, and had {size}", "run the cell that writes it again")
+    if actual < size:
+        raise Lost(f"its file {path} has {actual} bytes, and had {size}", "re-run the cell that writes it")
     is_appended = mode.startswith("a")
     is_written = is_appended or "w" in mode or "x" in mode or "+" in mode
     how = "a+" if is_appended and "+" in mode else "a" if is_appended else "r+" if is_written else "r"
     try:
-        made: IO[Any] = open(  # noqa: SIM115, PTH123 - it stays open: the notebook has it
+        made: IO[Any] = open(  # noqa: SIM115, PTH123 - it stays open for the notebook
             path, how if is_text else f"{how}b", encoding=encoding, errors=errors
         )
     except OSError as error:
-        raise Lost(f"its file {path} cannot be opened ({error.strerror})", "mend that, then open it again") from None
+        raise Lost(f"its file {path} cannot be opened ({error.strerror})", "fix that, then open it again") from None
     try:
-        if is_written and found > size:
+        if is_written and actual > size:
             os.truncate(made.fileno(), size)
         made.seek(position)
     except (OSError, ValueError) as error:
         made.close()
-        raise Lost(f"its file {path} cannot be put where it was ({error})", "open it again") from None
+        raise Lost(f"its file {path} cannot be restored to its position ({error})", "open it again") from None
     return made
 
 
 def closed_file(name: str, mode: str, is_text: bool) -> IO[Any]:
-    """A file that is closed: what ``with`` leaves behind."""
+    """A closed file, as ``with`` leaves it."""
     made: Any = open(os.devnull, "r" if is_text else "rb")  # noqa: SIM115, PTH123 - closed below
     raw = made.buffer.raw if is_text else made.raw
     made.close()
@@ -77,7 +77,7 @@ def closed_file(name: str, mode: str, is_text: bool) -> IO[Any]:
 
 
 def _has_own_way(cls: type) -> bool:
-    """Does a library's file say itself how it is pickled? Those of fsspec do."""
+    """Does a library's file class define how it is pickled? Those of fsspec do."""
     for kind in cls.__mro__:
         if kind.__module__ in ("io", "_io"):
             return False
@@ -94,7 +94,7 @@ def _file(value: Any) -> Any:
     if type(value) not in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO):
         if _has_own_way(type(value)):
             return NotImplemented
-        raise Lost("it is an open stream, and lives only in this process", "open it again")
+        raise Lost("it is an open stream, which lives only in this process", "open it again")
     name: Any = getattr(value, "name", None)
     mode = str(getattr(value, "mode", ""))
     if value.closed:
@@ -103,11 +103,11 @@ def _file(value: Any) -> Any:
         raise Lost("it is an open file without a name", "open it again")
     if "r" not in mode or "+" in mode:
         value.flush()
-    found = os.fstat(value.fileno())
-    if not stat.S_ISREG(found.st_mode):
-        raise Lost(f"{name} is no plain file", "open it again")
+    status = os.fstat(value.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise Lost(f"{name} is not a regular file", "open it again")
     try:
-        is_there = os.path.samestat(found, Path(name).stat())
+        is_there = os.path.samestat(status, Path(name).stat())
     except OSError:
         is_there = False
     if not is_there:
@@ -115,23 +115,23 @@ def _file(value: Any) -> Any:
     try:
         position = value.tell()
     except OSError as error:
-        raise Lost(f"where it stands cannot be told ({error})", "read it with readline() or read()") from None
+        raise Lost(f"its position cannot be read ({error})", "read it with readline() or read()") from None
     encoding, errors = (value.encoding, value.errors) if is_text else (None, None)
-    return open_file, (name, mode, position, found.st_size, is_text, encoding, errors)
+    return open_file, (name, mode, position, status.st_size, is_text, encoding, errors)
 
 
 def connection(path: str, isolation_level: str | None, row_factory: Any, text_factory: Any) -> Any:
-    """A connection to the database at ``path``; a closed one if that is empty.
+    """A connection to the database at ``path``; a closed one if ``path`` is empty.
 
     Raises:
-        Lost: there is no such file.
+        Lost: the file does not exist.
     """
     sqlite3 = importlib.import_module("sqlite3")
     if not path:
         made = sqlite3.connect(":memory:")
         made.close()
         return made
-    if not Path(path).is_file():  # SQLite would make an empty one
+    if not Path(path).is_file():  # SQLite would create an empty one
         raise Lost(f"its database {path} is not here", "bring the file, then connect again")
     made = sqlite3.connect(path, isolation_level=isolation_level)
     made.row_factory, made.text_factory = row_factory, text_factory

@@ -1,4 +1,4 @@
-"""An object that is not saved, or not found again."""
+"""The error for an object that cannot be saved, or cannot be restored."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["Lost"]
 
 
 class Lost(Refused):
-    """Raised while an object is pickled or loaded: it cannot be there in another process.
+    """Raised while an object is pickled or loaded: it cannot exist in another process.
 
     Args:
         why: one clause.
-        advice: what the user can do.
+        advice: what the user can do about it.
     """
 
     def __init__(self, why: str, advice: str = "") -> None:

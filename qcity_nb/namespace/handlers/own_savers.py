@@ -1,4 +1,4 @@
-"""Objects with a saver of their own: TorchScript, optimizers under a scheduler, torchdata's loader."""
+"""Objects with their own way to be saved: TorchScript, optimizers under a scheduler, torchdata's loader."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.namespace.handlers.not_saved import Lost
 
-__all__ = ["HANDLERS", "scripted", "set_loader", "set_optimizer"]
+__all__ = ["HANDLERS", "load_torchscript", "set_loader", "set_optimizer"]
 
 
-def scripted(data: Buffer, is_training: bool) -> Any:
-    """A TorchScript module or function from what ``torch.jit.save`` wrote."""
+def load_torchscript(data: Buffer, is_training: bool) -> Any:
+    """The TorchScript module or function that ``torch.jit.save`` wrote."""
     torch = importlib.import_module("torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -28,7 +28,7 @@ def scripted(data: Buffer, is_training: bool) -> Any:
     return made
 
 
-def _scripted(value: Any) -> Any:
+def _reduce_torchscript(value: Any) -> Any:
     torch: Any = sys.modules["torch"]
     out = io.BytesIO()
     with warnings.catch_warnings():
@@ -36,12 +36,12 @@ def _scripted(value: Any) -> Any:
         try:
             torch.jit.save(value, out)
         except RuntimeError as error:
-            raise Lost(f"torch.jit.save refuses it ({str(error).splitlines()[0]})", "script it again") from None
-    return scripted, (pickle.PickleBuffer(out.getvalue()), bool(getattr(value, "training", False)))
+            raise Lost(f"torch.jit.save cannot save it ({str(error).splitlines()[0]})", "script it again") from None
+    return load_torchscript, (pickle.PickleBuffer(out.getvalue()), bool(getattr(value, "training", False)))
 
 
 def set_loader(loader: Any, state: tuple[dict[str, Any], Any]) -> None:
-    """Give a StatefulDataLoader its attributes; its next iterator goes on where the saved one was."""
+    """Set a StatefulDataLoader's attributes; its next iterator continues where the saved one was."""
     attributes, place = state
     loader.__dict__.update(attributes)
     loader.load_state_dict(place)
@@ -60,22 +60,22 @@ def _loader(value: Any) -> Any:
 
 
 def set_optimizer(optimizer: Any, state: tuple[dict[str, Any], bool]) -> None:
-    """Give an optimizer its state, and a step that tells its scheduler that it was called.
+    """Set an optimizer's state, and wrap its step so that its scheduler knows that it was called.
 
-    A scheduler puts such a step into the optimizer when it is made, pickling drops it, and the scheduler's first step
-    then warns that somebody took it away (torch/optim/lr_scheduler.py, ``patch_track_step_called``).
+    A scheduler wraps the optimizer's step when it is created. Pickling loses the wrapper, and the scheduler's first
+    step would then warn that it is missing (torch/optim/lr_scheduler.py, ``patch_track_step_called``).
     """
     attributes, was_called = state
     optimizer.__setstate__(attributes)
     step = type(optimizer).step
-    mine: Any = weakref.ref(optimizer)  # or it would hold itself
+    mine: Any = weakref.ref(optimizer)  # else it would refer to itself
 
     @functools.wraps(step)
     def tracked(*args: Any, **kwargs: Any) -> Any:
         mine()._opt_called = True
         return step(mine(), *args, **kwargs)
 
-    tracked._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # torch's own mark
+    tracked._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # the attribute that torch sets
     optimizer.step = tracked
     if was_called:
         optimizer._opt_called = True
@@ -91,7 +91,7 @@ def _optimizer(value: Any) -> Any:
 
 HANDLERS: dict[str, Any] = {
     "torch.optim.optimizer.Optimizer": _optimizer,
-    "torch.jit._script.ScriptModule": _scripted,
-    "torch.jit.torch.jit.ScriptFunction": _scripted,
+    "torch.jit._script.ScriptModule": _reduce_torchscript,
+    "torch.jit.torch.jit.ScriptFunction": _reduce_torchscript,
     "torchdata.stateful_dataloader.stateful_dataloader.StatefulDataLoader": _loader,
 }

@@ -1,4 +1,4 @@
-"""Kinds of objects that live only in their process."""
+"""Kinds of objects that exist only in their process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def _refuse(why: str, advice: str) -> Any:
     return refuse
 
 
-_FRAME = "keep what it was made from, and make it anew"
-_AGAIN = "run the cell that makes it again"
+_FRAME = "keep what it was made from, and create a new one"
+_AGAIN = "re-run the cell that made it"
 _START = "start it again"
-_CONNECT = "keep its address, and connect anew"
+_CONNECT = "keep its address, and connect again"
 
 HANDLERS: dict[str, Any] = {
     "builtins.generator": _refuse("a generator's frame lives only in this process", _FRAME),
@@ -41,7 +41,7 @@ HANDLERS: dict[str, Any] = {
     "zmq.sugar.socket.Socket": _refuse("a socket lives only in this process", _CONNECT),
     "zmq.sugar.context.Context": _refuse("its sockets live only in this process", _AGAIN),
     "mmap.mmap": _refuse("a mapped file lives only in this process", "map the file again"),
-    "builtins.memoryview": _refuse("a memoryview is a window on other memory", "keep what it looks at"),
+    "builtins.memoryview": _refuse("a memoryview is a view of other memory", "keep the object that it views"),
     "subprocess.Popen": _refuse("it is the handle of a process that is not saved", _START),
     "tempfile._TemporaryFileWrapper": _refuse("a temporary file goes with its process", _AGAIN),
     "tempfile.SpooledTemporaryFile": _refuse("a temporary file goes with its process", _AGAIN),
@@ -56,6 +56,6 @@ HANDLERS: dict[str, Any] = {
     "ipywidgets.widgets.widget.Widget": _refuse("a widget is tied to its front end and to this kernel", _AGAIN),
     "torch.utils.data.dataloader._BaseDataLoaderIter": _refuse(
         "the iterator of a DataLoader has its place, and its workers, only in this process",
-        "make it anew with iter(), or use torchdata's StatefulDataLoader",
+        "create a new one with iter(), or use torchdata's StatefulDataLoader",
     ),
 }

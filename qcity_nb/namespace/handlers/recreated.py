@@ -1,4 +1,4 @@
-"""Locks, what is built on them, and caches: made fresh, unlocked and empty. What a queue holds is kept."""
+"""Locks, what is built on them, and caches: re-created, unlocked and empty. The content of queues is kept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 from qcity_nb.checkpoint.state.pickling import is_importable
 
-__all__ = ["HANDLERS", "WORDS", "cached", "lock", "new_type", "simple_queue"]
+__all__ = ["HANDLERS", "WORDS", "cached_function", "lock", "new_type", "simple_queue"]
 
 
 def lock() -> Any:
-    """A new lock, which nobody holds."""
+    """A new, unlocked lock."""
     return threading.Lock()
 
 
@@ -45,14 +45,14 @@ def simple_queue(items: list[Any]) -> Any:
 
 def _simple_queue(value: Any) -> Any:
     items = []
-    for _ in range(value.qsize()):  # it can only be read by taking: each goes back at the end at once
+    for _ in range(value.qsize()):  # reading removes an item: put it back at the end at once
         item = value.get_nowait()
         value.put(item)
         items.append(item)
     return simple_queue, (items,)
 
 
-def cached(function: Any, parameters: dict[str, Any]) -> Any:
+def cached_function(function: Any, parameters: dict[str, Any]) -> Any:
     """A function under ``functools.lru_cache``, its cache empty."""
     return functools.lru_cache(**parameters)(function)
 
@@ -61,7 +61,7 @@ def _cached(value: Any) -> Any:
     if value.__module__ != "__main__" and is_importable(value):
         return NotImplemented
     attributes = {key: item for key, item in vars(value).items() if key not in ("__wrapped__", "cache_parameters")}
-    return cached, (value.__wrapped__, value.cache_parameters()), attributes
+    return cached_function, (value.__wrapped__, value.cache_parameters()), attributes
 
 
 def new_type(name: str, of: Any, module: str) -> Any:
@@ -94,7 +94,7 @@ HANDLERS: dict[str, Any] = {
     "weakref.WeakKeyDictionary": _weak_map,
     "weakref.WeakValueDictionary": _weak_map,
 }
-"""Events, semaphores and queues are Python objects over these: pickle writes them."""
+"""Events, semaphores and queues are Python objects built on these: pickle writes them."""
 
 WORDS: dict[Any, str] = {_lock: "lock", _rlock: "lock", _condition: "condition", _barrier: "barrier", _cached: "cache"}
-"""What does not come back as it was, by its handler. What a queue and a weak mapping hold does."""
+"""What is re-created instead of restored, by its handler. The content of queues and weak mappings is restored."""

@@ -1,8 +1,8 @@
-"""What is done with objects that pickle cannot save, or would save wrongly: by the names of their types.
+"""Handlers for objects that pickle cannot save, or would save wrongly, by the names of their types.
 
-Each family is a module with a table ``HANDLERS``. A handler gets the object and gives what ``__reduce__`` would, or
-raises ``Lost``; None in its place leaves the object to pickle. A name stands for subclasses too, unless one of them
-says itself how it is pickled. By name, since asking so imports nothing.
+Each family is a module with a table ``HANDLERS``. A handler gets the object and returns what ``__reduce__`` would, or
+raises ``Lost``; None instead of a handler leaves the object to pickle. A name covers subclasses too, unless a subclass
+defines how it is pickled. Names are used because they need no import.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OWN_WAYS = ("__reduce__", "__reduce_ex__", "__getstate__")
 
 
 def handler_of(cls: type) -> Handler | None:
-    """What saves objects of that type; None: pickle."""
+    """The handler that saves objects of that type; None: pickle does."""
     for kind in cls.__mro__[:-1]:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in HANDLERS:

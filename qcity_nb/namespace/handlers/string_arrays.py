@@ -1,7 +1,7 @@
-"""Arrays of Python strings, written as one text: a buffer like any other instead of a million objects.
+"""Arrays of Python strings, written as one string: one buffer instead of a million objects.
 
-Frames hold their texts so. An array of which a tenth is something else (``None`` and NaN among texts are common) is
-written so too. Where texts repeat, equal ones come back as one object.
+Frames hold their strings in such arrays. Up to a tenth of an array may be something else (``None`` and NaN are common).
+If strings repeat, equal ones are restored as one object.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.buffer import Buffer
 
-__all__ = ["pack_strings", "text_array"]
+__all__ = ["pack_strings", "unpack_strings"]
 
 _FEW = 64
 """Smaller arrays are left to pickle."""
@@ -21,7 +21,7 @@ _MANY, _EVERY, _DISTINCT = 1 << 14, 64, 0.8
 
 
 def pack_strings(array: Any) -> Any:
-    """How an array of objects is written, if it is one of texts; else None."""
+    """The reduction of an array of strings; None for other arrays of objects."""
     if array.size < _FEW:
         return None
     order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
@@ -37,14 +37,14 @@ def pack_strings(array: Any) -> Any:
     if text.count(_END) != len(items) - 1:
         return None  # one of them holds the separator
     data = pickle.PickleBuffer(text.encode("utf-8", "surrogatepass"))
-    return text_array, (data, array.shape, order, others, bool(array.flags.writeable))
+    return unpack_strings, (data, array.shape, order, others, bool(array.flags.writeable))
 
 
-def _united(items: list[str], numpy: Any) -> list[str]:
-    """Equal ones as one object, if they repeat.
+def _unite(items: list[str], numpy: Any) -> list[str]:
+    """The strings, equal ones as one object if they repeat.
 
-    A table of all takes five times as long as making them. How many differ is told by those of every so many hashes:
-    the same texts are among them wherever they stand.
+    A table of all takes five times as long as creating them. A sample by hash estimates how many differ: equal strings
+    are in it wherever they are in the array.
     """
     if len(items) >= _MANY:
         hashes = numpy.fromiter(map(hash, items), dtype=numpy.int64, count=len(items))
@@ -54,10 +54,12 @@ def _united(items: list[str], numpy: Any) -> list[str]:
     return list(map(seen.setdefault, items, items))
 
 
-def text_array(data: Buffer, shape: tuple[int, ...], order: str, others: list[tuple[int, Any]], writable: bool) -> Any:
-    """The array again."""
+def unpack_strings(
+    data: Buffer, shape: tuple[int, ...], order: str, others: list[tuple[int, Any]], writable: bool
+) -> Any:
+    """The array that ``pack_strings`` wrote."""
     numpy = importlib.import_module("numpy")
-    items: list[Any] = _united(str(data, "utf-8", "surrogatepass").split(_END), numpy)
+    items: list[Any] = _unite(str(data, "utf-8", "surrogatepass").split(_END), numpy)
     for index, item in others:
         items[index] = item
     flat = numpy.empty(len(items), dtype=object)

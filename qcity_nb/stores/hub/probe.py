@@ -177,11 +177,11 @@ def _large_content_by_its_folder(on: Probe) -> None:
     rules = on.repository.read(".gitattributes", on.branch).content
     on.add(".gitattributes", rules + b"files/packs/** filter=lfs diff=lfs merge=lfs -text\n")
     content = os.urandom(5000)
-    on.add("files/packs/e1-1-x.pack", content)
-    [info] = on.repository.infos(["files/packs/e1-1-x.pack"], on.branch)
+    on.add("files/packs/t1-1-x.pack", content)
+    [info] = on.repository.infos(["files/packs/t1-1-x.pack"], on.branch)
     assert info.lfs is not None, "it was stored as a regular file"
     assert info.lfs.sha256 == hashlib.sha256(content).hexdigest()
-    assert on.repository.read("files/packs/e1-1-x.pack", on.branch).content == content
+    assert on.repository.read("files/packs/t1-1-x.pack", on.branch).content == content
 
 
 def _large_content_is_sent_ahead(on: Probe) -> None:
@@ -190,18 +190,18 @@ def _large_content_is_sent_ahead(on: Probe) -> None:
     with tempfile.TemporaryDirectory(prefix="qcity-probe-") as folder:
         source = Path(folder) / "source"
         source.write_bytes(content)
-        addition = CommitOperationAdd("files/packs/e1-2-x.pack", str(source))
+        addition = CommitOperationAdd("files/packs/t1-2-x.pack", str(source))
         on.repository.upload(on.branch, [addition])
         on.tip = on.repository.commit(on.branch, [addition], parent=on.tip, title="sent ahead")
         target = Path(folder) / "back"
-        file = on.repository.download("files/packs/e1-2-x.pack", on.branch, target, size_bytes=len(content))
+        file = on.repository.download("files/packs/t1-2-x.pack", on.branch, target, size_bytes=len(content))
         assert file.read_bytes() == content
 
 
 def _what_is_stored_is_listed(on: Probe) -> None:
     """The list of stored content has the file's name, its sha256, its size and when it was pushed."""
     stored = {content.filename: content for content in on.repository.list_stored()}
-    content = stored.get("files/packs/e1-2-x.pack")
+    content = stored.get("files/packs/t1-2-x.pack")
     assert content is not None, f"not among {len(stored)} entries"
     assert len(content.file_oid) == 64, f"its id is {content.file_oid!r}"
     assert content.size == 12_000_000, f"its size is {content.size}"
@@ -228,10 +228,10 @@ def _a_squashed_branch_can_be_used(on: Probe) -> None:
 
 def _unused_content_is_listed(on: Probe) -> None:
     """After a deletion and a squash, stored content that no branch names is listed, and can be deleted permanently."""
-    gone = [CommitOperationDelete("files/packs/e1-2-x.pack", is_folder=False)]
+    gone = [CommitOperationDelete("files/packs/t1-2-x.pack", is_folder=False)]
     on.tip = on.repository.commit(on.branch, gone, parent=on.tip, title="gone")
     on.repository.squash(on.branch, title="squashed again")
-    unnamed = [each for each in on.repository.list_unnamed("files/packs/") if each.filename.endswith("e1-2-x.pack")]
+    unnamed = [each for each in on.repository.list_unnamed("files/packs/") if each.filename.endswith("t1-2-x.pack")]
     assert unnamed, "it is not listed any more"
     on.repository.erase(unnamed)
 

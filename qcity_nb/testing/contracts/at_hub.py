@@ -1,8 +1,8 @@
-"""The store contract at a Hub: the hooks that look past the store, and the whole of it in one scratch repository.
+"""The store contract at a Hub: the hooks that read without the store, and all its tests in one scratch repository.
 
-The emulator's tests use the first half. `qcity doctor --probe hf://user/scratch --contract` is the second: what the
-real service does with each test, in branches that are deleted again. It takes an hour and a half there: commits are
-paced.
+The emulator's tests use the first half. `qcity doctor --probe hf://user/scratch --contract` is the second: it runs
+each test on the real service, in branches that are deleted afterwards. It takes an hour and a half there, because
+commits are paced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qcity_nb.ports import Stamped, Store, Usage, Version
 from qcity_nb.stores.hub.address import HEAD, branch_of, parse, read_head
 from qcity_nb.stores.hub.probe import Finding
 from qcity_nb.stores.hub.store import HubStore
-from qcity_nb.testing.contracts.contract_run import outcomes
+from qcity_nb.testing.contracts.contract_run import run_contract
 from qcity_nb.testing.contracts.store_contract import StoreContract
 from qcity_nb.testing.passing import PassingStore
 
@@ -34,10 +34,10 @@ LEFT_OUT = ("each_version", "many_versions", "lose_no_increment", "processes", "
 
 
 def heads_of(store: Store, run: str) -> list[bytes]:
-    """Every head in the history of the run's branch, oldest first."""
+    """Every version of the run record in the history of the run's branch, oldest first."""
     address = parse(store.address)
     api, repo = HfApi(endpoint=address.endpoint or None), address.repo
-    found: list[bytes] = []
+    heads: list[bytes] = []
     with tempfile.TemporaryDirectory() as folder:
         for commit in reversed(api.list_repo_commits(repo, revision=branch_of(run), repo_type=address.kind)):
             at: dict[str, Any] = {"revision": commit.commit_id, "repo_type": address.kind}
@@ -45,9 +45,9 @@ def heads_of(store: Store, run: str) -> list[bytes]:
                 continue
             file = api.hf_hub_download(repo, HEAD, local_dir=folder, force_download=True, **at)
             head = read_head(Path(file).read_bytes())[1]
-            if not found or head != found[-1]:
-                found.append(head)
-    return found
+            if not heads or head != heads[-1]:
+                heads.append(head)
+    return heads
 
 
 def _commit(store: Store, run: str, files: dict[str, bytes]) -> None:
@@ -62,12 +62,12 @@ def _commit(store: Store, run: str, files: dict[str, bytes]) -> None:
 
 
 def put_head(store: Store, run: str, data: bytes) -> None:
-    """A foreign program's commit over the head."""
+    """Overwrite the run record with a commit, as a foreign program may."""
     _commit(store, run, {HEAD: data})
 
 
 def litter(store: Store, run: str) -> None:
-    """Branches without a head, files that are none of ours."""
+    """Branches without a run record, files that are not ours."""
     address = parse(store.address)
     api = HfApi(endpoint=address.endpoint or None)
     for branch in (branch_of(f"{run}-half-made"), f"other-{run.replace('/', '-')}"):
@@ -76,7 +76,7 @@ def litter(store: Store, run: str) -> None:
 
 
 class HubContract(StoreContract):
-    """What ``StoreContract`` needs to know of a Hub's store."""
+    """What ``StoreContract`` needs to know about a Hub's store."""
 
     shows_files_first = False
 
@@ -91,7 +91,7 @@ class HubContract(StoreContract):
 
 
 class Scratch(PassingStore):
-    """A part of a Hub's store that looks like an empty one.
+    """A part of a Hub's store that looks like an empty store.
 
     Args:
         prefix: what its runs' ids begin with, there.
@@ -163,13 +163,13 @@ class _ScratchContract(HubContract):
         litter(store, store._there(run))
 
 
-def contract(address: str, *, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Finding]:
+def contract(address: str, *, is_selected: Callable[[str], bool] = lambda name: True) -> Iterator[Finding]:
     """Run the store contract at the Hub, each test in branches of its own that are deleted afterwards.
 
     Args:
-        is_wanted: by the test's name; what is in ``LEFT_OUT`` is not run at all.
+        is_selected: by the test's name; those in ``LEFT_OUT`` are never run.
     Raises:
-        QcityError: the repository cannot be looked at.
+        QcityError: the repository cannot be read.
     """
     where = parse(address)
     pace_s = PACE_S if not where.endpoint and HubStore(where).address == str(where) else 0.0
@@ -181,11 +181,11 @@ def contract(address: str, *, is_wanted: Callable[[str], bool] = lambda name: Tr
         return made[-1]
 
     def is_run(name: str) -> bool:
-        return is_wanted(name) and not any(part in name for part in LEFT_OUT)
+        return is_selected(name) and not any(part in name for part in LEFT_OUT)
 
     HubStore(where).runs()
     with tempfile.TemporaryDirectory(prefix="qcity-contract-") as folder:
-        for name, failure in outcomes(_ScratchContract(), make_store, Path(folder), is_wanted=is_run):
+        for name, failure in run_contract(_ScratchContract(), make_store, Path(folder), is_selected=is_run):
             detail = " ".join(str(failure).split())[:300] if failure is not None else ""
             yield Finding(name=name.removeprefix("test_").replace("_", " "), is_as_expected=not failure, detail=detail)
             _clean(made[-1])
@@ -194,7 +194,7 @@ def contract(address: str, *, is_wanted: Callable[[str], bool] = lambda name: Tr
 def _clean(scratch: Scratch) -> None:
     address = parse(scratch.address)
     api = HfApi(endpoint=address.endpoint or None)
-    # What is left behind has a name that says what it was.
+    # A branch that remains has a name that says what it was.
     with contextlib.suppress(QcityError, OSError):
         for branch in api.list_repo_refs(address.repo, repo_type=address.kind).branches:
             if scratch.prefix in branch.name:

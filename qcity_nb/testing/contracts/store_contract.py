@@ -2,12 +2,12 @@
 
     class TestMine(StoreContract):
         def make_store(self, tmp_path): return MyStore(...)
-        def raw_heads(self, store, run): ...        # past the store, to its bytes
+        def raw_heads(self, store, run): ...        # reads the bytes without the store
         def raw_put_head(self, store, run, data): ...
         def raw_litter(self, store, run): ...
 
-Interleavings are made, not hoped for: while a publish is under way, its crash points (``points``) run a rival
-or a reader. A store may hit further names inside its own ``publish``; each becomes one more interleaving.
+Interleavings are forced: during a publish, its crash points (``crashpoints``) run a rival or a reader. A store may hit
+further names inside its own ``publish``; each becomes one more interleaving.
 
 For asserts that explain themselves, call ``pytest.register_assert_rewrite("qcity_nb.testing")`` in a conftest.
 """
@@ -63,9 +63,9 @@ class StoreContract(RaceContract, ObjectContract):
         data = bytes(range(256))
         version = store.publish("r", data, expect=None)
         for handle in (store, self.reopen(store)):
-            found = handle.read("r")
-            assert found is not None
-            assert (found.data, found.version) == (data, version)
+            stamped = handle.read("r")
+            assert stamped is not None
+            assert (stamped.data, stamped.version) == (data, version)
             assert handle.runs() == ["r"]
         assert self.raw_heads(store, "r")[-1] == data
 
@@ -91,9 +91,9 @@ class StoreContract(RaceContract, ObjectContract):
                 store.publish("r", b"wrong", expect=wrong)
         assert b"wrong" not in self.raw_heads(store, "r")
         store.publish("r", b"three", expect=new)
-        found = store.read("r")
-        assert found is not None
-        assert found.data == b"three"
+        stamped = store.read("r")
+        assert stamped is not None
+        assert stamped.data == b"three"
 
     def test_a_version_of_a_run_that_is_not_there(self, store: Store) -> None:
         with pytest.raises(Conflict):
@@ -105,28 +105,28 @@ class StoreContract(RaceContract, ObjectContract):
             store.publish(run, run.encode(), expect=None, files={"heads/1": run.encode()})
         assert store.runs() == ["a", "a/b", "a/files", "a/heads", "b"]
         for run in store.runs():
-            found = store.read(run)
-            assert found is not None
-            assert found.data == store.get(run, "heads/1") == run.encode()
+            stamped = store.read(run)
+            assert stamped is not None
+            assert stamped.data == store.get(run, "heads/1") == run.encode()
             assert store.names(run) == ["heads/1"]
 
     def test_a_corrupt_head_is_handed_out_as_it_is(self, store: Store) -> None:
         store.publish("r", b"good", expect=None)
         for garbage in (b"", b"\x00\xff{", b"{" * 5000):
             self.raw_put_head(store, "r", garbage)
-            found = store.read("r")
-            assert found is not None
-            assert found.data == garbage
-            store.publish("r", b"mended", expect=found.version)
+            stamped = store.read("r")
+            assert stamped is not None
+            assert stamped.data == garbage
+            store.publish("r", b"mended", expect=stamped.version)
             assert self.raw_heads(store, "r")[-1] == b"mended"
 
     def test_litter_is_no_head_and_no_object(self, store: Store) -> None:
         version = store.publish("r", b"1", expect=None, files={"f": b"f"})
         self.raw_litter(store, "r")
         for handle in (store, self.reopen(store)):
-            found = handle.read("r")
-            assert found is not None
-            assert (found.data, found.version) == (b"1", version)
+            stamped = handle.read("r")
+            assert stamped is not None
+            assert (stamped.data, stamped.version) == (b"1", version)
             assert handle.names("r") == ["f"]
             assert handle.runs() == ["r"]
             version = handle.publish("r", b"1", expect=version)
@@ -165,19 +165,19 @@ class StoreContract(RaceContract, ObjectContract):
         for _ in range(5):
             version = store.publish("r", b"h", expect=version)
             for handle in (store, self.reopen(store), store):
-                found = handle.read("r")
-                assert found is not None
-                assert found.written_s >= last_s - slack_s
-                assert found.now_s >= found.written_s
-                assert found.now_s - found.written_s < 5
-                first_s = found.written_s if first_s is None else first_s
+                stamped = handle.read("r")
+                assert stamped is not None
+                assert stamped.written_s >= last_s - slack_s
+                assert stamped.now_s >= stamped.written_s
+                assert stamped.now_s - stamped.written_s < 5
+                first_s = stamped.written_s if first_s is None else first_s
                 passed_s = time.monotonic() - started_s
-                assert found.now_s - first_s == pytest.approx(passed_s, abs=1 + slack_s)
-                last_s = found.now_s
+                assert stamped.now_s - first_s == pytest.approx(passed_s, abs=1 + slack_s)
+                last_s = stamped.now_s
 
     def test_a_head_has_one_time_of_writing(self, store: Store) -> None:
         store.publish("r", b"h", expect=None)
-        one, two = store.read("r"), self.reopen(store).read("r")
-        assert one is not None
-        assert two is not None
-        assert one.written_s == two.written_s
+        first, second = store.read("r"), self.reopen(store).read("r")
+        assert first is not None
+        assert second is not None
+        assert first.written_s == second.written_s

@@ -1,4 +1,4 @@
-"""What the store contract needs to know of one kind of store."""
+"""What the store contract needs to know about one kind of store."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["StoreHooks"]
 
 
 class StoreHooks:
-    """Makes stores, and looks past them at their bytes."""
+    """Makes stores, and reads and writes their bytes without them."""
 
     shares_processes = True
-    """Can another process open the store by its address? A test holds the declaration against the truth."""
+    """Whether another process can open the store by its address. A test checks that the declaration is true."""
 
     shows_files_first = True
-    """Can files be seen before the head that names them? False where one commit brings both."""
+    """Whether files can be seen before the run record that names them. False if one commit has both."""
 
     def make_store(self, tmp_path: Path) -> Store:
         """A new, empty store."""
@@ -32,11 +32,11 @@ class StoreHooks:
         return open_store(store.address)
 
     def raw_heads(self, store: Store, run: str) -> list[bytes]:
-        """The head versions that the backend keeps, oldest first, read past the store."""
+        """The versions of the run record that the backend keeps, oldest first, read without the store."""
         raise NotImplementedError
 
     def raw_put_head(self, store: Store, run: str, data: bytes) -> None:
-        """Make ``data`` the newest head, past the store: what a damaged disk or a foreign program may do."""
+        """Make ``data`` the newest run record, without the store: what a damaged disk or a foreign program may do."""
         raise NotImplementedError
 
     def raw_litter(self, store: Store, run: str) -> None:

@@ -1,4 +1,4 @@
-"""The part of the store contract about objects: what is stored beside the head."""
+"""The part of the store contract about objects: what is stored beside the run record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = b"---\ntags:\n- qcity-nb\n---\n# r\n"
 
 
 class ObjectContract(StoreHooks):
-    """Objects are whole before a head names them, are stored once, and go when told."""
+    """Objects are complete before a run record names them, are stored once, and are deleted on request."""
 
     def test_files_are_whole_before_the_head_names_them(self, store: Store, tmp_path: Path) -> None:
         reader = self.reopen(store)
@@ -27,10 +27,10 @@ class ObjectContract(StoreHooks):
         seen: dict[str, list[str]] = {}
 
         def look(name: str) -> None:
-            found = reader.read("r")
-            assert found is not None
-            if found.data == b"new":
-                seen["new head"] = reader.names("r")
+            stamped = reader.read("r")
+            assert stamped is not None
+            if stamped.data == b"new":
+                seen["new"] = reader.names("r")
                 return
             for stored in reader.names("r"):
                 expected = b"bytes" * 1000 if stored == "d/b" else b"from a path" * 1000
@@ -40,9 +40,9 @@ class ObjectContract(StoreHooks):
         crashpoints.arm(look)
         store.publish("r", b"new", expect=version, files={"d/b": b"bytes" * 1000, "p": source})
         crashpoints.arm(None)
-        assert seen.get("publish.files.before") == [], "the head came before its files"
+        assert seen.get("publish.files.before") == [], "the run record came before its files"
         assert seen.get("publish.files.after") == (["d/b", "p"] if self.shows_files_first else [])
-        assert seen.get("new head", ["d/b", "p"]) == ["d/b", "p"]
+        assert seen.get("new", ["d/b", "p"]) == ["d/b", "p"]
         assert reader.get("r", "d/b") == b"bytes" * 1000
         assert reader.get("r", "p") == b"from a path" * 1000
 
@@ -82,9 +82,9 @@ class ObjectContract(StoreHooks):
             store.get("r", "b")
         store.publish("r", b"i", expect=version, files={"b": b"again"})
         assert store.get("r", "b") == b"again"
-        found = store.read("r")
-        assert found is not None
-        assert found.data == b"i"
+        stamped = store.read("r")
+        assert stamped is not None
+        assert stamped.data == b"i"
 
     def test_what_a_head_drops_goes_with_it(self, store: Store) -> None:
         version = store.publish("r", b"1", expect=None, files={"a/1": b"1", "a/2": b"2", "b": b"b"})
@@ -134,9 +134,9 @@ class ObjectContract(StoreHooks):
             page={"README.md": PAGE + b"again"},
         )
         assert store.names("r") == ["a"]
-        found = store.read("r")
-        assert found is not None
-        assert found.data == b"i"
+        stamped = store.read("r")
+        assert stamped is not None
+        assert stamped.data == b"i"
 
     def test_forgetting(self, store: Store) -> None:
         store.publish("r", b"h", expect=None, files={"a": b"1"})

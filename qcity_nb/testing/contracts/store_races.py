@@ -34,21 +34,21 @@ for line in sys.stdin:
 """
 
 
-def _sealed(number: int, size: int) -> bytes:
-    """A head that can prove itself whole."""
+def _with_digest(number: int, size: int) -> bytes:
+    """A run record with a digest."""
     body = b"%d:" % number + b"x" * size
     return hashlib.sha256(body).hexdigest().encode() + b":" + body
 
 
-def _unsealed(stamped: Stamped | None) -> int:
+def _check_digest(stamped: Stamped | None) -> int:
     assert stamped is not None
     digest, _, body = stamped.data.partition(b":")
-    assert hashlib.sha256(body).hexdigest().encode() == digest, f"a torn head: {stamped.data[:80]!r}"
+    assert hashlib.sha256(body).hexdigest().encode() == digest, f"a torn run record: {stamped.data[:80]!r}"
     return int(body.partition(b":")[0])
 
 
 class RaceContract(StoreHooks):
-    """One winner, whoever comes when; no reader sees half a thing."""
+    """One winner, in any order; no reader sees half of anything."""
 
     @pytest.mark.parametrize("create", [True, False])
     def test_a_rival_at_every_point_of_a_publish(self, store: Store, create: bool) -> None:
@@ -70,9 +70,9 @@ class RaceContract(StoreHooks):
         for run, _ in at_every_point(prepare, publish, interrupt):
             assert len(won) == 1, f"{run}: {won or 'nobody'} won"
             assert self.raw_heads(store, run)[-1] == won[0]
-            found = rival.read(run)
-            assert found is not None
-            assert found.data == won[0]
+            stamped = rival.read(run)
+            assert stamped is not None
+            assert stamped.data == won[0]
 
     def test_a_writer_stopped_over_many_versions_does_not_come_back(self, store: Store) -> None:
         rival = self.reopen(store)
@@ -85,7 +85,7 @@ class RaceContract(StoreHooks):
         def publish(run: str, expect: str) -> None:
             try:
                 store.publish(run, b"late", expect=expect, files={"f": b""})
-                replies.append("landed")
+                replies.append("done")
             except (Conflict, StoreUnavailable) as error:
                 replies.append(type(error).__name__)
 
@@ -95,11 +95,11 @@ class RaceContract(StoreHooks):
                 newest[run] = rival.publish(run, b"%d" % n, expect=newest[run])
 
         for run, _ in at_every_point(prepare, publish, interrupt):
-            assert replies[-1] != "landed"
+            assert replies[-1] != "done"
             for handle in (store, rival):
-                found = handle.read(run)
-                assert found is not None
-                assert (found.data, found.version) == (b"40", newest[run])
+                stamped = handle.read(run)
+                assert stamped is not None
+                assert (stamped.data, stamped.version) == (b"40", newest[run])
             assert b"late" not in self.raw_heads(store, run)
             store.publish(run, b"after", expect=newest[run])
 
@@ -110,18 +110,18 @@ class RaceContract(StoreHooks):
             mine = self.reopen(store)
             for _ in range(12):
                 while True:
-                    found = mine.read("r")
-                    assert found is not None
+                    stamped = mine.read("r")
+                    assert stamped is not None
                     try:
-                        mine.publish("r", b"%d" % (int(found.data) + 1), expect=found.version)
+                        mine.publish("r", b"%d" % (int(stamped.data) + 1), expect=stamped.version)
                     except Conflict:
                         continue
                     break
 
         in_threads([count] * 4)
-        found = store.read("r")
-        assert found is not None
-        assert found.data == b"48"
+        stamped = store.read("r")
+        assert stamped is not None
+        assert stamped.data == b"48"
 
     def test_threads_make_a_run_once(self, store: Store) -> None:
         for turn in range(8):
@@ -133,9 +133,9 @@ class RaceContract(StoreHooks):
                     won.append(name)
 
             in_threads([lambda name=name: make(name) for name in (b"a", b"b", b"c", b"d")])  # type: ignore[misc]  # mypy cannot infer a lambda's default
-            found = store.read(f"r{turn}")
-            assert found is not None
-            assert won == [found.data]
+            stamped = store.read(f"r{turn}")
+            assert stamped is not None
+            assert won == [stamped.data]
             assert store.get(f"r{turn}", "f") in (b"a", b"b", b"c", b"d")
 
     def test_processes_race_and_one_wins(self, store: Store) -> None:
@@ -161,10 +161,10 @@ class RaceContract(StoreHooks):
                     order.flush()
                 replies = [reply.readline().strip() for _, reply in pipes if reply is not None]
                 assert sorted(replies) == ["lost", "lost", "won"]
-                found = store.read("race")
-                assert found is not None
-                assert found.data == b"%d" % replies.index("won")
-                expect = found.version
+                stamped = store.read("race")
+                assert stamped is not None
+                assert stamped.data == b"%d" % replies.index("won")
+                expect = stamped.version
             for order, _ in pipes:
                 assert order is not None
                 order.close()
@@ -178,20 +178,22 @@ class RaceContract(StoreHooks):
     def test_no_point_of_a_publish_shows_a_torn_head(self, store: Store) -> None:
         reader = self.reopen(store)
         looks: list[str] = []
-        version = store.publish("r", _sealed(0, 3000), expect=None)
+        version = store.publish("r", _with_digest(0, 3000), expect=None)
 
         def look(name: str) -> None:
-            assert _unsealed(reader.read("r")) in (number - 1, number)
+            assert _check_digest(reader.read("r")) in (number - 1, number)
             looks.append(name)
 
         crashpoints.arm(look)
         for number in range(1, 4):
-            version = store.publish("r", _sealed(number, 3000 * number), expect=version, files={f"f{number}": b"x"})
-            assert _unsealed(reader.read("r")) == number
+            version = store.publish(
+                "r", _with_digest(number, 3000 * number), expect=version, files={f"f{number}": b"x"}
+            )
+            assert _check_digest(reader.read("r")) == number
         assert len(looks) >= 6
 
     def test_readers_in_threads_see_whole_heads_in_order(self, store: Store) -> None:
-        version = store.publish("r", _sealed(0, 0), expect=None)
+        version = store.publish("r", _with_digest(0, 0), expect=None)
         done, reading = threading.Event(), threading.Barrier(3)
 
         def read() -> None:
@@ -199,7 +201,7 @@ class RaceContract(StoreHooks):
             reading.wait(10)
             last = 0
             while not done.is_set():
-                number = _unsealed(mine.read("r"))
+                number = _check_digest(mine.read("r"))
                 assert number >= last
                 last = number
 
@@ -208,7 +210,7 @@ class RaceContract(StoreHooks):
             reading.wait(10)
             try:
                 for number in range(1, 60):
-                    version = store.publish("r", _sealed(number, number * 100), expect=version)
+                    version = store.publish("r", _with_digest(number, number * 100), expect=version)
             finally:
                 done.set()
 

@@ -82,7 +82,7 @@ class TrackerContract:
         """The run as the back end has it."""
         raise NotImplementedError
 
-    def found(self, uri: str, run: str) -> int:
+    def count_runs(self, uri: str, run: str) -> int:
         """How many runs the back end shows for this run."""
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class TrackerContract:
         run_id = self.begin(first, run)
         assert self.begin(second, run) == run_id
         assert self.begin(second, run + "-other") != run_id
-        assert self.found(uri, run) == 1
+        assert self.count_runs(uri, run) == 1
 
     def test_clients_that_start_at_once_settle_on_one_run(self, uri: str, run: str) -> None:
         clients = [self.open(uri) for _ in range(4)]
@@ -191,7 +191,7 @@ class TrackerContract:
         for thread in threads:
             thread.join()
         assert len({self.begin(client, run) for client in clients}) == 1
-        assert self.found(uri, run) == 1
+        assert self.count_runs(uri, run) == 1
 
     def test_params_keep_their_first_value_and_tags_their_last(self, uri: str, run: str) -> None:
         tracker = self.open(uri)
@@ -256,7 +256,7 @@ class TrackerContract:
             for _ in range(3):
                 assert client.stdout.readline()
             client.send_signal(signal.SIGKILL)
-        there = len(self.stored(uri, run_id).rows)
-        assert 30 <= there < 400
+        stored = len(self.stored(uri, run_id).rows)
+        assert 30 <= stored < 400
         tracker.send(run_id, rows)
         assert self.stored(uri, run_id).rows == _as_stored(rows)

@@ -1,6 +1,6 @@
-"""Makes a golden checkpoint of the version that runs it: python tests/data/golden/make.py tests/data/golden/pack-2
+"""Makes a golden checkpoint of the version that runs it: python tests/data/golden/make.py tests/data/golden/pack-3
 
-Committed once for each format, never made anew: later versions must read what this one wrote.
+Made and committed once for each format, and never again: later versions must read what this one wrote.
 """
 
 from __future__ import annotations

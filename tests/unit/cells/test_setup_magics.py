@@ -10,7 +10,7 @@ from qcity_nb.cells.setup_magics import setup_lines
     [
         ("%load_ext autoreload\n%autoreload 2\nimport x", ["%load_ext autoreload", "%autoreload 2"]),
         ("import x\n%reload_ext tensorboard  ", ["%reload_ext tensorboard"]),
-        ("%load_ext qcity_nb\n%load_ext qcity_nb.notebook\n%load_ext qcity_nbx", ["%load_ext qcity_nbx"]),
+        ("%load_ext qcity_nb\n%load_ext qcity_nb.kernel\n%load_ext qcity_nbx", ["%load_ext qcity_nbx"]),
         ("%autoreload\n%autoreload now\n%autoreload explicit --print", ["%autoreload explicit --print"]),
         ("%matplotlib\n%matplotlib inline\n%matplotlib --list\n%matplotlib -l", ["%matplotlib", "%matplotlib inline"]),
         (

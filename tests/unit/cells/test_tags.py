@@ -91,7 +91,7 @@ def test_tags() -> None:
 
 
 @pytest.mark.parametrize("tag", ["qcity-skip", "qcity-Rerun", "QCITY-rerun", "qcity_rerun", "qcity-once ", "qcity-"])
-def test_a_typing_error_is_told(tag: str) -> None:
+def test_a_typing_error_is_reported(tag: str) -> None:
     assert tag in check_tags(["parameters", tag])
 
 

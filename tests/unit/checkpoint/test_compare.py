@@ -8,53 +8,54 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from optional import HAS_TORCH, torch
 
 from qcity_nb.checkpoint import compare as module
 from qcity_nb.checkpoint.compare import Difference, compare
 from qcity_nb.checkpoint.state.capture import capture, load
 
 
-def found(before: object, after: object) -> dict[str, Difference]:
-    return {one.path: one for one in compare(load(capture(before)), load(capture(after)))}
+def differences(before: object, after: object) -> dict[str, Difference]:
+    return {change.path: change for change in compare(load(capture(before)), load(capture(after)))}
 
 
 def test_numbers_of_one_array() -> None:
-    one = found({"a": np.array([3.0, 4.0, 0.0])}, {"a": np.array([3.0, 4.5, -2.0])})["a"]
-    assert (one.what, one.kind, one.count, one.size) == ("changed", "float64 [3]", 2, 3)
-    assert one.max_change == 2
-    assert one.relative == pytest.approx(math.sqrt(0.25 + 4) / 5)
+    change = differences({"a": np.array([3.0, 4.0, 0.0])}, {"a": np.array([3.0, 4.5, -2.0])})["a"]
+    assert (change.what, change.kind, change.count, change.size) == ("changed", "float64 [3]", 2, 3)
+    assert change.max_change == 2
+    assert change.relative == pytest.approx(math.sqrt(0.25 + 4) / 5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.int8])
-def test_types_of_torch(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2", "float16", "int8"])
+def test_types_of_torch(name: str) -> None:
+    dtype = getattr(torch, name)
     before = torch.tensor([1.0, 2.0, 4.0]).to(dtype)
     after = torch.tensor([1.0, 2.0, 8.0]).to(dtype)
-    one = found({"a": before}, {"a": after})["a"]
-    assert (one.count, one.size, one.max_change) == (1, 3, 4)
-    assert found({"a": before}, {"a": before.clone()})["a"].what == "equal"
+    change = differences({"a": before}, {"a": after})["a"]
+    assert (change.count, change.size, change.max_change) == (1, 3, 4)
+    assert differences({"a": before}, {"a": before.clone()})["a"].what == "equal"
 
 
 def test_nan_is_equal_to_nan_and_counts_where_it_comes() -> None:
     nan = float("nan")
     before = np.array([nan, 1.0, 2.0])
-    assert found({"a": before}, {"a": before.copy()})["a"].what == "equal"
-    one = found({"a": before}, {"a": np.array([nan, 1.0, 3.0])})["a"]
-    assert (one.count, one.max_change) == (1, 1)
-    assert one.relative == pytest.approx(1 / math.sqrt(5))
-    came = found({"a": before}, {"a": np.array([nan, nan, 2.0])})["a"]
+    assert differences({"a": before}, {"a": before.copy()})["a"].what == "equal"
+    change = differences({"a": before}, {"a": np.array([nan, 1.0, 3.0])})["a"]
+    assert (change.count, change.max_change) == (1, 1)
+    assert change.relative == pytest.approx(1 / math.sqrt(5))
+    came = differences({"a": before}, {"a": np.array([nan, nan, 2.0])})["a"]
     assert came.count == 1
     assert came.max_change is not None
     assert math.isnan(came.max_change)
 
 
 def test_unsigned_and_bool_do_not_wrap() -> None:
-    assert found({"a": np.array([1], "u1")}, {"a": np.array([0], "u1")})["a"].max_change == 1
-    assert found({"a": np.array([True])}, {"a": np.array([False])})["a"].count == 1
+    assert differences({"a": np.array([1], "u1")}, {"a": np.array([0], "u1")})["a"].max_change == 1
+    assert differences({"a": np.array([True])}, {"a": np.array([False])})["a"].count == 1
 
 
 def test_from_zero_the_relative_change_is_infinite() -> None:
-    assert found({"a": np.zeros(2)}, {"a": np.ones(2)})["a"].relative == math.inf
+    assert differences({"a": np.zeros(2)}, {"a": np.ones(2)})["a"].relative == math.inf
 
 
 def test_pieces_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,23 +64,23 @@ def test_pieces_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> No
     before = rng.normal(size=1000)
     after = before + (rng.random(1000) < 0.1) * rng.normal(size=1000)
     monkeypatch.setattr(module, "_PIECE", 7)
-    one = found({"a": before}, {"a": after})["a"]
-    assert one.count == np.count_nonzero(before != after), f"seed {seed}"
-    assert one.max_change == np.abs(after - before).max(), f"seed {seed}"
-    assert one.relative == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before)), f"seed {seed}"
+    change = differences({"a": before}, {"a": after})["a"]
+    assert change.count == np.count_nonzero(before != after), f"seed {seed}"
+    assert change.max_change == np.abs(after - before).max(), f"seed {seed}"
+    assert change.relative == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before)), f"seed {seed}"
 
 
-def test_another_shape_or_type_is_said() -> None:
-    one = found({"a": np.ones(2), "b": np.ones(1)}, {"a": np.ones(3), "b": 0.5})
-    assert (one["a"].what, one["a"].kind, one["a"].size) == ("changed", "float64 [2] -> float64 [3]", 0)
-    assert one["b"].kind == "float64 [1] -> float"
+def test_another_shape_or_type_is_reported() -> None:
+    change = differences({"a": np.ones(2), "b": np.ones(1)}, {"a": np.ones(3), "b": 0.5})
+    assert (change["a"].what, change["a"].kind, change["a"].size) == ("changed", "float64 [2] -> float64 [3]", 0)
+    assert change["b"].kind == "float64 [1] -> float"
 
 
 def test_added_and_removed() -> None:
-    one = found({"old": 1, "a": np.ones(1)}, {"new": {"x": 2}, "a": np.ones(1)})
-    assert (one["old"].what, one["old"].before) == ("removed", "1")
-    assert (one["new['x']"].what, one["new['x']"].after) == ("added", "2")
-    assert one["a"].what == "equal"
+    change = differences({"old": 1, "a": np.ones(1)}, {"new": {"x": 2}, "a": np.ones(1)})
+    assert (change["old"].what, change["old"].before) == ("removed", "1")
+    assert (change["new['x']"].what, change["new['x']"].after) == ("added", "2")
+    assert change["a"].what == "equal"
 
 
 def test_paths_name_modules_optimizers_and_objects() -> None:
@@ -90,7 +91,7 @@ def test_paths_name_modules_optimizers_and_objects() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=value)
         return {"model": model, "optimizer": optimizer, "not a name": value, "deep": [{"x": value}]}
 
-    changed = {path for path, one in found(state(1), state(2)).items() if one.what != "equal"}
+    changed = {path for path, change in differences(state(1), state(2)).items() if change.what != "equal"}
     assert changed == {
         "model.state_dict()['weight']",
         "optimizer.state_dict()['param_groups'][0]['lr']",
@@ -101,28 +102,27 @@ def test_paths_name_modules_optimizers_and_objects() -> None:
 
 def test_other_objects_are_equal_or_not() -> None:
     def state(seed: int) -> dict[str, Any]:
-        rng = torch.Generator()
-        rng.manual_seed(seed)
+        more = {"torch": torch.Generator().manual_seed(seed)} if HAS_TORCH else {}
         text = np.array(["a", str(seed)])
-        return {"np": np.random.default_rng(seed), "torch": rng, "text": text, "set": {seed}, "py": random.Random(seed)}
+        return {"np": np.random.default_rng(seed), **more, "text": text, "set": {seed}, "py": random.Random(seed)}
 
-    assert {one.what for one in found(state(1), state(1)).values()} == {"equal"}
-    changed = found(state(1), state(2))
-    assert {one.what for one in changed.values()} == {"changed"}
+    assert {change.what for change in differences(state(1), state(1)).values()} == {"equal"}
+    changed = differences(state(1), state(2))
+    assert {change.what for change in changed.values()} == {"changed"}
     assert changed["np"].before == ""  # an address says nothing
     assert changed["set"].after == "{2}"
 
 
 def test_a_long_list_says_how_many_it_has() -> None:
-    one = found({"h": list(range(100))}, {"h": list(range(101))})["h"]
-    assert one.before.endswith("(100 items)")
-    assert one.after.endswith("(101 items)")
+    change = differences({"h": list(range(100))}, {"h": list(range(101))})["h"]
+    assert change.before.endswith("(100 items)")
+    assert change.after.endswith("(101 items)")
 
 
-def test_shared_objects_are_told_from_copies() -> None:
+def test_shared_objects_are_distinguished_from_copies() -> None:
     shared = {"x": np.ones(1)}
-    one = found({"a": shared, "b": shared}, {"a": shared, "b": {"x": np.ones(1)}})
-    assert (one["b"].what, one["b"].before) == ("removed", "the same object as a")
-    assert one["b['x']"].what == "added"
-    again = found({"a": shared, "b": shared}, {"a": shared, "b": shared})
+    change = differences({"a": shared, "b": shared}, {"a": shared, "b": {"x": np.ones(1)}})
+    assert (change["b"].what, change["b"].before) == ("removed", "the same object as a")
+    assert change["b['x']"].what == "added"
+    again = differences({"a": shared, "b": shared}, {"a": shared, "b": shared})
     assert {each.what for each in again.values()} == {"equal"}

@@ -17,7 +17,7 @@ from qcity_nb.errors import UsageError
 
 @st.composite
 def histories(draw: st.DrawFn, *, most: int = 40) -> list[Candidate]:
-    """Checkpoints oldest first; steps mostly grow, and go back where an attempt went on from an older one."""
+    """Checkpoints oldest first; steps mostly grow, and go back where an attempt resumed from an older one."""
     step, made = 0, []
     for seq in range(1, draw(st.integers(0, most)) + 1):
         step = max(step + draw(st.sampled_from([0, 1, 1, 2, 7, -3])), 0)
@@ -39,16 +39,20 @@ keeps = st.builds(
 def oracle(history: Sequence[Candidate], keep: Keep) -> list[int]:
     """Every rule spelled out for each checkpoint on its own."""
     kept = []
-    for one in history:
-        newer = [other for other in history if other.seq > one.seq]
-        older = [other for other in history if other.seq < one.seq]
+    for candidate in history:
+        newer = [other for other in history if other.seq > candidate.seq]
+        older = [other for other in history if other.seq < candidate.seq]
         values = [c.value for c in history if c.value is not None and not math.isnan(c.value)]
         is_last = len(newer) < keep.last
-        is_first = keep.every is not None and not any(c.step // keep.every == one.step // keep.every for c in older)
+        is_first = keep.every is not None and not any(
+            c.step // keep.every == candidate.step // keep.every for c in older
+        )
         top = (max if keep.best_mode == "max" else min)(values) if values else None
-        is_best = keep.best is not None and top is not None and one.value == top and all(c.value != top for c in older)
-        if is_last or is_first or is_best or one.name:
-            kept.append(one.seq)
+        is_best = (
+            keep.best is not None and top is not None and candidate.value == top and all(c.value != top for c in older)
+        )
+        if is_last or is_first or is_best or candidate.name:
+            kept.append(candidate.seq)
     return kept[::-1]
 
 
@@ -56,14 +60,14 @@ def fold(history: Sequence[Candidate], keep: Keep, limit: int = MAX_KEPT) -> lis
     """What the head holds after each publish."""
     held: list[Candidate] = []
     held_after = []
-    for one in history:
-        held = select([one, *held], keep, limit=limit)
+    for candidate in history:
+        held = select([candidate, *held], keep, limit=limit)
         held_after.append(held)
     return held_after
 
 
 def seqs(kept: Sequence[Candidate]) -> list[int]:
-    return [one.seq for one in kept]
+    return [candidate.seq for candidate in kept]
 
 
 @given(histories(), keeps, st.randoms(use_true_random=False))
@@ -82,22 +86,24 @@ def test_publish_by_publish_it_comes_to_the_same_as_with_all_of_history(history:
 
 
 @given(histories(), keeps, st.integers(1, 12))
-def test_what_was_dropped_is_never_asked_for_again(history: list[Candidate], keep: Keep, limit: int) -> None:
+def test_what_was_dropped_is_never_selected_again(history: list[Candidate], keep: Keep, limit: int) -> None:
     dropped: set[int] = set()
     for n in range(1, len(history) + 1):
         kept = set(seqs(select(history[:n], keep, limit=limit)))
         assert not kept & dropped
-        dropped |= {one.seq for one in history[:n]} - kept
+        dropped |= {candidate.seq for candidate in history[:n]} - kept
 
 
 @given(histories(), keeps, st.integers(4, 12))
-def test_a_full_head_keeps_names_the_best_and_the_newest(history: list[Candidate], keep: Keep, limit: int) -> None:
+def test_a_full_run_record_keeps_names_the_best_and_the_newest(
+    history: list[Candidate], keep: Keep, limit: int
+) -> None:
     # Names are refused as they are by the publisher.
     held: list[Candidate] = []
     best: Candidate | None = None
-    for one in history:
+    for candidate in history:
         named = sum(1 for each in held if each.name)
-        new = one if names_left(named, keep, limit=limit) else replace(one, name="")
+        new = candidate if names_left(named, keep, limit=limit) else replace(candidate, name="")
         names_before = {each.seq for each in held if each.name}
         held = select([new, *held], keep, limit=limit)
         assert seqs(held) == sorted(seqs(held), reverse=True)
@@ -120,7 +126,7 @@ def test_those_of_every_thin_out_oldest_first() -> None:
     assert seqs(fold(history, Keep(last=3, every=10, best="score"))[-1]) == kept
 
 
-def test_names_are_refused_before_the_head_is_full() -> None:
+def test_names_are_refused_before_the_run_record_is_full() -> None:
     keep = Keep(last=3, best="acc")
     assert names_left(0, keep) == MAX_KEPT - 4
     assert names_left(MAX_KEPT - 4, keep) == 0
@@ -165,6 +171,6 @@ def test_the_settings_say_it_in_one_word() -> None:
     assert keep_of(5, 100, "acc") == Keep(last=5, every=100, best="acc")
     assert keep_of(3, None, "fid:min") == Keep(best="fid", best_mode="min")
     assert keep_of(3, None, "a:b") == Keep(best="a:b")
-    found = keep_of(3, None, "score:max").goal
-    assert found is not None
-    assert found.mode == "max"
+    keep = keep_of(3, None, "score:max").goal
+    assert keep is not None
+    assert keep.mode == "max"

@@ -80,13 +80,13 @@ def test_no_flipped_bit_passes(at: int, bit: int) -> None:
     data = bytearray(manifests.dumps(signed))
     data[at % len(data)] ^= 1 << bit
     try:
-        found = manifests.loads(bytes(data))
+        loaded = manifests.loads(bytes(data))
     except Exception:  # noqa: BLE001 - not even a manifest
         return
-    if replace(found, signature={}) == MADE and found.signature.get("value") == signed.signature["value"]:
+    if replace(loaded, signature={}) == MADE and loaded.signature.get("value") == signed.signature["value"]:
         return  # the bit was in what the signature calls its key: nothing depends on it
     with pytest.raises(CheckpointUntrusted):
-        signing.check(found, "r", KEY, where="there", trust_problem="")
+        signing.check(loaded, "r", KEY, where="there", trust_problem="")
 
 
 def test_a_directory_that_everybody_can_write_to_is_not_trusted(tmp_path: Path) -> None:

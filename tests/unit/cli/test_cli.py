@@ -14,16 +14,18 @@ import pytest
 
 from qcity_nb import cli, errors, settings
 from qcity_nb.cli import foreground, parser
+from qcity_nb.cli.page_html import listing
+from qcity_nb.cli.page_reader import Reader
 from qcity_nb.cli.progress import Progress
 from qcity_nb.engine import parameters
 from qcity_nb.hosts.local import launcher
-from qcity_nb.records import CheckpointRef, DesiredState, Failure, Head, Holder, RunState
+from qcity_nb.records import CheckpointRef, DesiredState, Failure, Head, Holder, Launches, RunState
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
 from qcity_nb.views.words import mask, place_of
 
 COMMANDS = (
-    *("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "hosts", "watch-on", "page"),
+    *("run", "keep", "ps", "show", "logs", "checkpoints", "stop", "resume", "doctor", "hosts", "page"),
     *("init", "demo"),
 )
 
@@ -45,7 +47,7 @@ def notebook(*cells: str, tagged: str | None = None, **changes: Any) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("STORE", "LOCAL", "HOSTS", "TRACEBACK", "STATE"):
+    for name in ("STORE", "LOCAL_DIR", "HOSTS", "TRACEBACK"):
         monkeypatch.delenv(f"QCITY_{name}", raising=False)
     (tmp_path / "pyproject.toml").write_text('[tool.qcity]\nproject = "p"\nttl = 3\nheartbeat = 0.8\n')
     (tmp_path / "train.ipynb").write_text(notebook("print(epochs)", tagged="epochs = 3\nlr = 0.1\nname = 'x'"))
@@ -117,12 +119,12 @@ def test_every_command_has_help_with_examples(command: str, capsys: pytest.Captu
     with pytest.raises(SystemExit) as ended:
         cli.main([command, "--help"])
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert "examples:" in said
-    assert f"qcity {command}" in said
+    output = capsys.readouterr().out
+    assert "examples:" in output
+    assert f"qcity {command}" in output
 
 
-def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     assert ended.value.code == 0
@@ -159,7 +161,7 @@ def broken(project: Path) -> None:
         ("run julia.ipynb", 2, "asks for the kernel 'julia-1.9', which is not installed; there are: "),
         ("run empty.ipynb", 2, "no code"),
         ("run plain.ipynb -p x 1", 2, "takes no parameters"),
-        ("run train.ipynb -p epoch 1", 2, "it knows epochs, lr, name"),
+        ("run train.ipynb -p epoch 1", 2, "it has epochs, lr, name"),
         ("run train.ipynb -p epochs many", 2, "a number is needed"),
         ("run train.ipynb -p epochs 1 -p epochs 2", 2, "given twice"),
         ("run train.ipynb --on moon", 2, "no host named 'moon'"),
@@ -185,11 +187,11 @@ def test_bad_input_gets_one_line_and_its_exit_code(
     broken(project)
     before = sorted(open_store(str(project / ".qcity" / "store")).runs())
     assert cli.main(argv.split()) == code
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("qcity: ")
-    assert said.err.count("\n") == 1
-    assert words in said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("qcity: ")
+    assert output.err.count("\n") == 1
+    assert words in output.err
     assert sorted(open_store(str(project / ".qcity" / "store")).runs()) == before, "nothing was begun"
 
 
@@ -208,10 +210,10 @@ def test_a_broken_project_gets_one_line(
     (project / "pyproject.toml").write_text(table)
     for argv in (["run", "train.ipynb"], ["ps"], ["keep", "--once"]):
         assert cli.main(argv) == 2
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
-        assert said.err.startswith("qcity: ")
-        assert words in said.err
+        output = capsys.readouterr()
+        assert (output.out, output.err.count("\n")) == ("", 1)
+        assert output.err.startswith("qcity: ")
+        assert words in output.err
 
 
 def test_a_traceback_is_shown_on_request(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,11 +237,11 @@ def test_a_wrong_command_line_exits_with_2() -> None:
 
 
 def test_values_follow_the_notebooks_defaults(tmp_path: Path) -> None:
-    source = "%matplotlib inline\nn: int = 3\nlr = 0.1\nname = 'x'\nflag = False\nitems = [1]\nfree = f()\nnone = None"
+    cell = "%matplotlib inline\nn: int = 3\nlr = 0.1\nname = 'x'\nflag = False\nitems = [1]\nfree = f()\nnone = None"
     path = tmp_path / "n.ipynb"
-    path.write_text(notebook("1", tagged=source))
-    asked = parameters.read(path)
-    given = [
+    path.write_text(notebook("1", tagged=cell))
+    source = parameters.read(path)
+    words = [
         ("n", "5"),
         ("lr", "1"),
         ("name", "5"),
@@ -248,12 +250,12 @@ def test_values_follow_the_notebooks_defaults(tmp_path: Path) -> None:
         ("free", "x"),
         ("none", "7"),
     ]
-    values = parameters.type_parameters(asked, given, notebook="n")
+    values = parameters.type_parameters(source, words, notebook="n")
     assert values == {"n": 5, "lr": 1.0, "name": "5", "flag": True, "items": [1, 2], "free": "x", "none": 7}
     assert isinstance(values["lr"], float)
     for name, text in (("flag", "5"), ("n", "true"), ("lr", "fast")):
         with pytest.raises(errors.UsageError, match=name):
-            parameters.type_parameters(asked, [(name, text)], notebook="n")
+            parameters.type_parameters(source, [(name, text)], notebook="n")
 
 
 def test_a_parameters_cell_that_is_no_python_still_names_its_parameters(tmp_path: Path) -> None:
@@ -278,14 +280,14 @@ def test_run_ends_with_the_runs_outcome(
 ) -> None:
     attempt(ENDS[end], monkeypatch)
     assert cli.main(["run", "train.ipynb", "-p", "epochs", "5", "--json"]) == code
-    said = capsys.readouterr()
-    report = json.loads(said.out)
+    output = capsys.readouterr()
+    report = json.loads(output.out)
     assert (report["state"], report["exit_code"], report["attempts"]) == (state, code, 1)
     now = head(project, report["run"])
     assert now.parameters == {"epochs": 5}
     assert now.source
     assert now.output == f".qcity/executed/{now.run}.ipynb"
-    assert ("Traceback: no" in said.err) == (end == "failed")
+    assert ("Traceback: no" in output.err) == (end == "failed")
 
 
 def test_an_attempt_that_can_never_work_is_given_up(
@@ -293,9 +295,9 @@ def test_an_attempt_that_can_never_work_is_given_up(
 ) -> None:
     attempt(ENDS["dies"], monkeypatch)
     assert cli.main(["run", "train.ipynb"]) == 10
-    said = capsys.readouterr()
-    assert "gave up" in said.out
-    assert "exit code 2" in said.err
+    output = capsys.readouterr()
+    assert "gave up" in output.out
+    assert "exit code 2" in output.err
 
 
 def test_an_unfinished_run_is_resumed_and_its_new_notebook_noticed(
@@ -303,16 +305,16 @@ def test_an_unfinished_run_is_resumed_and_its_new_notebook_noticed(
 ) -> None:
     attempt(ENDS["stopped"], monkeypatch)
     assert cli.main(["run", "train.ipynb"]) == 4
-    said = capsys.readouterr()
-    run = said.out.split(":")[0]
-    assert f"qcity resume {run}" in said.out
+    output = capsys.readouterr()
+    run = output.out.split(":")[0]
+    assert f"qcity resume {run}" in output.out
     (project / "train.ipynb").write_text(notebook("print(1)", tagged="epochs = 3"))
     attempt(ENDS["succeeded"], monkeypatch)
     assert cli.main(["run", "train.ipynb"]) == 0
-    said = capsys.readouterr()
-    assert "unfinished, goes on" in said.err
-    assert "has changed" in said.err
-    assert said.out.startswith(f"{run}: succeeded after 2 attempts")
+    output = capsys.readouterr()
+    assert "unfinished, resumes" in output.err
+    assert "has changed" in output.err
+    assert output.out.startswith(f"{run}: succeeded in attempt 2")
     assert cli.main(["run", "train.ipynb"]) == 0
     assert "new run" in capsys.readouterr().err
 
@@ -322,7 +324,7 @@ WAITS = (
     "me = Holder(attempt=spec.attempt, host='local', ttl_s=3)\n"
     "held = acquire(store, spec.run, me, declared_dead=spec.declared_dead)\n"
     "for _ in range(600):\n"
-    "    if LISTENS and held.renew().wanted.state == 'stopped':\n"
+    "    if LISTENS and held.renew().desired.state == 'stopped':\n"
     "        held.release(lambda head: replace(head, state='stopped'))\n        sys.exit(4)\n"
     "    held.renew()\n    time.sleep(0.1)\n"
 )
@@ -351,9 +353,9 @@ def test_ctrl_c_drains_and_twice_ends_at_once(
     monkeypatch.setattr(Progress, "see", press)
     assert cli.main(["run", "train.ipynb"]) == 130
     assert pressed == presses
-    said = capsys.readouterr()
-    assert "`qcity resume" in said.out
-    assert head(project, said.out.split(":")[0]).state == "stopped"
+    output = capsys.readouterr()
+    assert "`qcity resume" in output.out
+    assert head(project, output.out.split(":")[0]).state == "stopped"
 
 
 def test_detach_returns_at_once_and_a_keeper_does_the_rest(
@@ -377,6 +379,62 @@ def test_detach_returns_at_once_and_a_keeper_does_the_rest(
     attempt(ENDS["succeeded"], monkeypatch)
     assert cli.main(commands[0][3:]) == 0
     assert head(project, run).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("term", "launches", "words"),
+    [
+        (3, Launches(), "in attempt 3"),
+        (3, Launches(term=2, failed=2), "in attempt 3; 2 launches failed before it began"),
+        (3, Launches(term=2, failed=1), "in attempt 3; 1 launch failed before it began"),
+        (3, Launches(term=3, failed=2), "in attempt 3; 2 launches failed after it"),
+        (3, Launches(term=1, failed=2), "in attempt 3"),
+        (0, Launches(failed=5), "before attempt 1; 5 launches failed before it began"),
+    ],
+)
+def test_attempts_have_numbers_and_failed_launches_are_counted_apart(
+    project: Path, term: int, launches: Launches, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    created = put(project, term=term)
+    store = open_store(str(project / ".qcity" / "store"))
+    lease.amend(store, created.run, lambda now: replace(now, state="stopped", launches=launches))
+    assert foreground.follow(store, settings.load(project), created.run, Progress(sys.stderr)) == 4
+    assert capsys.readouterr().out.splitlines()[0] == f"{created.run}: stopped {words}"
+    assert cli.main(["show", created.run]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("attempt ")]
+    failed = words.partition("; ")[2]
+    assert line.split(maxsplit=1)[1] == f"{term or 'none yet'} of at most 50{'; ' if failed else ''}{failed}"
+    [shown] = Reader(store).read()
+    page = listing([shown], address="x")
+    assert failed.replace(" it", f" attempt {term or 1}") in page
+    assert ("failed after" in page or "failed before" in page) == bool(failed)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--every 10m", "--every goes with --schedule HOST"),
+        ("--list", "--list goes with --schedule HOST"),
+        ("--off", "--off goes with --schedule HOST"),
+        ("--schedule hf-jobs --once", "--once does not go with --schedule"),
+        ("--schedule hf-jobs --run x", "--run does not go with --schedule"),
+        ("--schedule local --on local", "--on does not go with --schedule"),
+        ("--schedule local", "only hf-jobs can run a keeper on a schedule"),
+    ],
+)
+def test_options_of_a_schedule(project: Path, options: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["keep", *options.split()]) == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert words in output.err
+
+
+@pytest.mark.parametrize("options", ["--list --off", "--every 10m --off"])
+def test_one_action_for_a_schedule(project: Path, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["keep", "--schedule", "hf-jobs", *options.split()])
+    assert ended.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 # --- stop, ps, show, logs, doctor
@@ -408,11 +466,11 @@ def test_ps_lists_what_can_be_read_and_what_cannot(project: Path, capsys: pytest
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     assert cli.main(["ps"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["RUN", "STATE", "HOST", "STEP", "SAVED", "ATTEMPTS"]
+    assert lines[0].split() == ["RUN", "STATE", "HOST", "STEP", "SAVED", "ATTEMPT"]
     assert lines[1].split()[:2] == ["bad-1", "unreadable"]
     assert lines[2].split()[:4] == ["train-abc123-1", "waiting", "-", "17"]
     assert cli.main(["ps", "--json"]) == 0
-    assert [fact["state"] for fact in json.loads(capsys.readouterr().out)] == ["unreadable", "waiting"]
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)] == ["unreadable", "waiting"]
 
 
 def test_show_and_logs_tell_what_happened(
@@ -433,13 +491,15 @@ def test_show_and_logs_tell_what_happened(
         assert capsys.readouterr().out == "hello from the attempt\n"
 
 
-def test_doctor_says_every_setting_and_what_is_wrong(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_shows_every_setting_and_what_is_wrong(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    assert "nothing is wrong" in said
-    assert "pyproject.toml" in said
-    assert "the newest 3, and those with a name" in said
-    assert "no limit is known" in said
+    output = capsys.readouterr().out
+    assert "nothing is wrong" in output
+    assert "pyproject.toml" in output
+    assert "the newest 3, and those with a name" in output
+    assert "no limit is known" in output
+    assert "snapshot_time_share            10%" in output
+    assert "storage_budget                 50.0 GB" in output
     open_store(str(project / ".qcity" / "store")).publish("bad-1", b"rubbish", expect=None)
     (project / "pyproject.toml").write_text(
         '[tool.qcity]\nhosts = ["local", "moon"]\nlocal_dir = "train.ipynb"\nkeep_last = 101\n'
@@ -451,16 +511,16 @@ def test_doctor_says_every_setting_and_what_is_wrong(project: Path, capsys: pyte
     assert report["settings"]["hosts"] == {"value": "local, moon", "origin": "pyproject.toml"}
 
 
-def test_doctor_says_what_stays_and_when_the_session_ends(
+def test_doctor_shows_what_stays_and_when_the_session_ends(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("QCITY_KEEP_EVERY", "100")
     monkeypatch.setenv("QCITY_KEEP_BEST", "fid:min")
     assert cli.main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    assert "the newest 3, the first of each 100 steps, the one with the lowest fid, and those with a name" in said
-    assert "ends after 6 h (https://docs.github.com/" in said
+    output = capsys.readouterr().out
+    assert "the newest 3, the first of each 100 steps, the one with the lowest fid, and those with a name" in output
+    assert "ends after 6 h (https://docs.github.com/" in output
     monkeypatch.setenv("QCITY_SESSION_LIMIT", "90m")
     assert cli.main(["doctor"]) == 0
     assert "ends after 1.5 h (session_limit)" in capsys.readouterr().out
@@ -472,9 +532,9 @@ def test_doctor_shows_no_secrets(
     for address in ("https://me:hunter2@example.org/x.mlflow", "https://example.org/x.mlflow?token=hunter3"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert cli.main(["doctor"]) == 2
-        said = capsys.readouterr()
-        assert "MLFLOW_TRACKING_PASSWORD" in said.err
-        assert "hunter" not in said.out + said.err
+        output = capsys.readouterr()
+        assert "MLFLOW_TRACKING_PASSWORD" in output.err
+        assert "hunter" not in output.out + output.err
     assert mask("s3://k:p@h/b?a=1&access_token=abc&z=2") == "s3://***@h/b?a=1&access_token=***&z=2"
 
 
@@ -496,8 +556,8 @@ def test_a_run_that_ended_elsewhere_is_reported_alike(
 
 
 @pytest.mark.parametrize(
-    ("step", "cells", "said"),
+    ("step", "cells", "words"),
     [(0, 0, "step 0"), (3, 0, "step 3"), (0, 1, "1 cell"), (0, 7, "7 cells"), (3, 2, "step 3 and 2 cells")],
 )
-def test_how_far_a_checkpoint_is_said_to_be(step: int, cells: int, said: str) -> None:
-    assert place_of(CheckpointRef(name="c", digest="d", seq=1, term=1, step=step, cells=cells)) == said
+def test_how_far_a_checkpoint_is_in_words(step: int, cells: int, words: str) -> None:
+    assert place_of(CheckpointRef(name="c", digest="d", seq=1, term=1, step=step, cells=cells)) == words

@@ -1,4 +1,4 @@
-"""`qcity explain`: what is said of each variable and of the whole, and every case in which there is nothing to say."""
+"""`qcity explain`: what it prints for each variable and in its summary, and when it has nothing to print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cells_world import Kernel
 from checkpoint_run import RUN, CheckpointRun
-from course_world import DIED, ResumeWorld
+from resume_world import DIED, ResumeWorld
 
 from qcity_nb import cli
 from qcity_nb.cli import explain
@@ -26,7 +26,7 @@ from qcity_nb.stores import open_store
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckpointRun:
     """A run of train.ipynb in the working directory's project; no checkpoint yet."""
-    for name in ("STORE", "LOCAL", "TRACEBACK", "STATE"):
+    for name in ("STORE", "LOCAL_DIR", "TRACEBACK"):
         monkeypatch.delenv(f"QCITY_{name}", raising=False)
     (tmp_path / "pyproject.toml").write_text('[tool.qcity]\nproject = "p"\n')
     monkeypatch.chdir(tmp_path)
@@ -49,7 +49,7 @@ def kernel(run: CheckpointRun, tmp_path: Path) -> Kernel:
     return kernel
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+def explained(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
     assert cli.main(["explain", *words]) == code, capsys.readouterr()
     read = capsys.readouterr()
     assert bool(read.err) == bool(code)
@@ -57,12 +57,12 @@ def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 
 
 def test_the_list(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = said(capsys, "train").splitlines()
-    assert re.fullmatch(rf"{RUN}: the variables behind cell 3, in checkpoint 3, saved \d+ s ago", lines[0])
+    lines = explained(capsys, "train").splitlines()
+    assert re.fullmatch(rf"{RUN}: the variables after cell 3, in checkpoint 3, saved \d+ s ago", lines[0])
     assert lines[2:5] == [
         "numbers (generator) is not saved: a generator's frame lives only in this process",
-        "    cells 2 and 3 run again (2.5 s) if a later cell needs it; else its use raises VariableLost",
-        "    advice: keep what it was made from, and make it anew",
+        "    cells 2 and 3 are re-run (2.5 s) if a later cell needs it; else its use raises VariableLost",
+        "    advice: keep what it was made from, and create a new one",
     ]
     assert lines[6].split() == ["VARIABLE", "KIND", "SIZE", "COST", "BY", "CELL", "COMES", "BACK"]
     rows = [line.split(maxsplit=2) for line in lines[7:-2]]
@@ -73,7 +73,7 @@ def test_the_list(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[2][2].endswith("  1        restored, new inside: lock")
     assert rows[3][2].split() == ["-", "-", "-", "imported:", "numpy"]
     assert lines[-1].startswith("5 variables, 240.")
-    assert "Cells 1 to 3 have finished; a new host goes on at cell 4, or at cell 2 to make" in lines[-1]
+    assert "Cells 1 to 3 have finished; a new host resumes at cell 4, or at cell 2 to re-create" in lines[-1]
     assert re.search(r" Older snapshots hold 320\.\d KB more\.$", lines[-1])
 
 
@@ -85,75 +85,75 @@ def test_a_notebook_means_its_newest_run(
         name = f"x-abc-{number}"
         lease.create(run.store, Head(run=name, key="k", project="p", notebook=notebook))
         lease.amend(run.store, name, lambda head, created=created: replace(head, created=created))  # type: ignore[misc]
-    assert said(capsys, word).startswith(f"{RUN}: ")
+    assert explained(capsys, word).startswith(f"{RUN}: ")
 
 
 def test_a_notebook_that_never_ran(run: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no run of other.ipynb in" in said(capsys, "other.ipynb", code=2)
-    assert "no run 'other'" in said(capsys, "other", code=2)
+    assert "no run of other.ipynb in" in explained(capsys, "other.ipynb", code=2)
+    assert "no run 'other'" in explained(capsys, "other", code=2)
 
 
 def test_an_earlier_cell(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "train", "--cell", "1")
+    text = explained(capsys, "train", "--cell", "1")
     assert "numbers" not in text
     assert "Other snapshots hold 240." in text
     kernel.cell(snapshot=False)
     for cell in ("4", "9"):
-        expected = f"no snapshot behind cell {cell}; there are some behind cells 1 to 3"
-        assert expected in said(capsys, "train", "--cell", cell, code=2)
-    text = said(capsys, "train")
-    assert "behind cell 3, in checkpoint 4" in text
-    assert "Cells 1 to 4 have finished; a new host goes on at cell 4, or at cell 2 " in text
+        expected = f"no snapshot after cell {cell}, only after cells 1 to 3"
+        assert expected in explained(capsys, "train", "--cell", cell, code=2)
+    text = explained(capsys, "train")
+    assert "after cell 3, in checkpoint 4" in text
+    assert "Cells 1 to 4 have finished; a new host resumes at cell 4, or at cell 2 " in text
 
 
-def test_too_long_to_make_again(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_long_to_re_run(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     kernel.cell(wall_s=100)
-    text = said(capsys, "train")
-    assert "    its use raises VariableLost: to make it again would take 102.5 s\n" in text
-    assert "goes on at cell 5. " in text
-    (numbers, *_) = json.loads(said(capsys, "train", "--json"))["variables"]
-    assert (numbers["again"], numbers["again_s"]) == (None, 102.5)
+    text = explained(capsys, "train")
+    assert "    its use raises VariableLost: to re-create it would take 102.5 s\n" in text
+    assert "resumes at cell 5. " in text
+    (numbers, *_) = json.loads(explained(capsys, "train", "--json"))["variables"]
+    assert (numbers["rerun"], numbers["rerun_s"]) == (None, 102.5)
 
 
 def test_as_json(kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = json.loads(said(capsys, "train", "--json"))
-    assert (facts["run"], facts["checkpoint"], facts["where"]) == (RUN, 3, ["local (attempt 1)"])
-    assert (facts["cell"], facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (3, 3, [1, 2, 3], 4)
-    report: dict[str, Any] = {one["name"]: one for one in facts["variables"]}
-    assert [*report] == ["numbers", "a", "b", "lock", "np"]
-    assert report["numbers"]["again"] == 2
-    assert (report["b"]["shares"], report["b"]["changed"], report["b"]["kind"]) == (["a"], [3, 3], "list")
-    assert report["a"]["kind"] == "numpy.ndarray"
-    assert report["lock"]["fresh"] == ["lock"]
-    assert facts["size_bytes"] > 240_000
-    assert facts["others_bytes"] > 320_000
+    report = json.loads(explained(capsys, "train", "--json"))
+    assert (report["run"], report["checkpoint"], report["where"]) == (RUN, 3, ["local (attempt 1)"])
+    assert (report["cell"], report["finished"], report["snapshots"], report["resumes_at"]) == (3, 3, [1, 2, 3], 4)
+    variables: dict[str, Any] = {each["name"]: each for each in report["variables"]}
+    assert [*variables] == ["numbers", "a", "b", "lock", "np"]
+    assert variables["numbers"]["rerun"] == 2
+    assert (variables["b"]["shares"], variables["b"]["changed"], variables["b"]["kind"]) == (["a"], [3, 3], "list")
+    assert variables["a"]["kind"] == "numpy.ndarray"
+    assert variables["lock"]["fresh"] == ["lock"]
+    assert report["size_bytes"] > 240_000
+    assert report["others_bytes"] > 320_000
 
 
 def test_a_run_that_is_over(run: CheckpointRun, kernel: Kernel, capsys: pytest.CaptureFixture[str]) -> None:
     run.release(lambda head: replace(head, state="succeeded"))
-    assert "Cells 1 to 3 have finished, and the run has succeeded." in said(capsys, "train")
-    assert json.loads(said(capsys, "train", "--json"))["goes_on_at"] is None
+    assert "Cells 1 to 3 have finished, and the run has succeeded." in explained(capsys, "train")
+    assert json.loads(explained(capsys, "train", "--json"))["resumes_at"] is None
 
 
 # --- nothing to explain
 
 
 def test_no_checkpoint_at_all(run: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "train") == f"{RUN}: no checkpoint yet, neither in the store nor on this host\n"
+    assert explained(capsys, "train") == f"{RUN}: no checkpoint yet, neither in the store nor on this host\n"
 
 
 def test_checkpoints_of_loops_alone(run: CheckpointRun, capsys: pytest.CaptureFixture[str]) -> None:
     run.save({"epochs": {"n": [1]}})
-    text = said(capsys, "train")
-    assert text == f"{RUN}: no finished cell is recorded: its checkpoints hold the states of loops alone\n"
-    facts = json.loads(said(capsys, "train", "--json"))
-    assert (facts["run"], facts["variables"]) == (RUN, [])
-    assert facts["why"] in text
+    text = explained(capsys, "train")
+    assert text == f"{RUN}: no finished cell is recorded: its checkpoints hold only the states of loops\n"
+    report = json.loads(explained(capsys, "train", "--json"))
+    assert (report["run"], report["variables"]) == (RUN, [])
+    assert report["why"] in text
 
 
 def test_cells_without_snapshots(run: CheckpointRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Kernel(tmp_path, run.tier, RUN).cell(snapshot=False)
-    assert "cell 1 has finished, with no snapshot of the variables" in said(capsys, "train")
+    assert "cell 1 has finished, without a snapshot of the variables" in explained(capsys, "train")
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     (newest,) = run.tier.path.rglob("*3.json")
     newest.chmod(0o600)
     newest.write_bytes(newest.read_bytes()[:100])
-    assert said(capsys, "train").startswith(f"{RUN}: the variables behind cell 2, in checkpoint 2")
+    assert explained(capsys, "train").startswith(f"{RUN}: the variables after cell 2, in checkpoint 2")
 
 
 # --- on a terminal
@@ -178,7 +178,7 @@ def test_it_fits_a_terminal(
     kernel.cell()
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    text = said(capsys, "train")
+    text = explained(capsys, "train")
     assert max(map(len, text.splitlines())) <= columns
     words = " ".join(text.split()).replace(" ", "")
     assert f"shareswith{name},b" in words, "nothing of the last column is lost"
@@ -211,15 +211,15 @@ def test_a_run_whose_kernel_died_and_went_on(
     )
     world.attempt(code=DIED)
     monkeypatch.chdir(world.folder)
-    facts = json.loads(said(capsys, "in.ipynb", "--json"))
-    report = {one["name"]: one for one in facts["variables"]}
-    assert (facts["finished"], facts["snapshots"], facts["goes_on_at"]) == (4, [1, 2, 3, 4], 5)
-    assert (report["rows"]["shares"], report["rows"]["changed"]) == (["half"], [4, 4])
-    assert report["np"]["module"] == "numpy"
-    assert report["die"]["kind"] == "function"
-    assert "_" not in report
-    promised = report["numbers"]["again"]
+    report = json.loads(explained(capsys, "in.ipynb", "--json"))
+    variables = {each["name"]: each for each in report["variables"]}
+    assert (report["finished"], report["snapshots"], report["resumes_at"]) == (4, [1, 2, 3, 4], 5)
+    assert (variables["rows"]["shares"], variables["rows"]["changed"]) == (["half"], [4, 4])
+    assert variables["np"]["module"] == "numpy"
+    assert variables["die"]["kind"] == "function"
+    assert "_" not in variables
+    promised = variables["numbers"]["rerun"]
     world.attempt()
     assert world.ran() == [1, 1, 2, 2, 2]
-    assert world.ran().index(2) == promised - 1, "it ran again from where explain had said"
-    assert "the run has succeeded" in said(capsys, "in.ipynb")
+    assert world.ran().index(2) == promised - 1, "it was re-run from the cell that explain had named"
+    assert "the run has succeeded" in explained(capsys, "in.ipynb")

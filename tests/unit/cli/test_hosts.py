@@ -56,9 +56,9 @@ def test_hosts_and_what_they_cost(
 def test_hosts_are_listed_while_the_service_is_down(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.server.faults.set("jobs-down", float("inf"))
     assert cli.main(["hosts"]) == 0
-    said = capsys.readouterr().out
-    assert "hf-jobs  not known now  asking for hardware and prices: no usable answer" in said
-    assert "local" in said
+    output = capsys.readouterr().out
+    assert "hf-jobs  not known now  asking for hardware and prices: no usable answer" in output
+    assert "local" in output
 
 
 @pytest.mark.parametrize(
@@ -73,22 +73,22 @@ def test_what_cannot_be_is_refused_before_a_run_is_made(
     world: JobsWorld, argv: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(argv.split()) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert words in output
+    assert output.count("\n") == 1
     assert world.store.runs() == []
 
 
-def test_without_credit_nothing_is_tried_again_and_again(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_credit_nothing_is_retried(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
     world.server.faults.set("credit", float("inf"))
     assert cli.main(["run", "train.ipynb", "--on", "hf-jobs"]) == 2
-    said = capsys.readouterr().err
-    assert "no credit left for jobs" in said
+    output = capsys.readouterr().err
+    assert "no credit left for jobs" in output
     assert world.server.faults.struck == ["credit"]
     [run] = world.store.runs()
     head = lease.read(world.store, run).head
     assert (head.state, head.pending_launch, head.launches.failed) == ("running", None, 0), (
-        "`qcity resume` goes on later"
+        "`qcity resume` resumes it later"
     )
 
 
@@ -97,9 +97,9 @@ def test_doctor_asks_the_hosts(
 ) -> None:
     monkeypatch.setenv("QCITY_HOSTS", "hf-jobs:l4x1,hf-jobs:t9,local")
     assert cli.main(["doctor"]) == 2
-    said = capsys.readouterr().out
-    assert "host hf-jobs:l4x1  installed, $0.80/h" in said
-    assert "host hf-jobs:t9    hf-jobs has no flavor 't9'" in said
+    output = capsys.readouterr().out
+    assert "host hf-jobs:l4x1  installed, $0.80/h" in output
+    assert "host hf-jobs:t9    hf-jobs has no flavor 't9'" in output
     monkeypatch.setenv("QCITY_HOSTS", "hf-jobs")
     world.server.faults.set("jobs-down", float("inf"))
     assert cli.main(["doctor"]) == 0
@@ -134,9 +134,9 @@ def test_logs_of_a_job_are_followed_until_it_ends(
     thread.start()
     assert cli.main(["logs", "-f", RUN]) == 0
     thread.join()
-    said = capsys.readouterr()
-    assert said.out.endswith("one\ntwo\n")
-    assert f"==> {attempt} on hf-jobs\n" in said.err
+    output = capsys.readouterr()
+    assert output.out.endswith("one\ntwo\n")
+    assert f"==> {attempt} on hf-jobs\n" in output.err
 
 
 def test_a_host_that_does_not_answer_hides_no_other_logs(
@@ -146,10 +146,10 @@ def test_a_host_that_does_not_answer_hides_no_other_logs(
     world.begin(attempt, holder=Holder(attempt=f"{RUN}-0", host="local"), term=1)
     log = world.given.local_dir / "attempts" / f"{RUN}-0.log"
     log.parent.mkdir(parents=True)
-    log.write_text("said here\n")
+    log.write_text("printed here\n")
     world.server.faults.set("jobs-down", float("inf"))
     monkeypatch.setattr(client, "LOOK_S", 0.5)
     assert cli.main(["logs", RUN]) == 0
-    said = capsys.readouterr()
-    assert said.out == "said here\n"
-    assert "on hf-jobs: listing jobs: no " in said.err
+    output = capsys.readouterr()
+    assert output.out == "printed here\n"
+    assert "on hf-jobs: listing jobs: no " in output.err

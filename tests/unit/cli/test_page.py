@@ -29,11 +29,11 @@ EVIL = "<script>alert('&\"')</script>"
 
 
 def rows(seq: int, values: Mapping[str, float], step: int) -> bytes:
-    found = [
+    decoded = [
         Row(key=key, value=value, timestamp_ms=step, step=step, loop="l", iteration=step, ordinal=0)
         for key, value in values.items()
     ]
-    return b'{"seq":%d}\n' % seq + encode_rows(found)
+    return b'{"seq":%d}\n' % seq + encode_rows(decoded)
 
 
 def event(kind: str, term: int, **data: object) -> bytes:
@@ -45,9 +45,9 @@ def segment(lines: bytes, folder: str) -> tuple[str, bytes]:
     return made.name, made.data
 
 
-def begin(store: MemoryStore, run: str = "train-1", **facts: object) -> Head:
+def begin(store: MemoryStore, run: str = "train-1", **changes: object) -> Head:
     outbox = segment(b"".join(rows(n, {"loss": 1 / n}, n) for n in range(1, 6)), "outbox")
-    story = segment(
+    history = segment(
         event("launched", 0, host="local", reason="first attempt")
         + event("lease", 1, host="local", step=0)
         + event("cell", 1, index=3, status="completed")
@@ -55,7 +55,7 @@ def begin(store: MemoryStore, run: str = "train-1", **facts: object) -> Head:
         + event("lease", 2, host="hf-jobs:t4-small", step=3),
         "journal",
     )
-    given: dict[str, object] = {
+    fields: dict[str, object] = {
         "key": run,
         "project": "p",
         "notebook": "n.ipynb",
@@ -64,10 +64,10 @@ def begin(store: MemoryStore, run: str = "train-1", **facts: object) -> Head:
         "checkpoints": (CheckpointRef(name="c", digest="d", seq=5, term=2, step=5, at="2026-11-24T10:00:00+00:00"),),
         "tracked": Tracked(uri="https://mlflow.example", run_id="1", drained_seq=4),
         "outbox": outbox[0],
-        "journal": story[0],
-        **facts,
+        "journal": history[0],
+        **changes,
     }
-    return lease.create(store, Head(run=run, **given), files=dict([outbox, story]))  # type: ignore[arg-type]
+    return lease.create(store, Head(run=run, **fields), files=dict([outbox, history]))  # type: ignore[arg-type]
 
 
 class Counting(MemoryStore):
@@ -148,7 +148,7 @@ def test_runs_under_way_come_first_then_the_newest(store: Counting, clock: Manua
 
 
 def test_every_text_is_escaped(store: Counting, clock: ManualClock) -> None:
-    story = segment(event(EVIL, 1, **{EVIL: EVIL}) + event("lease", 1, host=EVIL, step=0), "journal")
+    history = segment(event(EVIL, 1, **{EVIL: EVIL}) + event("lease", 1, host=EVIL, step=0), "journal")
     outbox = segment(rows(1, {EVIL: 1.0}, 1), "outbox")
     lease.create(
         store,
@@ -157,13 +157,13 @@ def test_every_text_is_escaped(store: Counting, clock: ManualClock) -> None:
             key=EVIL,
             project=EVIL,
             notebook=EVIL,
-            journal=story[0],
+            journal=history[0],
             outbox=outbox[0],
             holder=Holder(attempt=EVIL, host=EVIL),
             tracked=Tracked(uri=EVIL),
             failure=Failure(cause="notebook", signature="", message=EVIL, traceback=EVIL),
         ),
-        files=dict([story, outbox]),
+        files=dict([history, outbox]),
     )
     [shown] = Reader(store, clock=clock).read()
     around = {"address": EVIL, "notes": [EVIL], "troubles": [EVIL]}
@@ -218,7 +218,7 @@ def test_answers_are_kept_and_only_what_is_new_is_read(store: Counting, clock: M
     assert store.reads == []
     clock.advance(10)
     reader.read()
-    assert store.reads == ["train-1"], "the head alone; what has ended is not asked for yet"
+    assert store.reads == ["train-1"], "the run record alone; an ended run is not read yet"
     clock.advance(ENDED_EVERY_S)
     store.reads.clear()
     reader.read()
@@ -326,9 +326,9 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Capture
     with PageServer(("127.0.0.1", 0), Reader(open_store(str(tmp_path / "s")))) as server:
         for port in (str(server.server_port), "70000"):
             assert cli.main(["page", "--port", port, "--store", str(tmp_path / "s")]) == 2
-            said = capsys.readouterr().err
-            assert "choose another --port" in said
-            assert said.count("\n") == 1
+            output = capsys.readouterr().err
+            assert "choose another --port" in output
+            assert output.count("\n") == 1
 
 
 # --- its keeper
@@ -336,10 +336,10 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.qcity]\n")
-    given = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
-    store = open_store(given.store)
+    config = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
+    store = open_store(config.store)
     lease.create(store, Head(run="r-1", key="k", project="p", notebook="n", desired=DesiredState(hosts=("local",))))
-    keeper = KeeperThread(store, given, ("hf-jobs",))
+    keeper = KeeperThread(store, config, ("hf-jobs",))
     looked = threading.Event()
     see = keeper._note.see
 
@@ -353,13 +353,13 @@ def test_its_keeper_keeps_and_ends_when_told(tmp_path: Path, capsys: pytest.Capt
     keeper.ending.set()
     keeper.join(30)
     assert not keeper.is_alive()
-    assert lease.read(store, "r-1").head.pending_launch is None, "this machine is not what the run wants"
+    assert lease.read(store, "r-1").head.pending_launch is None, "the run does not name this machine"
     assert keeper.trouble == ""
 
 
 def test_its_keeper_outlives_a_store_that_is_silent(store: Counting, tmp_path: Path) -> None:
-    given = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
-    keeper = KeeperThread(store, given)
+    config = settings.load(tmp_path, {"heartbeat": "0.1s", "ttl": "1s"}, {})
+    keeper = KeeperThread(store, config)
     asked = threading.Event()
 
     def keep(**_: object) -> None:

@@ -1,4 +1,4 @@
-"""What is said of each variable, from records that the engine wrote."""
+"""What is reported of each variable, from records that the engine wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from cells_world import Kernel
 
 from qcity_nb.checkpoint.storage.manifest import CellRecord
-from qcity_nb.cli.snapshot_contents import Account, Variable, account, snapshots
+from qcity_nb.cli.snapshot_contents import Contents, Variable, list_contents, snapshots
 from qcity_nb.kernel import finished_cells
 from qcity_nb.namespace import pickler
 
@@ -23,15 +23,15 @@ def kernel(tmp_path: Path) -> Kernel:
     return Kernel(tmp_path)
 
 
-def of(kernel: Kernel, cell: int | None = None) -> Account:
+def contents_of(kernel: Kernel, cell: int | None = None) -> Contents:
     assert kernel.manifest is not None
     records = kernel.manifest.cells
-    return account(records, kernel.manifest.objects, cell or snapshots(records)[-1])
+    return list_contents(records, kernel.manifest.objects, cell or snapshots(records)[-1])
 
 
-def by_name(found: Account) -> dict[str, Variable]:
-    assert len({one.name for one in found.variables}) == len(found.variables)
-    return {one.name: one for one in found.variables}
+def by_name(contents: Contents) -> dict[str, Variable]:
+    assert len({each.name for each in contents.variables}) == len(contents.variables)
+    return {each.name: each for each in contents.variables}
 
 
 def noise(count: int) -> bytes:
@@ -45,34 +45,38 @@ def test_kinds_sizes_groups_and_who_changed_them(kernel: Kernel) -> None:
     kernel.cell()
     kernel.live["small"] = noise(20_000)
     kernel.cell()
-    found = of(kernel)
-    assert [one.name for one in found.variables] == ["large", "also", "inner", "small"]
-    told = by_name(found)
-    assert {name: one.kind for name, one in told.items()} == dict.fromkeys(("small", "large"), "bytes") | dict.fromkeys(
-        ("also", "inner"), "list"
+    contents = contents_of(kernel)
+    assert [each.name for each in contents.variables] == ["large", "also", "inner", "small"]
+    variables = by_name(contents)
+    assert {name: each.kind for name, each in variables.items()} == dict.fromkeys(
+        ("small", "large"), "bytes"
+    ) | dict.fromkeys(("also", "inner"), "list")
+    assert (variables["also"].shares, variables["inner"].shares, variables["large"].shares) == (
+        ("inner",),
+        ("also",),
+        (),
     )
-    assert (told["also"].shares, told["inner"].shares, told["large"].shares) == (("inner",), ("also",), ())
-    assert {name: one.size_bytes // 10_000 for name, one in told.items()} == {
+    assert {name: each.size_bytes // 10_000 for name, each in variables.items()} == {
         "large": 9,
         "also": 3,
         "inner": 3,
         "small": 2,
     }
-    assert {name: one.changed for name, one in told.items()} == dict.fromkeys(("large", "also", "inner"), (1, 1)) | {
-        "small": (2, 2)
-    }
-    assert found.size_bytes // 10_000 == 14
-    assert found.others_bytes // 1_000 == 10, "the small one as it was"
-    assert told["also"].cost_s > 0
-    assert found.cost_s > 0
+    assert {name: each.changed for name, each in variables.items()} == dict.fromkeys(
+        ("large", "also", "inner"), (1, 1)
+    ) | {"small": (2, 2)}
+    assert contents.size_bytes // 10_000 == 14
+    assert contents.others_bytes // 1_000 == 10, "the small one as it was"
+    assert variables["also"].cost_s > 0
+    assert contents.cost_s > 0
 
 
 def test_what_two_groups_have_in_common_counts_once(kernel: Kernel) -> None:
     kernel.live.update(a=np.full(50_000, 1.5), b=np.full(50_000, 1.5))
     kernel.cell()
-    found = of(kernel)
-    assert [one.size_bytes // 100_000 for one in found.variables] == [4, 4]
-    assert found.size_bytes // 100_000 == 4
+    contents = contents_of(kernel)
+    assert [each.size_bytes // 100_000 for each in contents.variables] == [4, 4]
+    assert contents.size_bytes // 100_000 == 4
 
 
 def test_an_earlier_cell(kernel: Kernel) -> None:
@@ -80,9 +84,9 @@ def test_an_earlier_cell(kernel: Kernel) -> None:
     kernel.cell()
     kernel.live.update(x=1, y=noise(40_000))
     kernel.cell()
-    found = of(kernel, 1)
-    assert [(one.name, one.kind, one.changed) for one in found.variables] == [("x", "bytes", (1, 1))]
-    assert found.others_bytes // 10_000 == 4
+    contents = contents_of(kernel, 1)
+    assert [(each.name, each.kind, each.changed) for each in contents.variables] == [("x", "bytes", (1, 1))]
+    assert contents.others_bytes // 10_000 == 4
 
 
 def test_between_two_snapshots_nobody_knows_which_cell_changed_it(kernel: Kernel) -> None:
@@ -92,7 +96,7 @@ def test_between_two_snapshots_nobody_knows_which_cell_changed_it(kernel: Kernel
     kernel.live["y"] = 1
     kernel.cell()
     kernel.cell(snapshot=False)
-    assert {name: one.changed for name, one in by_name(of(kernel)).items()} == {"x": (1, 1), "y": (2, 3)}
+    assert {name: each.changed for name, each in by_name(contents_of(kernel)).items()} == {"x": (1, 1), "y": (2, 3)}
 
 
 def test_a_snapshot_that_took_over_an_older_one_does_not_claim_its_changes(
@@ -107,8 +111,8 @@ def test_a_snapshot_that_took_over_an_older_one_does_not_claim_its_changes(
     kernel.live["n"] = 2
     kernel.cell()
     assert snapshots(kernel.cells.records) == [2, 3]
-    told = by_name(of(kernel))
-    assert (told["kept"].changed, told["n"].changed) == ((1, 2), (3, 3))
+    variables = by_name(contents_of(kernel))
+    assert (variables["kept"].changed, variables["n"].changed) == ((1, 2), (3, 3))
 
 
 def test_modules_are_imported_and_submodules_are_no_variables(kernel: Kernel) -> None:
@@ -116,12 +120,12 @@ def test_modules_are_imported_and_submodules_are_no_variables(kernel: Kernel) ->
 
     kernel.live.update(xml=xml, dom=xml.dom, In=["import xml.dom.minidom"])
     kernel.cell()
-    found = [(one.name, one.back, one.module) for one in of(kernel).variables]
-    assert found == [("dom", "imported", "xml.dom"), ("xml", "imported", "xml")]
+    contents = [(each.name, each.back, each.module) for each in contents_of(kernel).variables]
+    assert contents == [("dom", "imported", "xml.dom"), ("xml", "imported", "xml")]
 
 
 @pytest.mark.parametrize("seconds", [0.5, 30.5])
-def test_absent_ones_come_first_with_the_cells_that_make_them(kernel: Kernel, seconds: float) -> None:
+def test_variables_that_are_not_saved_come_first_with_the_cells_to_re_run(kernel: Kernel, seconds: float) -> None:
     kernel.live["x"] = noise(1_000)
     kernel.cell()
     kernel.live["g"] = (n for n in range(3))
@@ -129,22 +133,22 @@ def test_absent_ones_come_first_with_the_cells_that_make_them(kernel: Kernel, se
     kernel.live["t"] = {"inside": threading.Thread()}
     kernel.cell()
     assert kernel.manifest is not None
-    records = [replace(one, wall_s=seconds) for one in kernel.manifest.cells]
-    found = account(records, kernel.manifest.objects, 3)
-    assert [one.name for one in found.variables] == ["g", "t", "x"]
-    told = by_name(found)
-    assert (told["g"].back, told["g"].kind, told["g"].rerun, told["g"].rerun_s) == (
-        "absent",
+    records = [replace(each, wall_s=seconds) for each in kernel.manifest.cells]
+    contents = list_contents(records, kernel.manifest.objects, 3)
+    assert [each.name for each in contents.variables] == ["g", "t", "x"]
+    variables = by_name(contents)
+    assert (variables["g"].back, variables["g"].kind, variables["g"].rerun, variables["g"].rerun_s) == (
+        "not saved",
         "generator",
         2,
         2 * seconds,
     )
-    assert (told["t"].rerun, told["t"].rerun_s) == (3, seconds)
-    assert told["t"].why == "t['inside']: a thread runs only in this process"
-    assert told["t"].advice == "start it again"
-    assert told["g"].is_rerun == (seconds < 30)
-    assert told["t"].is_rerun
-    assert not told["x"].is_rerun
+    assert (variables["t"].rerun, variables["t"].rerun_s) == (3, seconds)
+    assert variables["t"].why == "t['inside']: a thread runs only in this process"
+    assert variables["t"].advice == "start it again"
+    assert variables["g"].is_rerun == (seconds < 30)
+    assert variables["t"].is_rerun
+    assert not variables["x"].is_rerun
 
 
 def test_what_comes_back_new_is_named_and_what_only_looks_so_is_not(kernel: Kernel) -> None:
@@ -156,8 +160,8 @@ def test_what_comes_back_new_is_named_and_what_only_looks_so_is_not(kernel: Kern
     Own.__module__ = "__main__"
     kernel.live.update(lock=threading.Lock(), event=[threading.Event()], own=Own(), plain=[1], other=pickler._pickler)
     kernel.cell()
-    told = {name: one.fresh for name, one in by_name(of(kernel)).items()}
-    assert told == {"lock": ("lock",), "event": ("condition", "lock"), "own": ("cache",), "plain": (), "other": ()}
+    variables = {name: each.fresh for name, each in by_name(contents_of(kernel)).items()}
+    assert variables == {"lock": ("lock",), "event": ("condition", "lock"), "own": ("cache",), "plain": (), "other": ()}
 
 
 def test_records_of_an_earlier_version_have_no_kinds(kernel: Kernel) -> None:
@@ -166,7 +170,7 @@ def test_records_of_an_earlier_version_have_no_kinds(kernel: Kernel) -> None:
     assert kernel.manifest is not None
     (record,) = kernel.manifest.cells
     assert record.namespace is not None
-    groups = tuple(replace(one, kinds={}) for one in record.namespace.groups)
+    groups = tuple(replace(each, kinds={}) for each in record.namespace.groups)
     old: list[CellRecord] = [replace(record, namespace=replace(record.namespace, groups=groups))]
-    (told,) = account(old, kernel.manifest.objects, 1).variables
-    assert told.kind == ""
+    (variable,) = list_contents(old, kernel.manifest.objects, 1).variables
+    assert variable.kind == ""

@@ -1,4 +1,4 @@
-"""Templates: found in a checkout, laid whole or not at all, and never over somebody's files."""
+"""Templates: found in a checkout, extracted completely or not at all, and never over the files of a user."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["blank", "digits"])
-def test_a_laid_template_is_a_project(name: str, tmp_path: Path) -> None:
+def test_an_extracted_template_is_a_project(name: str, tmp_path: Path) -> None:
     target = tmp_path / "new" / "project"
     written = templates.extract(name, target)
     assert written == sorted(file for file in target.rglob("*") if file.is_file())
@@ -48,7 +48,7 @@ def test_the_digits_need_no_network_and_no_git(tmp_path: Path) -> None:
 def test_files_that_are_there_stop_it(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("mine")
-    with pytest.raises(UsageError, match=r"README\.md is there already: nothing was written"):
+    with pytest.raises(UsageError, match=r"README\.md exists already: nothing was written"):
         templates.extract("digits", tmp_path)
     assert readme.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [readme]
@@ -60,9 +60,9 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_laying_twice_is_refused(tmp_path: Path) -> None:
+def test_extracting_twice_is_refused(tmp_path: Path) -> None:
     written = templates.extract("blank", tmp_path)
-    with pytest.raises(UsageError, match=f"there already \\(and {len(written) - 1} more\\)"):
+    with pytest.raises(UsageError, match=f"exists already \\(and {len(written) - 1} more\\)"):
         templates.extract("blank", tmp_path)
 
 
@@ -78,12 +78,12 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.rglob("*") if item.is_file()] == ["notebooks"]
 
 
-def test_what_a_run_left_in_the_template_is_not_laid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "templates"
-    monkeypatch.setattr(templates, "_home", lambda: home)
+def test_what_a_run_left_in_the_template_is_not_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "templates"
+    monkeypatch.setattr(templates, "_folder", lambda: folder)
     source = Path(__file__).parents[3] / "templates" / "digits"
     for file in sorted(templates._files(source, frozenset())):
-        to = home / "digits" / file.relative_to(source)
+        to = folder / "digits" / file.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_bytes(file.read_bytes())
     clean = templates.extract("digits", tmp_path / "clean")
@@ -96,7 +96,7 @@ def test_what_a_run_left_in_the_template_is_not_laid(tmp_path: Path, monkeypatch
         "reports/loss.png",
         "notebooks/.ipynb_checkpoints/train.ipynb",
     ):
-        file = home / "digits" / leftover
+        file = folder / "digits" / leftover
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("left")
     again = templates.extract("digits", tmp_path / "again")

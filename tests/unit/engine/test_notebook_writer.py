@@ -13,15 +13,15 @@ import nbformat
 import pytest
 from papermill.iorw import local_file_io_cwd
 
-from qcity_nb.engine.notebook_writer import Bookkeeper
+from qcity_nb.engine.notebook_writer import NotebookWriter
 from qcity_nb.engine.paths import local_path
 
 
-def keeper(folder: Path, output: str) -> Bookkeeper:
-    mailbox = SimpleNamespace(executed=folder / "desk/executed.ipynb", path=folder / "mailbox")
-    context: Any = SimpleNamespace(desk=mailbox, output=None, process=None)
+def keeper(folder: Path, output: str) -> NotebookWriter:
+    mailbox = SimpleNamespace(executed=folder / "mailbox/executed.ipynb", path=folder / "mailbox")
+    context: Any = SimpleNamespace(mailbox=mailbox, output=None, process=None)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
-    return Bookkeeper(book, context, output_path=output, progress_bar=False)
+    return NotebookWriter(book, context, output_path=output, progress_bar=False)
 
 
 def test_paths_start_where_papermill_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,5 +86,5 @@ def test_a_write_that_is_cut_off_leaves_the_old_notebook(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(KeyboardInterrupt):
         later.save()
-    for name in ("out.ipynb", "desk/executed.ipynb"):
+    for name in ("out.ipynb", "mailbox/executed.ipynb"):
         assert (tmp_path / name).read_text() == before

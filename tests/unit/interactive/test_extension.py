@@ -22,15 +22,15 @@ from qcity_nb.checkpoint.storage.manifest import CellRecord, NamespaceRecord
 from qcity_nb.errors import CheckpointCorrupt, RunHeld, UsageError
 from qcity_nb.interactive import extension
 from qcity_nb.interactive.follower import _awaits
-from qcity_nb.interactive.history import BEFORE, LOOKS, Past, before
-from qcity_nb.interactive.restore import RESULTS, Bringer, results_by
+from qcity_nb.interactive.history import BEFORE, READ_ONLY, History, hash_earlier_cells
+from qcity_nb.interactive.restore import RESULTS, SnapshotRestorer, map_results
 from qcity_nb.kernel import ipython_hooks
 from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.ipython_history import user_owns
 from qcity_nb.kernel.output_recorder import MANY, Recorder
 from qcity_nb.namespace.environment.process import ProcessSettings
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter, is_hidden
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 # -- cells that only look
 
@@ -105,9 +105,9 @@ def test_a_function_of_the_notebook_may_do_anything() -> None:
 
 
 def test_results_are_asked_for() -> None:
-    assert all(asks_for_results(one) for one in ("_", "x = _3 + 1", "Out[1]", "In[-1]", "!echo {_}", "_i2"))
+    assert all(asks_for_results(name) for name in ("_", "x = _3 + 1", "Out[1]", "In[-1]", "!echo {_}", "_i2"))
     assert not any(
-        asks_for_results(one) for one in ("x_", "a._3", "__name__", "_x", "Outer", "x_3", "for _ in x: f(_)")
+        asks_for_results(name) for name in ("x_", "a._3", "__name__", "_x", "Outer", "x_3", "for _ in x: f(_)")
     )
 
 
@@ -116,78 +116,82 @@ def test_results_are_asked_for() -> None:
 
 def records(*sources: str, whole: str = "") -> list[CellRecord]:
     """What a kernel records of these cells; those in ``whole``, by place, have a snapshot; all have if empty."""
-    past, found = Past([], []), []
+    history, made = History([], []), []
     for place, source in enumerate(sources):
         is_look = is_read_only(source)
         namespace = NamespaceRecord() if not is_look and (not whole or str(place) in whole) else None
-        extra = {LOOKS: True} if is_look else {BEFORE: ["s", "t"]} if place == 0 else {}
-        found.append(CellRecord(chain=past.chain(source), namespace=namespace, extra=extra))
-        past.ran(source, is_read_only=is_look)
-    return found
+        extra = {READ_ONLY: True} if is_look else {BEFORE: ["s", "t"]} if place == 0 else {}
+        made.append(CellRecord(chain=history.chain(source), namespace=namespace, extra=extra))
+        history.add_run(source, is_read_only=is_look)
+    return made
 
 
-def follow(past: Past, *sources: str) -> list[int | None]:
-    found = []
+def follow(history: History, *sources: str) -> list[int | None]:
+    places = []
     for source in sources:
-        place = past.find(source)
-        found.append(place)
+        place = history.find(source)
+        places.append(place)
         if place is not None:
-            past.skip(place, source)
+            history.skip(place, source)
         elif is_read_only(source):
-            past.ran(source, is_read_only=True)
-    return found
+            history.add_run(source, is_read_only=True)
+    return places
 
 
 def test_the_same_cells_are_found_up_to_the_first_other_one() -> None:
     known = records("a = 1", "b = 2", "c = 3")
-    assert follow(Past(known, []), "a = 1", "b = 2  ", "c = 3", "a = 1") == [0, 1, 2, None]
-    assert follow(Past(known, []), "a = 1", "b = 3", "c = 3") == [0, None, None]
-    assert follow(Past(known, []), "b = 2") == [None]
+    assert follow(History(known, []), "a = 1", "b = 2  ", "c = 3", "a = 1") == [0, 1, 2, None]
+    assert follow(History(known, []), "a = 1", "b = 3", "c = 3") == [0, None, None]
+    assert follow(History(known, []), "b = 2") == [None]
 
 
 def test_cells_that_look_may_come_go_and_stay_away() -> None:
     known = records("a = 1", "a", "b = 2", "b", "c = 3")
-    assert follow(Past(known, []), "a = 1", "a", "b = 2", "b", "c = 3") == [0, 1, 2, 3, 4]
-    assert follow(Past(known, []), "a = 1", "b = 2", "c = 3") == [0, 2, 4]
-    assert follow(Past(known, []), "a = 1", "a?", "b = 2", "a", "c = 3") == [0, None, 2, None, 4]
+    assert follow(History(known, []), "a = 1", "a", "b = 2", "b", "c = 3") == [0, 1, 2, 3, 4]
+    assert follow(History(known, []), "a = 1", "b = 2", "c = 3") == [0, 2, 4]
+    assert follow(History(known, []), "a = 1", "a?", "b = 2", "a", "c = 3") == [0, None, 2, None, 4]
 
 
-def test_a_cell_that_asks_for_results_is_behind_those_that_look() -> None:
+def test_a_cell_that_asks_for_results_comes_after_read_only_ones() -> None:
     known = records("a = 1", "a", "b = _")
-    assert follow(Past(known, []), "a = 1", "a", "b = _") == [0, 1, 2]
-    assert follow(Past(known, []), "a = 1", "b = _") == [0, None]
-    assert follow(Past(known, []), "a = 1", "a", "print(a)", "b = _") == [0, 1, None, None]
+    assert follow(History(known, []), "a = 1", "a", "b = _") == [0, 1, 2]
+    assert follow(History(known, []), "a = 1", "b = _") == [0, None]
+    assert follow(History(known, []), "a = 1", "a", "print(a)", "b = _") == [0, 1, None, None]
 
 
-def test_only_what_has_a_snapshot_behind_it_is_passed_over() -> None:
-    past = Past(records("a = 1", "b = 2", "b", "c = 3", "d = 4", whole="03"), [])
-    assert len(past.records) == 4
-    assert follow(past, "a = 1", "b = 2", "b") == [0, 1, 2]
-    assert (past.upto(), past.is_over) == ((1, [1]), False)
-    assert follow(past, "c = 3") == [3]
-    assert (past.upto(), past.is_over) == ((4, []), True)
-    past.back(2)
-    assert (past.at, past.is_over, past.upto()) == (2, True, (1, [1]))
-    assert past.chain("c = 3") == records("a = 1", "b = 2", "c = 3")[2].chain
-    assert Past(records("a = 1", "b = 2", whole="x"), []).records == ()
+def test_only_what_has_a_snapshot_after_it_is_skipped() -> None:
+    history = History(records("a = 1", "b = 2", "b", "c = 3", "d = 4", whole="03"), [])
+    assert len(history.records) == 4
+    assert follow(history, "a = 1", "b = 2", "b") == [0, 1, 2]
+    assert (history.find_snapshot(), history.is_over) == ((1, [1]), False)
+    assert follow(history, "c = 3") == [3]
+    assert (history.find_snapshot(), history.is_over) == ((4, []), True)
+    history.go_back(2)
+    assert (history.at, history.is_over, history.find_snapshot()) == (2, True, (1, [1]))
+    assert history.chain("c = 3") == records("a = 1", "b = 2", "c = 3")[2].chain
+    assert History(records("a = 1", "b = 2", whole="x"), []).records == ()
 
 
 def test_what_ran_before_counts() -> None:
     known = records("a = 1", "b = 2")
-    assert len(Past(known, ["t"]).records) == 2
-    other = Past(known, ["t", "new"])
+    assert len(History(known, ["t"]).records) == 2
+    other = History(known, ["t", "new"])
     assert other.is_other
     assert other.records == ()
-    assert not Past([], ["new"]).is_other
+    assert not History([], ["new"]).is_other
     assert (
-        len(Past([known[0], CellRecord(chain="x", namespace=NamespaceRecord(), extra={BEFORE: ["t"]})], ["s"]).records)
+        len(
+            History(
+                [known[0], CellRecord(chain="x", namespace=NamespaceRecord(), extra={BEFORE: ["t"]})], ["s"]
+            ).records
+        )
         == 1
     )
 
 
 def test_of_the_cells_before_installs_magics_and_looks_do_not_count() -> None:
-    assert before(["", "!nvidia-smi\n", "%pip install x", "x", "%load_ext qcity_nb"]) == []
-    assert len(before(["a = 1", "a = 1 ", "a = 2", "%run x.py", "%%time\na = 3", "!ls\nb = 1"])) == 5
+    assert hash_earlier_cells(["", "!nvidia-smi\n", "%pip install x", "x", "%load_ext qcity_nb"]) == []
+    assert len(hash_earlier_cells(["a = 1", "a = 1 ", "a = 2", "%run x.py", "%%time\na = 3", "!ls\nb = 1"])) == 5
 
 
 # -- variables come into a shell in which cells have run
@@ -201,14 +205,14 @@ def shell() -> Iterator[InteractiveShell]:
     InteractiveShell.clear_instance()
 
 
-def bring(kernel: Kernel, shell: InteractiveShell, sources: list[str], numbers: list[int]) -> list[str]:
+def restore(kernel: Kernel, shell: InteractiveShell, sources: list[str], numbers: list[int]) -> list[str]:
     assert kernel.manifest is not None
     known = kernel.manifest.cells
     finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(kernel.root), known)
     with kernel.tier.open_reader(kernel.manifest) as read:
-        said = Bringer(shell, finished_cells).bring(known, read, numbers, sources)
+        notes = SnapshotRestorer(shell, finished_cells).restore(known, read, numbers, sources)
     assert len(finished_cells.records) == len(known)
-    return said
+    return notes
 
 
 def test_the_snapshot_counts_and_what_else_there_is_stays(tmp_path: Path, shell: InteractiveShell) -> None:
@@ -216,7 +220,7 @@ def test_the_snapshot_counts_and_what_else_there_is_stays(tmp_path: Path, shell:
     old.live.update(x=[1, 2], rate=3)
     old.cell()
     shell.user_ns.update(rate=1, mine="here")
-    assert bring(old, shell, ["x = [1, 2]"], [4]) == []
+    assert restore(old, shell, ["x = [1, 2]"], [4]) == []
     assert (shell.user_ns["x"], shell.user_ns["rate"], shell.user_ns["mine"]) == ([1, 2], 3, "here")
 
 
@@ -226,11 +230,11 @@ def test_what_cannot_be_saved_stays_unless_it_was_used_up(tmp_path: Path, shell:
         old.live[name] = (n for n in range(3))
     old.cell()
     shell.user_ns.update(used=iter([1]), unused=iter([2]))
-    said = bring(old, shell, ["next(used)"], [1])
+    notes = restore(old, shell, ["next(used)"], [1])
     assert next(shell.user_ns["unused"]) == 2
-    assert lost(shell.user_ns["used"]) is not None
-    assert lost(shell.user_ns["gone"]) is not None
-    assert sorted(one.partition(" ")[0] for one in said) == ["gone", "used"]
+    assert not_saved_of(shell.user_ns["used"]) is not None
+    assert not_saved_of(shell.user_ns["gone"]) is not None
+    assert sorted(note.partition(" ")[0] for note in notes) == ["gone", "used"]
 
 
 def test_results_get_the_numbers_that_the_cells_have_now(tmp_path: Path, shell: InteractiveShell) -> None:
@@ -241,12 +245,12 @@ def test_results_get_the_numbers_that_the_cells_have_now(tmp_path: Path, shell: 
     old.cell()
     assert old.manifest is not None
     (record,) = old.manifest.cells
-    assert results_by(old.live, {7: 0, 9: 1}) == {"7": 0, "9": 1}
+    assert map_results(old.live, {7: 0, 9: 1}) == {"7": 0, "9": 1}
     extra = {RESULTS: {"7": 0, "9": 1}}
     shell.user_ns["_1"] = "mine"
     finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), [record])
     with old.tier.open_reader(old.manifest) as read:
-        Bringer(shell, finished_cells).bring([replace(record, extra=extra)], read, [3, 4], ["", ""])
+        SnapshotRestorer(shell, finished_cells).restore([replace(record, extra=extra)], read, [3, 4], ["", ""])
     live: dict[str, Any] = shell.user_ns
     assert (live["_1"], live["_3"], live["Out"]) == ("mine", "seven", {1: "mine", 3: "seven", 4: [1]})
     assert live["_4"] is live["x"] is live["_"]
@@ -261,11 +265,13 @@ def test_a_second_restore_takes_away_what_was_deleted_meanwhile(tmp_path: Path, 
     old.cell()
     assert old.manifest is not None
     known = old.manifest.cells
-    bringer = Bringer(shell, FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), known))
+    restorer = SnapshotRestorer(
+        shell, FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), known)
+    )
     with old.tier.open_reader(old.manifest) as read:
-        bringer.bring(known[:1], read, [1], [""])
+        restorer.restore(known[:1], read, [1], [""])
         assert shell.user_ns["x"] == 1
-        bringer.bring(known, read, [1, 2], ["", ""])
+        restorer.restore(known, read, [1, 2], ["", ""])
     assert "x" not in shell.user_ns
     assert shell.user_ns["y"] == 2
 
@@ -289,7 +295,7 @@ def test_a_restore_that_fails_leaves_all_as_it_was(tmp_path: Path, shell: Intera
 
     finished_cells = FinishedCells(NamespaceSnapshotter(shell.user_ns), ProcessSettings(tmp_path), old.manifest.cells)
     with pytest.raises(CheckpointCorrupt):
-        Bringer(shell, finished_cells).bring(old.manifest.cells, damaged, [1], [""])
+        SnapshotRestorer(shell, finished_cells).restore(old.manifest.cells, damaged, [1], [""])
     assert shell.user_ns == names
     assert (random.getstate(), Path.cwd()) == (state, place)
 
@@ -305,28 +311,28 @@ def test_what_awaits_is_known() -> None:
 
 def test_a_cell_is_recorded_as_a_whole_though_loops_forget() -> None:
     recorder = Recorder()
-    recorder.is_whole = recorder.is_recording = True
+    recorder.records_cell = recorder.is_recording = True
     for n in range(4):
         recorder._add({"kind": "stream", "name": "stdout", "text": str(n)})
     recorder.drop(3)
     assert len(recorder._outputs) == 1
     recorder.is_recording = False
     recorder._add({"kind": "result", "content": {"data": {"text/plain": "5"}, "metadata": {}}})
-    text, result = json.loads(recorder.whole())
+    text, result = json.loads(recorder.cell_outputs())
     assert (text["text"], result["kind"]) == ("0123", "result")
     recorder.start_cell()
-    assert recorder.whole() == b""
+    assert recorder.cell_outputs() == b""
 
 
 def test_the_record_of_a_cell_is_put_together_as_it_grows() -> None:
     recorder = Recorder()
-    recorder.is_whole = True
+    recorder.records_cell = True
     for n in range(5 * MANY):
         content = {"data": {"text/plain": str(n)}, "transient": {"display_id": "x"}}
         recorder._add({"kind": "update", "content": content})
     assert len(recorder._outputs) <= MANY
     assert len(recorder._kept) == 1
-    (last,) = json.loads(recorder.whole())
+    (last,) = json.loads(recorder.cell_outputs())
     assert last["content"]["data"]["text/plain"] == str(5 * MANY - 1)
 
 

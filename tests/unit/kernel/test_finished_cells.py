@@ -69,10 +69,10 @@ def test_a_snapshot_that_takes_too_long_is_given_up_in_the_middle(kernel: Kernel
     kernel.cell()
     kernel.live["large"] = [*(f"{n:x}" for n in range(2_000_000)), Last()]
     kernel.cells.add_finished(1, CellRecord(chain="c1", number=2), {})
-    assert kernel.cells.take(stored=kernel.tier.stored, limit_s=0.01) == finished_cells.RETRY_FACTOR * 0.01
+    assert kernel.cells.take_snapshot(stored=kernel.tier.stored, limit_s=0.01) == finished_cells.RETRY_FACTOR * 0.01
     assert Last.met == 0
     assert kernel.cells.snapshot().snapshot is None
-    assert kernel.cells.take(stored=kernel.tier.stored) == 0.0
+    assert kernel.cells.take_snapshot(stored=kernel.tier.stored) == 0.0
     assert Last.met > 0
     snapshot = kernel.cells.snapshot().snapshot
     assert snapshot is not None
@@ -84,7 +84,7 @@ def test_a_snapshot_that_is_known_to_take_too_long_is_not_tried(kernel: Kernel) 
     kernel.cell()
     kernel.cells.add_finished(1, CellRecord(chain="c1", number=2), {})
     (group,) = fold(kernel.cells.records).values()
-    needs_s = kernel.cells.take(stored=kernel.tier.stored, limit_s=group.cost_s / 2)
+    needs_s = kernel.cells.take_snapshot(stored=kernel.tier.stored, limit_s=group.cost_s / 2)
     assert needs_s >= group.cost_s
     assert kernel.cells.snapshot().snapshot is None
 
@@ -93,7 +93,7 @@ def test_what_pickling_took_is_kept_and_is_no_change(kernel: Kernel) -> None:
     kernel.live["big"] = list(range(50_000))
     kernel.cell()
     kernel.cell()
-    first, second = (one.namespace for one in kernel.cells.records)
+    first, second = (cell.namespace for cell in kernel.cells.records)
     assert first is not None
     assert second is not None
     assert first.groups[0].cost_s > 0
@@ -108,7 +108,7 @@ def test_a_cell_without_a_snapshot_is_no_place_to_go_on_from(kernel: Kernel) -> 
     kernel.cell(snapshot=False)
     kernel.live["y"] = 3
     kernel.cell()
-    with pytest.raises(CheckpointError, match="no snapshot behind cell 2"):
+    with pytest.raises(CheckpointError, match="no snapshot after cell 2"):
         kernel.again(2)
     assert kernel.again(3)[0] == {"x": 2, "y": 3}
 
@@ -118,7 +118,7 @@ def test_outputs_of_earlier_cells_can_change(kernel: Kernel) -> None:
     kernel.cell(shown={0: b"two", 1: b"other"})
     kernel.cell(shown={1: b""})
     assert kernel.manifest is not None
-    shown = [one.outputs and kernel.tier.read(kernel.manifest, one.outputs) for one in kernel.manifest.cells]
+    shown = [record.outputs and kernel.tier.read(kernel.manifest, record.outputs) for record in kernel.manifest.cells]
     assert shown == [b"two", "", ""]
 
 
@@ -129,7 +129,7 @@ def test_what_was_shown_while_a_checkpoint_was_written_is_not_lost(kernel: Kerne
     kernel.cells.mark_saved(snapshot.record({}))
     kernel.save()
     assert kernel.manifest is not None
-    assert [kernel.tier.read(kernel.manifest, one.outputs) for one in kernel.manifest.cells] == [b"two", b"more"]
+    assert [kernel.tier.read(kernel.manifest, record.outputs) for record in kernel.manifest.cells] == [b"two", b"more"]
 
 
 def test_a_snapshot_that_was_not_written_is_made_up_for_by_the_next(kernel: Kernel) -> None:
@@ -137,7 +137,7 @@ def test_a_snapshot_that_was_not_written_is_made_up_for_by_the_next(kernel: Kern
     kernel.cell()
     kernel.live["x"] = [2]
     kernel.cells.add_finished(1, CellRecord(chain="c1"), {})
-    kernel.cells.take(stored=kernel.tier.stored)
+    kernel.cells.take_snapshot(stored=kernel.tier.stored)
     snapshot = kernel.cells.snapshot()
     for used in snapshot.used:
         used.release()
@@ -149,18 +149,18 @@ def test_a_snapshot_that_was_not_written_is_made_up_for_by_the_next(kernel: Kern
         kernel.again(2)
 
 
-def test_a_cell_that_runs_again_forgets_those_behind_it(kernel: Kernel) -> None:
+def test_a_cell_that_runs_again_forgets_those_after_it(kernel: Kernel) -> None:
     for n in range(3):
         kernel.live["x"] = n
         kernel.cell()
     kernel.cells.add_finished(1, CellRecord(chain="other"), {})
-    assert [one.chain for one in kernel.cells.records] == ["c0", "other"]
-    with pytest.raises(CheckpointError, match="cell 5 has finished, and only 2"):
+    assert [record.chain for record in kernel.cells.records] == ["c0", "other"]
+    with pytest.raises(CheckpointError, match="cell 5 has finished, but only 2"):
         kernel.cells.add_finished(5, CellRecord(chain="c5"), {})
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_old_snapshots_go_when_they_need_too_much_room(
+def test_old_snapshots_go_when_they_need_too_much_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(finished_cells, "HISTORY_BYTES", 10_000)
@@ -176,7 +176,7 @@ def test_old_snapshots_go_when_they_need_too_much_room(
             kernel.live[name] = dice.randbytes(dice.choice([10, 8_000, 16_000]))
         kernel.cell(snapshot=dice.random() < 0.8 or len(expected) == 19)
         expected.append(dict(kernel.live))
-    whole = [place for place, one in enumerate(kernel.cells.records) if one.namespace is not None]
+    whole = [place for place, record in enumerate(kernel.cells.records) if record.namespace is not None]
     assert whole[-1] == 19
     assert whole[0] > 0, "nothing was forgotten"
     for place in whole:
@@ -188,14 +188,14 @@ def test_old_snapshots_go_when_they_need_too_much_room(
     assert sum(ref.size_bytes for ref in kernel.tier.stored.values()) < 20_000, "nothing large is left"
 
 
-class Told:
-    """In place of ``Reach``, which has tests of its own: says what it is told."""
+class FakeReach:
+    """In place of ``Reach``, which has tests of its own: gives the answers that it was made with."""
 
     def __init__(self, *answers: frozenset[str] | None) -> None:
         self.answers = [*answers]
         self.cleared = 0
 
-    def reached(self) -> frozenset[str] | None:
+    def changed_names(self) -> frozenset[str] | None:
         return self.answers.pop(0)
 
     def clear(self) -> None:
@@ -225,8 +225,8 @@ def test_a_costly_variable_is_pickled_again_only_if_code_can_have_reached_it(
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     before = Counted.times
-    told = Told(OTHER, OTHER, OTHER | {"slow"}, OTHER, None)
-    monkeypatch.setattr(kernel.cells, "reach", told)
+    reach = FakeReach(OTHER, OTHER, OTHER | {"slow"}, OTHER, None)
+    monkeypatch.setattr(kernel.cells, "reach", reach)
     for source, more in (
         ("other = 2", 0),
         ("other += 1", 0),
@@ -238,10 +238,10 @@ def test_a_costly_variable_is_pickled_again_only_if_code_can_have_reached_it(
         kernel.cell()
         before += more
         assert Counted.times == before, source
-    found, _ = kernel.again(6)
-    assert (found["slow"].items, found["other"]) == ([1, 2], 6)
+    live, _ = kernel.again(6)
+    assert (live["slow"].items, live["other"]) == ([1, 2], 6)
     assert kernel.again(3)[0]["slow"].items == [1]
-    assert told.cleared == 5, "with no limit all that is written is slow"
+    assert reach.cleared == 5, "with no limit all that is written is slow"
 
 
 def test_all_is_looked_at_now_and_then(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +251,7 @@ def test_all_is_looked_at_now_and_then(kernel: Kernel, monkeypatch: pytest.Monke
     hidden = kernel.live["slow"]
     hidden.items.append("nobody saw")  # by means that no code of the notebook shows
     del hidden
-    monkeypatch.setattr(kernel.cells, "reach", Told(*[OTHER] * finished_cells.LOOK_EVERY))
+    monkeypatch.setattr(kernel.cells, "reach", FakeReach(*[OTHER] * finished_cells.LOOK_EVERY))
     for n in range(finished_cells.LOOK_EVERY + 1):
         kernel.live["other"] = n
         kernel.cell()
@@ -265,9 +265,9 @@ def test_after_a_snapshot_that_was_lost_all_is_looked_at(kernel: Kernel, monkeyp
     kernel.live.update(slow=Counted(), other=1)
     kernel.cell()
     kernel.live["slow"].items.append(2)
-    monkeypatch.setattr(kernel.cells, "reach", Told(OTHER | {"slow"}))  # it is not asked again
+    monkeypatch.setattr(kernel.cells, "reach", FakeReach(OTHER | {"slow"}))  # it is not asked again
     kernel.cells.add_finished(1, CellRecord(chain="c1"), {})
-    kernel.cells.take(stored=kernel.tier.stored)
+    kernel.cells.take_snapshot(stored=kernel.tier.stored)
     for used in kernel.cells.snapshot().used:
         used.release()
     kernel.cells.mark_lost()

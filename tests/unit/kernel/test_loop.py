@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from loop_world import World
+from optional import torch
 
 from qcity_nb import crashpoints, errors
 from qcity_nb.errors import LeaseLost, RunStopped, StateRefused, UsageError
@@ -21,9 +21,9 @@ from qcity_nb.testing.clock import ManualClock
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    one = World(tmp_path)
-    one.start()
-    yield one
+    made = World(tmp_path)
+    made.start()
+    yield made
     crashpoints.arm(None)
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_while_the_iterator_is_held_and_the_cell_ends(world: World)
             break
     world.end()
     world.cell("other")
-    with pytest.raises(UsageError, match="cannot go on"):
+    with pytest.raises(UsageError, match="cannot continue"):
         next(held)
     world.start()
     world.cell()
@@ -318,12 +318,12 @@ def test_an_edited_cell_resumes_and_says_so(world: World) -> None:
     assert run(world, 5, {}, stop_after=3) == [0, 1, 2]
     world.start()
     world.cell("c", "edited")
-    with pytest.warns(UserWarning, match="was edited since its checkpoint; the loop goes on after iteration 3"):
+    with pytest.warns(UserWarning, match="was edited since its checkpoint; the loop resumes after iteration 3"):
         assert list(world.loop(range(5), {})) == [3, 4]
     world.end()
     world.start()
     world.cell("c", "edited again")
-    with pytest.warns(UserWarning, match="is finished and does not run again"):
+    with pytest.warns(UserWarning, match="is finished and is not re-run"):
         assert list(world.loop(range(5), {})) == []
 
 
@@ -568,7 +568,7 @@ def test_the_best_is_what_it_was_at_the_boundary_that_a_new_attempt_goes_on_from
     world.start()
     values = [9, 9, 0.6, 0.7, 0.71, 0.7, 0.72, 0.8, 0.9]
     assert saved_after(world, values, on_best("acc"), first=2, metric="acc") == [4, 6, 7]
-    assert saved_after(world, values, on_best("acc"), metric="acc") == [0], "a new pass begins anew"
+    assert saved_after(world, values, on_best("acc"), metric="acc") == [0], "a new pass has no best value yet"
     assert "best" not in values_of(world), "finished loops need none"
 
 
@@ -672,7 +672,7 @@ def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not
 
     monkeypatch.setattr(world.session.sidecar, "ask", ask)
     world.cell()
-    with pytest.warns(UserWarning, match="'good' is on this host alone"):  # noqa: PT031 - the loop is what warns
+    with pytest.warns(UserWarning, match="'good' is only on this host"):  # noqa: PT031 - the loop is what warns
         for n in world.loop(range(6), {}, "1h"):
             if n in (1, 3):
                 world.session.force, world.session.label = True, "good"
@@ -681,7 +681,7 @@ def test_a_named_checkpoint_waits_until_the_store_has_it_and_says_if_it_does_not
     assert "name" not in values_of(world)
 
 
-def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_goes_on(
+def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qcity_nb.checkpoint.state import freezer
@@ -689,11 +689,11 @@ def test_short_memory_is_told_once_and_each_save_is_durable_before_the_loop_goes
     monkeypatch.setattr(freezer, "available_bytes", lambda: 1)
     state = {"w": np.zeros(100_000)}
     world.cell()
-    with pytest.warns(UserWarning, match="memory is too short") as told:  # noqa: PT031 - the loop is what warns
+    with pytest.warns(UserWarning, match="too little memory") as warned:  # noqa: PT031 - the loop is what warns
         for n in world.loop(range(3), state, every=2):
             state["w"] += n + 1
     world.end()
-    assert len([one for one in told if "memory" in str(one.message)]) == 1
+    assert len([warning for warning in warned if "memory" in str(warning.message)]) == 1
     world.start()
     state["w"][:] = -1
     assert run(world, 3, state) == []
@@ -722,17 +722,17 @@ def test_a_save_that_comes_to_nothing_keeps_how_the_pass_began(world: World, mon
     np.random.seed(8)
     world.cell()
     with pytest.raises(RuntimeError):  # noqa: PT012 - the loop is what raises
-        for one in world.loop(numbers(), state, every=1):
+        for number in world.loop(numbers(), state, every=1):
             if len(state["seen"]) == 2:
                 raise RuntimeError("dies")
-            state["seen"].append(one)
+            state["seen"].append(number)
     assert not left
     world.start()
     np.random.seed(99)
     again: dict[str, Any] = {"seen": []}
     world.cell()
-    for one in world.loop(numbers(), again, every=1):
-        again["seen"].append(one)
+    for number in world.loop(numbers(), again, every=1):
+        again["seen"].append(number)
     assert again["seen"] == expected
 
 

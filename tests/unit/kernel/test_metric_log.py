@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from loop_world import World
+from optional import HAS_TORCH, torch
 
 from qcity_nb.errors import UsageError
 from qcity_nb.kernel.metric_log import SHOWN_KEYS, SHOWN_POINTS, MetricLog
@@ -19,9 +19,9 @@ from qcity_nb.records import Row
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    one = World(tmp_path)
-    one.start()
-    return one
+    made = World(tmp_path)
+    made.start()
+    return made
 
 
 def test_outside_loops_the_cell_is_the_unit_and_the_step_is_0(world: World) -> None:
@@ -126,10 +126,11 @@ def test_equal_values_at_one_step_differ_in_time(world: World) -> None:
 
 def test_what_a_value_and_a_step_may_be(world: World) -> None:
     four: Any = np.array(4)[()]  # numpy's own integer
+    scalar: Any = torch.tensor(2.0, requires_grad=True) if HAS_TORCH else np.array(2.0)
     world.cell()
-    world.log(a=np.float32(0.5), b=torch.tensor(2.0, requires_grad=True), c=True, d=math.nan, e=-math.inf, step=four)
+    world.log(a=np.float32(0.5), b=scalar, c=True, d=math.nan, e=-math.inf, step=four)
     world.log(f=1, step=5.0)  # type: ignore[arg-type]  # people do
-    wrong: list[Any] = ["1.0", None, [1], np.zeros(2), torch.zeros(2), 1j]
+    wrong: list[Any] = ["1.0", None, [1], np.zeros(2), *([torch.zeros(2)] if HAS_TORCH else []), 1j]
     for value in wrong:
         with pytest.raises(UsageError, match=r"log\(x=…\)"):
             world.log(y=1, x=value)

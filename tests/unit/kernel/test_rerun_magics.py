@@ -11,19 +11,19 @@ from qcity_nb.kernel.rerun_magics import rerun
 PROGRAM = """
 from pathlib import Path
 from IPython.core.interactiveshell import InteractiveShell
-from qcity_nb.kernel.rerun_magics import run_again
+from qcity_nb.kernel.rerun_magics import rerun
 shell = InteractiveShell.instance()
 shell.user_ns.update(digits=4, line=5)
 text = shell.display_formatter.formatters['text/plain']
 Path('loud.py').write_text('def load_ipython_extension(shell):\\n    print(1)\\n    shell.user_ns["loud"] = 1')
 Path('broken.py').write_text('def load_ipython_extension(shell):\\n    raise ValueError("why")')
-said = run_again(shell, [
+notes = rerun(shell, [
     '%load_ext loud\\n%load_ext broken\\n%cd /\\nwrong = 1',
     '%precision $digits\\n%load_ext autoreload\\n%autoreload 2',
 ])
-print(said)
+print(notes)
 print(text.float_format, 'loud' in shell.user_ns, 'wrong' in shell.user_ns)
-run_again(shell, ['%precision $line'])
+rerun(shell, ['%precision $line'])
 print(text.float_format, 'autoreload' in str(shell.extension_manager.loaded))
 """
 
@@ -35,7 +35,7 @@ def test_in_order_quietly_and_what_fails_is_told(tmp_path: Path) -> None:
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines() == [
-        "['`%load_ext broken` could not run again (ValueError: why).']",
+        "['`%load_ext broken` could not be re-run (ValueError: why).']",
         "%.4f True False",
         "%.5f True",
     ]

@@ -58,23 +58,23 @@ def test_paces_are_joined_with_either_kind_of_value_on_either_side() -> None:
         assert due(joined, elapsed_s=60.0)
     for joined in (3 | best, best | 3):
         assert due(joined)
-        assert due(joined, iterations=1, heard={ACC: 0.5})
+        assert due(joined, iterations=1, value={ACC: 0.5})
         assert not due(joined, iterations=1)
     for joined in (3 & best, best & 3):
         assert not due(joined)
-        assert due(joined, heard={ACC: 0.5})
+        assert due(joined, value={ACC: 0.5})
     assert repr(("60s" | steps) & best) == "(every_time('60s') | every_steps(5)) & on_best('acc', 'max')"
 
 
 def test_what_is_strict_and_what_is_looked_at_in_a_joined_pace() -> None:
-    one, acc, loss = every_steps(1), on_best("acc"), on_best("loss")
-    assert (one | acc).is_strict
+    steps, acc, loss = every_steps(1), on_best("acc"), on_best("loss")
+    assert (steps | acc).is_strict
     assert (acc | 1).is_strict
     assert ("60s" | acc | 1).is_strict
-    assert not (one & acc).is_strict
+    assert not (steps & acc).is_strict
     assert not (acc & 1).is_strict
-    assert (one & 1).is_strict
-    assert ((one & acc) | 1).is_strict
+    assert (steps & 1).is_strict
+    assert ((steps & acc) | 1).is_strict
     assert not (every_steps(2) | acc).is_strict
     assert (("60s" | acc) & loss).goals == {ACC, Goal("loss", "min")}
 
@@ -94,8 +94,8 @@ def test_joined_paces_are_logic(tree: Any, iterations: int, heard: set[str]) -> 
             return every_steps(node)
         if isinstance(node, str):
             return on_best(node)
-        one, other = build(node[1]), build(node[2])
-        return one | other if node[0] == "|" else one & other
+        first, second = build(node[1]), build(node[2])
+        return first | second if node[0] == "|" else first & second
 
     def holds(node: Any) -> bool:
         if isinstance(node, int):
@@ -124,11 +124,11 @@ def test_the_mode_goes_by_the_name(metric: str, mode: str) -> None:
 
 def test_on_best_is_due_for_a_strictly_better_number() -> None:
     assert not due(on_best("acc"))
-    assert due(on_best("acc"), heard={ACC: -1.0})
+    assert due(on_best("acc"), value={ACC: -1.0})
     for value, better in ((0.4, False), (0.5, False), (0.6, True), (math.nan, False), (math.inf, True)):
-        assert due(on_best("acc"), heard={ACC: value}, best={ACC: 0.5}) is better
-        assert due(on_best("acc", "min"), heard={Goal("acc", "min"): -value}, best={Goal("acc", "min"): -0.5}) is better
-    assert not due(on_best("acc"), heard={ACC: math.nan})
+        assert due(on_best("acc"), value={ACC: value}, best={ACC: 0.5}) is better
+        assert due(on_best("acc", "min"), value={Goal("acc", "min"): -value}, best={Goal("acc", "min"): -0.5}) is better
+    assert not due(on_best("acc"), value={ACC: math.nan})
     assert Goal("acc", "max").best([None, math.nan, 1.0, 3.0, 2.0]) == 3.0
     assert Goal("acc", "min").best([math.nan, None]) is None
 

@@ -1,4 +1,4 @@
-"""The collector is still for a while, and goes on as before."""
+"""The garbage collector is paused, and then runs as before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from qcity_nb.namespace import gc_pause
 
 
-def test_it_goes_on_afterwards() -> None:
+def test_it_runs_again_afterwards() -> None:
     assert gc.isenabled()
     with gc_pause.still():
         assert not gc.isenabled()

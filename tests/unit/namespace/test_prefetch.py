@@ -1,4 +1,4 @@
-"""Large groups are read while small ones are loaded, and nothing goes on in a thread afterwards."""
+"""Large groups are read while small ones are loaded, and no thread is left running afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Slow:
         self.begun.set()
         try:
             if self.may is not None and not self.may.wait(WAIT_S):
-                raise AssertionError("nobody went on meanwhile")
+                raise AssertionError("nobody continued meanwhile")
             if self.error is not None:
                 raise self.error
             target[:] = b"x" * self.size
@@ -50,22 +50,26 @@ def test_small_groups_come_while_a_large_one_is_read() -> None:
     may = threading.Event()
     large = Slow(LARGE, may)
     order = []
-    for name, _, land in read_ahead([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
+    for name, _, read_buffers in read_ahead([("large", group(large)), ("small", group(Slow(9))), ("none", group())]):
         order.append(name)
         if name == "small":
             assert large.begun.wait(WAIT_S)
             assert not large.done.is_set()
             may.set()
-        assert [bytes(one) for one in land()] == {"large": [b"x" * LARGE], "small": [b"x" * 9], "none": []}[name]
+        assert [bytes(each) for each in read_buffers()] == {"large": [b"x" * LARGE], "small": [b"x" * 9], "none": []}[
+            name
+        ]
     assert order == ["none", "small", "large"]
 
 
-def test_what_reading_raises_is_told_where_the_group_is_loaded() -> None:
+def test_what_reading_raises_is_raised_where_the_group_is_loaded() -> None:
     bad = Slow(LARGE, error=CheckpointCorrupt("damaged"))
-    found = {name: land for name, _, land in read_ahead([("bad", group(bad)), ("good", group(Slow(3)))])}
-    assert found["good"]() == [b"xxx"]
+    result = {
+        name: read_buffers for name, _, read_buffers in read_ahead([("bad", group(bad)), ("good", group(Slow(3)))])
+    }
+    assert result["good"]() == [b"xxx"]
     with pytest.raises(CheckpointCorrupt, match="damaged"):
-        found["bad"]()
+        result["bad"]()
 
 
 def test_nothing_is_read_after_it_is_closed() -> None:
@@ -86,10 +90,10 @@ def test_nothing_is_read_after_it_is_closed() -> None:
 def test_only_so_much_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "_AHEAD_BYTES", 2 * LARGE + 10)
     buffers = [Slow(LARGE + place) for place in range(4)]
-    each = read_ahead([(str(place), group(one)) for place, one in enumerate(buffers)])
+    each = read_ahead([(str(place), group(buffer)) for place, buffer in enumerate(buffers)])
     for place in range(4):
-        _, _, land = next(each)
-        land()
-        begun = [one.begun.is_set() for one in buffers]
+        _, _, read_buffers = next(each)
+        read_buffers()
+        begun = [buffer.begun.is_set() for buffer in buffers]
         assert not any(begun[place + 2 :])
     assert next(each, None) is None

@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional import HAS_TORCH, nn, torch
 from snapshot import Keep, cell, in_new_process, kept, names, restored
-from torch import nn
 
 from qcity_nb.checkpoint.state.capture import Captured
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.errors import CheckpointCorrupt, VariableLost
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter, hidden_by
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 BIG = 200_000
 
@@ -35,20 +34,23 @@ def groups_of(live: dict[str, Any]) -> set[tuple[str, ...]]:
 def test_what_is_shared_is_kept_together() -> None:
     rows = [1]
     base = np.arange(5000.0)
-    weights = torch.zeros(5000)
     live: dict[str, Any] = {
         "a": rows, "b": {"rows": rows}, "c": [1],
         "base": base, "view": base[3:9], "apart": base[:2].copy(),
         "even": (pair := np.arange(9000))[::2], "odd": pair[1::2],
-        "t": weights, "v": weights.view(50, 100)[1], "u": torch.zeros(3),
         "text": "x" * 50, "same": ("x" * 50, 3), "key": (frozenset({1}), 1), "key2": (frozenset({1}), 1),
         "f": len, "g": np.dtype("f4"), "h": np.dtype("f4"), "kind": [np.float32], "kind2": [np.float32],
     }  # fmt: skip
     live["text2"] = live["text"]
     live["key3"] = live["key"]
-    found = groups_of(live)
-    assert {one for one in found if len(one) > 1} == {("a", "b"), ("base", "view"), ("even", "odd"), ("t", "v")}
-    assert {name for one in found for name in one} == set(live)
+    shared = {("a", "b"), ("base", "view"), ("even", "odd")}
+    if HAS_TORCH:
+        weights = torch.zeros(5000)
+        live |= {"t": weights, "v": weights.view(50, 100)[1], "u": torch.zeros(3)}
+        shared.add(("t", "v"))
+    groups = groups_of(live)
+    assert {each for each in groups if len(each) > 1} == shared
+    assert {name for each in groups for name in each} == set(live)
 
 
 def test_numpy_and_torch_over_one_memory_still_are() -> None:
@@ -151,7 +153,7 @@ def test_modules_are_imported_again(tmp_path: Path) -> None:
     }  # fmt: skip
     keep = kept(live)
     check = "assert j.loads('1') == 1 and box == [j] and path is os.path\nxml.dom.minidom.parseString('<a/>')"
-    in_new_process(keep, check + "\nassert not absent and 'xml.dom.minidom' not in globals()", tmp_path)
+    in_new_process(keep, check + "\nassert not not_saved and 'xml.dom.minidom' not in globals()", tmp_path)
     again: dict[str, Any] = {}
     snapshotter = NamespaceSnapshotter(again)
     snapshotter.restore(keep.read(), keep.modules, [])
@@ -228,10 +230,9 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
         "frame": pandas.DataFrame({"a": range(3000), "b": [f"x{n}" for n in range(3000)]}),
         "array": np.zeros(BIG),
         "strided": np.arange(BIG)[::3],
-        "tensor": torch.zeros(BIG),
-        "net": nn.Linear(100, 100),
         "objects": np.array(["a", None, 3.0], dtype=object),
     }
+    live |= {"tensor": torch.zeros(BIG), "net": nn.Linear(100, 100)} if HAS_TORCH else {}
     live["alias"] = live["dict"]
     freezer = Freezer()
     try:
@@ -242,11 +243,11 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
             live[f"more{turn}"] = [turn]
             snapshot = snapshotter.capture(stored=set(keep.objects))
             keep.take(snapshot)
-            new = {one: size for one, size in keep.new.items() if size}
+            new = {each: size for each, size in keep.new.items() if size}
             assert set(new) == {(f"more{turn}",)}
         live["array"].view(np.uint8)[7] = 1  # through another array over the same memory
         keep.take(snapshotter.capture(stored=set(keep.objects)))
-        assert {one for one, size in keep.new.items() if size} == {("array",)}
+        assert {each for each, size in keep.new.items() if size} == {("array",)}
         assert keep.new[("array",)] <= 1 << 20
         assert set(before) < set(keep.objects)
         back = restored(keep)
@@ -256,7 +257,7 @@ def test_what_did_not_change_gives_the_same_bytes() -> None:
         freezer.close()
 
 
-def test_one_arena_serves_a_shot() -> None:
+def test_one_arena_serves_a_snapshot() -> None:
     live: dict[str, Any] = {f"a{n}": np.full(BIG, float(n)) for n in range(4)}
     freezer = Freezer()
     try:
@@ -320,30 +321,30 @@ def test_interrupts_are_not_swallowed() -> None:
         NamespaceSnapshotter(live).capture()
 
 
-def test_what_is_too_deep_is_absent() -> None:
+def test_what_is_too_deep_is_not_saved() -> None:
     deep: Any = []
     for _ in range(sys.getrecursionlimit() * 20):
         deep = [deep]
     deep = {"nothing": None, "deep": deep}
     snapshot = NamespaceSnapshotter({"deep": deep, "n": 1}).capture()
-    assert [(one.name, one.why) for one in snapshot.not_saved] == [("deep", "it is nested too deeply")]
+    assert [(each.name, each.why) for each in snapshot.not_saved] == [("deep", "it is nested too deeply")]
     deep = deep["deep"]
     assert names(snapshot.groups) == {("n",)}
     while deep:
         deep = deep.pop()
 
 
-def test_a_group_that_does_not_load_is_absent_and_the_others_come_back() -> None:
+def test_a_group_that_does_not_load_is_not_saved_and_the_others_come_back() -> None:
     live: dict[str, Any] = {"n": 1, "point": collections.Counter("a"), "rows": [1]}
     keep = kept(live)
     groups = [
-        (one, Captured(skeleton=captured.skeleton.replace(b"Counter", b"Count3r"), buffers=captured.buffers))
-        for one, captured in keep.read()
+        (each, Captured(skeleton=captured.skeleton.replace(b"Counter", b"Count3r"), buffers=captured.buffers))
+        for each, captured in keep.read()
     ]
     back: dict[str, Any] = {}
-    found = NamespaceSnapshotter(back).restore(groups, {}, [])
-    assert [one.name for one in found] == ["point"]
-    assert "Count3r" in found[0].why
+    result = NamespaceSnapshotter(back).restore(groups, {}, [])
+    assert [each.name for each in result] == ["point"]
+    assert "Count3r" in result[0].why
     assert (back["n"], back["rows"]) == (1, [1])
     with pytest.raises(VariableLost, match="point"):
         len(back["point"])
@@ -358,10 +359,10 @@ def test_damage_is_not_taken_for_absence() -> None:
         restored(keep)
 
 
-def test_what_is_absent_is_told_again() -> None:
+def test_what_is_not_saved_is_reported_again() -> None:
     live: dict[str, Any] = {"g": (n for n in range(3))}
     back = restored(kept(live))
-    assert lost(back["g"]) == NamespaceSnapshotter(back).capture().not_saved[0]
+    assert not_saved_of(back["g"]) == NamespaceSnapshotter(back).capture().not_saved[0]
 
 
 # ------------------------------------------------------------------ any graph
@@ -378,7 +379,7 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
     """Variables over a pool of objects that refer to each other in any way, cycles included."""
     pool: list[Any] = []
     for kind in draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=8)):
-        arrays = [one for one in pool if isinstance(one, np.ndarray)]
+        arrays = [each for each in pool if isinstance(each, np.ndarray)]
         if kind == "list":
             pool.append([])
         elif kind == "dict":
@@ -391,26 +392,26 @@ def graphs(draw: st.DrawFn) -> dict[str, Any]:
             pool.append(array[low : draw(st.integers(low, len(array))) : draw(st.integers(1, 3))])
         else:
             pool.append(np.arange(draw(st.sampled_from([1, 5, 700]))))
-    for one in pool:
-        if isinstance(one, np.ndarray):
+    for each in pool:
+        if isinstance(each, np.ndarray):
             continue
         for target in draw(st.lists(st.sampled_from(pool), max_size=3)):
-            if isinstance(one, list):
-                one.append((target, 1))
-            elif isinstance(one, dict):
-                one[f"k{len(one)}"] = target
+            if isinstance(each, list):
+                each.append((target, 1))
+            elif isinstance(each, dict):
+                each[f"k{len(each)}"] = target
             else:
-                one.item = target
+                each.item = target
     count = draw(st.integers(1, 5))
     return {f"v{n}": draw(st.sampled_from(pool)) for n in range(count)}
 
 
 def paths(live: dict[str, Any]) -> dict[str, Any]:
     """Every object that can be reached, by one path to each use of it, cycles cut."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
     def walk(path: str, value: Any, above: tuple[int, ...]) -> None:
-        found[path] = value
+        result[path] = value
         if id(value) in above or len(above) > 6:
             return
         above = (*above, id(value))
@@ -426,23 +427,25 @@ def paths(live: dict[str, Any]) -> dict[str, Any]:
 
     for name, value in live.items():
         walk(name, value, ())
-    return found
+    return result
 
 
 def pattern(live: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Which paths are one object, which arrays share memory, and what they hold."""
-    found = {
+    result = {
         path: value
         for path, value in itertools.islice(sorted(paths(live).items(), key=lambda item: item[0]), 150)
         if type(value) is not int
     }
     first: dict[int, str] = {}
-    same = {path: first.setdefault(id(value), path) for path, value in found.items() if type(value) is not tuple}
-    arrays = {path: value for path, value in found.items() if isinstance(value, np.ndarray)}
+    same = {path: first.setdefault(id(value), path) for path, value in result.items() if type(value) is not tuple}
+    arrays = {path: value for path, value in result.items() if isinstance(value, np.ndarray)}
     share = {
-        (one, other) for one, other in itertools.combinations(arrays, 2) if np.shares_memory(arrays[one], arrays[other])
+        (each, other)
+        for each, other in itertools.combinations(arrays, 2)
+        if np.shares_memory(arrays[each], arrays[other])
     }
-    kinds = {path: type(value).__name__ for path, value in found.items()}
+    kinds = {path: type(value).__name__ for path, value in result.items()}
     return same, share, (kinds, {path: array.tolist() for path, array in arrays.items()})
 
 

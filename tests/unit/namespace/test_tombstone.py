@@ -15,9 +15,9 @@ from qcity_nb.codec import dumps, loads
 from qcity_nb.errors import VariableLost
 from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter
-from qcity_nb.namespace.tombstone import Tombstone, lost, put_tombstone
+from qcity_nb.namespace.tombstone import Tombstone, not_saved_of, put_tombstone
 
-ABSENT = NotSaved(name="reader", kind="generator", why="its frame is gone", advice="make it anew", where="cell 3")
+NOT_SAVED = NotSaved(name="reader", kind="generator", why="its frame is gone", advice="make it anew", where="cell 3")
 
 USES: list[Callable[[Any], Any]] = [
     lambda it: it.attribute,
@@ -63,49 +63,49 @@ USES: list[Callable[[Any], Any]] = [
 @pytest.mark.parametrize("use", USES)
 def test_every_use_raises(use: Callable[[Any], Any]) -> None:
     with pytest.raises(VariableLost, match=r"^reader \(a generator\), made in cell 3, .*frame is gone; make it anew$"):
-        use(put_tombstone(ABSENT))
+        use(put_tombstone(NOT_SAVED))
 
 
 def test_with_and_augmented_assignment_raise() -> None:
-    with pytest.raises(VariableLost), put_tombstone(ABSENT):  # type: ignore[attr-defined]  # that it is none is the point
+    with pytest.raises(VariableLost), put_tombstone(NOT_SAVED):  # type: ignore[attr-defined]  # that it is none is the point
         pass
-    value: Any = put_tombstone(ABSENT)
+    value: Any = put_tombstone(NOT_SAVED)
     with pytest.raises(VariableLost):
         value += 1
 
 
 def test_a_name_is_freed_by_del_and_by_assignment() -> None:
-    live: dict[str, Any] = {"reader": put_tombstone(ABSENT)}
+    live: dict[str, Any] = {"reader": put_tombstone(NOT_SAVED)}
     exec("other = reader\nreader = 1\ndel other", live)
     assert live["reader"] == 1
 
 
-def test_it_is_its_absent_again() -> None:
+def test_it_is_pickled_as_its_record() -> None:
     live: dict[str, Any] = {
-        "reader": put_tombstone(ABSENT),
-        "alias": put_tombstone(ABSENT),
-        "box": [put_tombstone(ABSENT)],
+        "reader": put_tombstone(NOT_SAVED),
+        "alias": put_tombstone(NOT_SAVED),
+        "box": [put_tombstone(NOT_SAVED)],
     }
     keep = kept(live)
-    assert keep.not_saved == [ABSENT, ABSENT.__class__(**{**_fields(ABSENT), "name": "alias"})]
+    assert keep.not_saved == [NOT_SAVED, NOT_SAVED.__class__(**{**_fields(NOT_SAVED), "name": "alias"})]
     back = restored(keep)
     assert type(back["reader"]) is Tombstone
-    assert lost(back["box"][0]) == ABSENT
-    assert lost(3) is None
+    assert not_saved_of(back["box"][0]) == NOT_SAVED
+    assert not_saved_of(3) is None
 
 
 def _fields(not_saved: NotSaved) -> dict[str, str]:
     return {name: getattr(not_saved, name) for name in ("name", "kind", "why", "advice", "where")}
 
 
-def test_an_absent_is_a_record() -> None:
-    assert loads(NotSaved, dumps(ABSENT)) == ABSENT
+def test_not_saved_is_a_record() -> None:
+    assert loads(NotSaved, dumps(NOT_SAVED)) == NOT_SAVED
 
 
-def test_restore_tells_all_that_is_absent() -> None:
+def test_restore_reports_all_that_is_not_saved() -> None:
     live: dict[str, Any] = {}
-    found = NamespaceSnapshotter(live).restore([], {"np": "no_such_module_here", "os": "os"}, [ABSENT])
-    assert [one.name for one in found] == ["reader", "np"]
-    assert "pip install no_such_module_here" in found[1].advice
+    result = NamespaceSnapshotter(live).restore([], {"np": "no_such_module_here", "os": "os"}, [NOT_SAVED])
+    assert [each.name for each in result] == ["reader", "np"]
+    assert "pip install no_such_module_here" in result[1].advice
     with pytest.raises(VariableLost, match="no_such_module_here is not installed"):
         _ = live["np"].array

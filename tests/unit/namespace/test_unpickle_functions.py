@@ -50,7 +50,7 @@ def made(default=[]): return default
 """
 
 FUNCTIONS_CHECK = """
-assert not absent, absent
+assert not not_saved, not_saved
 assert plain(1) == 6 and plain.note == "kept" and plain.__module__ == "__main__" and part() == 6
 n = 10
 assert plain(1) == 13 and plain(1, k=0) == 11 and lam(2) == 20 and slow(1) == 11, "the namespace is live"
@@ -133,7 +133,7 @@ error = Error("x", 2)
 """
 
 CLASSES_CHECK = """
-assert not absent, absent
+assert not not_saved, not_saved
 assert type(c) is C and type(d) is D and isinstance(d, C) and type(pair[0]) is C and type(pair[1]) is D
 n = 100
 assert c.total() == 101 and d.total() == 1030 and C(0).total() == 100 and bound() == 101
@@ -192,7 +192,7 @@ def test_instances_of_a_class_are_groups_of_their_own() -> None:
 def test_a_variable_that_a_class_holds_too_stays_the_same_object(tmp_path: Path) -> None:
     keep = kept(cell("registry = {}\nclass C:\n    known = registry\nc, other = C(), [1]"))
     assert ("C", "c", "registry") in keep.groups
-    in_new_process(keep, "assert C.known is registry is c.known and type(c) is C and not absent", tmp_path)
+    in_new_process(keep, "assert C.known is registry is c.known and type(c) is C and not not_saved", tmp_path)
 
 
 def test_a_changed_class_is_noticed_though_its_instance_is_skipped() -> None:

@@ -50,7 +50,7 @@ def damage(file: Path) -> None:
 
 
 def packs(made: CheckpointRun, seq: int) -> list[Path]:
-    return sorted((made.local.parent / "store").rglob(f"e1-{seq}-*.pack"))
+    return sorted((made.local.parent / "store").rglob(f"t1-{seq}-*.pack"))
 
 
 def test_checkpoints_of_both_places_are_listed_newest_first(catalog: Catalog) -> None:
@@ -114,7 +114,7 @@ def test_states_are_read_from_either_place(catalog: Catalog, tmp_path: Path) -> 
 
 
 def test_a_damaged_copy_is_skipped(made: CheckpointRun, catalog: Catalog, tmp_path: Path) -> None:
-    damage(made.tier.path / "packs" / "e1-5.pack")
+    damage(made.tier.path / "packs" / "t1-5.pack")
     assert catalog.state(catalog.find("5"), "epochs", tmp_path / "incoming")["a"][0] == 5
     damage(packs(made, 5)[0])
     with pytest.raises(CheckpointCorrupt, match="checkpoint 5 in store"):
@@ -141,7 +141,7 @@ def test_damage_is_named(made: CheckpointRun, catalog: Catalog) -> None:
     damage(packs(made, 3)[0])
     damaged = [verdict for verdict in catalog.verify(catalog.checkpoints()) if verdict.damage]
     assert [(verdict.seq, verdict.where) for verdict in damaged] == [(3, "store")]
-    assert "e1-3" in damaged[0].damage[0]
+    assert "t1-3" in damaged[0].damage[0]
 
 
 def test_a_damaged_object_that_all_share_damages_all(made: CheckpointRun, catalog: Catalog) -> None:
@@ -163,7 +163,7 @@ def test_a_damaged_manifest_is_listed_and_named(made: CheckpointRun, catalog: Ca
 
 def test_a_pack_that_is_gone_is_damage(made: CheckpointRun, catalog: Catalog) -> None:
     packs(made, 5)[0].unlink()
-    (made.tier.path / "packs" / "e1-5.pack").unlink()
+    (made.tier.path / "packs" / "t1-5.pack").unlink()
     damaged = [(verdict.seq, verdict.where) for verdict in catalog.verify([catalog.find("5")]) if verdict.damage]
     assert damaged == [(5, "store"), (5, "local (attempt 1)")]
 

@@ -204,7 +204,7 @@ def test_objects_of_a_later_term_are_not_ours(run: CheckpointRun) -> None:
     stamped = run.store.read(RUN)
     assert stamped is not None
     head: Head = run.head()
-    run.store.publish(RUN, stamped.data, expect=stamped.version, files={"packs/e2-6-abc.pack": b"on its way"})
+    run.store.publish(RUN, stamped.data, expect=stamped.version, files={"packs/t2-6-abc.pack": b"on its way"})
     prune(run.store, RUN, keep=1)
     assert head.term == 1
-    assert "packs/e2-6-abc.pack" in run.store.names(RUN)
+    assert "packs/t2-6-abc.pack" in run.store.names(RUN)

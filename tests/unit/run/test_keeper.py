@@ -333,7 +333,7 @@ def test_the_tracker_is_settled_until_it_says_so() -> None:
 
 
 def test_without_a_tracker_there_is_nothing_to_wait_for() -> None:
-    ended = replace(NEW, state="succeeded", outbox="outbox/e1-a.jsonl")
+    ended = replace(NEW, state="succeeded", outbox="outbox/t1-a.jsonl")
     assert is_tracking_finished(ended, tracking="")
     assert not is_tracking_finished(ended, tracking="http://tracker")
     assert not is_tracking_finished(replace(ended, tracked=Tracked(uri="http://tracker")), tracking="")

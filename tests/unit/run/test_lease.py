@@ -74,7 +74,7 @@ def test_an_unknown_run_and_a_corrupt_head_differ(store: FaultyStore) -> None:
     with pytest.raises(UnknownRun, match="nobody"):
         lease.read(store, "nobody")
     version = lease.read(store, "r").version
-    store.publish("r", b'{"format": 1, "run"', expect=version)
+    store.publish("r", b'{"format": 2, "run"', expect=version)
     with pytest.raises(HeadCorrupt, match="'r'"):
         take(store, "a", ManualClock())
 
@@ -161,7 +161,7 @@ def test_a_lease_taken_and_superseded_before_the_reply_is_lost(store: FaultyStor
 
     class Between(FaultyStore):
         def read(self, run: str):  # type: ignore[no-untyped-def]  # the signature is the parent's
-            if self.log and self.log[-1].endswith("landed late"):
+            if self.log and self.log[-1].endswith("took effect late"):
                 self.log.append("a second process of the same attempt")
                 other.append(take(self.store, "a", clock))
             return super().read(run)

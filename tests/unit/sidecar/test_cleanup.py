@@ -1,4 +1,4 @@
-"""Old local tiers go, and only those from which nobody can go on."""
+"""Old local tiers are removed, and only those from which no attempt can resume."""
 
 from __future__ import annotations
 

@@ -109,10 +109,10 @@ def test_a_checkpoint_after_a_lost_reply_stands_on_the_one_that_landed(tmp_path:
     publisher.publish(save(tier, 3))
     head = lease.read(store, RUN).head
     assert [ref.seq for ref in head.checkpoints] == [3, 2, 1]
-    found = restored(store, head, tmp_path / "fresh")
-    assert found.trouble == ()
-    assert found.manifest is not None
-    assert found.manifest.seq == 3
+    fresh = restored(store, head, tmp_path / "fresh")
+    assert fresh.trouble == ()
+    assert fresh.manifest is not None
+    assert fresh.manifest.seq == 3
     assert sorted(published_rows(store, head, 0)) == [1, 2, 3]
 
 
@@ -164,7 +164,7 @@ def test_a_name_for_which_there_is_no_room_is_told_and_the_checkpoint_published_
         publisher.publish(save(tier, seq, name=f"n{seq}"))
     assert [(ref.seq, ref.label) for ref in lease.read(store, RUN).head.checkpoints] == [(4, ""), (2, "n2"), (1, "n1")]
     lines, _ = Mailbox(tmp_path / "mailbox").events_since(0)
-    assert b"cannot be called 'n3'" in lines
+    assert b"cannot be named 'n3'" in lines
 
 
 def test_a_head_of_an_older_version_is_read(tmp_path: Path) -> None:

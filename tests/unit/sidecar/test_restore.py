@@ -1,4 +1,4 @@
-"""Where a fresh host goes on: from the store, over a line that breaks, beside an attempt that does not know it."""
+"""What a fresh host resumes from: the store, over a line that breaks, beside an attempt that does not know it."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def head(store: Watched, tmp_path: Path) -> Head:
     return run.release()
 
 
-def is_whole(found: Restored, store: Watched) -> None:
-    assert found.manifest is not None
-    assert (found.manifest.seq, found.source, found.trouble) == (3, "store", ())
+def is_whole(fresh: Restored, store: Watched) -> None:
+    assert fresh.manifest is not None
+    assert (fresh.manifest.seq, fresh.source, fresh.trouble) == (3, "store", ())
 
 
 def test_each_pack_is_fetched_once(store: Watched, head: Head, tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ def test_two_attempts_of_one_host_do_not_take_each_others_packs(store: Watched, 
 
 
 def test_a_damaged_pack_falls_back_to_what_is_whole(store: Watched, head: Head, tmp_path: Path) -> None:
-    newest = max(name for name in store.names(RUN) if name.startswith("packs/e1-3-"))
+    newest = max(name for name in store.names(RUN) if name.startswith("packs/t1-3-"))
     kept = store._runs[RUN].files
     kept[newest] = kept[newest][:100] + bytes([kept[newest][100] ^ 1]) + kept[newest][101:]
-    found = restored(store, head, tmp_path / "fresh")
-    assert found.manifest is not None
-    assert (found.manifest.seq, found.seq) == (2, 3)
-    assert "checkpoint 3" in found.trouble[0]
+    fresh = restored(store, head, tmp_path / "fresh")
+    assert fresh.manifest is not None
+    assert (fresh.manifest.seq, fresh.seq) == (2, 3)
+    assert "checkpoint 3" in fresh.trouble[0]

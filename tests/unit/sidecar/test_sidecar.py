@@ -1,4 +1,4 @@
-"""The agent's judgement of other holders, and what it does about requests."""
+"""How the sidecar judges other holders, and what it does about requests."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def dead() -> int:
 
 
 @pytest.mark.parametrize(
-    ("node", "agent_lives", "owner_lives", "is_gone"),
+    ("node", "sidecar_lives", "owner_lives", "is_gone"),
     [
         ("here", False, False, True),
-        ("here", False, True, False),  # its owner starts another agent
+        ("here", False, True, False),  # its owner starts another sidecar
         ("here", True, False, False),  # it publishes what its owner left
         ("elsewhere", False, False, False),
     ],

@@ -42,8 +42,8 @@ def test_the_page_says_what_it_is_and_how_to_go_on() -> None:
 def test_a_run_without_numbers_has_no_picture() -> None:
     series = Series()
     series.add([row("loss", 0, math.nan)])
-    for one in (Series(), series):
-        files = page(HEAD, store="hf://user/runs", series=one, deaths=[])
+    for metrics in (Series(), series):
+        files = page(HEAD, store="hf://user/runs", series=metrics, deaths=[])
         assert list(files) == ["README.md"]
         assert b"loss.svg" not in files["README.md"]
 
@@ -58,12 +58,12 @@ def test_a_long_series_stays_small_and_keeps_its_ends() -> None:
 
 
 def test_the_front_page_lists_runs_and_leaves_the_rest_alone() -> None:
-    given = {"address": "hf://user/runs", "endpoint": "https://hub", "path": "user/runs"}
-    first = front("", **given, runs=["a/b"])
+    old = {"address": "hf://user/runs", "endpoint": "https://hub", "path": "user/runs"}
+    first = front("", **old, runs=["a/b"])
     assert "https://hub/user/runs/tree/run%2Fa%2Bb" in first
     mine = first.replace("# runs", "# My own words")
-    second = front(mine, **given, runs=["c", "a/b"])
+    second = front(mine, **old, runs=["c", "a/b"])
     assert "# My own words" in second
     assert second.index("[c]") < second.index("[a/b]")
     assert second.count("<!-- qcity runs") == 1
-    assert front("# A model", **given, runs=["c"]).startswith("# A model\n\n## Runs")
+    assert front("# A model", **old, runs=["c"]).startswith("# A model\n\n## Runs")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from book_digest import digests
+from optional import part
 
 
 def told(**namespace: Any) -> dict[str, tuple[str, str]]:
@@ -82,7 +83,7 @@ def test_closures_share_their_cells_and_objects_have_the_live_class() -> None:
 
 
 def test_tied_weights_and_an_optimizer_s_parameters_are_seen() -> None:
-    torch = pytest.importorskip("torch")
+    torch = part("torch")
 
     def state(*, is_tied: bool, is_own: bool) -> dict[str, Any]:
         torch.manual_seed(1)

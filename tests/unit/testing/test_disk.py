@@ -66,7 +66,7 @@ def test_every_operation_is_seen(tmp_path: Path) -> None:
 def test_what_goes_past_the_recorder_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "x", b"")
     descriptor = os.open(tmp_path / "x", os.O_WRONLY)
-    with pytest.raises(AssertionError, match=r"past the recorder.*'x'"), Recorder(tmp_path):
+    with pytest.raises(AssertionError, match=r"without the recorder.*'x'"), Recorder(tmp_path):
         os.write(descriptor, b"unseen")
     os.close(descriptor)
     with pytest.raises(AssertionError, match="cannot be recorded"), Recorder(tmp_path):
@@ -95,7 +95,7 @@ def test_unsynced_data_is_lost_in_any_subset(tmp_path: Path, names: Names) -> No
         assert ends(disk.trace, names) == {(("x", b"n" * 3 * PAGE),)}
         os.close(descriptor)
     short = [a + b for a in (b"o" * PAGE, b"n" * PAGE) for b in (b"o" * PAGE, b"n" * PAGE)]
-    long = [one + last for one in short for last in (bytes(PAGE), b"n" * PAGE)]
+    long = [first + last for first in short for last in (bytes(PAGE), b"n" * PAGE)]
     assert seen == {(("x", data),) for data in short + long}
 
 

@@ -43,12 +43,12 @@ class Users:
         """
         try:
             text = path.read_text(encoding="utf-8")
-            found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+            table_of_users = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
             raise UsageError(f"the users' file {path} cannot be read: {error}") from error
-        if not isinstance(found, dict) or not found:
+        if not isinstance(table_of_users, dict) or not table_of_users:
             raise UsageError(f'{path}: a table for each token is needed, as [hf_alice] with name = "alice"')
-        return cls({token: _user(path, token, table) for token, table in found.items()})
+        return cls({token: _user(path, token, table) for token, table in table_of_users.items()})
 
     def find(self, token: str) -> User | None:
         """The user whom ``token`` speaks for."""
@@ -71,8 +71,8 @@ def _user(path: Path, token: str, table: Any) -> User:
     if role not in get_args(Role):
         raise UsageError(f"{where}: role is one of {', '.join(get_args(Role))}, not {role!r}")
     for key in ("orgs", "scopes"):
-        given = table.get(key, [])
-        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        scopes = table.get(key, [])
+        if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
             raise UsageError(f"{where}: {key} is a list of strings")
     return User(table["name"], role, tuple(table.get("orgs", ())), tuple(table.get("scopes", ())))
 
@@ -94,14 +94,14 @@ def allowed(user: User, need: str, *, owner: str, entity: str = "", scope: str =
     if role is None or (need == "write" and role == "read"):
         return False
     if user.role == "fineGrained":
-        wanted = scope or _SCOPES[need]
-        return any(_grants(one, wanted, user, owner, entity) for one in user.scopes)
+        permission = scope or _SCOPES[need]
+        return any(_grants(each, permission, user, owner, entity) for each in user.scopes)
     return need == "read" or user.role == "write"
 
 
-def _grants(given: str, wanted: str, user: User, owner: str, entity: str) -> bool:
-    place, _, permission = given.rpartition(":")
-    if permission != wanted and not (permission == "repo.write" and wanted == "repo.content.read"):
+def _grants(grant: str, needed: str, user: User, owner: str, entity: str) -> bool:
+    place, _, permission = grant.rpartition(":")
+    if permission != needed and not (permission == "repo.write" and needed == "repo.content.read"):
         return False
     return place in (owner, entity) if place else owner == user.name
 
@@ -113,8 +113,8 @@ def object_id(*parts: str) -> str:
 
 def _scoped(user: User) -> dict[str, Any]:
     places: dict[str, list[str]] = {}
-    for one in user.scopes:
-        place, _, permission = one.rpartition(":")
+    for scope in user.scopes:
+        place, _, permission = scope.rpartition(":")
         places.setdefault(place or user.name, []).append(permission)
     scoped = [
         {

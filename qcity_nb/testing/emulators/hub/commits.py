@@ -60,27 +60,27 @@ def preupload(hub: Hub, request: Request, repo: Repo, revision: str) -> Response
         tree = next(objects.ancestry(db, repo.id, oid)).tree
         attributes = body.get("gitAttributes") or _text_at(db, hub, tree, ".gitattributes")
         ignore = body.get("gitIgnore") or _text_at(db, hub, tree, ".gitignore")
-        found = [_mode(db, hub, tree, one, str(attributes), str(ignore)) for one in files]
-    return Response.json({"files": found, "commitOid": oid})
+        answers = [_mode(db, hub, tree, file, str(attributes), str(ignore)) for file in files]
+    return Response.json({"files": answers, "commitOid": oid})
 
 
 def _mode(
-    db: sqlite3.Connection, hub: Hub, tree: str, one: dict[str, Any], attributes: str, ignore: str
+    db: sqlite3.Connection, hub: Hub, tree: str, file: dict[str, Any], attributes: str, ignore: str
 ) -> dict[str, Any]:
-    path, size = check_path(one.get("path")), one.get("size")
+    path, size = check_path(file.get("path")), file.get("size")
     if not isinstance(size, int):
         raise HubError(400, f"{path}: size is missing")
     try:
-        sample = base64.b64decode(one.get("sample") or "")
+        sample = base64.b64decode(file.get("sample") or "")
     except (binascii.Error, TypeError):
         raise HubError(400, f"{path}: the sample is not base64") from None
     is_large = is_lfs(attributes, path) or size > hub.options.lfs_threshold or _is_binary(sample)
-    found = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": is_ignored(ignore, path)}
+    answer = {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": is_ignored(ignore, path)}
     entry = objects.entry_at(db, tree, path)
     if entry is not None and not entry.is_tree:
         blob = objects.blobs(db, [entry.oid])[entry.oid]
-        found["oid"] = blob.lfs_oid or blob.oid
-    return found
+        answer["oid"] = blob.lfs_oid or blob.oid
+    return answer
 
 
 def _is_binary(sample: bytes) -> bool:
@@ -96,7 +96,7 @@ def _is_binary(sample: bytes) -> bool:
 
 
 @dataclass(slots=True)
-class _Wanted:
+class _Upload:
     """What a commit's body asks for, in order: a path's last operation counts."""
 
     message: str
@@ -117,7 +117,7 @@ def _lines(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         yield key, value
 
 
-def _parse(data: bytes) -> _Wanted:
+def _parse(data: bytes) -> _Upload:
     lines = _lines(data)
     key, header = next(lines, ("", {}))
     summary = header.get("summary")
@@ -125,7 +125,7 @@ def _parse(data: bytes) -> _Wanted:
         raise HubError(400, "A commit begins with a header that has a summary")
     description = header.get("description") or ""
     message = f"{summary}\n\n{description}" if description else summary
-    wanted = _Wanted(message, header.get("parentCommit"))
+    upload = _Upload(message, header.get("parentCommit"))
     for key, value in lines:
         path = check_path(str(value.get("path") or "").rstrip("/"))
         if key == "file":
@@ -136,19 +136,19 @@ def _parse(data: bytes) -> _Wanted:
                 )
             except binascii.Error:
                 raise HubError(400, f"{path}: the content is not base64") from None
-            wanted.changes[path] = data
+            upload.changes[path] = data
         elif key == "lfsFile":
             oid, size = value.get("oid"), value.get("size")
             if value.get("algo") != "sha256" or not isinstance(oid, str) or len(oid) != 64:
                 raise HubError(400, f"{path}: an LFS file needs algo sha256 and an oid")
-            wanted.changes[path] = (oid, size if isinstance(size, int) else None)
+            upload.changes[path] = (oid, size if isinstance(size, int) else None)
         elif key == "deletedFile":
-            wanted.changes[path] = None
+            upload.changes[path] = None
         elif key == "deletedFolder":
-            wanted.folders.append(path)
+            upload.folders.append(path)
         else:
             raise HubError(400, f"a commit has no operation {key}")
-    return wanted
+    return upload
 
 
 @repo_route("POST", "/commit/(?P<revision>[^/]+)", need="write", kind="commit")
@@ -159,14 +159,14 @@ def commit(hub: Hub, request: Request, repo: Repo, revision: str) -> Response:
         raise HubError(403, "This emulator has no pull requests")
     ref = f"refs/heads/{revision.removeprefix('refs/heads/')}"
     faults.fire("commit.begin", repo=repo.full_name, ref=ref)
-    wanted = _parse(b"".join(receive(hub, request, "commit", repo.full_name)))
+    upload = _parse(b"".join(receive(hub, request, "commit", repo.full_name)))
     if faults.strike("commit-500-before", "commit") is not None:
         raise HubError(500, "Internal Server Error")
     if faults.strike("commit-412", "commit") is not None:
         raise _stale()
     if faults.strike("storage-full", "commit") is not None:
         raise storage_full()
-    made, old = _land(hub, request, repo, ref, wanted)
+    made, old = _land(hub, request, repo, ref, upload)
     announce_refs(hub, request, repo, ref, old, made)
     faults.fire("commit.landed", repo=repo.full_name, ref=ref, oid=made)
     delay = faults.strike("commit-slow", "commit")
@@ -192,7 +192,7 @@ def storage_full() -> HubError:
     )
 
 
-def _land(hub: Hub, request: Request, repo: Repo, ref: str, wanted: _Wanted) -> tuple[str, str]:
+def _land(hub: Hub, request: Request, repo: Repo, ref: str, upload: _Upload) -> tuple[str, str]:
     """Compare and set, in one transaction. Returns: the branch's commits after and before."""
     user = request.user
     assert user is not None
@@ -200,17 +200,17 @@ def _land(hub: Hub, request: Request, repo: Repo, ref: str, wanted: _Wanted) -> 
         old = revisions.head(db, repo.id, ref)
         if old is None:
             raise revisions.no_revision(ref.removeprefix("refs/heads/"))
-        parent = wanted.parent
+        parent = upload.parent
         if parent is not None and (len(parent) < 7 or not old.startswith(parent)):
             raise _stale()
         tree = next(objects.ancestry(db, repo.id, old)).tree
         try:
-            made_tree = objects.edit_tree(db, tree, _changes(hub, db, repo, ref, tree, wanted))
+            made_tree = objects.edit_tree(db, tree, _changes(hub, db, repo, ref, tree, upload))
         except objects.Clash as clash:
             raise HubError(422, f"{clash}: a file and a folder cannot have the same path") from None
         at_ms = now_ms()
         made = objects.add_commit(
-            db, repo.id, tree=made_tree, parent=old, author=user.name, message=wanted.message, at_ms=at_ms
+            db, repo.id, tree=made_tree, parent=old, author=user.name, message=upload.message, at_ms=at_ms
         )
         revisions.set_ref(db, repo.id, ref, made.oid)
         db.execute("UPDATE repo SET modified_ms = ? WHERE id = ?", (at_ms, repo.id))
@@ -218,23 +218,23 @@ def _land(hub: Hub, request: Request, repo: Repo, ref: str, wanted: _Wanted) -> 
 
 
 def _changes(
-    hub: Hub, db: sqlite3.Connection, repo: Repo, ref: str, tree: str, wanted: _Wanted
+    hub: Hub, db: sqlite3.Connection, repo: Repo, ref: str, tree: str, upload: _Upload
 ) -> dict[str, str | None]:
     """The contents that paths shall have, stored."""
-    found: dict[str, str | None] = {}
-    for folder in wanted.folders:
+    changes: dict[str, str | None] = {}
+    for folder in upload.folders:
         entry = objects.entry_at(db, tree, folder)
         if entry is None or not entry.is_tree:
             raise HubError(404, f"A folder with this name doesn't exist: {folder}", "EntryNotFound")
-        found |= _files_below(db, entry)
-    for path, content in wanted.changes.items():
+        changes |= _files_below(db, entry)
+    for path, content in upload.changes.items():
         if content is None:
             entry = objects.entry_at(db, tree, path)
             if entry is None:
                 raise HubError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-            found |= _files_below(db, entry) if entry.is_tree else {path: None}
+            changes |= _files_below(db, entry) if entry.is_tree else {path: None}
         elif isinstance(content, bytes):
-            found[path] = objects.add_blob(db, hub.folder, content).oid
+            changes[path] = objects.add_blob(db, hub.folder, content).oid
         else:
             oid, size = content
             stored = usage.has_file(db, repo.id, oid)
@@ -244,9 +244,9 @@ def _changes(
                     "Your push was rejected because an LFS pointer pointed to a file that does not exist. "
                     f"Offending file: {path}",
                 )
-            found[path] = objects.add_blob(db, hub.folder, git.pointer(oid, stored)).oid
+            changes[path] = objects.add_blob(db, hub.folder, git.pointer(oid, stored)).oid
             usage.note_push(db, repo.id, oid, path, ref)
-    return found
+    return changes
 
 
 def _files_below(db: sqlite3.Connection, folder: git.Entry) -> dict[str, str | None]:

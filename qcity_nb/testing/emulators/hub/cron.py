@@ -17,7 +17,7 @@ _NAMED = {
     "@hourly": "0 * * * *",
 }
 _FIELD = re.compile(
-    r"(?P<list>(?:\d+,)+\d+)|(?P<first>\d+)-(?P<last>\d+)|(?P<start>\d+|\*)/(?P<step>\d+)|(?P<one>\d+)|\*"
+    r"(?P<list>(?:\d+,)+\d+)|(?P<first>\d+)-(?P<last>\d+)|(?P<start>\d+|\*)/(?P<step>\d+)|(?P<single>\d+)|\*"
 )
 _BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 _FOUR_YEARS = 366 * 4 + 1
@@ -48,9 +48,9 @@ class Schedule:
             if self._has(day):
                 for hour in sorted(self.hours):
                     for minute in sorted(self.minutes):
-                        found = day.replace(hour=hour, minute=minute)
-                        if found > after:
-                            return found
+                        candidate = day.replace(hour=hour, minute=minute)
+                        if candidate > after:
+                            return candidate
             day += timedelta(days=1)
         raise ValueError("the schedule never comes")
 
@@ -67,17 +67,17 @@ def _values(text: str, low: int, high: int) -> frozenset[int]:
     if match is None:
         raise ValueError(f"{text!r} is not a field of a schedule")
     if match["list"]:
-        found = [int(one) for one in text.split(",")]
+        values = [int(number) for number in text.split(",")]
     elif match["first"]:
-        found = list(range(int(match["first"]), int(match["last"]) + 1))
+        values = list(range(int(match["first"]), int(match["last"]) + 1))
     elif match["step"]:
         first = low if match["start"] == "*" else int(match["start"])
-        found = list(range(first, high + 1, int(match["step"]) or high + 1))
+        values = list(range(first, high + 1, int(match["step"]) or high + 1))
     else:
-        found = [int(text)] if match["one"] else list(range(low, high + 1))
-    if not found or min(found) < low or max(found) > high:
+        values = [int(text)] if match["single"] else list(range(low, high + 1))
+    if not values or min(values) < low or max(values) > high:
         raise ValueError(f"{text!r} is not within {low} to {high}")
-    return frozenset(found)
+    return frozenset(values)
 
 
 def parse(text: str) -> Schedule:

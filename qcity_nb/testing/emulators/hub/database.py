@@ -34,17 +34,17 @@ class Database:
                 db.execute(statement)
 
     def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
-            found.row_factory = sqlite3.Row
-            found.execute("PRAGMA journal_mode=WAL")
-            found.execute("PRAGMA synchronous=NORMAL")
-            found.execute("PRAGMA foreign_keys=ON")
-            self._local.connection = found
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, timeout=60, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            self._local.connection = connection
             with self._writing:
-                self._all.append(found)
-        return found
+                self._all.append(connection)
+        return connection
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -77,11 +77,11 @@ class Database:
 
     def forget(self) -> None:
         """Close the calling thread's connection; called at a thread's end."""
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is not None:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
             with self._writing:
-                self._all.remove(found)
-            found.close()
+                self._all.remove(connection)
+            connection.close()
             del self._local.connection
 
     def close(self) -> None:

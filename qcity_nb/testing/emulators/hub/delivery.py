@@ -144,7 +144,7 @@ def _payload(hub: Hub, event: Event) -> dict[str, Any]:
         head = revisions.head(db, repo.id, "main") if repo else None
     kind = f"{event.repo_type}s"
     page = repo.page if repo else f"/{'' if event.repo_type == 'model' else kind + '/'}{event.repo_id}"
-    found: dict[str, Any] = {
+    payload: dict[str, Any] = {
         "event": {"action": event.action, "scope": event.scope},
         "repo": {
             "type": event.repo_type,
@@ -156,14 +156,14 @@ def _payload(hub: Hub, event: Event) -> dict[str, Any]:
         },
     }
     if head:
-        found["repo"]["headSha"] = head
+        payload["repo"]["headSha"] = head
     # Only these: an event's facts may hold what a Space was made with.
-    if "updatedRefs" in event.facts:
-        found["updatedRefs"] = event.facts["updatedRefs"]
+    if "updatedRefs" in event.details:
+        payload["updatedRefs"] = event.details["updatedRefs"]
     if event.scope == "repo.config":
-        is_told = repo is not None and not event.facts.keys().isdisjoint(("private", "visibility"))
-        found["updatedConfig"] = {"private": found["repo"]["private"]} if is_told else {}
-    return found
+        is_told = repo is not None and not event.details.keys().isdisjoint(("private", "visibility"))
+        payload["updatedConfig"] = {"private": payload["repo"]["private"]} if is_told else {}
+    return payload
 
 
 def _repo_id(repo: Repo | None, event: Event) -> str:
@@ -177,7 +177,7 @@ def _is_watched(hub: Hub, row: sqlite3.Row, event: Event, payload: dict[str, Any
     if payload["repo"]["private"] and not _belongs(hub, row["user"], owner):
         return False
     named = ((event.repo_type, event.repo_id), ("user", owner), ("org", owner))
-    return any((one["type"], one["name"]) in named for one in json.loads(row["watched"]))
+    return any((item["type"], item["name"]) in named for item in json.loads(row["watched"]))
 
 
 def _belongs(hub: Hub, name: str, owner: str) -> bool:

@@ -59,7 +59,7 @@ class Event:
     Args:
         action: ``create``, ``update`` or ``delete``.
         scope: ``repo``, ``repo.content`` or ``repo.config``.
-        facts: more of the payload; ``updatedRefs`` of ``repo.content``.
+        details: more of the payload; ``updatedRefs`` of ``repo.content``.
     """
 
     action: str
@@ -67,7 +67,7 @@ class Event:
     repo_type: str
     repo_id: str
     user: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Hub:

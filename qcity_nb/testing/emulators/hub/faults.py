@@ -17,7 +17,7 @@ COUNTED: dict[str, str] = {
     "commit-lost": "a commit lands, and the connection is dropped without a reply",
     "commit-500": "a commit lands, and the answer is 500",
     "commit-500-before": "a commit is answered with 500 and does not land",
-    "commit-412": "a commit is answered with 412 though its parent is the head",
+    "commit-412": "a commit is answered with 412 though its parent is the tip of the branch",
     "rate-429": "a call is answered with 429 and the headers of a spent rate limit",
     "error-500": "a call is answered with 500",
     "upload-cut": "an upload's connection is dropped half way",
@@ -107,11 +107,11 @@ class Faults:
         """The fault's number if it strikes now, which uses it up by one; else None.
 
         Args:
-            only: a switch for any kind of route is passed over.
+            only: ignore a switch for any kind of route.
         """
         with self._lock:
             switches = self._switches.get(name, [])
-            switch = next((one for one in switches if one.kind == kind or (one.kind is None and not only)), None)
+            switch = next((each for each in switches if each.kind == kind or (each.kind is None and not only)), None)
             if switch is None:
                 return None
             if switch.left is not None:
@@ -139,9 +139,9 @@ class Faults:
 
         return remove
 
-    def fire(self, event: str, **facts: Any) -> None:
+    def fire(self, event: str, **details: Any) -> None:
         """Call the hooks of ``event``."""
         with self._lock:
             hooks = list(self._hooks.get(event, ()))
         for hook in hooks:
-            hook(**facts)
+            hook(**details)

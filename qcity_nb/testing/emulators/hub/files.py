@@ -42,9 +42,9 @@ def tree(hub: Hub, request: Request, repo: Repo, revision: str, path: str = "") 
         if top is None or not top.is_tree:
             raise no_entry(path, revision, oid)
         below = f"{path}/" if path else ""
-        found = list(objects.walk(db, top.oid, recursive=request.flag("recursive"), below=below))
+        entries = list(objects.walk(db, top.oid, recursive=request.flag("recursive"), below=below))
         size = hub.options.expanded_page if expand else hub.options.tree_page
-        page, headers = page_of(request, found, size)
+        page, headers = page_of(request, entries, size)
         described = _described(db, repo, commit, page, expand=expand)
     return Response.json(described, headers={**headers, "X-Repo-Commit": oid})
 
@@ -57,9 +57,9 @@ def paths_info(hub: Hub, request: Request, repo: Repo, revision: str) -> Respons
     with hub.db.read() as db:
         oid = revisions.resolve(hub, db, repo.id, revision)
         commit = next(objects.ancestry(db, repo.id, oid))
-        wanted = dict.fromkeys(path.strip("/") for path in form.get("paths", []))
-        found = [objects.entry_at(db, commit.tree, path) for path in wanted if path]
-        described = _described(db, repo, commit, [entry for entry in found if entry is not None], expand=expand)
+        paths = dict.fromkeys(path.strip("/") for path in form.get("paths", []))
+        entries = [objects.entry_at(db, commit.tree, path) for path in paths if path]
+        described = _described(db, repo, commit, [entry for entry in entries if entry is not None], expand=expand)
     return Response.json(described)
 
 
@@ -69,50 +69,54 @@ def _described(
     known = objects.blobs(db, (entry.oid for entry in entries if not entry.is_tree))
     xet = _xet_hashes(db, (blob.lfs_oid for blob in known.values() if blob.lfs_oid is not None))
     last = _last_commits(db, repo, commit, entries) if expand else {}
-    found = []
+    answers = []
     for entry in entries:
-        facts: dict[str, Any] = {"type": "directory" if entry.is_tree else "file", "oid": entry.oid, "size": 0}
+        answer: dict[str, Any] = {"type": "directory" if entry.is_tree else "file", "oid": entry.oid, "size": 0}
         if not entry.is_tree:
             blob = known[entry.oid]
-            facts["size"] = blob.size if blob.lfs_size is None else blob.lfs_size
+            answer["size"] = blob.size if blob.lfs_size is None else blob.lfs_size
             if blob.lfs_oid is not None:
-                facts["lfs"] = {"oid": blob.lfs_oid, "size": blob.lfs_size, "pointerSize": blob.size}
+                answer["lfs"] = {"oid": blob.lfs_oid, "size": blob.lfs_size, "pointerSize": blob.size}
                 if blob.lfs_oid in xet:
-                    facts["xetHash"] = xet[blob.lfs_oid]
-        facts["path"] = entry.name
+                    answer["xetHash"] = xet[blob.lfs_oid]
+        answer["path"] = entry.name
         if entry.name in last:
-            one = last[entry.name]
-            facts["lastCommit"] = {"id": one.oid, "title": one.title, "date": iso(one.at_ms)}
-        found.append(facts)
-    return found
+            commit_of_entry = last[entry.name]
+            answer["lastCommit"] = {
+                "id": commit_of_entry.oid,
+                "title": commit_of_entry.title,
+                "date": iso(commit_of_entry.at_ms),
+            }
+        answers.append(answer)
+    return answers
 
 
 def _xet_hashes(db: sqlite3.Connection, oids: Iterable[str]) -> dict[str, str]:
-    found = {}
+    hashes = {}
     for oid in set(oids):
         row = db.execute("SELECT xet_hash FROM lfs_object WHERE oid = ?", (oid,)).fetchone()
         if row is not None and row["xet_hash"] is not None:
-            found[oid] = str(row["xet_hash"])
-    return found
+            hashes[oid] = str(row["xet_hash"])
+    return hashes
 
 
 def _last_commits(db: sqlite3.Connection, repo: Repo, commit: Commit, entries: list[Entry]) -> dict[str, Commit]:
     """For each path, the newest commit that changed it."""
     open_ = {entry.name: entry.oid for entry in entries}
-    found: dict[str, Commit] = {}
+    newest: dict[str, Commit] = {}
     newer = None
-    for one in objects.ancestry(db, repo.id, commit.oid):
-        if newer is not None and one.tree != newer.tree:
+    for older in objects.ancestry(db, repo.id, commit.oid):
+        if newer is not None and older.tree != newer.tree:
             for path, oid in list(open_.items()):
-                there = objects.entry_at(db, one.tree, path)
-                if there is None or there.oid != oid:
-                    found[path] = newer
+                before = objects.entry_at(db, older.tree, path)
+                if before is None or before.oid != oid:
+                    newest[path] = newer
                     del open_[path]
-        newer = one
+        newer = older
         if not open_:
-            return found
+            return newest
     assert newer is not None
-    return {**found, **dict.fromkeys(open_, newer)}
+    return {**newest, **dict.fromkeys(open_, newer)}
 
 
 # --- serving

@@ -77,9 +77,9 @@ class Job:
     @classmethod
     def of(cls, row: sqlite3.Row) -> Job:
         """From its row."""
-        facts = {name: row[name] for name in cls.__slots__}
-        facts["spec"], facts["initiator"] = json.loads(row["spec"]), json.loads(row["initiator"])
-        return cls(**facts)
+        fields = {name: row[name] for name in cls.__slots__}
+        fields["spec"], fields["initiator"] = json.loads(row["spec"]), json.loads(row["initiator"])
+        return cls(**fields)
 
 
 def _outcome(state: runner.State, ending: str) -> tuple[str, str | None, str | None]:
@@ -95,7 +95,7 @@ def _outcome(state: runner.State, ending: str) -> tuple[str, str | None, str | N
             return "ERROR", "Job timeout", None
         case "evicted":
             return "ERROR", f"Job failed with exit code: {state.code}. Reason: Evicted", None
-        case "told" if not ending:
+        case "asked" if not ending:
             return "ERROR", "Job lost: somebody ended its process", None
         case "" if not ending:
             return "ERROR", "Job lost: its process is gone", None
@@ -163,7 +163,7 @@ class Fleet:
             self._launching.discard(job_id)
         return job
 
-    def _launch(self, job: Job, given: Mapping[str, str]) -> None:
+    def _launch(self, job: Job, environ: Mapping[str, str]) -> None:
         flavor = FLAVORS[job.spec["flavor"]]
         folder = self.folder(job.id)
         image = job.spec.get("dockerImage") or f"of the Space {job.spec['spaceId']}"
@@ -175,7 +175,7 @@ class Fleet:
                 accelerator=flavor.accelerator,
                 cpu_cores=str(flavor.cores),
                 memory=f"{flavor.memory}Gi",
-                given=given,
+                requested=environ,
             ),
             timeout_s=job.spec["timeout"] or DEFAULT_TIMEOUT_S,
             attempts=job.spec["attempts"],
@@ -207,9 +207,11 @@ class Fleet:
         """All jobs, or a namespace's, the newest first."""
         for job_id in list(self._pods):
             self._look(job_id)
-        query = "SELECT * FROM jobs WHERE ?1 IS NULL OR namespace = ?1 ORDER BY created DESC, rowid DESC"
+        query = (
+            "SELECT * FROM jobs WHERE :namespace IS NULL OR namespace = :namespace ORDER BY created DESC, rowid DESC"
+        )
         with self._hub.db.read() as db:
-            return [Job.of(row) for row in db.execute(query, (namespace,))]
+            return [Job.of(row) for row in db.execute(query, {"namespace": namespace})]
 
     def end(self, job_ids: Sequence[str], why: str = "cancel") -> None:
         """Kill jobs and wait until they are gone; those that are over stay as they are.
@@ -238,11 +240,11 @@ class Fleet:
         if pod is not None:
             pod.evict()
 
-    def relabel(self, job_id: str, **facts: Any) -> None:
+    def relabel(self, job_id: str, **changes: Any) -> None:
         """Change members of a job's spec, such as its labels."""
         with self._hub.db.write() as db:
             row = db.execute("SELECT spec FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            spec = json.dumps({**json.loads(row["spec"]), **facts})
+            spec = json.dumps({**json.loads(row["spec"]), **changes})
             db.execute("UPDATE jobs SET spec = ? WHERE id = ?", (spec, job_id))
 
     def close(self) -> None:
@@ -253,11 +255,11 @@ class Fleet:
         self._wake.set()
         self._thread.join()
 
-    def _update(self, job_id: str, **facts: Any) -> None:
+    def _update(self, job_id: str, **changes: Any) -> None:
         # Names of columns are this module's own, never a request's.
-        columns = ", ".join(f"{name} = ?" for name in facts)
+        columns = ", ".join(f"{name} = ?" for name in changes)
         with self._hub.db.write() as db:
-            db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*facts.values(), job_id))  # noqa: S608
+            db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*changes.values(), job_id))  # noqa: S608
 
     def _ending(self, job_id: str) -> str:
         with self._hub.db.read() as db:

@@ -81,13 +81,13 @@ def encode_tree(entries: Iterable[Entry]) -> bytes:
 
 def decode_tree(data: bytes) -> list[Entry]:
     """The entries of a tree object."""
-    found, at = [], 0
+    entries, at = [], 0
     while at < len(data):
         space, end = data.index(b" ", at), data.index(b"\0", at)
         name, is_tree = data[space + 1 : end].decode(), data[at:space] == b"40000"
-        found.append(Entry(name, is_tree, data[end + 1 : end + 21].hex()))
+        entries.append(Entry(name, is_tree, data[end + 1 : end + 21].hex()))
         at = end + 21
-    return found
+    return entries
 
 
 def commit_oid(tree: str, parent: str | None, author: str, at_s: int, message: str) -> str:

@@ -45,7 +45,7 @@ class Flavor:
                 "vram": f"{self.vram} GB",
                 "manufacturer": "Nvidia",
             }
-        found: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "name": self.name,
             "prettyName": self.pretty,
             "cpu": f"{self.cores} vCPU",
@@ -56,8 +56,8 @@ class Flavor:
             "unitLabel": "minute",
         }
         if has_disk:
-            found["ephemeralStorage"] = f"{self.disk} GB"
-        return found
+            answer["ephemeralStorage"] = f"{self.disk} GB"
+        return answer
 
 
 _ALL = (

@@ -57,7 +57,7 @@ def list_files(hub: Hub, request: Request, repo: Repo) -> Response:
             "AND (released_at IS NULL OR released_at > ?) ORDER BY pushed_ms DESC, oid",
             (repo.id, time.time()),
         ).fetchall()
-    found = [
+    files = [
         {
             "fileOid": row["oid"],
             "oid": row["oid"],
@@ -68,7 +68,7 @@ def list_files(hub: Hub, request: Request, repo: Repo) -> Response:
         }
         for row in rows
     ]
-    page, headers = page_of(request, found, FILES_PAGE)
+    page, headers = page_of(request, files, FILES_PAGE)
     return Response.json(page, headers=headers)
 
 
@@ -76,14 +76,14 @@ def list_files(hub: Hub, request: Request, repo: Repo) -> Response:
 def delete_files(hub: Hub, request: Request, repo: Repo) -> Response:
     """Delete LFS files at once; with ``rewriteHistory``, out of every commit too."""
     body = request.json()
-    wanted = body.get("deletions") if isinstance(body, dict) else None
-    oids = wanted.get("sha") if isinstance(wanted, dict) else None
+    deletions = body.get("deletions") if isinstance(body, dict) else None
+    oids = deletions.get("sha") if isinstance(deletions, dict) else None
     if not isinstance(oids, list) or not all(isinstance(oid, str) for oid in oids):
         raise HubError(400, "deletions.sha must be a list of object ids")
-    assert isinstance(wanted, dict)
+    assert isinstance(deletions, dict)
     moved: list[tuple[str, str, str]] = []
     with hub.db.write() as db:
-        if wanted.get("rewriteHistory"):
+        if deletions.get("rewriteHistory"):
             moved = _rewrite(db, repo.id, set(oids))
             revisions.bury(db, repo.id)
         for oid in oids:
@@ -110,8 +110,8 @@ def delete_file(hub: Hub, request: Request, repo: Repo, oid: str) -> Response:
 
 def _rewrite(db: sqlite3.Connection, repo: int, oids: set[str]) -> list[tuple[str, str, str]]:
     """Make all commits again without these files. Returns: the refs that moved, with their commits before and after."""
-    marks = ",".join("?" * len(oids))
-    rows = db.execute(f"SELECT oid FROM blob WHERE lfs_oid IN ({marks})", list(oids))  # noqa: S608 (marks are ?)
+    placeholders = ",".join("?" * len(oids))
+    rows = db.execute(f"SELECT oid FROM blob WHERE lfs_oid IN ({placeholders})", list(oids))  # noqa: S608 (marks are ?)
     gone = {str(row["oid"]) for row in rows}
     trees: dict[str, str] = {EMPTY_TREE: EMPTY_TREE}
     made: dict[str, str] = {}
@@ -126,8 +126,8 @@ def _rewrite(db: sqlite3.Connection, repo: int, oids: set[str]) -> list[tuple[st
                 made[commit.oid] = commit.oid
                 continue
             message = f"{commit.title}\n\n{commit.message}" if commit.message else commit.title
-            facts: dict[str, Any] = {"author": commit.author, "message": message, "at_ms": commit.at_ms}
-            made[commit.oid] = objects.add_commit(db, repo, tree=tree, parent=parent, **facts).oid
+            details: dict[str, Any] = {"author": commit.author, "message": message, "at_ms": commit.at_ms}
+            made[commit.oid] = objects.add_commit(db, repo, tree=tree, parent=parent, **details).oid
         if made[head] != head:
             revisions.set_ref(db, repo, ref, made[head])
             moved.append((ref, head, made[head]))

@@ -18,8 +18,8 @@ _LABEL = re.compile(r"[a-zA-Z0-9._-]{0,100}")
 _ARCHITECTURES = ("amd64", "arm64")
 
 
-def _invalid(field: str, wanted: str) -> HubError:
-    return HubError(400, f"Invalid input: expected {wanted}, at {field}")
+def _invalid(field: str, expected: str) -> HubError:
+    return HubError(400, f"Invalid input: expected {expected}, at {field}")
 
 
 def read_body(request: Request) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def read_ports(value: Any) -> dict[str, list[int]] | None:
         return None
     if not isinstance(value, dict):
         raise _invalid("expose", "object")
-    found = {name: value.get(name) or [] for name in ("ports", "portsPublic")}
-    for name, ports in found.items():
-        if not isinstance(ports, list) or not all(isinstance(one, int) and 0 < one < 65536 for one in ports):
+    result = {name: value.get(name) or [] for name in ("ports", "portsPublic")}
+    for name, ports in result.items():
+        if not isinstance(ports, list) or not all(isinstance(port, int) and 0 < port < 65536 for port in ports):
             raise _invalid(f"expose.{name}", "array of ports")
-    if not set(found["portsPublic"]) <= set(found["ports"]):
+    if not set(result["portsPublic"]) <= set(result["ports"]):
         raise _invalid("expose.portsPublic", "ports of expose.ports")
-    return found if found["ports"] else None
+    return result if result["ports"] else None
 
 
 def _words(value: Any, field: str) -> list[str]:
@@ -132,9 +132,9 @@ def read_spec(body: Any) -> tuple[dict[str, Any], dict[str, str]]:
 def answer_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A spec as jobs and scheduled jobs show it."""
     hidden = ("attempts", "timeout", "expose", "labels")
-    found = {name: value for name, value in spec.items() if name not in hidden}
-    found["retry"] = spec["attempts"] - 1
+    answer = {name: value for name, value in spec.items() if name not in hidden}
+    answer["retry"] = spec["attempts"] - 1
     for name in ("timeout", "expose", "labels"):
         if spec[name]:
-            found[name] = spec[name]
-    return found
+            answer[name] = spec[name]
+    return answer

@@ -34,7 +34,7 @@ __all__ = [
     "metrics",
     "owner_of",
     "run",
-    "wanted_labels",
+    "read_label_filters",
 ]
 
 PAGE = 100
@@ -71,7 +71,7 @@ def _seconds(start: str | None, end: str | None) -> int | None:
 
 def answer(hub: Hub, job: Job) -> dict[str, Any]:
     """A job as the API shows it: of its secrets, the names."""
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "id": job.id,
         "type": "job",
         "createdAt": job.created,
@@ -82,17 +82,17 @@ def answer(hub: Hub, job: Job) -> dict[str, Any]:
         **answer_spec(job.spec),
     }
     if job.cancel_reason:
-        found["status"]["cancelReason"] = job.cancel_reason
+        result["status"]["cancelReason"] = job.cancel_reason
     durations = {
         "schedulingSecs": _seconds(job.created, job.started) if job.started else None,
         "runningSecs": _seconds(job.started, job.finished),
         "totalSecs": _seconds(job.created, job.finished),
     }
-    found["durations"] = {name: value for name, value in durations.items() if value is not None}
+    result["durations"] = {name: value for name, value in durations.items() if value is not None}
     for name, moment in (("startedAt", job.started), ("finishedAt", job.finished)):
         if moment:
-            found[name] = moment
-    return found
+            result[name] = moment
+    return result
 
 
 def find(hub: Hub, request: Request, namespace: str, job_id: str, need: str = "read") -> Job:
@@ -108,21 +108,21 @@ def find(hub: Hub, request: Request, namespace: str, job_id: str, need: str = "r
     return job
 
 
-def wanted_labels(request: Request) -> list[str]:
+def read_label_filters(request: Request) -> list[str]:
     """The labels that a list is filtered by.
 
     Raises:
         HubError: 400, one is not of the form ``key=value``.
     """
-    wanted = request.queries.get("label", [])
-    if not all(_LABEL_FILTER.fullmatch(one) for one in wanted):
+    filters = request.queries.get("label", [])
+    if not all(_LABEL_FILTER.fullmatch(each) for each in filters):
         raise HubError(400, "Invalid input: a label filter is key=value")
-    return wanted
+    return filters
 
 
-def matches(labels: dict[str, str], wanted: list[str]) -> bool:
-    """Whether all of the wanted are there."""
-    return all(labels.get(name) == value for name, _, value in (one.partition("=") for one in wanted))
+def matches(labels: dict[str, str], filters: list[str]) -> bool:
+    """Whether the labels have all of the ``key=value`` filters."""
+    return all(labels.get(name) == value for name, _, value in (each.partition("=") for each in filters))
 
 
 @route("GET", "/api/jobs/hardware", kind="jobs")
@@ -147,7 +147,7 @@ def run(hub: Hub, request: Request, namespace: str) -> Response:
 def listed(hub: Hub, request: Request, namespace: str) -> Response:
     """A namespace's jobs, the newest first, by label and stage, in pages."""
     hub.require(request, "read", owner=namespace, scope="job.read")
-    labels, stages = wanted_labels(request), request.queries.get("stage", [])
+    labels, stages = read_label_filters(request), request.queries.get("stage", [])
     if not set(stages) <= set(_STAGES):
         raise HubError(400, f"Invalid input: a stage is one of {'|'.join(_STAGES)}")
     jobs = [
@@ -273,11 +273,11 @@ def _samples(hub: Hub, job: Job) -> Iterator[bytes]:
 
 def _usage(job_id: str) -> tuple[float, int]:
     """Processor seconds and resident bytes of the processes that have the job's id; nothing where there is no /proc."""
-    wanted = f"JOB_ID={job_id}".encode()
+    variable = f"JOB_ID={job_id}".encode()
     cpu_s, memory = 0.0, 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+            if variable in (folder / "environ").read_bytes().split(b"\0"):
                 fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
                 cpu_s += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
                 memory += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")

@@ -43,7 +43,7 @@ def part_path(hub: Hub, upload: str) -> Path:
 
 @starting
 def purge(hub: Hub) -> None:
-    """Delete what uploads left behind that a kill cut off; those in parts can go on."""
+    """Delete the files of uploads that a kill cut off; those in parts can be continued."""
     with hub.db.read() as db:
         kept = {f"upload-{row['id']}" for row in db.execute("SELECT id FROM upload")}
     for path in hub.folder.glob("incoming/*"):
@@ -55,57 +55,59 @@ def purge(hub: Hub) -> None:
 def batch(hub: Hub, request: Request, repo: Repo) -> Response:
     """Where to put or fetch each object; one that the repository has needs no upload."""
     body = request.json()
-    given = body.get("objects") if isinstance(body, dict) else None
-    if not isinstance(given, list) or not all(_is_object(one) for one in given):
+    requested = body.get("objects") if isinstance(body, dict) else None
+    if not isinstance(requested, list) or not all(_is_object(each) for each in requested):
         raise HubError(422, "objects must be a list of oid and size", headers=_JSON)
     if body.get("operation") == "download":
-        return Response.json({"transfer": "basic", "objects": _downloads(hub, repo, given)}, headers=_JSON)
+        return Response.json({"transfer": "basic", "objects": _downloads(hub, repo, requested)}, headers=_JSON)
     find_repo(hub, request, repo.type, repo.namespace, repo.name, "write")
     with hub.db.read() as db:
-        missing = [one for one in given if usage.has_file(db, repo.id, one["oid"]) is None]
+        missing = [each for each in requested if usage.has_file(db, repo.id, each["oid"]) is None]
         used = usage.used_bytes(db, namespace=repo.namespace)
     limit = hub.options.storage_limit
-    is_full = limit is not None and used + sum(one["size"] for one in missing) > limit
+    is_full = limit is not None and used + sum(each["size"] for each in missing) > limit
     if (is_full and missing) or hub.faults.strike("storage-full", "lfs") is not None:
         raise storage_full()
     transfers = body.get("transfers") or ["basic"]
     if hub.options.xet and "xet" in transfers:
         # Client 0.36 asks here whether to use Xet, whose own protocol knows what is missing.
-        return Response.json({"transfer": "xet", "objects": [_plain(one) for one in given]}, headers=_JSON)
-    by_parts = "multipart" in transfers and any(one["size"] > hub.options.part_size for one in missing)
-    todo = {one["oid"]: _upload(hub, request, repo, one, by_parts=by_parts) for one in missing}
-    answers = [{**_plain(one), **({"actions": todo[one["oid"]]} if one["oid"] in todo else {})} for one in given]
+        return Response.json({"transfer": "xet", "objects": [_plain(each) for each in requested]}, headers=_JSON)
+    by_parts = "multipart" in transfers and any(each["size"] > hub.options.part_size for each in missing)
+    todo = {each["oid"]: _upload(hub, request, repo, each, by_parts=by_parts) for each in missing}
+    answers = [
+        {**_plain(each), **({"actions": todo[each["oid"]]} if each["oid"] in todo else {})} for each in requested
+    ]
     return Response.json({"transfer": "multipart" if by_parts else "basic", "objects": answers}, headers=_JSON)
 
 
-def _is_object(one: object) -> bool:
+def _is_object(value: object) -> bool:
     return (
-        isinstance(one, dict)
-        and isinstance(one.get("oid"), str)
-        and _OID.fullmatch(one["oid"]) is not None
-        and isinstance(one.get("size"), int)
-        and one["size"] >= 0
+        isinstance(value, dict)
+        and isinstance(value.get("oid"), str)
+        and _OID.fullmatch(value["oid"]) is not None
+        and isinstance(value.get("size"), int)
+        and value["size"] >= 0
     )
 
 
-def _plain(one: dict[str, Any]) -> dict[str, Any]:
-    return {"oid": one["oid"], "size": one["size"], "authenticated": True}
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"oid": entry["oid"], "size": entry["size"], "authenticated": True}
 
 
-def _downloads(hub: Hub, repo: Repo, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+def _downloads(hub: Hub, repo: Repo, requested: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    answers = []
     with hub.db.read() as db:
-        for one in given:
-            if usage.has_file(db, repo.id, one["oid"]) is None:
-                found.append({**_plain(one), "error": {"code": 404, "message": "Object does not exist"}})
+        for entry in requested:
+            if usage.has_file(db, repo.id, entry["oid"]) is None:
+                answers.append({**_plain(entry), "error": {"code": 404, "message": "Object does not exist"}})
             else:
-                link = {"href": content_url(hub, one["oid"], one["oid"])}
-                found.append({**_plain(one), "actions": {"download": link}})
-    return found
+                link = {"href": content_url(hub, entry["oid"], entry["oid"])}
+                answers.append({**_plain(entry), "actions": {"download": link}})
+    return answers
 
 
-def _upload(hub: Hub, request: Request, repo: Repo, one: dict[str, Any], *, by_parts: bool) -> dict[str, Any]:
-    oid, size = one["oid"], one["size"]
+def _upload(hub: Hub, request: Request, repo: Repo, entry: dict[str, Any], *, by_parts: bool) -> dict[str, Any]:
+    oid, size = entry["oid"], entry["size"]
     where = f"{hub.storage_url}/repos/{oid[:2]}/{oid[2:4]}/{object_id('repo', str(repo.id))}/{oid}"
     verify = {"href": f"{request.origin}{repo.page}.git/info/lfs/objects/verify"}
     if not by_parts or size <= hub.options.part_size:
@@ -131,7 +133,7 @@ def complete(hub: Hub, request: Request) -> Response:
     if not secrets.compare_digest(request.query.get("signature", ""), hub.sign("complete", upload)):
         raise HubError(403, "Invalid signature")
     body = request.json()
-    given = body.get("parts") if isinstance(body, dict) else None
+    sent = body.get("parts") if isinstance(body, dict) else None
     with hub.db.read() as db:
         row = db.execute("SELECT * FROM upload WHERE id = ?", (upload,)).fetchone()
         parts = db.execute("SELECT * FROM part WHERE upload = ? ORDER BY number", (upload,)).fetchall()
@@ -144,7 +146,7 @@ def complete(hub: Hub, request: Request) -> Response:
     if body.get("oid") != row["oid"]:
         raise HubError(400, "The upload is of another object")
     stored = [{"partNumber": part["number"], "etag": part["etag"]} for part in parts]
-    if given != stored or sum(part["size"] for part in parts) != row["size"]:
+    if sent != stored or sum(part["size"] for part in parts) != row["size"]:
         raise HubError(400, "InvalidPart: a part is missing or has another etag")
     path = part_path(hub, upload)
     if objects.sha256_of(path) != row["oid"]:

@@ -99,21 +99,21 @@ def add_blob(db: sqlite3.Connection, folder: Path, data: bytes) -> Blob:
     """Store a file that git holds; an LFS pointer's text is an LFS file, whoever wrote it."""
     oid = git.blob_oid(data)
     put(regular_path(folder, oid), data)
-    found = git.parse_pointer(data)
-    blob = Blob(oid, len(data), *(found or (None, None)))
+    pointer = git.parse_pointer(data)
+    blob = Blob(oid, len(data), *(pointer or (None, None)))
     db.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?, ?)", (blob.oid, blob.size, blob.lfs_oid, blob.lfs_size))
     return blob
 
 
 def blobs(db: sqlite3.Connection, oids: Iterable[str]) -> dict[str, Blob]:
     """What is known of these contents."""
-    wanted, found = list(dict.fromkeys(oids)), {}
-    for start in range(0, len(wanted), 500):
-        part = wanted[start : start + 500]
-        marks = ",".join("?" * len(part))
-        for row in db.execute(f"SELECT * FROM blob WHERE oid IN ({marks})", part):  # noqa: S608 (marks are ?)
-            found[row["oid"]] = Blob(row["oid"], row["size"], row["lfs_oid"], row["lfs_size"])
-    return found
+    names, blobs_by_oid = list(dict.fromkeys(oids)), {}
+    for start in range(0, len(names), 500):
+        part = names[start : start + 500]
+        placeholders = ",".join("?" * len(part))
+        for row in db.execute(f"SELECT * FROM blob WHERE oid IN ({placeholders})", part):  # noqa: S608 (marks are ?)
+            blobs_by_oid[row["oid"]] = Blob(row["oid"], row["size"], row["lfs_oid"], row["lfs_size"])
+    return blobs_by_oid
 
 
 def read_blob(folder: Path, oid: str) -> bytes:
@@ -146,15 +146,12 @@ def _write_tree(db: sqlite3.Connection, entries: Iterable[Entry]) -> str:
 
 def entry_at(db: sqlite3.Connection, tree: str, path: str) -> Entry | None:
     """What lies at ``path``; its ``name`` is the whole path."""
-    found = Entry("", True, tree)
+    entry: Entry | None = Entry("", True, tree)
     for name in path.split("/"):
-        if not found.is_tree:
+        if entry is None or not entry.is_tree:
             return None
-        entry = read_tree(db, found.oid).get(name)
-        if entry is None:
-            return None
-        found = entry
-    return found._replace(name=path)
+        entry = read_tree(db, entry.oid).get(name)
+    return entry and entry._replace(name=path)
 
 
 def walk(db: sqlite3.Connection, tree: str, *, recursive: bool, below: str = "") -> Iterator[Entry]:
@@ -184,12 +181,12 @@ def edit_tree(db: sqlite3.Connection, tree: str, changes: Mapping[str, str | Non
         else:
             files[name] = oid
     for name, inner in below.items():
-        there = entries.get(name)
-        if there is not None and not there.is_tree:
+        existing = entries.get(name)
+        if existing is not None and not existing.is_tree:
             if all(oid is None for oid in inner.values()):
                 continue
             raise Clash(name)
-        made = edit_tree(db, there.oid if there else EMPTY_TREE, inner)
+        made = edit_tree(db, existing.oid if existing else EMPTY_TREE, inner)
         if made == EMPTY_TREE:
             entries.pop(name, None)
         else:
@@ -215,7 +212,7 @@ def add_commit(
         "INSERT OR IGNORE INTO git_commit VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
         (repo, oid, parent, tree, author, title, commit.message, at_ms),
     )
-    # One that was forgotten and is made again, with the same facts at the same second, lives again.
+    # A forgotten commit that is re-created with the same fields in the same second exists again.
     db.execute("UPDATE git_commit SET dead_at = NULL WHERE repo = ? AND oid = ?", (repo, oid))
     return commit
 

@@ -28,28 +28,28 @@ ATTRIBUTES = {
 def _compile(pattern: str) -> re.Pattern[str]:
     """A pattern as an expression for a whole path; one without a slash may match in any directory."""
     anchored = "/" in pattern.rstrip("/")[:-1] or pattern.startswith("/")
-    text, found, at = pattern.strip("/"), "" if anchored else "(?:.*/)?", 0
+    text, regex, at = pattern.strip("/"), "" if anchored else "(?:.*/)?", 0
     while at < len(text):
         rest = text[at:]
         if rest.startswith("**/"):
-            found, at = found + "(?:.*/)?", at + 3
+            regex, at = regex + "(?:.*/)?", at + 3
         elif rest.startswith("/**") and len(rest) == 3:
-            found, at = found + "/.+", at + 3
+            regex, at = regex + "/.+", at + 3
         elif rest[0] == "*":
-            found, at = found + "[^/]*", at + 1
+            regex, at = regex + "[^/]*", at + 1
         elif rest[0] == "?":
-            found, at = found + "[^/]", at + 1
+            regex, at = regex + "[^/]", at + 1
         elif rest[0] == "[" and "]" in rest[2:]:
             end = rest.index("]", 2)
             inside = rest[1:end].replace("\\", "\\\\")
-            found += "[^" + inside[1:] + "]" if inside[0] in "!^" else "[" + inside + "]"
+            regex += "[^" + inside[1:] + "]" if inside[0] in "!^" else "[" + inside + "]"
             at += end + 1
         elif rest[0] == "\\" and len(rest) > 1:
-            found, at = found + re.escape(rest[1]), at + 2
+            regex, at = regex + re.escape(rest[1]), at + 2
         else:
-            found, at = found + re.escape(rest[0]), at + 1
+            regex, at = regex + re.escape(rest[0]), at + 1
     try:
-        return re.compile(found, re.DOTALL)
+        return re.compile(regex, re.DOTALL)
     except re.error:
         return re.compile(re.escape(text))
 
@@ -61,14 +61,14 @@ def is_match(pattern: str, path: str) -> bool:
 
 def is_lfs(attributes: str, path: str) -> bool:
     """What .gitattributes say of ``path``; the last line that matches wins."""
-    found = False
+    result = False
     for line in attributes.splitlines():
         words = line.split()
         if len(words) > 1 and not words[0].startswith("#") and is_match(words[0], path):
             for word in words[1:]:
                 if word.lstrip("-!").partition("=")[0] == "filter":
-                    found = word == "filter=lfs"
-    return found
+                    result = word == "filter=lfs"
+    return result
 
 
 def is_ignored(ignore: str, path: str) -> bool:

@@ -38,36 +38,36 @@ def _now() -> str:
 
 def _children() -> dict[int, list[int]]:
     """The ids of living processes by their parent's."""
-    found: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = {}
     try:
         entries = os.listdir("/proc")  # noqa: PTH208 (one call for names alone)
     except OSError:
-        return found
+        return children
     for entry in entries:
         if entry.isdigit():
             with contextlib.suppress(OSError):
                 fields = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()
                 if fields[0] not in (b"Z", b"X"):
-                    found.setdefault(int(fields[1]), []).append(int(entry))
-    return found
+                    children.setdefault(int(fields[1]), []).append(int(entry))
+    return children
 
 
 def _descendants() -> list[int]:
     children = _children()
-    found: list[int] = []
+    descendants: list[int] = []
     todo = [os.getpid()]
     while todo:
         below = children.get(todo.pop(), [])
-        found += below
+        descendants += below
         todo += below
-    return found
+    return descendants
 
 
 class _Pod:
     def __init__(self, folder: Path, work: dict[str, Any]) -> None:
         self.folder = folder
         self.work = work
-        self.told = ""  # why to end: "told" or "evicted"
+        self.end_cause = ""  # why to end: "asked" or "evicted"
         self.state: dict[str, Any] = {"started": None, "finished": None, "failures": 0, "code": None, "cause": ""}
         self.log = os.open(folder / "log.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self.wake, self._wake_end = os.pipe()
@@ -75,18 +75,18 @@ class _Pod:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._end("told"))
+        signal.signal(signal.SIGTERM, lambda *_: self._end("asked"))
         signal.signal(signal.SIGUSR1, lambda *_: self._end("evicted"))
         if sys.platform == "linux":
-            # What its own parent left behind becomes ours, so that it can be found and ended.
+            # Orphaned processes of the job become children of this one, so that they can be found and ended.
             ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
     def _end(self, cause: str) -> None:
-        if self.told != "told":  # an eviction does not take an end back
-            self.told = cause
+        if self.end_cause != "asked":  # an eviction does not take an end back
+            self.end_cause = cause
 
-    def save(self, **facts: Any) -> None:
-        self.state.update(facts)
+    def save(self, **changes: Any) -> None:
+        self.state.update(changes)
         new = self.folder / "state.json.new"
         new.write_text(json.dumps(self.state), encoding="ascii")
         new.replace(self.folder / "state.json")
@@ -103,10 +103,10 @@ class _Pod:
             code, cause = self._attempt(deadline)
             failures = self.state["failures"] + (code != 0 and cause in ("exit", "start", "evicted"))
             self.save(failures=failures)
-            if code == 0 or cause in ("told", "timeout") or failures >= int(self.work["attempts"]):
+            if code == 0 or cause in ("asked", "timeout") or failures >= int(self.work["attempts"]):
                 break
-            if self.told == "evicted":
-                self.told = ""
+            if self.end_cause == "evicted":
+                self.end_cause = ""
         # Its disk goes with it, as a container's does.
         for name in ("work", "tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -158,7 +158,7 @@ class _Pod:
         rest = b""
         code: int | None = None
         is_open = True
-        while code is None and not self.told and (left := deadline - time.monotonic()) > 0:
+        while code is None and not self.end_cause and (left := deadline - time.monotonic()) > 0:
             ready = select.select([out, self.wake] if is_open else [self.wake], [], [], min(left, 3600.0))[0]
             if self.wake in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -168,7 +168,7 @@ class _Pod:
                 is_open = bool(part)
                 rest = self._log_lines(rest + part)
             code = self._reap(main)
-        cause = "exit" if code is not None else self.told or "timeout"
+        cause = "exit" if code is not None else self.end_cause or "timeout"
         ended = self._kill_all(main)
         while is_open and select.select([out], [], [], 1.0)[0] and (part := os.read(out, 1 << 16)):
             rest = self._log_lines(rest + part)
@@ -215,8 +215,8 @@ class _Pod:
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
-            found = self._reap(main)
-            code = code if found is None else found
+            exit_code = self._reap(main)
+            code = code if exit_code is None else exit_code
             if not left:
                 break
             time.sleep(0.002)
@@ -224,7 +224,7 @@ class _Pod:
 
 
 def main() -> None:
-    """Read the work, go on as a daemon, print its pid once it can be told things."""
+    """Read the work, continue as a daemon, print its pid once it can receive signals."""
     folder = Path(sys.argv[1])
     work = json.load(sys.stdin)
     ready, ready_end = os.pipe()

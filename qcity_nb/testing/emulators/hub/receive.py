@@ -1,4 +1,4 @@
-"""How bodies come in: at the pace that faults set, cut where they say, and told to the hooks."""
+"""How bodies are received: at the pace that faults set, cut where they say, with calls of the hooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 1 << 18
 
 
 def receive(hub: Hub, request: Request, kind: Kind, name: str) -> Iterator[bytes]:
-    """An upload's body; ``name`` is what hooks are told.
+    """An upload's body; hooks are called with ``name``.
 
     Raises:
         Gone: a fault cuts it, the client went away, or the server stops.

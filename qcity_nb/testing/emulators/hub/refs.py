@@ -28,8 +28,8 @@ def announce_refs(hub: Hub, request: Request, repo: Repo, ref: str, old: str | N
     """Tell what became of a branch or tag, in the form of a webhook's payload."""
     user = request.user
     update = {"ref": ref, "oldSha": old, "newSha": new}
-    facts = {"updatedRefs": [update]}
-    hub.announce(Event("update", "repo.content", repo.type, repo.full_name, user.name if user else "", facts))
+    details = {"updatedRefs": [update]}
+    hub.announce(Event("update", "repo.content", repo.type, repo.full_name, user.name if user else "", details))
 
 
 def forget_unreachable(hub: Hub, db: sqlite3.Connection, repo: Repo) -> None:
@@ -41,17 +41,17 @@ def forget_unreachable(hub: Hub, db: sqlite3.Connection, repo: Repo) -> None:
 @repo_route("GET", "/refs", kind="read")
 def list_refs(hub: Hub, request: Request, repo: Repo) -> Response:
     """All branches and tags."""
-    found: dict[str, list[dict[str, Any]]] = {"branches": [], "converts": [], "tags": []}
+    answer: dict[str, list[dict[str, Any]]] = {"branches": [], "converts": [], "tags": []}
     if request.flag("include_prs"):
-        found["pullRequests"] = []
+        answer["pullRequests"] = []
     with hub.db.read() as db:
         for ref in revisions.refs(db, repo.id):
             is_tag = ref.startswith("refs/tags/")
             name = ref.split("/", 2)[2]
             # A branch read by its full name cannot be taken for a tag or a commit; and a read may lag.
             oid = revisions.resolve(hub, db, repo.id, ref)
-            found["tags" if is_tag else "branches"].append({"name": name, "ref": ref, "targetCommit": oid})
-    return Response.json(found)
+            answer["tags" if is_tag else "branches"].append({"name": name, "ref": ref, "targetCommit": oid})
+    return Response.json(answer)
 
 
 @repo_route("POST", "/branch/(?P<branch>[^/]+)", need="write")
@@ -124,8 +124,8 @@ def list_commits(hub: Hub, request: Request, repo: Repo, revision: str) -> Respo
     is_formatted = "formatted" in [*request.queries.get("expand[]", []), *request.queries.get("expand", [])]
     with hub.db.read() as db:
         oid = revisions.resolve(hub, db, repo.id, revision)
-        found = list(objects.ancestry(db, repo.id, oid))
-    page, headers = page_of(request, found, COMMITS_PAGE)
+        commits = list(objects.ancestry(db, repo.id, oid))
+    page, headers = page_of(request, commits, COMMITS_PAGE)
     return Response.json(
         [
             {
@@ -138,5 +138,5 @@ def list_commits(hub: Hub, request: Request, repo: Repo, revision: str) -> Respo
             }
             for commit in page
         ],
-        headers={**headers, "X-Total-Count": str(len(found))},
+        headers={**headers, "X-Total-Count": str(len(commits))},
     )

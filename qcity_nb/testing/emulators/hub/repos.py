@@ -94,8 +94,8 @@ def load_repo(db: sqlite3.Connection, type_: str, namespace: str, name: str) -> 
     ).fetchone()
     if row is None:
         return None
-    facts = {key: row[key] for key in ("id", "type", "namespace", "name", "created_ms", "modified_ms")}
-    return Repo(**facts, private=bool(row["private"]), settings=json.loads(row["settings"]))
+    fields = {key: row[key] for key in ("id", "type", "namespace", "name", "created_ms", "modified_ms")}
+    return Repo(**fields, private=bool(row["private"]), settings=json.loads(row["settings"]))
 
 
 def find_repo(hub: Hub, request: Request, type_: str, namespace: str, name: str, need: str = "read") -> Repo:
@@ -185,10 +185,10 @@ def create(hub: Hub, request: Request) -> Response:
         raise HubError(400, "Invalid sdk: a Space needs one of gradio, docker, static")
     kept = {key: body[key] for key in ("sdk", "template", "gated") if body.get(key) is not None}
     with hub.db.write() as db:
-        there = load_repo(db, type_, namespace, name)
-        if there is not None:
-            address = request.origin + there.page
-            raise HubError(409, f"You already created this {type_} repo: {there.full_name}", extra={"url": address})
+        existing = load_repo(db, type_, namespace, name)
+        if existing is not None:
+            address = request.origin + existing.page
+            raise HubError(409, f"You already created this {type_} repo: {existing.full_name}", extra={"url": address})
         at_ms = now_ms()
         made = db.execute(
             "INSERT INTO repo (type, namespace, name, private, settings, created_ms, modified_ms) "
@@ -277,7 +277,7 @@ def _info(hub: Hub, request: Request, repo: Repo, revision: str) -> Response:
             if blob.lfs_oid is not None:
                 sibling["lfs"] = {"sha256": blob.lfs_oid, "size": blob.lfs_size, "pointerSize": blob.size}
         siblings.append(sibling)
-    found: dict[str, Any] = {
+    info: dict[str, Any] = {
         "_id": _oid(repo),
         "id": repo.full_name,
         **({"modelId": repo.full_name} if repo.type == "model" else {}),
@@ -296,11 +296,11 @@ def _info(hub: Hub, request: Request, repo: Repo, revision: str) -> Response:
         **({"sdk": repo.settings.get("sdk")} if repo.type == "space" else {}),
     }
     for more in MORE_INFO:
-        found |= more(hub, repo)
-    wanted = request.queries.get("expand") or request.queries.get("expand[]")
-    if wanted:
-        found = {key: value for key, value in found.items() if key in {"_id", "id", "modelId", *wanted}}
-    return Response.json(found, headers={"X-Repo-Commit": oid})
+        info |= more(hub, repo)
+    expand = request.queries.get("expand") or request.queries.get("expand[]")
+    if expand:
+        info = {key: value for key, value in info.items() if key in {"_id", "id", "modelId", *expand}}
+    return Response.json(info, headers={"X-Repo-Commit": oid})
 
 
 # --- cards

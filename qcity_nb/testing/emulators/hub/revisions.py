@@ -86,20 +86,20 @@ def resolve(hub: Hub, db: sqlite3.Connection, repo: int, revision: str, kind: Ki
             if kind is not None and is_branch and row["previous"] and hub.faults.strike("stale-read", kind) is not None:
                 return str(row["previous"])
             return str(row["oid"])
-    found = find_commit(db, repo, revision, forget_s=hub.options.forget_commits_s)
-    if found is None:
+    commit = find_commit(db, repo, revision, forget_s=hub.options.forget_commits_s)
+    if commit is None:
         raise no_revision(revision)
-    return found
+    return commit
 
 
 def _reachable(db: sqlite3.Connection, repo: int) -> dict[str, Commit]:
-    found: dict[str, Commit] = {}
+    commits: dict[str, Commit] = {}
     for oid in set(refs(db, repo).values()):
         for commit in ancestry(db, repo, oid):
-            if commit.oid in found:
+            if commit.oid in commits:
                 break
-            found[commit.oid] = commit
-    return found
+            commits[commit.oid] = commit
+    return commits
 
 
 def lfs_oids(db: sqlite3.Connection, repo: int) -> set[str]:

@@ -28,8 +28,8 @@ would be rounded in another way than those of a run beside it, and weights would
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAUNCH_S = 30.0
 
-Cause = Literal["", "exit", "start", "timeout", "told", "evicted"]
-"""Why a job ended: by itself, by a command that could not be started, in time, or as it was told; empty: it did not."""
+Cause = Literal["", "exit", "start", "timeout", "asked", "evicted"]
+"""Why a job ended: by itself, its command could not be started, its time was over, on request; empty: it has not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One job's pod, named for good by its pid and start time."""
+    """One job's pod, named permanently by its pid and start time."""
 
     pid: int
     started: str
@@ -86,13 +86,13 @@ class Pod:
         self._send(signal.SIGUSR1)
 
     def _send(self, number: int) -> None:
-        found = labelled_processes.look_up(self.pid)
-        if found is not None:
-            labelled_processes.send(replace(found, started=self.started), number)
+        process = labelled_processes.look_up(self.pid)
+        if process is not None:
+            labelled_processes.send(replace(process, started=self.started), number)
 
 
 def environment(
-    folder: Path, *, job_id: str, accelerator: str, cpu_cores: str, memory: str, given: Mapping[str, str]
+    folder: Path, *, job_id: str, accelerator: str, cpu_cores: str, memory: str, requested: Mapping[str, str]
 ) -> dict[str, str]:
     """The whole environment of a job; ``given`` is what the job asked for, its secrets included.
 
@@ -104,7 +104,7 @@ def environment(
         "LANG": "C.UTF-8",
         "HOME": str(folder / "work"),
         "TMPDIR": str(folder / "tmp"),
-        **given,
+        **requested,
         "JOB_ID": job_id,
         "ACCELERATOR": accelerator,
         "CPU_CORES": cpu_cores,
@@ -120,7 +120,7 @@ def launch(folder: Path, work: Work) -> Pod:
     """
     folder.mkdir(parents=True, mode=0o700)
     command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("pod.py")), str(folder)]
-    facts = {
+    order = {
         "command": list(work.command),
         "environment": dict(work.environment),
         "timeout_s": work.timeout_s,
@@ -130,7 +130,7 @@ def launch(folder: Path, work: Work) -> Pod:
     # A clean environment: what this process was given, such as a test's crash points, is not the job's.
     done = subprocess.run(
         command,
-        input=json.dumps(facts),
+        input=json.dumps(order),
         stdout=subprocess.PIPE,
         text=True,
         env={"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8"},
@@ -141,8 +141,8 @@ def launch(folder: Path, work: Work) -> Pod:
     if not done.stdout.strip().isdecimal():
         raise OSError(f"the job's pod did not start (exit {done.returncode})")
     pid = int(done.stdout)
-    found = labelled_processes.look_up(pid)
-    return Pod(pid, found.started if found else "")
+    process = labelled_processes.look_up(pid)
+    return Pod(pid, process.started if process else "")
 
 
 def read_state(folder: Path) -> State:
@@ -155,12 +155,12 @@ def read_state(folder: Path) -> State:
 
 def sweep(job_id: str) -> None:
     """Kill what is left of a job whose pod is gone: every process that has its id in the environment."""
-    wanted = f"JOB_ID={job_id}".encode()
+    variable = f"JOB_ID={job_id}".encode()
     with contextlib.suppress(OSError):
         for entry in os.scandir("/proc"):
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if wanted in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                    if variable in Path(entry.path, "environ").read_bytes().split(b"\0"):
                         os.kill(int(entry.name), signal.SIGKILL)
 
 

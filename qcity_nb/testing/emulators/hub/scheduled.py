@@ -14,7 +14,7 @@ from qcity_nb.testing.emulators.hub.database import table
 from qcity_nb.testing.emulators.hub.emulator import Hub, starting
 from qcity_nb.testing.emulators.hub.fleet import Job, fleet_of, new_id, stamp
 from qcity_nb.testing.emulators.hub.job_spec import answer_spec, read_body, read_labels, read_spec
-from qcity_nb.testing.emulators.hub.jobs import answer, matches, owner_of, wanted_labels
+from qcity_nb.testing.emulators.hub.jobs import answer, matches, owner_of, read_label_filters
 from qcity_nb.testing.emulators.hub.sealed import Seal
 from qcity_nb.testing.emulators.hub.web import HubError, Request, Response, route
 
@@ -74,7 +74,7 @@ class Timetable:
         if not all(isinstance(flag, bool) for flag in flags):
             raise HubError(400, "Invalid input: suspend and concurrency are booleans")
         scheduled_id, now = new_id(), self._hub.options.now()
-        facts = (
+        values = (
             scheduled_id,
             namespace,
             stamp(now),
@@ -89,16 +89,19 @@ class Timetable:
             db.execute(
                 "INSERT INTO scheduled_jobs (id, namespace, created, creator, spec, secrets, schedule, suspend,"
                 " concurrency, next) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                facts,
+                values,
             )
         self._changed.set()
         return scheduled_id
 
     def rows(self, namespace: str | None = None) -> list[sqlite3.Row]:
         """All, or a namespace's, the newest first."""
-        query = "SELECT * FROM scheduled_jobs WHERE ?1 IS NULL OR namespace = ?1 ORDER BY created DESC, rowid DESC"
+        query = (
+            "SELECT * FROM scheduled_jobs WHERE :namespace IS NULL OR namespace = :namespace "
+            "ORDER BY created DESC, rowid DESC"
+        )
         with self._hub.db.read() as db:
-            return db.execute(query, (namespace,)).fetchall()
+            return db.execute(query, {"namespace": namespace}).fetchall()
 
     def get(self, scheduled_id: str) -> sqlite3.Row | None:
         """One."""
@@ -108,15 +111,15 @@ class Timetable:
             ).fetchone()
         return row
 
-    def change(self, scheduled_id: str, **facts: Any) -> None:
+    def change(self, scheduled_id: str, **changes: Any) -> None:
         """Set members."""
-        columns = ", ".join(f"{name} = ?" for name in facts)  # this module's own names, never a request's
+        columns = ", ".join(f"{name} = ?" for name in changes)  # this module's own names, never a request's
         with self._hub.db.write() as db:
-            db.execute(f"UPDATE scheduled_jobs SET {columns} WHERE id = ?", (*facts.values(), scheduled_id))  # noqa: S608
+            db.execute(f"UPDATE scheduled_jobs SET {columns} WHERE id = ?", (*changes.values(), scheduled_id))  # noqa: S608
         self._changed.set()
 
     def remove(self, scheduled_id: str) -> None:
-        """Forget one; jobs that it started go on."""
+        """Forget one; jobs that it started continue."""
         with self._hub.db.write() as db:
             db.execute("DELETE FROM scheduled_jobs WHERE id = ?", (scheduled_id,))
 
@@ -237,9 +240,9 @@ def create(hub: Hub, request: Request, namespace: str) -> Response:
 def listed(hub: Hub, request: Request, namespace: str) -> Response:
     """A namespace's scheduled jobs, by label, suspended ones too."""
     hub.require(request, "read", owner=namespace, scope="job.read")
-    wanted = wanted_labels(request)
+    filters = read_label_filters(request)
     rows = timetable_of(hub).rows(namespace)
-    return Response.json([_answer(hub, row) for row in rows if matches(json.loads(row["spec"])["labels"], wanted)])
+    return Response.json([_answer(hub, row) for row in rows if matches(json.loads(row["spec"])["labels"], filters)])
 
 
 @route("GET", _ONE, kind="jobs")

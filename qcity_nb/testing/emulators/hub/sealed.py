@@ -33,7 +33,7 @@ class Seal:
             return ""
         nonce = secrets.token_bytes(16)
         text = self._mixed(json.dumps(dict(values)).encode(), nonce)
-        return (nonce + self._mark(nonce + text) + text).hex()
+        return (nonce + self._sign(nonce + text) + text).hex()
 
     def open_up(self, sealed: str) -> dict[str, str]:
         """What was sealed.
@@ -44,16 +44,16 @@ class Seal:
         if not sealed:
             return {}
         data = bytes.fromhex(sealed)
-        nonce, mark, text = data[:16], data[16:48], data[48:]
-        if not hmac.compare_digest(mark, self._mark(nonce + text)):
+        nonce, tag, text = data[:16], data[16:48], data[48:]
+        if not hmac.compare_digest(tag, self._sign(nonce + text)):
             raise ValueError("sealed with another key")
         opened = json.loads(self._mixed(text, nonce))
         return {str(name): str(value) for name, value in opened.items()}
 
-    def _mark(self, data: bytes) -> bytes:
+    def _sign(self, data: bytes) -> bytes:
         return hmac.digest(self._key, b"mark" + data, "sha256")
 
     def _mixed(self, data: bytes, nonce: bytes) -> bytes:
         # One SHAKE over key and nonce is as long as it must be; its own inverse, by exclusive or.
         stream = hashlib.shake_256(self._key + b"stream" + nonce).digest(len(data))
-        return bytes(one ^ other for one, other in zip(data, stream, strict=True))
+        return bytes(byte ^ other for byte, other in zip(data, stream, strict=True))

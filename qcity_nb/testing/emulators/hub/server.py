@@ -38,10 +38,10 @@ class HubServer:
         port: 0: a free one.
         users: by default any token is one user.
         faults: what shall go wrong; can be set while it runs.
-        end_jobs: end the jobs that it started when it stops; else they go on, and the next server finds them.
+        end_jobs: end the jobs that it started when it stops; else they continue, and the next server finds them.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
         UsageError: another server has the folder.
     Does not: check TLS, host names, or who asks: whoever can reach this machine's loopback can use it.
     """
@@ -224,11 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
         origin = f"http://{host}" if _HOST.fullmatch(host) else self.listener.url
         request = Request(self.command, self.path, headers, cast("Any", self.rfile), user=None, origin=origin)
         self._request = request
-        found = find_route(self.command, request.raw_path, storage=self.listener.storage)
-        if found is None:
+        match = find_route(self.command, request.raw_path, storage=self.listener.storage)
+        if match is None:
             log.warning("hub emulator: no route for %s %s", self.command, request.raw_path)
             raise HubError(404, "Sorry, we can't find the page you are looking for.")
-        route, groups = found
+        route, groups = match
         if not self.listener.storage:
             request.user = self._user()
         for check in BEFORE:
@@ -238,9 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
         return request, route.handler(self.hub, request, **groups)
 
     def _user(self) -> User | None:
-        given = self.headers.get("Authorization") or ""
-        scheme, _, token = given.partition(" ")
-        if not given:
+        header = self.headers.get("Authorization") or ""
+        scheme, _, token = header.partition(" ")
+        if not header:
             return None
         user = self.hub.users.find(token.strip()) if scheme.lower() == "bearer" else None
         if user is None:
@@ -257,9 +257,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Qcity-Emulator": "1", "X-Request-Id": f"Root=emulator-{uuid.uuid4().hex}", **response.headers}
         if request is not None:
             headers |= request.reply_headers
-        given = {name.lower() for name in headers}
+        names = {name.lower() for name in headers}
         chunked = False
-        if response.status != 304 and response.status != 204 and "content-length" not in given:
+        if response.status != 304 and response.status != 204 and "content-length" not in names:
             if isinstance(body, bytes):
                 headers["Content-Length"] = str(len(body))
             elif isinstance(body, FileRange):

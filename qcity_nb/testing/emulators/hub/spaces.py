@@ -57,7 +57,7 @@ _FREE = "cpu-basic"
 def _begin(hub: Hub) -> None:
     def made(event: Event) -> None:
         if event.repo_type == "space" and (event.action, event.scope) == ("create", "repo"):
-            _fill(hub, event.repo_id, event.facts.get("body", {}))
+            _fill(hub, event.repo_id, event.details.get("body", {}))
 
     hub.subscribe(made)
 
@@ -73,10 +73,12 @@ def _fill(hub: Hub, name: str, body: dict[str, Any]) -> None:
         if isinstance(flavor, str) and flavor in FLAVORS:
             _change(db, repo, requested=flavor, sleep_s=sleep_s if isinstance(sleep_s, int) else None)
         for kind in ("secrets", "variables"):
-            given = body.get(kind)
-            entries = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-            found = {one["key"]: _entry(one, kind) for one in entries if _KEY.fullmatch(str(one.get("key")))}
-            _change(db, repo, **{kind: json.dumps(found)})
+            values = body.get(kind)
+            entries = [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []
+            entries_by_key = {
+                each["key"]: _entry(each, kind) for each in entries if _KEY.fullmatch(str(each.get("key")))
+            }
+            _change(db, repo, **{kind: json.dumps(entries_by_key)})
 
 
 def _row(db: sqlite3.Connection, repo: Repo) -> sqlite3.Row:
@@ -87,9 +89,9 @@ def _row(db: sqlite3.Connection, repo: Repo) -> sqlite3.Row:
     return row
 
 
-def _change(db: sqlite3.Connection, repo: Repo, **facts: Any) -> None:
-    columns = ", ".join(f"{name} = ?" for name in facts)  # this module's own names, never a request's
-    db.execute(f"UPDATE space SET {columns} WHERE repo = ?", (*facts.values(), repo.id))  # noqa: S608
+def _change(db: sqlite3.Connection, repo: Repo, **changes: Any) -> None:
+    columns = ", ".join(f"{name} = ?" for name in changes)  # this module's own names, never a request's
+    db.execute(f"UPDATE space SET {columns} WHERE repo = ?", (*changes.values(), repo.id))  # noqa: S608
 
 
 def _runtime(hub: Hub, repo: Repo, *, is_look: bool = True) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def _runtime(hub: Hub, repo: Repo, *, is_look: bool = True) -> dict[str, Any]:
             _change(db, repo, built=built, current=row["requested"])
         row = row if is_look else _row(db, repo)
     runs = stage.startswith("RUNNING")
-    found = {
+    runtime = {
         "stage": stage,
         "hardware": {"current": row["current"] if runs else None, "requested": row["requested"]},
         "storage": None,
@@ -111,8 +113,8 @@ def _runtime(hub: Hub, repo: Repo, *, is_look: bool = True) -> dict[str, Any]:
         "domains": [{"domain": f"{repo.namespace}-{repo.name}.hf.space".lower(), "stage": "READY"}],
     }
     if row["volumes"]:
-        found["volumes"] = json.loads(row["volumes"])
-    return found
+        runtime["volumes"] = json.loads(row["volumes"])
+    return runtime
 
 
 def _stage(db: sqlite3.Connection, repo: Repo, row: sqlite3.Row) -> tuple[str, str]:
@@ -147,9 +149,9 @@ MORE_INFO.append(_more_info)
 @route("GET", "/api/spaces/hardware")
 def hardware(hub: Hub, request: Request) -> Response:
     """What Spaces can run on; the smallest is free."""
-    found = [flavor.answer(has_disk=False) for flavor in FLAVORS.values()]
+    flavors = [flavor.answer(has_disk=False) for flavor in FLAVORS.values()]
     free = {"unitCostMicroUSD": 0, "unitCostUSD": 0}
-    return Response.json([{**one, **free} if one["name"] == _FREE else one for one in found])
+    return Response.json([{**each, **free} if each["name"] == _FREE else each for each in flavors])
 
 
 @repo_route("GET", "/runtime")
@@ -214,14 +216,14 @@ def _seconds(value: Any) -> int | None:
 # --- secrets and variables
 
 
-def _entry(given: dict[str, Any], kind: str) -> dict[str, Any]:
+def _entry(value: dict[str, Any], kind: str) -> dict[str, Any]:
     """What is kept of a secret or variable: of a secret not its value, which no app is there to read."""
-    found = {"key": given["key"], "updatedAt": iso(now_ms())}
-    if given.get("description"):
-        found["description"] = given["description"]
+    entry = {"key": value["key"], "updatedAt": iso(now_ms())}
+    if value.get("description"):
+        entry["description"] = value["description"]
     if kind == "variables":
-        found["value"] = str(given.get("value") or "")
-    return found
+        entry["value"] = str(value.get("value") or "")
+    return entry
 
 
 def _change_entries(hub: Hub, request: Request, repo: Repo, kind: str, *, is_removed: bool) -> dict[str, Any]:
@@ -294,7 +296,9 @@ def set_volumes(hub: Hub, request: Request, repo: Repo) -> Response:
     """Say what is mounted; it is kept, and nothing is."""
     _space(hub, repo, need_container=True)
     volumes = read_body(request).get("volumes")
-    if not isinstance(volumes, list) or not all(isinstance(one, dict) and one.get("source") for one in volumes):
+    if not isinstance(volumes, list) or not all(
+        isinstance(volume, dict) and volume.get("source") for volume in volumes
+    ):
         raise HubError(400, "Invalid input: volumes is an array of volumes")
     with hub.db.write() as db:
         _row(db, repo)

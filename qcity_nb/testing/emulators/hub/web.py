@@ -199,8 +199,8 @@ class Request:
         if "json" in (self.headers.get("Content-Type") or ""):
             value = self.json()
             members = value.items() if isinstance(value, dict) else ()
-            lists = {name: found if isinstance(found, list) else [found] for name, found in members}
-            return {name: [str(one) for one in found] for name, found in lists.items()}
+            lists = {name: values if isinstance(values, list) else [values] for name, values in members}
+            return {name: [str(each) for each in values] for name, values in lists.items()}
         return parse_qs(self.read().decode("utf-8", "replace"), keep_blank_values=True)
 
 
@@ -233,12 +233,12 @@ def route(method: str, pattern: str, *, kind: Kind = "api") -> Callable[[Handler
 
 def find_route(method: str, raw_path: str, *, storage: bool) -> tuple[Route, dict[str, str]] | None:
     """The route for a request and what its groups matched, unquoted; None if there is none."""
-    wanted = "GET" if method == "HEAD" else method
-    for one in _ROUTES:
-        if one.method == wanted and (one.kind == "storage") == storage:
-            match = one.pattern.fullmatch(raw_path)
+    served_method = "GET" if method == "HEAD" else method
+    for route in _ROUTES:
+        if route.method == served_method and (route.kind == "storage") == storage:
+            match = route.pattern.fullmatch(raw_path)
             if match:
-                return one, {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
+                return route, {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
     return None
 
 
@@ -247,9 +247,9 @@ def page_of(request: Request, items: list[Any], size: int) -> tuple[list[Any], d
 
     The cursor is opaque to clients; here it is where the next page begins.
     """
-    given = request.query.get("limit", "")
-    if given.isdecimal() and int(given):
-        size = min(size, int(given))
+    limit = request.query.get("limit", "")
+    if limit.isdecimal() and int(limit):
+        size = min(size, int(limit))
     cursor = request.query.get("cursor", "0")
     if not cursor.isdecimal():
         raise HubError(400, "Invalid cursor")

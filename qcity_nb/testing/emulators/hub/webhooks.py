@@ -23,7 +23,7 @@ _ONE = _ALL + r"/(?P<webhook_id>[^/]+)"
 def _answer(hub: Hub, row: sqlite3.Row) -> dict[str, Any]:
     """A webhook as the API shows it: not its secret, and of its job's secrets the names."""
     names = post_of(hub).seal.open_up(row["sealed"])
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "id": row["id"],
         "watched": json.loads(row["watched"]),
         "domains": json.loads(row["domains"]),
@@ -31,16 +31,16 @@ def _answer(hub: Hub, row: sqlite3.Row) -> dict[str, Any]:
         "hasSecret": HEADER in names,
     }
     if row["triggered"]:
-        found["lastTriggerAt"] = row["triggered"]
+        answer["lastTriggerAt"] = row["triggered"]
     if row["url"]:
-        found["url"] = row["url"]
+        answer["url"] = row["url"]
     else:
         spec = json.loads(row["spec"])
         shown = ("dockerImage", "spaceId", "environment", "arguments", "command", "flavor", "labels")
         job = {name: spec[name] for name in shown if name in spec}
         secrets = sorted(name for name in names if name != HEADER)
-        found |= {"jobSourceId": row["source"], "job": {**job, "timeoutSeconds": spec["timeout"], "secrets": secrets}}
-    return found
+        answer |= {"jobSourceId": row["source"], "job": {**job, "timeoutSeconds": spec["timeout"], "secrets": secrets}}
+    return answer
 
 
 def _wrapped(hub: Hub, webhook_id: str) -> Response:
@@ -81,33 +81,33 @@ def _target(hub: Hub, user: User, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _members(body: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     watched = body.get("watched")
-    if not isinstance(watched, list) or not all(_is_item(one) for one in watched):
+    if not isinstance(watched, list) or not all(_is_item(item) for item in watched):
         raise HubError(400, f"Invalid input: watched is an array of names with a type, one of {'|'.join(_KINDS)}")
-    found["watched"] = json.dumps([{"type": one["type"], "name": one["name"]} for one in watched])
+    members["watched"] = json.dumps([{"type": item["type"], "name": item["name"]} for item in watched])
     domains = body.get("domains")
     if domains is not None:
-        if not isinstance(domains, list) or not all(one in _DOMAINS for one in domains):
+        if not isinstance(domains, list) or not all(item in _DOMAINS for item in domains):
             raise HubError(400, f"Invalid input: domains are {'|'.join(_DOMAINS)}")
-        found["domains"] = json.dumps(domains)
-    return found
+        members["domains"] = json.dumps(domains)
+    return members
 
 
-def _is_item(one: Any) -> bool:
-    return isinstance(one, dict) and one.get("type") in _KINDS and isinstance(one.get("name"), str)
+def _is_item(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("type") in _KINDS and isinstance(value.get("name"), str)
 
 
 def _secrets(body: dict[str, Any]) -> dict[str, str]:
-    found = read_strings(body.get("secrets"), "secrets")
+    secrets = read_strings(body.get("secrets"), "secrets")
     if isinstance(body.get("job"), dict):
-        found = {**read_strings(body["job"].get("secrets"), "job.secrets"), **found}
+        secrets = {**read_strings(body["job"].get("secrets"), "job.secrets"), **secrets}
     secret = body.get("secret")
     if secret is not None:
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise HubError(400, "Invalid input: a secret is of printable ASCII")
-        found[HEADER] = secret
-    return found
+        secrets[HEADER] = secret
+    return secrets
 
 
 @route("GET", _ALL)
@@ -128,10 +128,10 @@ def create(hub: Hub, request: Request) -> Response:
     if "url" not in members:
         raise HubError(400, "Invalid input: one of url, job and jobSourceId")
     webhook_id = new_id()
-    facts = {"id": webhook_id, "user": user.name, "sealed": post_of(hub).seal.close_up(_secrets(body)), **members}
-    columns, marks = ", ".join(facts), ", ".join("?" * len(facts))
+    fields = {"id": webhook_id, "user": user.name, "sealed": post_of(hub).seal.close_up(_secrets(body)), **members}
+    columns, placeholders = ", ".join(fields), ", ".join("?" * len(fields))
     with hub.db.write() as db:
-        db.execute(f"INSERT INTO webhook ({columns}) VALUES ({marks})", tuple(facts.values()))  # noqa: S608
+        db.execute(f"INSERT INTO webhook ({columns}) VALUES ({placeholders})", tuple(fields.values()))  # noqa: S608
     return _wrapped(hub, webhook_id)
 
 
@@ -172,7 +172,7 @@ def delete(hub: Hub, request: Request, webhook_id: str) -> Response:
     return Response.json({})
 
 
-def _set(hub: Hub, webhook_id: str, facts: dict[str, Any]) -> None:
-    columns = ", ".join(f"{name} = ?" for name in facts)  # this module's own names, never a request's
+def _set(hub: Hub, webhook_id: str, changes: dict[str, Any]) -> None:
+    columns = ", ".join(f"{name} = ?" for name in changes)  # this module's own names, never a request's
     with hub.db.write() as db:
-        db.execute(f"UPDATE webhook SET {columns} WHERE id = ?", (*facts.values(), webhook_id))  # noqa: S608
+        db.execute(f"UPDATE webhook SET {columns} WHERE id = ?", (*changes.values(), webhook_id))  # noqa: S608

@@ -1,7 +1,7 @@
 """Xet, over HTTP: tokens on the Hub's side; xorbs, shards and reconstructions on the storage's.
 
 The client's hf_xet is sent to the storage listener by the tokens' ``casUrl``. Not here: global deduplication, upload
-grants, and any check of hashes (see ``xet_format``); hf_xet goes on without the first two.
+grants, and any check of hashes (see ``xet_format``); hf_xet works without the first two.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "get_xorb",
     "grant",
     "put_shard",
-    "put_shard_told",
+    "put_shard_with_progress",
     "put_xorb",
     "read_token",
     "reconstruction",
@@ -91,10 +91,10 @@ def write_token(hub: Hub, request: Request, repo: Repo) -> Response:
 
 def _repo_of(hub: Hub, request: Request, need: str) -> int:
     """The repository that the request's token is for."""
-    given = (request.headers.get("Authorization") or "").removeprefix("Bearer ").split("_")
-    if len(given) != 5 or given[0] != "xet":
+    parts = (request.headers.get("Authorization") or "").removeprefix("Bearer ").split("_")
+    if len(parts) != 5 or parts[0] != "xet":
         raise HubError(401, "Unauthorized")
-    _, scope, repo, expires, signature = given
+    _, scope, repo, expires, signature = parts
     if not secrets.compare_digest(signature, hub.sign("xet", scope, repo, expires)) or int(expires) < time.time():
         raise HubError(401, "Unauthorized")
     if need == "write" and scope != "write":
@@ -138,8 +138,8 @@ def put_shard(hub: Hub, request: Request) -> Response:
 
 
 @route("POST", f"{_CAS}/v2/shards", kind="storage")
-def put_shard_told(hub: Hub, request: Request) -> Response:
-    """A shard, with its progress told as it is; here there is none to tell."""
+def put_shard_with_progress(hub: Hub, request: Request) -> Response:
+    """A shard, with its progress as it is sent; here there is none."""
     _register(hub, request)
     return Response(200, json.dumps({"type": "result"}).encode() + b"\n", {"Content-Type": "application/x-ndjson"})
 
@@ -188,7 +188,7 @@ def _terms(db: sqlite3.Connection, hash: str) -> list[Term]:
     return [] if row is None else [Term(*term) for term in json.loads(row["terms"])]
 
 
-def _wanted(hub: Hub, request: Request, hash: str) -> tuple[list[Term], int]:
+def _requested_terms(hub: Hub, request: Request, hash: str) -> tuple[list[Term], int]:
     """The terms that the request's range needs, cut at chunks, and where in the first of them it begins."""
     repo = _repo_of(hub, request, "read")
     with hub.db.read() as db:
@@ -201,26 +201,26 @@ def _wanted(hub: Hub, request: Request, hash: str) -> tuple[list[Term], int]:
     end = min(int(match[2]) + 1 if match and match[2] else row["size"], row["size"])
     if match and start >= row["size"]:
         raise HubError(416, "Range Not Satisfiable")
-    found: list[Term] = []
+    needed: list[Term] = []
     skipped, at = 0, 0
     for term in terms:
         first, last, size, before = term.end, term.start, 0, at
         for index in range(term.start, term.end):
             length = _chunks(_xorb_path(hub, term.xorb))[index].size
             if before < end and before + length > start:
-                if not found and first == term.end:
+                if not needed and first == term.end:
                     skipped = start - before
                 first, last, size = min(first, index), index + 1, size + length
             before += length
         at = before
         if last > first:
-            found.append(Term(term.xorb, size, first, last))
-    return found, max(skipped, 0)
+            needed.append(Term(term.xorb, size, first, last))
+    return needed, max(skipped, 0)
 
 
 def _fetches(hub: Hub, terms: list[Term]) -> dict[str, list[dict[str, Any]]]:
     """For each xorb the runs of chunks that are needed, with where to fetch them."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    fetches: dict[str, list[dict[str, Any]]] = {}
     for xorb in dict.fromkeys(term.xorb for term in terms):
         runs: list[list[int]] = []
         for start, end in sorted({(term.start, term.end) for term in terms if term.xorb == xorb}):
@@ -230,7 +230,7 @@ def _fetches(hub: Hub, terms: list[Term]) -> dict[str, list[dict[str, Any]]]:
                 runs.append([start, end])
         chunks = _chunks(_xorb_path(hub, xorb))
         url = f"{hub.storage_url}/xorbs/default/{xorb}?X-Amz-Signature={hub.sign('xorb', xorb)}"
-        found[xorb] = [
+        fetches[xorb] = [
             {
                 "url": url,
                 "range": {"start": start, "end": end},
@@ -238,13 +238,13 @@ def _fetches(hub: Hub, terms: list[Term]) -> dict[str, list[dict[str, Any]]]:
             }
             for start, end in runs
         ]
-    return found
+    return fetches
 
 
 @route("GET", f"{_CAS}/(?P<version>v1|v2)/reconstructions/{_HASH}", kind="storage")
 def reconstruction(hub: Hub, request: Request, version: str, hash: str) -> Response:
     """How to make a file, or a range of it, of chunks."""
-    terms, skipped = _wanted(hub, request, hash)
+    terms, skipped = _requested_terms(hub, request, hash)
     answer: dict[str, Any] = {
         "offset_into_first_range": skipped,
         "terms": [
@@ -257,7 +257,9 @@ def reconstruction(hub: Hub, request: Request, version: str, hash: str) -> Respo
         answer["fetch_info"] = fetches
     else:
         answer["xorbs"] = {
-            xorb: [{"url": one["url"], "ranges": [{"chunks": one["range"], "bytes": one["url_range"]}]} for one in runs]
+            xorb: [
+                {"url": each["url"], "ranges": [{"chunks": each["range"], "bytes": each["url_range"]}]} for each in runs
+            ]
             for xorb, runs in fetches.items()
         }
     return Response.json(answer)
@@ -329,7 +331,7 @@ def duplicate(hub: Hub, request: Request, repo: Repo) -> Response:
     if not isinstance(target, dict) or not isinstance(files, list):
         raise HubError(400, "target and files are needed")
     namespace, _, name = str(target.get("name")).partition("/")
-    there = find_repo(hub, request, str(target.get("type") or "model"), namespace, name, "write")
+    target_repo = find_repo(hub, request, str(target.get("type") or "model"), namespace, name, "write")
     failed = []
     with hub.db.write() as db:
         for file in files:
@@ -337,5 +339,5 @@ def duplicate(hub: Hub, request: Request, repo: Repo) -> Response:
             if size is None:
                 failed.append({"sha256": file.get("sha256"), "error": "File not found"})
             else:
-                usage.add_object(db, there.id, file["sha256"], size)
+                usage.add_object(db, target_repo.id, file["sha256"], size)
     return Response.json({"success": not failed, "failed": failed})

@@ -70,14 +70,14 @@ def read_shard(data: bytes) -> list[ShardFile]:
     """
     if data[:32] != _TAG:
         raise Malformed("it does not begin as a shard does")
-    found: list[ShardFile] = []
+    files: list[ShardFile] = []
     at = 48
     while True:
         header = data[at : at + 48]
         if len(header) < 48:
             raise Malformed("the section of files does not end")
         if header[:32] == _BOOKEND:
-            return found
+            return files
         flags, count = struct.unpack_from("<II", header, 32)
         following = count * (2 if flags & _VERIFICATION else 1) + bool(flags & _METADATA)
         rows = data[at + 48 : at + 48 * (1 + following)]
@@ -89,7 +89,7 @@ def read_shard(data: bytes) -> list[ShardFile]:
             _, size, start, end = struct.unpack_from("<IIII", row, 32)
             terms.append(Term(_hex(row[:32]), size, start, end))
         last = rows[-48:] if flags & _METADATA else b""
-        found.append(ShardFile(_hex(header[:32]), tuple(terms), _hex(last[:32]) if last else None))
+        files.append(ShardFile(_hex(header[:32]), tuple(terms), _hex(last[:32]) if last else None))
         at += 48 * (1 + following)
 
 
@@ -99,7 +99,7 @@ def chunks_of(path: Path) -> list[Chunk]:
     Raises:
         Malformed: it is not a xorb.
     """
-    found: list[Chunk] = []
+    chunks: list[Chunk] = []
     at, length = 0, path.stat().st_size
     with path.open("rb") as file:
         while at < length:
@@ -112,11 +112,11 @@ def chunks_of(path: Path) -> list[Chunk]:
             packed, size = int.from_bytes(header[1:4], "little"), int.from_bytes(header[5:8], "little")
             if at + 8 + packed > length or size > MAX_CHUNK or header[4] > 2:
                 raise Malformed("a chunk is cut off or of an unknown kind")
-            found.append(Chunk(at, 8 + packed, header[4], size))
+            chunks.append(Chunk(at, 8 + packed, header[4], size))
             at += 8 + packed
-    if not found:
+    if not chunks:
         raise Malformed("it has no chunks")
-    return found
+    return chunks
 
 
 def decompress(chunk: Chunk, data: bytes) -> bytes:
@@ -126,24 +126,24 @@ def decompress(chunk: Chunk, data: bytes) -> bytes:
         Malformed: it does not unpack to what its header says.
     """
     if chunk.scheme == 0:
-        found = data
+        plain = data
     else:
-        found = lz4_frame(data)
+        plain = lz4_frame(data)
         if chunk.scheme == 2:
-            found = _regroup(found)
-    if len(found) != chunk.size:
+            plain = _regroup(plain)
+    if len(plain) != chunk.size:
         raise Malformed("a chunk does not have the length that its header says")
-    return found
+    return plain
 
 
 def _regroup(data: bytes) -> bytes:
     """Undo the split into every fourth byte."""
-    found, at = bytearray(len(data)), 0
+    result, at = bytearray(len(data)), 0
     for offset in range(4):
         count = (len(data) - offset + 3) // 4
-        found[offset::4] = data[at : at + count]
+        result[offset::4] = data[at : at + count]
         at += count
-    return bytes(found)
+    return bytes(result)
 
 
 # --- LZ4
@@ -159,23 +159,23 @@ def lz4_frame(data: bytes) -> bytes:
         raise Malformed("it is no LZ4 frame")
     flags = data[4]
     at = 7 + (8 if flags & 0x08 else 0) + (4 if flags & 0x01 else 0)
-    found = bytearray()
+    plain = bytearray()
     while True:
         size = int.from_bytes(data[at : at + 4], "little")
         at += 4
         if size == 0:
-            return bytes(found)
+            return bytes(plain)
         block = data[at : at + (size & 0x7FFFFFFF)]
         if len(block) < size & 0x7FFFFFFF:
             raise Malformed("an LZ4 block is cut off")
         if size & 0x80000000:
-            found += block
+            plain += block
         else:
-            _lz4_block(block, found)
+            _lz4_block(block, plain)
         at += len(block) + (4 if flags & 0x10 else 0)
 
 
-def _lz4_block(data: bytes, found: bytearray) -> None:
+def _lz4_block(data: bytes, plain: bytearray) -> None:
     at, end = 0, len(data)
     try:
         while at < end:
@@ -185,7 +185,7 @@ def _lz4_block(data: bytes, found: bytearray) -> None:
             if literals == 15:
                 more, at = _length(data, at)
                 literals += more
-            found += data[at : at + literals]
+            plain += data[at : at + literals]
             at += literals
             if at >= end:
                 return
@@ -195,14 +195,14 @@ def _lz4_block(data: bytes, found: bytearray) -> None:
             if count == 19:
                 more, at = _length(data, at)
                 count += more
-            start = len(found) - distance
+            start = len(plain) - distance
             if distance == 0 or start < 0:
                 raise Malformed("an LZ4 match begins before its data")
             if distance >= count:
-                found += found[start : start + count]
+                plain += plain[start : start + count]
             else:  # it overlaps itself: a pattern, repeated
-                pattern = bytes(found[start:])
-                found += (pattern * (count // distance + 1))[:count]
+                pattern = bytes(plain[start:])
+                plain += (pattern * (count // distance + 1))[:count]
     except IndexError:
         raise Malformed("an LZ4 block is cut off") from None
 

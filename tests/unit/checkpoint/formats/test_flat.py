@@ -47,7 +47,7 @@ def test_a_state_that_is_one_array_has_a_name() -> None:
     assert list(flatten(np.ones(2)).tensors) == ["state"]
 
 
-def test_two_paths_with_one_name_are_told_apart() -> None:
+def test_two_paths_with_one_name_are_distinguished() -> None:
     flat = flatten({"a.b": np.zeros(1), "a": {"b": np.ones(1)}})
     assert list(flat.tensors) == ["a.b", "a.b~2"]
     assert not flat.are_paths
@@ -85,7 +85,7 @@ def test_a_state_that_holds_itself_ends() -> None:
 
 
 def test_refused_arrays_are_left_out() -> None:
-    flat = flatten({"a": np.ones(1), "b": np.ones(1, dtype="c16")}, refuse=lambda one: "no" * (one.dtype.kind == "c"))
+    flat = flatten({"a": np.ones(1), "b": np.ones(1, dtype="c16")}, refuse=lambda each: "no" * (each.dtype.kind == "c"))
     assert flat.left_out == {"b": "no"}
 
 
@@ -159,20 +159,20 @@ def test_fill_replaces_an_array_of_another_shape_and_a_read_only_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("live", "saved", "said"),
+    ("live", "saved", "message"),
     [
-        ({"c": 1}, {"c": Counter()}, "c was saved by its state_dict"),
+        ({"c": 1}, {"c": Counter()}, "c was saved through its state_dict"),
         ({}, {"t": Thing(x=1)}, "t is an object in the file"),
         ((1,), {"a": 1}, "a tuple cannot be filled in place"),
     ],
 )
-def test_what_does_not_fit_is_named(live: Any, saved: Any, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_what_does_not_fit_is_named(live: Any, saved: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         fill(live, flatten(saved))
 
 
 def test_a_state_dict_that_is_refused_is_named() -> None:
     flat = flatten({"c": Counter()})
     wrong = Flat(tree=flat.tree, tensors=flat.tensors, values={"c.7": "eight"})
-    with pytest.raises(CheckpointError, match="c does not fit what the file holds: no seven"):
+    with pytest.raises(CheckpointError, match="c does not fit the content of the file: no seven"):
         fill({"c": Counter()}, wrong)

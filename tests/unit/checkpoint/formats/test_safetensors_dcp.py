@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import subprocess
@@ -16,15 +15,16 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-import safetensors.torch
-import torch
+from optional import HAS_TORCH, part, torch
 
 from qcity_nb.checkpoint.formats.flat import build, flatten
 from qcity_nb.checkpoint.formats.safetensors_dcp import from_dcp, from_safetensors, to_dcp, to_safetensors, values_of
 from qcity_nb.checkpoint.state.capture import capture, load
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, UsageError
 
-dcp: Any = importlib.import_module("torch.distributed.checkpoint")
+dcp: Any = part("torch.distributed.checkpoint")
+if HAS_TORCH:
+    import safetensors.torch
 
 DTYPES = [
     torch.bool,
@@ -53,20 +53,20 @@ def bits(value: Any) -> tuple[str, tuple[int, ...], bytes]:
     return str(value.dtype), value.shape, value.tobytes()
 
 
-def same(one: Any, other: Any, path: str = "") -> None:
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor | np.ndarray):
-        assert bits(one) == bits(other), path
-    elif isinstance(one, dict):
-        assert list(one) == list(other), path
-        for key in one:
-            same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), path
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+def same(left: Any, right: Any, path: str = "") -> None:
+    assert type(left) is type(right), path
+    if isinstance(left, torch.Tensor | np.ndarray):
+        assert bits(left) == bits(right), path
+    elif isinstance(left, dict):
+        assert list(left) == list(right), path
+        for key in left:
+            same(left[key], right[key], f"{path}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), path
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
             same(a, b, f"{path}.{index}")
     else:
-        assert one == other or (one != one and other != other), path
+        assert left == right or (left != left and right != right), path
 
 
 def noise(dtype: torch.dtype, *shape: int) -> torch.Tensor:
@@ -98,7 +98,7 @@ def untrained() -> dict[str, Any]:
 
 
 def state_dicts(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: one.state_dict() if hasattr(one, "state_dict") else one for name, one in state.items()}
+    return {name: each.state_dict() if hasattr(each, "state_dict") else each for name, each in state.items()}
 
 
 # --- safetensors
@@ -194,7 +194,7 @@ def test_a_file_of_the_library_is_read(tmp_path: Path) -> None:
     tensors = {str(dtype)[6:]: noise(dtype, 4) for dtype in DTYPES}
     safetensors.torch.save_file(tensors, path)
     read = from_safetensors(path)
-    assert {name: bits(one) for name, one in read.items()} == {name: bits(one) for name, one in tensors.items()}
+    assert {name: bits(each) for name, each in read.items()} == {name: bits(each) for name, each in tensors.items()}
     assert values_of(path) == {}
     safetensors.numpy.save_file({"x": np.arange(3)}, path, metadata={"format": "np"})
     same(from_safetensors(path), {"x": np.arange(3)})
@@ -208,7 +208,7 @@ def test_a_file_of_the_library_fills_a_live_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "said"),
+    ("tensors", "message"),
     [
         ({"a": torch.ones(2)}, "it lacks b"),
         ({"a": torch.ones(2), "b": torch.ones(1), "c": torch.ones(1)}, "the state has no c"),
@@ -216,11 +216,11 @@ def test_a_file_of_the_library_fills_a_live_model(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_of_the_library_that_does_not_fit_is_refused(
-    tensors: dict[str, torch.Tensor], said: str, tmp_path: Path
+    tensors: dict[str, torch.Tensor], message: str, tmp_path: Path
 ) -> None:
     live = {"a": torch.zeros(2), "b": torch.zeros(1)}
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         from_safetensors(tmp_path / "a.safetensors", into=live)
     assert live["a"].tolist() == [0, 0]
 
@@ -255,7 +255,7 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path: Path, monkeypatch: p
     assert path.read_bytes() == before
 
 
-def test_a_library_too_old_for_a_type_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_too_old_for_a_type_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def old(tensors: Any, file: Path, metadata: Any) -> None:
         raise KeyError(torch.uint16)
 
@@ -264,11 +264,11 @@ def test_a_library_too_old_for_a_type_is_said(tmp_path: Path, monkeypatch: pytes
         to_safetensors({"a": torch.ones(1)}, tmp_path / "a.safetensors")
 
 
-def test_no_such_file_and_no_safetensors_file_are_said(tmp_path: Path) -> None:
+def test_no_such_file_and_no_safetensors_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "b.safetensors").write_bytes(b"hello, this is no such file")
     with pytest.raises(CheckpointError, match="gone"):
         from_safetensors(tmp_path / "gone")
-    with pytest.raises(CheckpointCorrupt, match=r"b\.safetensors is no safetensors file"):
+    with pytest.raises(CheckpointCorrupt, match=r"b\.safetensors cannot be read as a safetensors file"):
         from_safetensors(tmp_path / "b.safetensors")
 
 
@@ -295,11 +295,11 @@ def test_plain_dcp_load_reads_ours(tmp_path: Path, quiet: None) -> None:
     state = trained()
     assert to_dcp(load(capture(state)), tmp_path / "dcp") == {}
     other = trained()
-    wanted = state_dicts(other)
-    dcp.load(wanted, checkpoint_id=str(tmp_path / "dcp"))
-    other["optimizer"].load_state_dict(wanted["optimizer"])
-    wanted |= {name: other[name].state_dict() for name in ("model", "optimizer")}
-    same(wanted, state_dicts(state))
+    expected = state_dicts(other)
+    dcp.load(expected, checkpoint_id=str(tmp_path / "dcp"))
+    other["optimizer"].load_state_dict(expected["optimizer"])
+    expected |= {name: other[name].state_dict() for name in ("model", "optimizer")}
+    same(expected, state_dicts(state))
 
 
 def test_a_directory_of_dcp_is_read(tmp_path: Path, quiet: None) -> None:
@@ -308,7 +308,7 @@ def test_a_directory_of_dcp_is_read(tmp_path: Path, quiet: None) -> None:
     state["list"] = [torch.ones(2), {"x": torch.zeros(1)}]
     dcp.save(state, checkpoint_id=str(tmp_path / "dcp"))
     read = from_dcp(tmp_path / "dcp")
-    state["optimizer"]["state"] = {str(key): one for key, one in state["optimizer"]["state"].items()}  # as torch does
+    state["optimizer"]["state"] = {str(key): each for key, each in state["optimizer"]["state"].items()}  # as torch does
     for name in ("model", "types", "list", "history", "best"):
         same(_sorted(read[name]), _sorted(state[name]), name)
     same(_sorted(read["optimizer"]), _sorted(state["optimizer"]))
@@ -317,7 +317,7 @@ def test_a_directory_of_dcp_is_read(tmp_path: Path, quiet: None) -> None:
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(one) for one in value] if isinstance(value, list) else value
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
 def test_dcp_keeps_keys_kinds_and_ties(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_dcp_leaves_out_by_name(tmp_path: Path) -> None:
     same(from_dcp(tmp_path / "dcp"), {"a": torch.ones(1)})
 
 
-def test_what_is_no_dcp_directory_is_said(tmp_path: Path) -> None:
+def test_what_is_no_dcp_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be read as a distributed checkpoint"):
         from_dcp(tmp_path)
     (tmp_path / "file").write_text("x")

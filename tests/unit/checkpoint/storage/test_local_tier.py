@@ -43,12 +43,12 @@ def save(tier: LocalTier, seq: int, *contents: bytes) -> Manifest:
     return tier.save(manifest, {**objects, **outputs}, b'{"seq":%d}\n' % seq)
 
 
-def check(tier: LocalTier, found: Manifest | None, seq: int) -> None:
-    assert found is not None
-    assert found.seq == seq
-    encoded = found.loops[0].state
+def check(tier: LocalTier, manifest: Manifest | None, seq: int) -> None:
+    assert manifest is not None
+    assert manifest.seq == seq
+    encoded = manifest.loops[0].state
     assert encoded is not None
-    with tier.open_reader(found) as read:
+    with tier.open_reader(manifest) as read:
         assert load(decode_state(encoded, read)) == state(seq)
     assert tier.rows(seq) == b'{"seq":%d}\n' % seq
 
@@ -76,10 +76,10 @@ def test_only_new_objects_are_written_and_only_two_checkpoints_stay(tmp_path: Pa
     for seq in range(2, 6):
         saved = save(tier, seq, same)
         assert saved.objects[name_of(same)] == first.objects[name_of(same)]
-        written = (tmp_path / "packs" / f"e3-{seq}.pack").stat().st_size
+        written = (tmp_path / "packs" / f"t3-{seq}.pack").stat().st_size
         assert written < 100_000
     assert tier.seqs() == [4, 5]
-    assert {name for name in files(tier) if name.startswith("packs")} == {f"packs/e3-{seq}.pack" for seq in (1, 4, 5)}
+    assert {name for name in files(tier) if name.startswith("packs")} == {f"packs/t3-{seq}.pack" for seq in (1, 4, 5)}
     assert len(list((tmp_path / "rows").iterdir())) == 5
     check(tier, tier.newest(deep=True), 5)
 
@@ -91,7 +91,7 @@ def test_an_object_the_checkpoint_before_holds_need_not_be_given(tmp_path: Path)
     assert second.objects == first.objects
     assert tier.rows(2) == b""
     lost = replace(first, seq=3, loops=(LoopRecord(key="k", outputs=(name_of(b"nobody has it"),)),))
-    with pytest.raises(CheckpointError, match="nobody has"):
+    with pytest.raises(CheckpointError, match="neither stored nor passed"):
         tier.save(lost, {}, b"x\n")
     assert tier.rows(3) == b""
     assert tier.newest() == second
@@ -103,10 +103,10 @@ def test_a_mostly_dead_pack_is_rewritten(tmp_path: Path) -> None:
     first = save(tier, 1, small, large)
     second = save(tier, 2, small)
     name = name_of(small)
-    assert first.objects[name].pack == "e1-1.pack"
-    assert second.objects[name].pack == "e1-2.pack"
+    assert first.objects[name].pack == "t1-1.pack"
+    assert second.objects[name].pack == "t1-2.pack"
     save(tier, 3, small)
-    assert "packs/e1-1.pack" not in files(tier)
+    assert "packs/t1-1.pack" not in files(tier)
     assert tier.read(tier.load(3), name) == small
 
 
@@ -117,7 +117,7 @@ def test_a_reader_keeps_what_it_opened(tmp_path: Path) -> None:
         for seq in range(2, 6):
             save(tier, seq)
         assert read(name_of(b"old" * 9000)) == b"old" * 9000
-    with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):
+    with pytest.raises(CheckpointCorrupt, match=r"t1-1\.pack"):
         tier.objects(first, [name_of(b"old" * 9000)])
 
 
@@ -142,8 +142,8 @@ def damage(path: Path, how: str, at: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
-@pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/e1-2.pack", "rows/2.jsonl"])
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str, how: str) -> None:
+@pytest.mark.parametrize("what", ["checkpoints/2.json", "packs/t1-2.pack", "rows/2.jsonl"])
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path: Path, what: str, how: str) -> None:
     tier = LocalTier(tmp_path / "0", term=1)
     save(tier, 1)
     save(tier, 2)
@@ -155,14 +155,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str
             (again.path / name).parent.mkdir(parents=True, exist_ok=True)
             (again.path / name).write_bytes(data)
         damage(again.path / what, how, at)
-        found = again.newest(deep=True)
-        assert found is not None
+        manifest = again.newest(deep=True)
+        assert manifest is not None
         # Bytes between the objects of a pack belong to nobody; whatever is found must be whole.
-        check(again, found, found.seq)
-        if found.seq == 1:
+        check(again, manifest, manifest.seq)
+        if manifest.seq == 1:
             gone = what.startswith("checkpoints") and how == "remove"
             assert len(again.skipped) == (0 if gone else 1)
-            assert gone or "checkpoint 2 was passed over" in again.skipped[0]
+            assert gone or "checkpoint 2 was skipped" in again.skipped[0]
         else:
             assert what.startswith("packs")
             assert how != "remove"
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, what: str
             break
         # The owner goes on from there.
         check(again, save(again, 3), 3)
-        assert again.seqs() == [found.seq, 3]
+        assert again.seqs() == [manifest.seq, 3]
 
 
 @pytest.mark.parametrize("step", range(1, 6))
@@ -203,29 +203,29 @@ def test_a_place_that_is_no_directory_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_of_the_term_before_is_taken_over(tmp_path: Path) -> None:
     old = LocalTier(tmp_path / "1", term=1)
     save(old, 8)
-    found = save(old, 9)
+    manifest = save(old, 9)
     new = LocalTier(tmp_path / "2", term=2)
-    with old.open_reader(found) as read:
-        taken = new.import_from(found, read, {8: old.rows(8), 9: old.rows(9)})
-    assert (taken.seq, taken.term) == (9, 2)
-    assert {ref.pack for ref in taken.objects.values()} == {"e2-9.pack"}
+    with old.open_reader(manifest) as read:
+        imported = new.import_from(manifest, read, {8: old.rows(8), 9: old.rows(9)})
+    assert (imported.seq, imported.term) == (9, 2)
+    assert {ref.pack for ref in imported.objects.values()} == {"t2-9.pack"}
     assert new.rows(8) == old.rows(8)
     check(new, LocalTier(tmp_path / "2", term=2).newest(deep=True), 9)
     check(new, save(new, 10), 10)
     with pytest.raises(ValueError, match="of its own"):
-        new.import_from(found, dict[str, bytes]().__getitem__, {})
+        new.import_from(manifest, dict[str, bytes]().__getitem__, {})
 
 
 def test_a_failed_take_over_leaves_nothing(tmp_path: Path) -> None:
     old = LocalTier(tmp_path / "1", term=1)
-    found = save(old, 1)
+    manifest = save(old, 1)
 
     def read(name: str) -> bytes:
         raise CheckpointCorrupt(name)
 
     new = LocalTier(tmp_path / "2", term=2)
     with pytest.raises(CheckpointCorrupt):
-        new.import_from(found, read, {1: old.rows(1)})
+        new.import_from(manifest, read, {1: old.rows(1)})
     assert files(new) == set()
     assert new.newest() is None
 
@@ -285,19 +285,19 @@ def test_a_kill_leaves_the_newest_or_the_one_before(tmp_path: Path, name: str, n
     assert child.returncode == -signal.SIGKILL
     done = len(child.stdout.split())
     tier = LocalTier(path, term=1)
-    found = tier.newest(deep=True)
-    assert found is not None
+    manifest = tier.newest(deep=True)
+    assert manifest is not None
     assert tier.skipped == []
-    assert found.seq in (done, done + 1)
-    check(tier, found, found.seq)
-    check(tier, save(tier, found.seq + 1), found.seq + 1)
+    assert manifest.seq in (done, done + 1)
+    check(tier, manifest, manifest.seq)
+    check(tier, save(tier, manifest.seq + 1), manifest.seq + 1)
     assert not any(file.endswith(".tmp") for file in files(tier))
     named = {ref.pack for seq in tier.seqs() for ref in tier.load(seq).objects.values()}
     assert {path.name for path in (path / "packs").iterdir()} == named
 
 
 def test_a_manifest_that_is_none_is_corruption() -> None:
-    for data in (b"", b"{}", b'{"format":1}', b"[1]"):
+    for data in (b"", b"{}", b'{"format":2}', b"[1]"):
         with pytest.raises(CheckpointCorrupt, match="here"):
             manifests.loads(data, name="here")
     nowhere = LoopRecord(key="k", outputs=(name_of(b"x"),))
@@ -309,7 +309,7 @@ def test_reads_are_verified(tmp_path: Path) -> None:
     tier = LocalTier(tmp_path, term=1)
     saved = save(tier, 1, b"x" * 5000)
     name = name_of(b"x" * 5000)
-    damage(tmp_path / "packs" / "e1-1.pack", "flip", saved.objects[name].offset + 17)
+    damage(tmp_path / "packs" / "t1-1.pack", "flip", saved.objects[name].offset + 17)
     readers: list[Callable[[], object]] = [
         lambda: tier.read(saved, name),
         lambda: tier.objects(saved, [name]),

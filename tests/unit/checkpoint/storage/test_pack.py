@@ -29,12 +29,12 @@ def make(path: Path) -> dict[str, ObjectRef]:
 
 
 def test_objects_come_back(tmp_path: Path) -> None:
-    path = tmp_path / "e7-1.pack"
+    path = tmp_path / "t7-1.pack"
     refs = make(path)
     assert [pack.read_object(path, refs[name_of(data)], name_of(data)) for data in CONTENTS] == CONTENTS
     assert all(ref.offset % 64 == 0 for ref in refs.values())
     assert pack.read_index(path) == (7, refs)
-    assert [file.name for file in tmp_path.iterdir()] == ["e7-1.pack"]
+    assert [file.name for file in tmp_path.iterdir()] == ["t7-1.pack"]
 
 
 def test_large_objects_and_many_small_ones_come_back(tmp_path: Path) -> None:

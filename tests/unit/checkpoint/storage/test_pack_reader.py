@@ -35,12 +35,12 @@ class Packed:
             parts = [memoryview(memory)[at : at + length] for at, length in slices_of(size)]
             self.names.append([name_of(part) for part in parts])
             objects |= {name_of(part): part for part in parts}
-        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "e1-1.pack", objects, term=1)
+        self.refs: dict[str, ObjectRef] = pack.write_pack(folder / "t1-1.pack", objects, term=1)
 
     def places(self, memory: list[bytearray]) -> Iterator[tuple[str, memoryview]]:
-        for names, one in zip(self.names, memory, strict=True):
-            for name, (at, length) in zip(names, slices_of(len(one)), strict=True):
-                yield name, memoryview(one)[at : at + length]
+        for names, each in zip(self.names, memory, strict=True):
+            for name, (at, length) in zip(names, slices_of(len(each)), strict=True):
+                yield name, memoryview(each)[at : at + length]
 
     def reader(self) -> PackReader:
         return PackReader(self.folder, self.refs)
@@ -55,8 +55,8 @@ def packed(tmp_path: Path) -> Packed:
 @pytest.mark.parametrize("shift", [0, 1, PAGE // 2])
 def test_buffers_come_back_wherever_their_memory_begins(packed: Packed, shift: int, *, is_own: bool) -> None:
     memory = [allocate(size + shift) for size in SIZES]
-    for one in memory:
-        del one[:shift]
+    for each in memory:
+        del each[:shift]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=is_own)
     assert memory == packed.content
@@ -74,11 +74,11 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
     straight: list[int] = []
     read_straight = PackReader._read_straight
 
-    def told(self: PackReader, run: list[tuple[ObjectRef, str, memoryview | None]]) -> None:
+    def note_run(self: PackReader, run: list[tuple[ObjectRef, str, memoryview | None]]) -> None:
         straight.extend(ref.size_bytes for ref, _, _ in run)
         read_straight(self, run)
 
-    monkeypatch.setattr(PackReader, "_read_straight", told)
+    monkeypatch.setattr(PackReader, "_read_straight", note_run)
     memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         read.read_into(packed.places(memory), is_own=True)
@@ -90,7 +90,7 @@ def test_most_is_read_without_a_copy(packed: Packed, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("is_own", [True, False])
 def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: bool) -> None:
-    path = packed.folder / "e1-1.pack"
+    path = packed.folder / "t1-1.pack"
     for name, ref in packed.refs.items():
         if not ref.size_bytes:
             continue
@@ -112,9 +112,9 @@ def test_one_flipped_bit_is_found_in_every_object(packed: Packed, *, is_own: boo
 
 
 def test_a_short_pack_is_found(packed: Packed) -> None:
-    path = packed.folder / "e1-1.pack"
+    path = packed.folder / "t1-1.pack"
     memory = [allocate(size) for size in SIZES]
     with packed.reader() as read:
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(CheckpointCorrupt, match=r"e1-1\.pack"):
+        with pytest.raises(CheckpointCorrupt, match=r"t1-1\.pack"):
             read.read_into(packed.places(memory), is_own=True)

@@ -27,8 +27,8 @@ MOST = 60
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with world.memory_directory() as found:
-        yield found
+    with world.memory_directory() as path:
+        yield path
 
 
 # -- the disk refuses
@@ -59,7 +59,7 @@ def refuse(code: int, kinds: tuple[str, ...], at: int, *, is_lasting: bool) -> C
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("seq", [1, 3])
 def test_a_disk_that_refuses_any_operation(folder: Path, fault: str, seq: int, is_lasting: bool) -> None:
-    """The n-th of each kind, for all n; then the same process goes on, or another one."""
+    """The n-th of each kind, for all n; then the same process continues, or another one."""
     code, kinds = FAULTS[fault]
     refused = 0
     for at in range(1, MOST):
@@ -228,13 +228,13 @@ def positions(size: int, rng: random.Random) -> list[int]:
 def boundaries(data: bytes, name: str, tier: LocalTier, rng: random.Random) -> list[int]:
     """Where a torn file may end: between its parts, at pages, near its end, and anywhere."""
     size = len(data)
-    found = {*range(0, size, 4096), *range(min(24, size)), *range(max(0, size - 48), size)}
+    places = {*range(0, size, 4096), *range(min(24, size)), *range(max(0, size - 48), size)}
     for seq in tier.seqs():
         for ref in tier.load(seq).objects.values():
             if f"packs/{ref.pack}" == name:
-                found |= {ref.offset - 1, ref.offset, ref.offset + 1, ref.offset + ref.size_bytes}
-    found |= {rng.randrange(size) for _ in range(15)}
-    return sorted(at for at in found if 0 <= at < size)
+                places |= {ref.offset - 1, ref.offset, ref.offset + 1, ref.offset + ref.size_bytes}
+    places |= {rng.randrange(size) for _ in range(15)}
+    return sorted(at for at in places if 0 <= at < size)
 
 
 def check_damaged(tier: LocalTier, name: str, lowest: int, make: type[LocalTier] = LocalTier) -> None:
@@ -243,26 +243,27 @@ def check_damaged(tier: LocalTier, name: str, lowest: int, make: type[LocalTier]
         with contextlib.suppress(CheckpointCorrupt):
             term, refs = pack.read_index(tier.path / name)
             assert term == world.TERM
-            for wanted in refs:
+            for name_of_object in refs:
                 with contextlib.suppress(CheckpointCorrupt):
-                    data = pack.read_object(tier.path / name, refs[wanted], wanted)
+                    data = pack.read_object(tier.path / name, refs[name_of_object], name_of_object)
                     assert data in (*world.contents(1), *world.contents(2))
 
 
-def flip(folder: Path, what: str = "", make: type[LocalTier] = LocalTier) -> None:
-    """One bit of each byte of the files whose name begins with ``what``."""
+def flip(folder: Path, what: str = "", make: type[LocalTier] = LocalTier, *, is_exhaustive: bool = False) -> None:
+    """One bit of each byte of the files whose name begins with ``what``; or each of the eight, one after the other."""
     tier, files = two(folder)
     rng = random.Random(SEED)
     for name, data in files.items():
         lowest = floor(tier, name)
         with (tier.path / name).open("r+b", buffering=0) as file:
             for at in positions(len(data), rng) if name.startswith(what) else ():
-                flipped = data[at] ^ 1 << rng.randrange(8)
-                os.pwrite(file.fileno(), bytes([flipped]), at)
-                try:
-                    check_damaged(tier, name, lowest, make)
-                except Exception as error:
-                    raise AssertionError(f"{name}, byte {at} is {flipped}, not {data[at]}: {error!r}") from error
+                for bit in range(8) if is_exhaustive else [rng.randrange(8)]:
+                    flipped = data[at] ^ 1 << bit
+                    os.pwrite(file.fileno(), bytes([flipped]), at)
+                    try:
+                        check_damaged(tier, name, lowest, make)
+                    except Exception as error:
+                        raise AssertionError(f"{name}, byte {at} is {flipped}, not {data[at]}: {error!r}") from error
                 os.pwrite(file.fileno(), data[at : at + 1], at)
     world.check_left(tier.path, 2, 2)
 
@@ -289,6 +290,12 @@ def test_every_flipped_byte(folder: Path) -> None:
     flip(folder)
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_every_flipped_bit(folder: Path) -> None:
+    flip(folder, is_exhaustive=True)
+
+
 def test_every_torn_file(folder: Path) -> None:
     tear(folder)
 
@@ -307,7 +314,7 @@ def test_files_in_each_others_places(folder: Path) -> None:
         (tier.path / name).write_bytes(files[name])
 
 
-def test_a_damaged_tier_goes_on(folder: Path) -> None:
+def test_a_damaged_tier_can_be_written_to(folder: Path) -> None:
     """What a successor builds on is whole: damage is not carried over."""
     rng = random.Random(SEED)
     for n in range(60):

@@ -98,7 +98,7 @@ def test_what_a_look_does(world: JobsWorld) -> None:
             world.store,
             Head(run=run, key=run, project="digits", notebook="x.ipynb", desired=DesiredState(hosts=(host,))),
         )
-    assert cli.main(["watch-on", "hf-jobs", "--every", "10m"]) == 0
+    assert cli.main(["keep", "--schedule", "hf-jobs", "--every", "10m"]) == 0
     [scheduled] = world.api.list_scheduled_jobs(namespace="user")
     command = " ".join(scheduled.job_spec.command or [])
     assert "qcity_nb.cli keep --once --on hf-jobs --store" in command
@@ -115,21 +115,21 @@ def test_what_a_look_does(world: JobsWorld) -> None:
 
 
 def test_the_command_line(world: JobsWorld, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["watch-on", "hf-jobs", "--list"]) == 0
-    assert capsys.readouterr().out == "no store is watched by jobs of user\n"
-    assert cli.main(["watch-on", "hf-jobs"]) == 0
-    assert f"{world.given.store}: watched, */10 * * * *, by scheduled job" in capsys.readouterr().out
-    assert cli.main(["watch-on", "hf-jobs:cpu-basic"]) == 0
-    assert "watched already" in capsys.readouterr().out
-    assert cli.main(["watch-on", "hf-jobs", "--list"]) == 0
+    assert cli.main(["keep", "--schedule", "hf-jobs", "--list"]) == 0
+    assert capsys.readouterr().out == "user has no scheduled keeper\n"
+    assert cli.main(["keep", "--schedule", "hf-jobs"]) == 0
+    assert f"{world.given.store}: a keeper is scheduled, */10 * * * *, as job" in capsys.readouterr().out
+    assert cli.main(["keep", "--schedule", "hf-jobs:cpu-basic"]) == 0
+    assert "already scheduled" in capsys.readouterr().out
+    assert cli.main(["keep", "--schedule", "hf-jobs", "--list"]) == 0
     assert world.given.store in capsys.readouterr().out
-    assert cli.main(["watch-on", "hf-jobs", "--off"]) == 0
-    assert cli.main(["watch-on", "hf-jobs", "--off"]) == 0
-    assert "was not watched" in capsys.readouterr().out
+    assert cli.main(["keep", "--schedule", "hf-jobs", "--off"]) == 0
+    assert cli.main(["keep", "--schedule", "hf-jobs", "--off"]) == 0
+    assert "there was no scheduled keeper" in capsys.readouterr().out
     for argv, words in (
-        (["watch-on", "local"], "only hf-jobs can run a keeper on a schedule"),
-        (["watch-on", "hf-jobs", "--every", "7m"], "choose 1, 2, 3"),
-        (["watch-on", "hf-jobs", "--every", "soon"], "--every = 'soon': write seconds"),
+        (["keep", "--schedule", "local"], "only hf-jobs can run a keeper on a schedule"),
+        (["keep", "--schedule", "hf-jobs", "--every", "7m"], "choose 1, 2, 3"),
+        (["keep", "--schedule", "hf-jobs", "--every", "soon"], "--every = 'soon': write seconds"),
     ):
         assert cli.main(argv) == 2
         printed = capsys.readouterr().err

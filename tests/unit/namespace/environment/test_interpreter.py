@@ -18,21 +18,21 @@ decimal.getcontext().rounding = decimal.ROUND_UP
 locale.setlocale(locale.LC_TIME, 'POSIX')
 locale.setlocale(locale.LC_NUMERIC, 'C.UTF-8')
 """
-    found = carry(tmp_path, "import decimal, locale, sys", code, SHOW)
-    assert found.here == found.there
-    assert found.here[:3] == [2345, 7, "ROUND_UP"]
-    assert found.options["python"]["LC_NUMERIC"] == "C.UTF-8"
-    assert found.options.keys() == {"python"}
-    assert found.said == []
+    result = carry(tmp_path, "import decimal, locale, sys", code, SHOW)
+    assert result.here == result.there
+    assert result.here[:3] == [2345, 7, "ROUND_UP"]
+    assert result.options["python"]["LC_NUMERIC"] == "C.UTF-8"
+    assert result.options.keys() == {"python"}
+    assert result.messages == []
 
 
-def test_a_locale_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_a_locale_that_is_not_here_is_reported(tmp_path: Path) -> None:
     code = """
 real = locale.setlocale
 locale.setlocale = lambda category, *value: 'tlh_QO' if category == locale.LC_TIME else real(category, *value)
 """
-    found = carry(tmp_path, "import decimal, locale, sys", code, "result = locale.setlocale(locale.LC_TIME)")
-    assert found.here == "C"
-    (said,) = found.said
-    assert "LC_TIME" in said
-    assert "tlh_QO" in said
+    result = carry(tmp_path, "import decimal, locale, sys", code, "result = locale.setlocale(locale.LC_TIME)")
+    assert result.here == "C"
+    (sentence,) = result.messages
+    assert "LC_TIME" in sentence
+    assert "tlh_QO" in sentence

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optional import part
 from settings_world import carry
 
 from qcity_nb.namespace.environment.library import Library, is_safe
@@ -12,26 +13,26 @@ from qcity_nb.namespace.environment.library_settings import Options
 
 def test_nothing_is_imported_to_look(tmp_path: Path) -> None:
     show = "result = sorted({'numpy', 'torch', 'pandas', 'sklearn', 'matplotlib'} & sys.modules.keys())"
-    found = carry(tmp_path, "", "", show)
-    assert found.options == {}
-    assert (found.there, found.here, found.said) == ([], [], [])
+    result = carry(tmp_path, "", "", show)
+    assert result.options == {}
+    assert (result.there, result.here, result.messages) == ([], [], [])
 
 
 def test_imports_alone_set_nothing_but_filters_and_loggers(tmp_path: Path) -> None:
     imports = "import numpy, torch, sklearn.linear_model, pandas, matplotlib.pyplot, warnings, logging"
     names = [name.partition(",")[0].partition(".")[0] for name in imports.split()[1:]]
     for name in names:
-        pytest.importorskip(name)
+        part(name)
     show = """result = [
         [str(each) for each in warnings.filters],
         {name: [each.level, each.propagate, len(each.handlers)]
          for name, each in logging.Logger.manager.loggerDict.items() if isinstance(each, logging.Logger)},
     ]"""
-    found = carry(tmp_path, imports, "", show)
-    assert found.options.keys() <= {"warnings", "loggers"}
-    assert found.there == found.here
-    assert found.said == []
-    assert len(str(found.options)) < 4000, "each cell's record holds it"
+    result = carry(tmp_path, imports, "", show)
+    assert result.options.keys() <= {"warnings", "loggers"}
+    assert result.there == result.here
+    assert result.messages == []
+    assert len(str(result.options)) < 4000, "each cell's record holds it"
 
 
 def test_a_library_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_library_that_fails_costs_only_itself(monkeypatch: pytest.MonkeyPatch,
         ({"api_key": "x"}, False),
     ],
 )
-def test_what_may_be_told(value: object, is_one: bool) -> None:
+def test_what_may_be_saved(value: object, is_one: bool) -> None:
     assert is_safe("name", value) is is_one
 
 
@@ -81,5 +82,5 @@ for _ in range(3):
     options.look()
 result = len(seen)
 """
-    found = carry(tmp_path, imports, "warnings.simplefilter('default')", code)
-    assert found.there == found.here == 1
+    result = carry(tmp_path, imports, "warnings.simplefilter('default')", code)
+    assert result.there == result.here == 1

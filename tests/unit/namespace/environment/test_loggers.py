@@ -36,10 +36,10 @@ IMPORTS = "import logging, sys"
 )
 def test_loggers(tmp_path: Path, code: str) -> None:
     first = "import logging\nown = logging.getLogger('own')\nown.addHandler(logging.StreamHandler())\nown.setLevel(40)"
-    found = carry(tmp_path, IMPORTS, code, SHOW, first=first)
-    assert found.here == found.there
-    assert found.options.keys() == {"loggers"}
-    assert found.said == []
+    result = carry(tmp_path, IMPORTS, code, SHOW, first=first)
+    assert result.here == result.there
+    assert result.options.keys() == {"loggers"}
+    assert result.messages == []
 
 
 def test_a_file_is_gone_on_with(tmp_path: Path) -> None:
@@ -50,17 +50,17 @@ def test_a_file_is_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_file_is_made_with_its_first_line(tmp_path: Path) -> None:
     code = "Path('d').mkdir()\nlogging.basicConfig(filename='d/a.log')\nPath('d/a.log').unlink()"
-    found = carry(tmp_path, IMPORTS, code, "result = Path('d/a.log').exists()")
-    assert found.options["loggers"]["root"]["handlers"][0]["file"] == "d/a.log"
-    assert (found.here, found.said) == (False, [])
+    result = carry(tmp_path, IMPORTS, code, "result = Path('d/a.log').exists()")
+    assert result.options["loggers"]["root"]["handlers"][0]["file"] == "d/a.log"
+    assert (result.here, result.messages) == (False, [])
 
 
-def test_a_directory_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_here_is_reported(tmp_path: Path) -> None:
     code = "Path('d').mkdir()\nlogging.basicConfig(filename='d/a.log')\nPath('d/a.log').unlink()\nPath('d').rmdir()"
-    found = carry(tmp_path, IMPORTS, code, "result = len(logging.root.handlers)")
-    (said,) = found.said
-    assert "d/a.log" in said
-    assert (found.here, Path(tmp_path / "d").exists()) == (0, False)
+    result = carry(tmp_path, IMPORTS, code, "result = len(logging.root.handlers)")
+    (sentence,) = result.messages
+    assert "d/a.log" in sentence
+    assert (result.here, Path(tmp_path / "d").exists()) == (0, False)
 
 
 def test_other_handlers_formatters_and_filters_are_named(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ logging.getLogger('c').addFilter(logging.Filter('c'))
 logging.getLogger('d').addHandler(logging.StreamHandler(open('x', 'w')))
 logging.getLogger('e').addHandler(logging.NullHandler())
 """
-    found = carry(tmp_path, IMPORTS, code, "result = 0")
-    assert [said.partition(" does not")[0] for said in found.said] == [
+    result = carry(tmp_path, IMPORTS, code, "result = 0")
+    assert [sentence.partition(" is not")[0] for sentence in result.messages] == [
         "The MemoryHandler of the logger a",
         "The StreamHandler of the logger b",
         "The Filter that filters the logger c",
@@ -90,37 +90,37 @@ def test_what_a_package_sets_up_itself_is_left_to_it(tmp_path: Path) -> None:
         "handler = logging.StreamHandler()\nhandler.setFormatter(Own())\nlogger.addHandler(handler)\n"
         "logger.propagate = False"
     )
-    found = carry(tmp_path, IMPORTS + "; sys.path.insert(0, '.'); import pack", "pack.logger.setLevel(10)", SHOW)
-    assert found.options["loggers"] == {"pack.x": {"level": 10}}
-    assert found.here == found.there
-    assert found.said == []
+    result = carry(tmp_path, IMPORTS + "; sys.path.insert(0, '.'); import pack", "pack.logger.setLevel(10)", SHOW)
+    assert result.options["loggers"] == {"pack.x": {"level": 10}}
+    assert result.here == result.there
+    assert result.messages == []
 
 
-def test_no_secret_is_told(tmp_path: Path) -> None:
+def test_no_secret_is_saved(tmp_path: Path) -> None:
     code = """
 logging.basicConfig(format='token=ghp_abcdefghijklmnop %(message)s')
 Path('password=hunter2').mkdir()
 logging.getLogger('a').addHandler(logging.FileHandler('password=hunter2/x'))
 """
-    found = carry(tmp_path, IMPORTS, code, "result = 0")
-    assert "ghp_" not in str(found.options)
-    assert "hunter2" not in str(found.options)
-    assert len(found.said) == 2
-    assert "hunter2" not in str(found.said)
+    result = carry(tmp_path, IMPORTS, code, "result = 0")
+    assert "ghp_" not in str(result.options)
+    assert "hunter2" not in str(result.options)
+    assert len(result.messages) == 2
+    assert "hunter2" not in str(result.messages)
 
 
 def test_a_handler_that_has_a_name_is_that_one(tmp_path: Path) -> None:
     """A handler among the variables has come back already: `removeHandler` must take it away."""
     imports = IMPORTS + "\nhandler = logging.StreamHandler(sys.stderr)\nhandler.setLevel(20)"
-    found = carry(tmp_path, imports, "logging.root.addHandler(handler)", "result = logging.root.handlers == [handler]")
-    assert (found.there, found.here) == (True, True)
+    result = carry(tmp_path, imports, "logging.root.addHandler(handler)", "result = logging.root.handlers == [handler]")
+    assert (result.there, result.here) == (True, True)
 
 
 def test_what_holds_for_all(tmp_path: Path) -> None:
     show = "import warnings; result = [logging.root.manager.disable, warnings.showwarning is logging._showwarning]"
-    found = carry(tmp_path, IMPORTS, "logging.disable(20)\nlogging.captureWarnings(True)", show)
-    assert found.here == found.there == [20, True]
-    assert found.options == {"logging": {"disable": 20, "captureWarnings": True}}
+    result = carry(tmp_path, IMPORTS, "logging.disable(20)\nlogging.captureWarnings(True)", show)
+    assert result.here == result.there == [20, True]
+    assert result.options == {"logging": {"disable": 20, "captureWarnings": True}}
 
 
 def test_a_package_that_is_imported_later_has_its_handlers_once(tmp_path: Path) -> None:
@@ -128,5 +128,5 @@ def test_a_package_that_is_imported_later_has_its_handlers_once(tmp_path: Path) 
         "import logging\nlogging.getLogger('pack').addHandler(logging.StreamHandler())"
     )
     show = "import pack; result = len(logging.getLogger('pack').handlers)"
-    found = carry(tmp_path, IMPORTS + "; sys.path.insert(0, '.')", "import pack", show)
-    assert (found.there, found.here, found.said) == (1, 1, [])
+    result = carry(tmp_path, IMPORTS + "; sys.path.insert(0, '.')", "import pack", show)
+    assert (result.there, result.here, result.messages) == (1, 1, [])

@@ -21,27 +21,27 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.chdir(tmp_path)
 
 
-def carried(found: Surroundings) -> Surroundings:
-    return codec.loads(Surroundings, codec.dumps(found))
+def carried(surroundings: Surroundings) -> Surroundings:
+    return codec.loads(Surroundings, codec.dumps(surroundings))
 
 
 def test_nothing_changed(root: Path) -> None:
     process_settings = ProcessSettings(root, {"HOME": "/root", "TZ": "UTC"})
-    found = carried(process_settings.look())
-    assert found.cwd == "."
-    assert (found.path, found.environ) == ((), {})
-    assert process_settings.put(found) == []
+    surroundings = carried(process_settings.look())
+    assert surroundings.cwd == "."
+    assert (surroundings.path, surroundings.environ) == ((), {})
+    assert process_settings.put(surroundings) == []
 
 
 def test_a_directory_below_the_root_is_made_elsewhere(root: Path, tmp_path: Path) -> None:
     process_settings = ProcessSettings(root, {})
     (root / "data" / "deep").mkdir(parents=True)
     os.chdir(root / "data" / "deep")
-    found = carried(process_settings.look())
-    assert found.cwd == "data/deep"
+    surroundings = carried(process_settings.look())
+    assert surroundings.cwd == "data/deep"
     other = tmp_path / "other"
     other.mkdir()
-    assert ProcessSettings(other, {}).put(found) == []
+    assert ProcessSettings(other, {}).put(surroundings) == []
     assert Path.cwd() == (other / "data" / "deep").resolve()
 
 
@@ -50,19 +50,19 @@ def test_a_directory_elsewhere_is_never_made(root: Path, tmp_path: Path) -> None
     gone.mkdir()
     os.chdir(gone)
     process_settings = ProcessSettings(root, {})
-    found = carried(process_settings.look())
+    surroundings = carried(process_settings.look())
     os.chdir(root)
     gone.rmdir()
-    (said,) = process_settings.put(found)
-    assert str(gone) in said
+    (sentence,) = process_settings.put(surroundings)
+    assert str(gone) in sentence
     assert not gone.exists()
     assert Path.cwd() == root
 
 
-@pytest.mark.parametrize("told", ["../outside", "data/../../outside"])
-def test_no_directory_is_made_above_the_root(root: Path, told: str) -> None:
-    (said,) = ProcessSettings(root, {}).put(Surroundings(cwd=told))
-    assert "outside" in said
+@pytest.mark.parametrize("cwd", ["../outside", "data/../../outside"])
+def test_no_directory_is_made_above_the_root(root: Path, cwd: str) -> None:
+    (sentence,) = ProcessSettings(root, {}).put(Surroundings(cwd=cwd))
+    assert "outside" in sentence
     assert not (root.parent / "outside").exists()
 
 
@@ -83,13 +83,13 @@ def test_the_import_path_keeps_its_order(root: Path, tmp_path: Path) -> None:
     sys.path.insert(0, str(root / "lib"))
     sys.path.append("more")
     sys.path.append(str(tmp_path / "far"))
-    found = carried(process_settings.look())
-    assert (found.path, found.path_first) == (("lib", "more", str(tmp_path / "far")), 1)
+    surroundings = carried(process_settings.look())
+    assert (surroundings.path, surroundings.path_first) == (("lib", "more", str(tmp_path / "far")), 1)
     sys.path[:] = start
-    (said,) = process_settings.put(found)
-    assert str(tmp_path / "far") in said
+    (sentence,) = process_settings.put(surroundings)
+    assert str(tmp_path / "far") in sentence
     assert sys.path == [str(root / "lib"), *start, str(root / "more"), str(tmp_path / "far")]
-    process_settings.put(found)
+    process_settings.put(surroundings)
     assert len(sys.path) == len(start) + 3
 
 
@@ -98,10 +98,10 @@ def test_only_allowed_changes_of_the_environment_come_along(root: Path) -> None:
     process_settings = ProcessSettings(root, environ)
     environ.update({"OMP_NUM_THREADS": "2", "EDITOR": "ed", "MY_FLAG": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
     del environ["LANG"]
-    found = carried(process_settings.look())
-    assert found.environ == {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "LANG": None}
+    surroundings = carried(process_settings.look())
+    assert surroundings.environ == {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "LANG": None}
     there = {"LANG": "de", "TZ": "CET"}
-    assert ProcessSettings(root, there).put(found) == []
+    assert ProcessSettings(root, there).put(surroundings) == []
     assert there == {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "TZ": "CET"}
 
 
@@ -146,8 +146,8 @@ def test_a_secret_value_never_comes_along(root: Path, value: str) -> None:
     environ.update({"XLA_FLAGS": value, "TZ": value, "TF_X": f"a {value}"})
     assert value not in codec.dumps(process_settings.look()).decode()
     assert process_settings.look().environ == {}
-    (said,) = process_settings.put(Surroundings(environ={"XLA_FLAGS": value}))
-    assert value not in said
+    (sentence,) = process_settings.put(Surroundings(environ={"XLA_FLAGS": value}))
+    assert value not in sentence
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
@@ -165,8 +165,8 @@ def test_a_secret_name_never_comes_along(root: Path, name: str) -> None:
 def test_what_is_not_on_the_list_is_not_put_either(root: Path, name: str) -> None:
     environ: dict[str, str] = {}
     assert not is_allowed(name)
-    (said,) = ProcessSettings(root, environ).put(Surroundings(environ={name: "x"}))
-    assert name in said
+    (sentence,) = ProcessSettings(root, environ).put(Surroundings(environ={name: "x"}))
+    assert name in sentence
     assert not environ
 
 
@@ -202,12 +202,12 @@ def test_libraries_are_set_once_the_variables_are_there(root: Path) -> None:
     pytest.importorskip("pandas")
     process_settings = ProcessSettings(root, {})
     with numpy.printoptions(precision=3, threshold=float("inf")), numpy.errstate(under="raise"):
-        found = carried(process_settings.look())
-    assert found.numpy == {"precision": 3, "threshold": float("inf")}
-    assert found.options["numpy.seterr"] == {"under": "raise"}
-    assert not {"matplotlib", "numpy", "pandas"} & found.options.keys()
+        surroundings = carried(process_settings.look())
+    assert surroundings.numpy == {"precision": 3, "threshold": float("inf")}
+    assert surroundings.options["numpy.seterr"] == {"under": "raise"}
+    assert not {"matplotlib", "numpy", "pandas"} & surroundings.options.keys()
     with numpy.printoptions(), numpy.errstate():
-        assert process_settings.put(found) == []
+        assert process_settings.put(surroundings) == []
         assert numpy.get_printoptions()["precision"] == 8
         assert process_settings.finish_restore() == []
         assert numpy.get_printoptions()["precision"] == 3
@@ -224,8 +224,8 @@ def test_records_of_other_versions(root: Path) -> None:
     assert process_settings.put(old) == []
     assert process_settings.finish_restore() == []
     process_settings.put(new)
-    (said,) = process_settings.finish_restore()
-    assert "no_such" in said
+    (sentence,) = process_settings.finish_restore()
+    assert "no_such" in sentence
 
 
 def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
@@ -233,9 +233,9 @@ def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
     process_settings = ProcessSettings(root, {})
     try:
         sys.setrecursionlimit(limit + 500)
-        found = carried(process_settings.look())
+        surroundings = carried(process_settings.look())
         sys.setrecursionlimit(limit)
-        process_settings.put(found)
+        process_settings.put(surroundings)
         assert sys.getrecursionlimit() == limit + 500
         process_settings.put(Surroundings(options={"python": {"recursion_limit": limit - 50}}))
         assert sys.getrecursionlimit() == limit + 500
@@ -245,9 +245,9 @@ def test_calls_may_go_as_deep_before_the_variables_come(root: Path) -> None:
         sys.setrecursionlimit(limit)
 
 
-def test_an_option_that_is_not_known_here_is_told(root: Path) -> None:
+def test_an_option_that_is_not_known_here_is_reported(root: Path) -> None:
     pytest.importorskip("matplotlib")
     process_settings = ProcessSettings(root, {})
     process_settings.put(Surroundings(matplotlib={"no.such": 1}))
-    (said,) = process_settings.finish_restore()
-    assert "no.such" in said
+    (sentence,) = process_settings.finish_restore()
+    assert "no.such" in sentence

@@ -23,16 +23,16 @@ SHOW = "result = [str(each) for each in warnings.filters]"
     ],
 )
 def test_filters(tmp_path: Path, code: str) -> None:
-    found = carry(tmp_path, "import warnings", code, SHOW)
-    assert found.here == found.there
-    assert found.said == []
-    assert found.options.keys() == {"warnings"}
+    result = carry(tmp_path, "import warnings", code, SHOW)
+    assert result.here == result.there
+    assert result.messages == []
+    assert result.options.keys() == {"warnings"}
 
 
 def test_what_imports_add_is_there_once(tmp_path: Path) -> None:
-    found = carry(tmp_path, "import warnings, numpy", "warnings.simplefilter('ignore', UserWarning)", SHOW)
-    assert found.here == found.there
-    assert len(set(found.here)) == len(found.here)
+    result = carry(tmp_path, "import warnings, numpy", "warnings.simplefilter('ignore', UserWarning)", SHOW)
+    assert result.here == result.there
+    assert len(set(result.here)) == len(result.here)
 
 
 def test_a_filter_holds_at_once(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ warn(); warn()
 options.put(options.look())
 result = seen
 """
-    found = carry(tmp_path, "import warnings", "warnings.simplefilter('always', UserWarning)", show)
-    assert found.here == ["again"] * 2
+    result = carry(tmp_path, "import warnings", "warnings.simplefilter('always', UserWarning)", show)
+    assert result.here == ["again"] * 2
 
 
-def test_what_cannot_be_told(tmp_path: Path) -> None:
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
     code = """
 def local():
     class Inner(UserWarning): pass
@@ -59,11 +59,11 @@ warnings.simplefilter('ignore', local())
 warnings.filterwarnings('ignore', message='password=hunter2')
 warnings.filterwarnings('error', message='fine')
 """
-    found = carry(tmp_path, "import warnings", code, "result = str(warnings.filters)")
-    assert "hunter2" not in str(found.options)
-    assert "fine" in found.here
-    (said,) = found.said
-    assert "Inner" in said
+    result = carry(tmp_path, "import warnings", code, "result = str(warnings.filters)")
+    assert "hunter2" not in str(result.options)
+    assert "fine" in result.here
+    (sentence,) = result.messages
+    assert "Inner" in sentence
 
 
 def test_a_category_of_the_notebook_and_one_that_is_gone(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ warnings.simplefilter('error', Own)
 Path('gone.py').unlink()
 """
     imports = "import warnings\nclass Own(UserWarning): pass"
-    found = carry(tmp_path, imports, code, "result = [str(each) for each in warnings.filters if 'Own' in str(each)]")
-    assert found.here == found.there
-    assert len(found.here) == 1
-    (said,) = found.said
-    assert "gone:Gone" in said
+    result = carry(tmp_path, imports, code, "result = [str(each) for each in warnings.filters if 'Own' in str(each)]")
+    assert result.here == result.there
+    assert len(result.here) == 1
+    (sentence,) = result.messages
+    assert "gone:Gone" in sentence

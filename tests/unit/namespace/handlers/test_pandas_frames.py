@@ -35,14 +35,14 @@ def made() -> dict[str, Any]:
 def again(live: dict[str, Any]) -> dict[str, Any]:
     snapshot = NamespaceSnapshotter(live).capture()
     assert not snapshot.not_saved
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     assert (
-        NamespaceSnapshotter(found).restore(
-            [(one.names, one.captured) for one in snapshot.groups], snapshot.modules, []
+        NamespaceSnapshotter(result).restore(
+            [(each.names, each.captured) for each in snapshot.groups], snapshot.modules, []
         )
         == []
     )
-    return found
+    return result
 
 
 @pytest.mark.skipif(not pandas_frames.copies_on_write(), reason="declared: this pandas does not copy on write")
@@ -70,8 +70,8 @@ def test_a_write_to_a_frame_shows_in_it_alone() -> None:
 
 def test_the_same_frames_give_the_same_bytes() -> None:
     snapshotter = NamespaceSnapshotter(made())
-    first = {one.names: one.captured.skeleton for one in snapshotter.capture().groups}
-    assert {one.names: one.captured.skeleton for one in snapshotter.capture().groups} == first
+    first = {each.names: each.captured.skeleton for each in snapshotter.capture().groups}
+    assert {each.names: each.captured.skeleton for each in snapshotter.capture().groups} == first
 
 
 def test_arrays_that_the_user_holds_stay_views_of_each_other() -> None:

@@ -1,4 +1,4 @@
-"""What pickle cannot save is handled by its kind: opened again, made fresh, taken from its own saver, or absent."""
+"""What pickle cannot save is handled by its kind: opened again, made fresh, taken from its own saver, or not saved."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-import torch
+from optional import nn, torch
 from snapshot import Keep, in_new_process, kept, names, restored
-from torch import nn
 
 from qcity_nb.namespace.snapshot import NamespaceSnapshotter
-from qcity_nb.namespace.tombstone import lost
+from qcity_nb.namespace.tombstone import not_saved_of
 
 
 def why(live: dict[str, Any]) -> str:
     """Why the variable ``it`` came back as a tombstone."""
-    not_saved = lost(live["it"])
+    not_saved = not_saved_of(live["it"])
     assert not_saved is not None
     return not_saved.why
 
@@ -90,7 +89,7 @@ def test_files_are_reopened_where_they_were(tmp_path: Path, opened: Callable[...
     live["added"].write("lost")
     shut(live)
     check = """
-assert not absent, absent
+assert not not_saved, not_saved
 assert alias is log and log.encoding == "utf-8"
 log.write("three"); log.close()
 assert data.read(2) == b"XX" and data.seek(0, 2) == 10
@@ -104,7 +103,7 @@ assert read.readline() == "zwei\\n" and read.encoding == "latin-1" and raw.tell(
 
 
 @pytest.mark.parametrize("loss", ["gone", "shorter", "folder"])
-def test_a_file_that_is_not_what_it_was_is_absent(loss: str, tmp_path: Path, opened: Callable[..., IO[Any]]) -> None:
+def test_a_file_that_is_not_what_it_was_is_not_saved(loss: str, tmp_path: Path, opened: Callable[..., IO[Any]]) -> None:
     path = tmp_path / "file"
     file = opened(path, "w")
     file.write("some text")
@@ -140,7 +139,7 @@ def test_closed_files_stay_closed(tmp_path: Path) -> None:
 def test_standard_streams_and_loggers_are_those_of_the_new_process(tmp_path: Path) -> None:
     live = {"out": sys.stdout, "err": sys.__stderr__, "log": logging.getLogger("a.b"), "logs": [logging.getLogger()]}
     check = "import sys, logging\nassert out is sys.stdout and err is sys.__stderr__\n"
-    check += "assert log is logging.getLogger('a.b') and logs == [logging.getLogger()] and not absent"
+    check += "assert log is logging.getLogger('a.b') and logs == [logging.getLogger()] and not not_saved"
     in_new_process(kept(live), check, tmp_path)
 
 
@@ -177,7 +176,7 @@ def test_a_database_is_opened_again(tmp_path: Path) -> None:
     shut(back)
     (tmp_path / "base.db").unlink()
     gone: dict[str, Any] = {}
-    assert [one.name for one in NamespaceSnapshotter(gone).restore(keep.read(), {}, [])] == ["base"]
+    assert [each.name for each in NamespaceSnapshotter(gone).restore(keep.read(), {}, [])] == ["base"]
     assert not (tmp_path / "base.db").exists()
 
 
@@ -215,9 +214,9 @@ def test_queues_keep_what_they_hold(make: Callable[[], Any]) -> None:
     back = restored(kept({"line": line, "item": item}))
     assert type(back["line"]) is make
     assert line.qsize() == back["line"].qsize() == 2
-    found = [back["line"].get_nowait() for _ in range(2)]
-    assert found == [line.get_nowait() for _ in range(2)]
-    assert any(one is back["item"] for one in found)
+    result = [back["line"].get_nowait() for _ in range(2)]
+    assert result == [line.get_nowait() for _ in range(2)]
+    assert any(each is back["item"] for each in result)
     back["line"].put(3)
     assert back["line"].get_nowait() == 3
 
@@ -270,14 +269,14 @@ def test_a_scheduler_still_knows_whether_its_optimizer_has_stepped(stepped: int)
     weight.sum().backward()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for one, other in ((optimizer, schedule), (back["optimizer"], back["schedule"])):
-            one.step()
+        for each, other in ((optimizer, schedule), (back["optimizer"], back["schedule"])):
+            each.step()
             other.step()
     assert torch.equal(back["weight"], weight)
     assert back["schedule"].get_last_lr() == schedule.get_last_lr()
 
 
-def test_a_scheduler_that_steps_first_is_told_so_in_a_new_kernel_too() -> None:
+def test_a_scheduler_that_steps_first_is_warned_about_in_a_new_kernel_too() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.5)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     back = restored(kept({"optimizer": optimizer, "schedule": schedule}))
@@ -377,7 +376,7 @@ THING = Thing()
         (tempfile.SpooledTemporaryFile, "temporary file"),
         (tempfile.TemporaryDirectory, "temporary directory"),
         (lambda: sqlite3.connect(":memory:"), "in memory"),
-        (lambda: memoryview(b"x"), "window"),
+        (lambda: memoryview(b"x"), "view of other"),
         (lambda: weakref.ref(THING), "weak reference"),
         (lambda: weakref.proxy(THING), "weak reference"),
         (lambda: contextvars.ContextVar("x"), "context variable"),
@@ -386,17 +385,17 @@ THING = Thing()
         (_iterator, "DataLoader"),
     ],
 )
-def test_what_lives_in_one_process_is_absent(make: Callable[[], Any], why: str) -> None:
+def test_what_lives_in_one_process_is_not_saved(make: Callable[[], Any], why: str) -> None:
     bad = make()
     live: dict[str, Any] = {"it": bad, "cfg": {"reader": [bad]}, "part": functools.partial(print, bad), "fine": [1]}
     try:
         snapshot = NamespaceSnapshotter(live).capture()
         assert names(snapshot.groups) == {("fine",)}
-        assert [one.name for one in snapshot.not_saved] == ["it", "cfg", "part"]
-        for one, path in zip(snapshot.not_saved, ("", "cfg['reader'][0]: ", "part.args[0]: "), strict=True):
-            assert one.why.startswith(path)
-            assert why in one.why
-            assert one.advice
+        assert [each.name for each in snapshot.not_saved] == ["it", "cfg", "part"]
+        for each, path in zip(snapshot.not_saved, ("", "cfg['reader'][0]: ", "part.args[0]: "), strict=True):
+            assert each.why.startswith(path)
+            assert why in each.why
+            assert each.advice
     finally:
         for name in ("close", "cleanup", "wait", "shutdown"):
             if not isinstance(bad, weakref.ProxyType) and hasattr(bad, name):
@@ -404,7 +403,7 @@ def test_what_lives_in_one_process_is_absent(make: Callable[[], Any], why: str) 
                 break
 
 
-def test_widgets_are_absent() -> None:
+def test_widgets_are_not_saved() -> None:
     widgets = pytest.importorskip("ipywidgets", reason="ipywidgets is in the extra `panel`")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -418,5 +417,9 @@ def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     check = (
         "import sys\nheavy = {'numpy', 'torch', 'pandas', 'IPython', 'ipywidgets', 'matplotlib'} & set(sys.modules)\n"
     )
-    check += "Space(globals()).capture()\nassert not heavy and 'numpy' not in sys.modules, heavy\nprint('fine')"
+    check += (
+        "NamespaceSnapshotter(globals()).capture()\n"
+        "assert not heavy and 'numpy' not in sys.modules, heavy\n"
+        "print('fine')"
+    )
     assert in_new_process(kept(live), check, tmp_path) == "fine\n"

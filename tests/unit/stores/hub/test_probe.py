@@ -94,7 +94,7 @@ def test_a_hub_that_breaks_the_contract_is_reported(server: HubServer, monkeypat
     monkeypatch.setattr(HubRepository, "commit", forced)
     parts = ("only_the_newest", "names_are")
     address = hub_stores.fresh_address(server)
-    findings = at_hub.contract(address, is_wanted=lambda name: any(part in name for part in parts))
+    findings = at_hub.contract(address, is_selected=lambda name: any(part in name for part in parts))
     assert {finding.name: finding.is_as_expected for finding in findings} == {
         "only the newest version is expected": False,
         "names are listed": True,

@@ -43,7 +43,7 @@ def test_a_long_history_is_squashed_while_others_write(
 ) -> None:
     """Neither the run record nor its version changes, and a writer with an older tip continues."""
     monkeypatch.setattr(hub, "SQUASH_AFTER", 6)
-    version = store.publish("r", b"0", expect=None, files={"packs/e1-0-x.pack": b"0" * 1000})
+    version = store.publish("r", b"0", expect=None, files={"packs/t1-0-x.pack": b"0" * 1000})
     for number in range(1, 5):
         version = store.publish("r", b"%d" % number, expect=version)
         store.reclaim("r")
@@ -58,8 +58,8 @@ def test_a_long_history_is_squashed_while_others_write(
     assert stamped is not None
     assert (stamped.data, stamped.version) == (b"5", version) == (seen.data, seen.version)
     assert rival.publish("r", b"6", expect=version) != version, "its parent is gone, its version is not"
-    assert store.get("r", "packs/e1-0-x.pack") == b"0" * 1000
-    assert store.names("r") == ["packs/e1-0-x.pack"]
+    assert store.get("r", "packs/t1-0-x.pack") == b"0" * 1000
+    assert store.names("r") == ["packs/t1-0-x.pack"]
 
 
 def test_what_nothing_names_is_freed(store: HubStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +67,12 @@ def test_what_nothing_names_is_freed(store: HubStore, monkeypatch: pytest.Monkey
     api, repo = hub_stores.api_of(store)
     monkeypatch.setattr(hub, "SQUASH_AFTER", 2)
     # A zero byte: until the branch has its rule for packs, what looks like text is stored as a regular file.
-    files: dict[str, bytes | Path] = {f"packs/e1-{n}-x.pack": b"\0" + os.urandom(999) for n in range(3)}
+    files: dict[str, bytes | Path] = {f"packs/t1-{n}-x.pack": b"\0" + os.urandom(999) for n in range(3)}
     version = store.publish("r", b"0", expect=None, files=files)
-    store.publish("other", b"0", expect=None, files={"packs/e1-9-x.pack": b"\0" + os.urandom(999)})
+    store.publish("other", b"0", expect=None, files={"packs/t1-9-x.pack": b"\0" + os.urandom(999)})
     api.upload_file(repo_id=repo, path_or_fileobj=b"\0" + os.urandom(999), path_in_repo="mine.bin")
     api.delete_file("mine.bin", repo)
-    version = store.publish("r", b"1", expect=version, drop=["packs/e1-0-x.pack", "packs/e1-1-x.pack"])
+    version = store.publish("r", b"1", expect=version, drop=["packs/t1-0-x.pack", "packs/t1-1-x.pack"])
     used = store.usage("r")
     assert (used.objects, used.size_bytes, used.held_bytes) == (1, 1000, 2000)
     store.read("r")
@@ -86,8 +86,8 @@ def test_what_nothing_names_is_freed(store: HubStore, monkeypatch: pytest.Monkey
     store.reclaim("r")
     assert store.usage("r").held_bytes == 0
     left = {content.filename for content in api.list_lfs_files(repo)}
-    assert {"files/packs/e1-2-x.pack", "files/packs/e1-9-x.pack", "mine.bin"} <= left
-    assert store.get("r", "packs/e1-2-x.pack") == files["packs/e1-2-x.pack"]
+    assert {"files/packs/t1-2-x.pack", "files/packs/t1-9-x.pack", "mine.bin"} <= left
+    assert store.get("r", "packs/t1-2-x.pack") == files["packs/t1-2-x.pack"]
 
 
 @pytest.mark.parametrize("when", ["before its tip is read", "before its commit"])
@@ -169,15 +169,15 @@ from qcity_nb.stores import open_store
 store, folder = open_store(sys.argv[1]), Path(sys.argv[2])
 content = os.urandom(3_000_000)
 (folder / "source").write_bytes(content)
-version = store.publish("r", b"0", expect=None, files={"packs/e1-1-x.pack": folder / "source", "small": b"s"})
+version = store.publish("r", b"0", expect=None, files={"packs/t1-1-x.pack": folder / "source", "small": b"s"})
 changed = content[:1_500_000] + os.urandom(1000) + content[1_500_000:]
 (folder / "changed").write_bytes(changed)
-store.publish("r", b"1", expect=version, files={"packs/e1-2-x.pack": folder / "changed"}, drop=["packs/e1-1-x.pack"])
+store.publish("r", b"1", expect=version, files={"packs/t1-2-x.pack": folder / "changed"}, drop=["packs/t1-1-x.pack"])
 fresh = open_store(sys.argv[1])
-fresh.fetch("r", "packs/e1-2-x.pack", folder / "back")
-assert (folder / "back").read_bytes() == changed == fresh.get("r", "packs/e1-2-x.pack")
-assert fresh.names("r") == ["packs/e1-2-x.pack", "small"]
-[info] = store._repository.infos(["files/packs/e1-2-x.pack"], "run/r")
+fresh.fetch("r", "packs/t1-2-x.pack", folder / "back")
+assert (folder / "back").read_bytes() == changed == fresh.get("r", "packs/t1-2-x.pack")
+assert fresh.names("r") == ["packs/t1-2-x.pack", "small"]
+[info] = store._repository.infos(["files/packs/t1-2-x.pack"], "run/r")
 assert info.xet_hash, "it went over plain LFS"
 print("done")
 """

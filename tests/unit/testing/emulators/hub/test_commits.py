@@ -96,7 +96,9 @@ def test_what_did_not_change_makes_no_commit(hub: HubWorld) -> None:
     before = hub.head()
     assert put(hub, {"a.txt": b"a", "b.bin": b"\0b"}) == before
     assert put(hub, {"a.txt": b"a", "b.bin": b"\0c"}) == hub.head() != before
-    last = {one.path: one.last_commit for one in hub.api.get_paths_info(hub.repo, ["a.txt", "b.bin"], expand=True)}
+    last = {
+        entry.path: entry.last_commit for entry in hub.api.get_paths_info(hub.repo, ["a.txt", "b.bin"], expand=True)
+    }
     assert last["a.txt"] is not None
     assert last["b.bin"] is not None
     assert (last["a.txt"].oid, last["b.bin"].oid) == (before, hub.head())
@@ -138,15 +140,15 @@ def test_upload_file(hub: HubWorld) -> None:
 def test_the_mode_of_an_upload(hub: HubWorld, path: str, data: bytes, mode: str) -> None:
     hub.options.lfs_threshold = 1000
     put(hub, {path: data})
-    (found,) = hub.api.get_paths_info(hub.repo, path)
-    assert (found.lfs is not None) == (mode == "lfs")  # type: ignore[union-attr]
+    (info,) = hub.api.get_paths_info(hub.repo, path)
+    assert (info.lfs is not None) == (mode == "lfs")  # type: ignore[union-attr]
     assert content(hub, path) == data
 
 
 def test_attributes_of_the_repository_count(hub: HubWorld) -> None:
     put(hub, {".gitattributes": b"*.dat filter=lfs diff=lfs merge=lfs -text\n"})
     put(hub, {"a.dat": b"1", "a.bin": b"2"})
-    modes = {one.path: one.lfs is not None for one in hub.api.get_paths_info(hub.repo, ["a.dat", "a.bin"])}  # type: ignore[union-attr]
+    modes = {entry.path: entry.lfs is not None for entry in hub.api.get_paths_info(hub.repo, ["a.dat", "a.bin"])}  # type: ignore[union-attr]
     assert modes == {"a.dat": True, "a.bin": False}
 
 
@@ -223,7 +225,7 @@ def test_six_threads_lose_nothing(hub: HubWorld) -> None:
         worker.join()
     lines = content(hub, "log.txt", "run%2Fx").decode().split()
     assert sorted(lines) == sorted(f"{number}.{turn}" for number in range(threads) for turn in range(rounds))
-    titles = [one.title for one in hub.api.list_repo_commits(hub.repo, revision="run/x")]
+    titles = [commit.title for commit in hub.api.list_repo_commits(hub.repo, revision="run/x")]
     assert titles[:-2] == lines[::-1]
     assert refused  # else nobody raced
 
@@ -232,8 +234,8 @@ def test_six_threads_lose_nothing(hub: HubWorld) -> None:
 
 
 def test_deleting_what_is_not_there(hub: HubWorld) -> None:
-    for path, said in (("gone.txt", "A file with this name"), ("gone/", "A folder with this name")):
-        with pytest.raises(EntryNotFoundError, match=said) as error:
+    for path, message in (("gone.txt", "A file with this name"), ("gone/", "A folder with this name")):
+        with pytest.raises(EntryNotFoundError, match=message) as error:
             hub.api.create_commit(hub.repo, [Delete(path)], commit_message="m")
         assert "is_folder" in str(error.value) or path == "gone/"
 
@@ -289,9 +291,9 @@ def test_an_lfs_file_must_have_been_uploaded(hub: HubWorld) -> None:
 
 def test_another_repositorys_object_is_not_this_ones(hub: HubWorld) -> None:
     put(hub, {"a.bin": b"secret"})
-    (found,) = hub.api.get_paths_info(hub.repo, "a.bin")
+    (info,) = hub.api.get_paths_info(hub.repo, "a.bin")
     other = hub.api.create_repo(f"{hub.repo}-thief").repo_id
-    pointer = {"path": "a.bin", "algo": "sha256", "oid": found.lfs.sha256, "size": 6}  # type: ignore[union-attr]
+    pointer = {"path": "a.bin", "algo": "sha256", "oid": info.lfs.sha256, "size": 6}  # type: ignore[union-attr]
     body = json.dumps(HEADER).encode() + b"\n" + json.dumps({"key": "lfsFile", "value": pointer}).encode()
     assert ask(hub.url(f"/api/models/{other}/commit/main"), "POST", body=body).status == 400
 

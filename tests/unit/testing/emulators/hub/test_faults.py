@@ -69,7 +69,7 @@ def test_commits_that_fail(hub: HubWorld, fault: str, code: int, lands: bool) ->
 def test_a_slow_commit_has_landed(hub: HubWorld) -> None:
     hub.faults.set("commit-slow", 60, times=1)
     landed = threading.Event()
-    hub.faults.on("commit.landed", lambda **facts: landed.set())
+    hub.faults.on("commit.landed", lambda **details: landed.set())
     before = hub.head()
 
     def send() -> None:
@@ -95,8 +95,8 @@ def test_a_cut_upload_is_sent_again(hub: HubWorld) -> None:
     hub.faults.set("upload-cut", kind="storage")
     commit(hub, data, "a.bin")
     assert hub.faults.struck == ["upload-cut"]
-    (found,) = hub.api.get_paths_info(hub.repo, "a.bin")
-    assert found.lfs.size == len(data)  # type: ignore[union-attr]
+    (info,) = hub.api.get_paths_info(hub.repo, "a.bin")
+    assert info.lfs.size == len(data)  # type: ignore[union-attr]
 
 
 def test_an_upload_cut_for_good(hub: HubWorld) -> None:
@@ -125,11 +125,11 @@ def test_a_slow_upload(hub: HubWorld) -> None:
 
 
 def test_uploads_tell_where_they_are(hub: HubWorld) -> None:
-    told: list[tuple[str, str]] = []
+    events: list[tuple[str, str]] = []
     for event in EVENTS:
-        hub.faults.on(event, lambda _event=event, **facts: told.append((_event, facts.get("kind", "commit"))))
+        hub.faults.on(event, lambda _event=event, **details: events.append((_event, details.get("kind", "commit"))))
     commit(hub, os.urandom(300_000), "a.bin")
-    assert told == [
+    assert events == [
         ("upload.begin", "storage"),
         ("upload.half", "storage"),
         ("commit.begin", "commit"),
@@ -143,7 +143,7 @@ def test_a_hook_can_hold_a_commit_while_a_rival_gets_in(hub: HubWorld) -> None:
     """As a test orders two hosts."""
     rival: list[str] = []
 
-    def once(**facts: Any) -> None:
+    def once(**details: Any) -> None:
         remove()
         rival.append(commit(hub, b"rival"))
 
@@ -181,9 +181,9 @@ def test_rate_429(hub: HubWorld) -> None:
     with pytest.raises(HfHubHTTPError, match="you have reached your 'api' rate limit") as error:
         hub.api.model_info(hub.repo)
     assert status(error) == 429
-    found = parse_ratelimit_headers(error.value.response.headers)
-    assert found is not None
-    assert (found.remaining, found.reset_in_seconds, found.window_seconds) == (0, 7, 300)
+    limit = parse_ratelimit_headers(error.value.response.headers)
+    assert limit is not None
+    assert (limit.remaining, limit.reset_in_seconds, limit.window_seconds) == (0, 7, 300)
     assert error.value.response.headers["retry-after"] == "7"
     assert hub.api.model_info(hub.repo).id == hub.repo
 
@@ -239,9 +239,9 @@ def test_limits_are_counted_and_told(hub: HubWorld) -> None:
         for left in (2, 1, 0):
             reply = ask(hub.api_url(""))
             assert reply.status == 200
-            found = parse_ratelimit_headers(reply.headers)
-            assert found is not None
-            assert (found.resource_type, found.remaining, found.limit, found.window_seconds) == ("api", left, 3, 1000)
+            limit = parse_ratelimit_headers(reply.headers)
+            assert limit is not None
+            assert (limit.resource_type, limit.remaining, limit.limit, limit.window_seconds) == ("api", left, 3, 1000)
         refused = ask(hub.api_url(""))
         assert refused.status == 429
         assert int(refused.headers["retry-after"]) <= 1001

@@ -38,20 +38,20 @@ def full(hub: HubWorld) -> HubWorld:
 
 
 def test_a_tree(full: HubWorld) -> None:
-    found = {one.path: one for one in full.api.list_repo_tree(full.repo)}
-    assert set(found) == {".gitattributes", "a.txt", "d"}
-    assert isinstance(found["d"], RepoFolder)
-    assert isinstance(found["a.txt"], RepoFile)
-    assert (found["a.txt"].size, found["a.txt"].blob_id) == (6, git.blob_oid(b"second"))
-    below = {one.path for one in full.api.list_repo_tree(full.repo, "d")}
+    entries = {entry.path: entry for entry in full.api.list_repo_tree(full.repo)}
+    assert set(entries) == {".gitattributes", "a.txt", "d"}
+    assert isinstance(entries["d"], RepoFolder)
+    assert isinstance(entries["a.txt"], RepoFile)
+    assert (entries["a.txt"].size, entries["a.txt"].blob_id) == (6, git.blob_oid(b"second"))
+    below = {entry.path for entry in full.api.list_repo_tree(full.repo, "d")}
     assert below == {"d/b.txt", "d/e", "d/f.txt"}
 
 
 @pytest.mark.parametrize("revision", ["main", "run/x", "refs/heads/run/x"])
 def test_a_whole_tree(full: HubWorld, revision: str) -> None:
-    found = {one.path: one for one in full.api.list_repo_tree(full.repo, recursive=True, revision=revision)}
-    assert set(found) == {".gitattributes", "a.txt", "d", "d/b.txt", "d/e", "d/e/c.bin", "d/f.txt"}
-    large = found["d/e/c.bin"]
+    entries = {entry.path: entry for entry in full.api.list_repo_tree(full.repo, recursive=True, revision=revision)}
+    assert set(entries) == {".gitattributes", "a.txt", "d", "d/b.txt", "d/e", "d/e/c.bin", "d/f.txt"}
+    large = entries["d/e/c.bin"]
     assert isinstance(large, RepoFile)
     assert large.lfs is not None
     assert (large.lfs.sha256, large.lfs.size) == (hashlib.sha256(LARGE).hexdigest(), len(LARGE))
@@ -60,8 +60,10 @@ def test_a_whole_tree(full: HubWorld, revision: str) -> None:
 
 
 def test_an_expanded_tree(full: HubWorld) -> None:
-    found = {one.path: one.last_commit for one in full.api.list_repo_tree(full.repo, recursive=True, expand=True)}
-    titles = {path: last.title for path, last in found.items() if last is not None}
+    last_commits = {
+        entry.path: entry.last_commit for entry in full.api.list_repo_tree(full.repo, recursive=True, expand=True)
+    }
+    titles = {path: last.title for path, last in last_commits.items() if last is not None}
     assert titles == {
         ".gitattributes": "initial commit",
         **dict.fromkeys(["a.txt", "d", "d/f.txt"], "two"),
@@ -74,7 +76,7 @@ def test_trees_come_in_pages(hub: HubWorld) -> None:
     put(hub, {f"f{number}": b"x" for number in range(9)})
     names = {".gitattributes", *(f"f{number}" for number in range(9))}
     for expand, pages in ((False, 3), (True, 5)):
-        assert {one.path for one in hub.api.list_repo_tree(hub.repo, expand=expand)} == names
+        assert {entry.path for entry in hub.api.list_repo_tree(hub.repo, expand=expand)} == names
         seen, url = 0, hub.api_url("/tree/main", expand=str(expand).lower())
         while url:
             reply = ask(url)
@@ -99,8 +101,8 @@ def test_a_tree_that_is_not_there(full: HubWorld) -> None:
 
 
 def test_paths_info(full: HubWorld) -> None:
-    found = full.api.get_paths_info(full.repo, ["a.txt", "d", "gone", "d/e/c.bin"], expand=True, revision="run/x")
-    assert [(one.path, one.last_commit.title if one.last_commit else None) for one in found] == [
+    entries = full.api.get_paths_info(full.repo, ["a.txt", "d", "gone", "d/e/c.bin"], expand=True, revision="run/x")
+    assert [(entry.path, entry.last_commit.title if entry.last_commit else None) for entry in entries] == [
         ("a.txt", "two"),
         ("d", "two"),
         ("d/e/c.bin", "one"),
@@ -167,9 +169,9 @@ def test_metadata(full: HubWorld) -> None:
         ("d/e/c.bin", len(LARGE), hashlib.sha256(LARGE).hexdigest()),
     ):
         url = hf_hub_url(full.repo, path, endpoint=full.server.url, revision="run/x")
-        found = get_hf_file_metadata(url, token="any", endpoint=full.server.url)
-        assert (found.commit_hash, found.etag, found.size) == (full.head("run/x"), etag, size)
-        assert found.location.startswith(full.server.url if path == "a.txt" else full.server.hub.storage_url)
+        metadata = get_hf_file_metadata(url, token="any", endpoint=full.server.url)
+        assert (metadata.commit_hash, metadata.etag, metadata.size) == (full.head("run/x"), etag, size)
+        assert metadata.location.startswith(full.server.url if path == "a.txt" else full.server.hub.storage_url)
 
 
 # --- on the wire
@@ -201,8 +203,8 @@ def test_headers_of_an_lfs_file(full: HubWorld) -> None:
         assert reply.headers["x-linked-etag"] == reply.headers["etag"] == f'"{digest}"'
         assert reply.headers["x-linked-size"] == str(len(LARGE))
         assert reply.headers["x-repo-commit"] == full.head()
-    there = ask(reply.headers["location"], token=None)
-    assert (there.status, there.body) == (200, LARGE)
+    stored = ask(reply.headers["location"], token=None)
+    assert (stored.status, stored.body) == (200, LARGE)
     raw = ask(full.url(f"/{full.repo}/raw/main/d/e/c.bin"))
     assert raw.body == git.pointer(digest, len(LARGE))
 

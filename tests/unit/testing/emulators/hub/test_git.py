@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
+def database(tmp_path: Path) -> Iterator[Database]:
     import qcity_nb.testing.emulators.hub.routes  # noqa: F401 (all tables)
 
-    return Database(tmp_path / "hub.sqlite")
+    made = Database(tmp_path / "hub.sqlite")
+    yield made
+    made.close()
 
 
 def test_blobs(checkout: Path) -> None:
@@ -52,7 +55,7 @@ def test_trees_and_commits(checkout: Path, database: Database, tmp_path: Path) -
         }
         tree = objects.edit_tree(db, EMPTY_TREE, changes)
         assert tree == run(checkout, "write-tree").strip()
-        assert {one.name for one in objects.walk(db, tree, recursive=True) if not one.is_tree} == set(files)
+        assert {entry.name for entry in objects.walk(db, tree, recursive=True) if not entry.is_tree} == set(files)
     message, when = "title\n\nbody", "1700000000 +0000"
     words = ["-c", "core.commentChar=;", "commit", "-q", "-m", message]
     env = ["env", f"GIT_AUTHOR_DATE={when}", f"GIT_COMMITTER_DATE={when}", "git"]
@@ -90,7 +93,7 @@ def test_edits_of_trees(database: Database, tmp_path: Path, seed: int) -> None:
                 else:
                     files[name] = oid
             assert tree == objects.edit_tree(db, EMPTY_TREE, dict(files))
-            assert {one.name: one.oid for one in objects.walk(db, tree, recursive=True) if not one.is_tree} == files
+            assert {each.name: each.oid for each in objects.walk(db, tree, recursive=True) if not each.is_tree} == files
             for name in names:
                 entry = objects.entry_at(db, tree, name)
                 assert (entry.oid if entry else None) == files.get(name)

@@ -38,16 +38,16 @@ def api(server: HubServer) -> HfApi:
     return HfApi(endpoint=server.url, token="hf_any")
 
 
-def living(mark: str) -> list[int]:
+def living(label: str) -> list[int]:
     """Processes of this machine whose command line has ``mark``."""
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if mark.encode() in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
+            if label.encode() in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
+                pids.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def test_a_job_runs_to_its_end(api: HfApi) -> None:
@@ -90,9 +90,9 @@ def test_what_a_job_sees(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["HOME"] == cwd
     assert listing == []
     assert environment["TMPDIR"] != cwd
-    wanted = {"A": "b", "S": "t", "JOB_ID": job.id, "ACCELERATOR": "a10g-small", "CPU_CORES": "4", "MEMORY": "15Gi"}
-    assert environment.items() >= wanted.items()
-    known = {"PATH", "LANG", "HOME", "TMPDIR", *wanted, "PWD", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+    expected = {"A": "b", "S": "t", "JOB_ID": job.id, "ACCELERATOR": "a10g-small", "CPU_CORES": "4", "MEMORY": "15Gi"}
+    assert environment.items() >= expected.items()
+    known = {"PATH", "LANG", "HOME", "TMPDIR", *expected, "PWD", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
     assert set(environment) <= known
     over(api, job)
     assert not Path(cwd).exists()
@@ -117,10 +117,10 @@ def test_a_command_that_cannot_start_says_so_in_the_log(api: HfApi) -> None:
 
 
 def test_time_out_kills_all_of_a_job(api: HfApi, tmp_path: Path) -> None:
-    mark = f"2{os.getpid()}1"
-    done = over(api, shell(api, f"setsid sleep {mark} & trap '' TERM; sleep {mark}", timeout=1))
+    label = f"2{os.getpid()}1"
+    done = over(api, shell(api, f"setsid sleep {label} & trap '' TERM; sleep {label}", timeout=1))
     assert (done.status.stage, done.status.message) == ("ERROR", "Job timeout")
-    assert living(mark) == []
+    assert living(label) == []
 
 
 def test_half_an_hour_is_the_time_that_a_job_has(api: HfApi, server: HubServer) -> None:
@@ -137,20 +137,20 @@ def jobs_time(hub: Hub, job_id: str) -> float:
 
 
 def test_the_command_s_end_is_the_end_of_all_that_it_started(api: HfApi) -> None:
-    mark = f"2{os.getpid()}2"
-    done = over(api, shell(api, f"setsid sleep {mark} & (setsid sh -c 'sleep {mark} & sleep {mark}' &); echo begun"))
+    label = f"2{os.getpid()}2"
+    done = over(api, shell(api, f"setsid sleep {label} & (setsid sh -c 'sleep {label} & sleep {label}' &); echo begun"))
     assert done.status.stage == "COMPLETED"
-    assert living(mark) == []
+    assert living(label) == []
 
 
 def test_cancel(api: HfApi) -> None:
-    mark = f"2{os.getpid()}3"
-    job = shell(api, f"setsid sleep {mark} & sleep {mark}")
-    wait_for(lambda: len(living(mark)) >= 2, what="the job's processes")
+    label = f"2{os.getpid()}3"
+    job = shell(api, f"setsid sleep {label} & sleep {label}")
+    wait_for(lambda: len(living(label)) >= 2, what="the job's processes")
     api.cancel_job(job_id=job.id)
     done = api.inspect_job(job_id=job.id)
     assert (done.status.stage, done.status.message) == ("CANCELED", None)
-    assert living(mark) == []
+    assert living(label) == []
     api.cancel_job(job_id=job.id)
     assert api.inspect_job(job_id=job.id).status.stage == "CANCELED"
 
@@ -210,7 +210,7 @@ def test_logs_of_a_job_that_goes_on_end_when_nothing_more_comes(api: HfApi) -> N
 
 
 def test_a_stream_of_logs_that_was_cut_goes_on(api: HfApi, server: HubServer, tmp_path: Path) -> None:
-    """The client comes back, is told all from the beginning again, and passes over what it had."""
+    """The client comes back, is sent all from the beginning again, and skips what it had."""
     job = shell(api, f"echo one; until test -e {tmp_path}/go; do sleep 0.02; done; echo two")
     lines = iter(api.fetch_job_logs(job_id=job.id, follow=True))
     assert [next(lines) for _ in range(2)][1] == "one"
@@ -284,10 +284,10 @@ def test_jobs_outlive_the_server(tmp_path: Path) -> None:
 
 
 def test_a_job_whose_processes_died_with_the_machine_is_lost(tmp_path: Path) -> None:
-    mark = f"2{os.getpid()}4"
+    label = f"2{os.getpid()}4"
     with emulator(tmp_path / "hub", end_jobs=False) as (_, api):
-        job = shell(api, f"sleep {mark}")
-        wait_for(lambda: len(living(mark)) == 2, what="the job's processes")
+        job = shell(api, f"sleep {label}")
+        wait_for(lambda: len(living(label)) == 2, what="the job's processes")
         pods = living(job.id)
         assert len(pods) == 1
     os.kill(pods[0], signal.SIGKILL)
@@ -296,16 +296,16 @@ def test_a_job_whose_processes_died_with_the_machine_is_lost(tmp_path: Path) -> 
         done = api.inspect_job(job_id=job.id)
         assert (done.status.stage, done.status.message) == ("ERROR", "Job lost: its process is gone")
         assert done.finished_at is not None
-        wait_for(lambda: not living(mark), what="the end of what was left")
+        wait_for(lambda: not living(label), what="the end of what was left")
 
 
 def test_a_job_whose_machine_dies_under_the_server_is_lost(api: HfApi) -> None:
-    mark = f"2{os.getpid()}8"
-    job = shell(api, f"setsid sleep {mark} & sleep {mark}")
-    wait_for(lambda: len(living(mark)) == 3, what="the job's processes")
+    label = f"2{os.getpid()}8"
+    job = shell(api, f"setsid sleep {label} & sleep {label}")
+    wait_for(lambda: len(living(label)) == 3, what="the job's processes")
     os.kill(living(job.id)[0], signal.SIGKILL)
     assert over(api, job).status.message == "Job lost: its process is gone"
-    wait_for(lambda: not living(mark), what="the end of what was left")
+    wait_for(lambda: not living(label), what="the end of what was left")
 
 
 def test_a_job_is_cancelled_while_it_is_launched(
@@ -340,18 +340,18 @@ def ending(hub: Hub) -> str:
 
 
 def test_a_server_ends_its_jobs_if_it_is_asked_to(tmp_path: Path) -> None:
-    mark = f"2{os.getpid()}5"
+    label = f"2{os.getpid()}5"
     with emulator(tmp_path / "hub", end_jobs=False) as (_, api):
-        other = shell(api, f"sleep {mark}6")
+        other = shell(api, f"sleep {label}6")
     with emulator(tmp_path / "hub") as (_, api):
-        mine = shell(api, f"sleep {mark}7")
-        wait_for(lambda: living(f"{mark}7"), what="the job")
-    assert living(f"{mark}7") == []
-    assert len(living(f"{mark}6")) == 2
+        mine = shell(api, f"sleep {label}7")
+        wait_for(lambda: living(f"{label}7"), what="the job")
+    assert living(f"{label}7") == []
+    assert len(living(f"{label}6")) == 2
     with emulator(tmp_path / "hub") as (_, api):
         assert api.inspect_job(job_id=mine.id).status.stage == "CANCELED"
         api.cancel_job(job_id=other.id)
-        assert living(f"{mark}6") == []
+        assert living(f"{label}6") == []
 
 
 def test_no_credit(api: HfApi, server: HubServer) -> None:
@@ -401,14 +401,14 @@ def test_jobs_are_down(api: HfApi, server: HubServer) -> None:
 
 
 def test_hardware_and_prices(api: HfApi) -> None:
-    found = {one.name: one for one in api.list_jobs_hardware()}
-    basic = found["cpu-basic"]
+    flavors = {flavor.name: flavor for flavor in api.list_jobs_hardware()}
+    basic = flavors["cpu-basic"]
     assert (basic.pretty_name, basic.cpu, basic.ram, basic.accelerator) == ("CPU Basic", "2 vCPU", "16 GB", None)
     assert (basic.unit_cost_micro_usd, basic.unit_cost_usd, basic.unit_label) == (167, 0.000167, "minute")
     prices = {"t4-small": 0.40, "l4x1": 0.80, "a10g-small": 1.00, "a100-large": 2.50, "h200": 5.00}
     for name, price in prices.items():
-        assert found[name].unit_cost_usd * 60 == pytest.approx(price, rel=1e-3)
-        assert found[name].accelerator is not None
+        assert flavors[name].unit_cost_usd * 60 == pytest.approx(price, rel=1e-3)
+        assert flavors[name].accelerator is not None
 
 
 def test_metrics(api: HfApi) -> None:
@@ -416,7 +416,8 @@ def test_metrics(api: HfApi) -> None:
     wait_for(lambda: api.inspect_job(job_id=job.id).status.stage == "RUNNING", what="the job")
     # A process that is only just being started has no memory yet.
     wait_for(
-        lambda: any(one["memory_used_bytes"] > 0 for one in api.fetch_job_metrics(job_id=job.id)), what="some memory"
+        lambda: any(metrics["memory_used_bytes"] > 0 for metrics in api.fetch_job_metrics(job_id=job.id)),
+        what="some memory",
     )
     [sample] = api.fetch_job_metrics(job_id=job.id)
     assert sample["memory_total_bytes"] == 16 << 30

@@ -17,15 +17,15 @@ from qcity_nb.testing.emulators.hub import objects
 
 
 def batch(hub: HubWorld, *contents: bytes, operation: str = "upload", transfers: tuple[str, ...] = ()) -> Reply:
-    given = [{"oid": hashlib.sha256(data).hexdigest(), "size": len(data)} for data in contents]
-    body = {"operation": operation, "transfers": transfers or ("basic", "multipart"), "objects": given}
+    objects = [{"oid": hashlib.sha256(data).hexdigest(), "size": len(data)} for data in contents]
+    body = {"operation": operation, "transfers": transfers or ("basic", "multipart"), "objects": objects}
     return ask(hub.url(f"/{hub.repo}.git/info/lfs/objects/batch"), "POST", body=json.dumps(body).encode())
 
 
 def actions(hub: HubWorld, data: bytes) -> dict[str, Any]:
     (answer,) = batch(hub, data).json()["objects"]
-    found: dict[str, Any] = answer.get("actions", {})
-    return found
+    action_of: dict[str, Any] = answer.get("actions", {})
+    return action_of
 
 
 def stored(hub: HubWorld, data: bytes) -> bool:
@@ -34,8 +34,8 @@ def stored(hub: HubWorld, data: bytes) -> bool:
 
 def incoming(hub: HubWorld) -> list[Path]:
     """What is on its way in; uploads in parts that a test gave up stay until the server starts again."""
-    found = hub.server.hub.folder.glob("incoming/*")
-    return [path for path in found if not path.name.startswith("upload-")]
+    paths = hub.server.hub.folder.glob("incoming/*")
+    return [path for path in paths if not path.name.startswith("upload-")]
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 250, 1000])
@@ -74,10 +74,10 @@ def test_one_piece_or_parts(hub: HubWorld) -> None:
     assert batch(hub, small).json()["transfer"] == "basic"
     answer = batch(hub, small, large).json()
     assert answer["transfer"] == "multipart"
-    one, other = (item["actions"]["upload"] for item in answer["objects"])
-    assert "header" not in one
-    assert other["header"]["chunk_size"] == "100"
-    assert [key for key in other["header"] if key != "chunk_size"] == ["00001", "00002", "00003"]
+    first, second = (item["actions"]["upload"] for item in answer["objects"])
+    assert "header" not in first
+    assert second["header"]["chunk_size"] == "100"
+    assert [key for key in second["header"] if key != "chunk_size"] == ["00001", "00002", "00003"]
     assert batch(hub, large, transfers=("basic",)).json()["transfer"] == "basic"
 
 

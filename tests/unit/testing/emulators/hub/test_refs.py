@@ -16,7 +16,7 @@ def put(hub: HubWorld, files: dict[str, bytes], **more: Any) -> str:
 
 
 def heads(hub: HubWorld) -> dict[str, str]:
-    return {one.name: one.target_commit for one in hub.api.list_repo_refs(hub.repo).branches}
+    return {branch.name: branch.target_commit for branch in hub.api.list_repo_refs(hub.repo).branches}
 
 
 def test_branches_begin_where_they_are_told(hub: HubWorld) -> None:
@@ -28,7 +28,7 @@ def test_branches_begin_where_they_are_told(hub: HubWorld) -> None:
     hub.api.create_branch(hub.repo, branch="short", revision=first[:8])
     assert heads(hub) == {"main": second, "new": second, "run/old": first, "from-branch": first, "short": first}
     refs = hub.api.list_repo_refs(hub.repo, include_pull_requests=True)
-    assert {one.ref for one in refs.branches} >= {"refs/heads/main", "refs/heads/run/old"}
+    assert {branch.ref for branch in refs.branches} >= {"refs/heads/main", "refs/heads/run/old"}
     assert refs.pull_requests == []
 
 
@@ -74,7 +74,7 @@ def test_tags(hub: HubWorld) -> None:
     put(hub, {"a": b"1"})
     hub.api.create_tag(hub.repo, tag="v0", revision=first[:7], tag_message="the first")
     assert hub.api.model_info(hub.repo, revision="v0").sha == first
-    assert [(one.name, one.target_commit) for one in hub.api.list_repo_refs(hub.repo).tags] == [("v0", first)]
+    assert [(each.name, each.target_commit) for each in hub.api.list_repo_refs(hub.repo).tags] == [("v0", first)]
     with pytest.raises(HfHubHTTPError) as error:
         hub.api.create_tag(hub.repo, tag="v0")
     assert error.value.response.status_code == 409
@@ -92,13 +92,13 @@ def test_tags(hub: HubWorld) -> None:
 def test_commits_come_in_pages_of_fifty(hub: HubWorld) -> None:
     for number in range(60):
         put(hub, {"a": str(number).encode()}, commit_message=f"c{number}")
-    found = hub.api.list_repo_commits(hub.repo, formatted=True)
-    assert [one.title for one in found] == [*(f"c{number}" for number in reversed(range(60))), "initial commit"]
-    assert (found[0].formatted_title, found[0].authors) == ("c59", ["user"])
+    commits = hub.api.list_repo_commits(hub.repo, formatted=True)
+    assert [commit.title for commit in commits] == [*(f"c{number}" for number in reversed(range(60))), "initial commit"]
+    assert (commits[0].formatted_title, commits[0].authors) == ("c59", ["user"])
     assert len(ask(hub.api_url("/commits/main")).json()) == 50
     assert 'rel="next"' in ask(hub.api_url("/commits/main")).headers["link"]
-    part = hub.api.list_repo_commits(hub.repo, revision=found[58].commit_id)
-    assert [one.title for one in part] == ["c1", "c0", "initial commit"]
+    part = hub.api.list_repo_commits(hub.repo, revision=commits[58].commit_id)
+    assert [commit.title for commit in part] == ["c1", "c0", "initial commit"]
 
 
 # --- squash
@@ -146,9 +146,9 @@ def test_list_and_delete_lfs_files(hub: HubWorld) -> None:
     put(hub, {"one.bin": b"1" * 10, "t.txt": b"text", "two.bin": b"2" * 20})
     hub.api.create_branch(hub.repo, branch="run/x")
     put(hub, {"branch.bin": b"3" * 30}, revision="run/x")
-    files = {one.filename: one for one in hub.api.list_lfs_files(hub.repo)}
-    assert {name: one.size for name, one in files.items()} == {"one.bin": 10, "two.bin": 20, "branch.bin": 30}
-    assert {name: one.ref for name, one in files.items()} == {
+    files = {file.filename: file for file in hub.api.list_lfs_files(hub.repo)}
+    assert {name: file.size for name, file in files.items()} == {"one.bin": 10, "two.bin": 20, "branch.bin": 30}
+    assert {name: file.ref for name, file in files.items()} == {
         "one.bin": "refs/heads/main",
         "two.bin": "refs/heads/main",
         "branch.bin": "refs/heads/run/x",
@@ -156,11 +156,11 @@ def test_list_and_delete_lfs_files(hub: HubWorld) -> None:
     assert hub.api.model_info(hub.repo).used_storage == 60
     before = heads(hub)
     hub.api.permanently_delete_lfs_files(hub.repo, [files["one.bin"]])
-    assert {one.filename for one in hub.api.list_lfs_files(hub.repo)} == {"two.bin", "branch.bin"}
+    assert {file.filename for file in hub.api.list_lfs_files(hub.repo)} == {"two.bin", "branch.bin"}
     assert set(hub.api.list_repo_files(hub.repo)) == {".gitattributes", "t.txt", "two.bin"}
     assert "one.bin" not in hub.api.list_repo_files(hub.repo, revision="run/x")
     assert all(heads(hub)[name] != oid for name, oid in before.items())  # rewritten
-    assert [one.title for one in hub.api.list_repo_commits(hub.repo)] == ["put", "initial commit"]
+    assert [file.title for file in hub.api.list_repo_commits(hub.repo)] == ["put", "initial commit"]
     assert hub.api.model_info(hub.repo).used_storage == 50
 
 
@@ -199,9 +199,9 @@ def test_released_storage_is_given_back(hub: HubWorld) -> None:
     put(hub, {"a.bin": b"2" * 20})
     hub.api.create_branch(hub.repo, branch="b")
     hub.api.super_squash_history(hub.repo)
-    assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}  # the branch still has them
+    assert {file.size for file in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}  # the branch still has them
     hub.api.delete_branch(hub.repo, branch="b")
-    assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 20}
+    assert {file.size for file in hub.api.list_lfs_files(hub.repo)} == {5, 20}
     assert hub.api.model_info(hub.repo).used_storage == 25
     put(hub, {"b.bin": b"1" * 10})
-    assert {one.size for one in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}
+    assert {file.size for file in hub.api.list_lfs_files(hub.repo)} == {5, 10, 20}

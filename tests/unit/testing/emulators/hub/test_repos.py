@@ -41,17 +41,18 @@ def status(error: pytest.ExceptionInfo[HfHubHTTPError]) -> int:
 
 
 def test_whoami(hub: HubWorld) -> None:
-    found = hub.api.whoami()
-    assert (found["name"], found["auth"]["accessToken"]["role"]) == ("user", "write")
+    account = hub.api.whoami()
+    assert (account["name"], account["auth"]["accessToken"]["role"]) == ("user", "write")
 
 
 def test_whoami_of_several(town: HubServer) -> None:
-    found = client(town, "t-carol").whoami()
-    assert [(org["name"], org["roleInOrg"]) for org in found["orgs"]] == [("acme", "read")]
+    account = client(town, "t-carol").whoami()
+    assert [(org["name"], org["roleInOrg"]) for org in account["orgs"]] == [("acme", "read")]
     fine = client(town, "t-fine").whoami()["auth"]["accessToken"]
     assert fine["role"] == "fineGrained"
     assert {
-        (one["entity"]["name"], one["entity"]["type"], *one["permissions"]) for one in fine["fineGrained"]["scoped"]
+        (scope["entity"]["name"], scope["entity"]["type"], *scope["permissions"])
+        for scope in fine["fineGrained"]["scoped"]
     } == {("alice/one", "model", "repo.write"), ("acme", "org", "repo.content.read")}
 
 
@@ -94,18 +95,18 @@ def test_bad_names_are_refused(hub: HubWorld, name: str) -> None:
 
 def test_info(hub: HubWorld) -> None:
     hub.api.upload_file(path_or_fileobj=b"x" * 10, path_in_repo="a.bin", repo_id=hub.repo)
-    found = hub.api.model_info(hub.repo, files_metadata=True)
-    assert (found.id, found.author, found.sha, found.private) == (hub.repo, "user", hub.head(), True)
-    assert found.siblings is not None
-    (blob,) = (one for one in found.siblings if one.rfilename == "a.bin")
+    info = hub.api.model_info(hub.repo, files_metadata=True)
+    assert (info.id, info.author, info.sha, info.private) == (hub.repo, "user", hub.head(), True)
+    assert info.siblings is not None
+    (blob,) = (file for file in info.siblings if file.rfilename == "a.bin")
     assert blob.size == 10
     assert blob.lfs is not None
     assert blob.lfs["size"] == 10
-    assert found.used_storage == 10
-    assert hub.api.repo_info(hub.repo, revision="main").sha == found.sha
-    assert hub.api.repo_info(hub.repo, revision=str(found.sha)[:8]).sha == found.sha
+    assert info.used_storage == 10
+    assert hub.api.repo_info(hub.repo, revision="main").sha == info.sha
+    assert hub.api.repo_info(hub.repo, revision=str(info.sha)[:8]).sha == info.sha
     few = hub.api.model_info(hub.repo, expand=["sha"])
-    assert (few.sha, few.siblings) == (found.sha, None)
+    assert (few.sha, few.siblings) == (info.sha, None)
     with pytest.raises(RevisionNotFoundError, match="Invalid rev id: gone"):
         hub.api.model_info(hub.repo, revision="gone")
 
@@ -125,19 +126,19 @@ def test_settings(hub: HubWorld) -> None:
 
 
 def test_events_are_told(hub: HubWorld) -> None:
-    told: list[Event] = []
-    hub.server.hub.subscribe(told.append)
+    events: list[Event] = []
+    hub.server.hub.subscribe(events.append)
     repo = f"{hub.repo}-told"
     hub.api.create_repo(repo)
     hub.api.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id=repo)
     hub.api.delete_repo(repo)
-    mine = [one for one in told if one.repo_id == repo]
-    assert [(one.action, one.scope) for one in mine] == [
+    mine = [event for event in events if event.repo_id == repo]
+    assert [(event.action, event.scope) for event in mine] == [
         ("create", "repo"),
         ("update", "repo.content"),
         ("delete", "repo"),
     ]
-    assert mine[1].facts["updatedRefs"][0]["ref"] == "refs/heads/main"
+    assert mine[1].details["updatedRefs"][0]["ref"] == "refs/heads/main"
 
 
 # --- who may
@@ -160,7 +161,7 @@ def test_everybody_reads_a_public_repository(town: HubServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "repo", "said"),
+    ("token", "repo", "message"),
     [
         ("t-read", "alice/one", "you must use a write token"),
         ("t-read", "acme/shared", "you must use a write token"),
@@ -170,11 +171,11 @@ def test_everybody_reads_a_public_repository(town: HubServer) -> None:
         ("t-fine", "acme/shared", "required permissions"),
     ],
 )
-def test_who_may_only_read_is_told_so(town: HubServer, token: str, repo: str, said: str) -> None:
+def test_who_may_only_read_is_told_so(town: HubServer, token: str, repo: str, message: str) -> None:
     api = client(town, token)
     if (token, repo) != ("t-fine", "alice/open"):
         assert api.model_info(repo).id == repo
-    with pytest.raises(HfHubHTTPError, match=said) as error:
+    with pytest.raises(HfHubHTTPError, match=message) as error:
         api.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id=repo)
     assert status(error) == 403
     with pytest.raises(HfHubHTTPError, match="403"):
@@ -215,7 +216,7 @@ def test_users_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("not toml", "cannot be read"),
         ("", "a table for each token"),
@@ -225,9 +226,9 @@ def test_users_from_a_file(tmp_path: Path) -> None:
         ("[hf_a]\nname = 'a'\norgs = 'x'\n", "orgs is a list"),
     ],
 )
-def test_a_bad_users_file_is_one_clear_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_bad_users_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "users.toml").write_text(text)
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(UsageError, match=message) as error:
         Users.load(tmp_path / "users.toml")
     assert "\n" not in str(error.value).strip()
 

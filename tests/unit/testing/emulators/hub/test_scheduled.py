@@ -50,8 +50,8 @@ def api(server: HubServer) -> HfApi:
 
 
 def schedule(api: HfApi, script: str = "true", when: str = "*/10 * * * *", **more: object) -> str:
-    found = api.create_scheduled_job(image="python:3.12", command=["sh", "-c", script], schedule=when, **more)  # type: ignore[arg-type]
-    return found.id
+    scheduled = api.create_scheduled_job(image="python:3.12", command=["sh", "-c", script], schedule=when, **more)  # type: ignore[arg-type]
+    return scheduled.id
 
 
 def runs(api: HfApi) -> list[JobInfo]:
@@ -60,13 +60,13 @@ def runs(api: HfApi) -> list[JobInfo]:
 
 def ran(api: HfApi, count: int) -> list[JobInfo]:
     """The jobs, once there are so many and they are over."""
-    found = wait_for(lambda: len(all_ := runs(api)) >= count and all_, what=f"{count} runs")
-    assert found
-    return [over(api, job) for job in found]
+    all_runs = wait_for(lambda: len(all_ := runs(api)) >= count and all_, what=f"{count} runs")
+    assert all_runs
+    return [over(api, job) for job in all_runs]
 
 
 @pytest.mark.parametrize(
-    ("text", "after", "desired"),
+    ("text", "after", "expected"),
     [
         ("* * * * *", "2026-03-02 10:07:30", "2026-03-02 10:08"),
         ("*/10 * * * *", "2026-03-02 10:07:30", "2026-03-02 10:10"),
@@ -86,9 +86,9 @@ def ran(api: HfApi, count: int) -> list[JobInfo]:
         ("0 0 13 * 5", "2026-03-02 10:07:30", "2026-03-06 00:00"),  # the 13th or a Friday
     ],
 )
-def test_when_a_schedule_comes_next(text: str, after: str, wanted: str) -> None:
+def test_when_a_schedule_comes_next(text: str, after: str, expected: str) -> None:
     moment = datetime.fromisoformat(after).replace(tzinfo=UTC)
-    assert cron.parse(text).next_after(moment) == datetime.fromisoformat(wanted).replace(tzinfo=UTC)
+    assert cron.parse(text).next_after(moment) == datetime.fromisoformat(expected).replace(tzinfo=UTC)
 
 
 def test_a_schedule_is_in_utc() -> None:
@@ -110,19 +110,24 @@ def test_what_is_no_schedule(text: str, api: HfApi) -> None:
 
 def test_a_scheduled_job_is_kept_and_shown(api: HfApi) -> None:
     made = schedule(api, "true", "@hourly", env={"A": "b"}, labels={"team": "ml"}, timeout="2h", attempts=2)
-    [found] = api.list_scheduled_jobs()
-    assert found == api.inspect_scheduled_job(scheduled_job_id=made)
-    assert (found.id, found.schedule, found.suspend, found.concurrency) == (made, "@hourly", False, False)
-    assert (found.owner.name, found.created_at) == (USER, BEGIN)
-    spec = found.job_spec
+    [scheduled] = api.list_scheduled_jobs()
+    assert scheduled == api.inspect_scheduled_job(scheduled_job_id=made)
+    assert (scheduled.id, scheduled.schedule, scheduled.suspend, scheduled.concurrency) == (
+        made,
+        "@hourly",
+        False,
+        False,
+    )
+    assert (scheduled.owner.name, scheduled.created_at) == (USER, BEGIN)
+    spec = scheduled.job_spec
     assert (spec.docker_image, spec.command, spec.environment) == ("python:3.12", ["sh", "-c", "true"], {"A": "b"})
     assert (spec.flavor, spec.timeout, spec.retry) == ("cpu-basic", 7200, 1)
-    assert found.status.last_job is None
-    assert found.status.next_job_run_at == datetime(2026, 3, 2, 11, tzinfo=UTC)
-    assert [one.id for one in api.list_scheduled_jobs(labels={"team": "ml"})] == [made]
+    assert scheduled.status.last_job is None
+    assert scheduled.status.next_job_run_at == datetime(2026, 3, 2, 11, tzinfo=UTC)
+    assert [each.id for each in api.list_scheduled_jobs(labels={"team": "ml"})] == [made]
     assert api.list_scheduled_jobs(labels={"team": "other"}) == []
     api.update_scheduled_job_labels(scheduled_job_id=made, labels={"team": "other"})
-    assert [one.id for one in api.list_scheduled_jobs(labels={"team": "other"})] == [made]
+    assert [each.id for each in api.list_scheduled_jobs(labels={"team": "other"})] == [made]
 
 
 def test_it_runs_when_its_time_comes(api: HfApi, hands: Hands) -> None:
@@ -135,14 +140,14 @@ def test_it_runs_when_its_time_comes(api: HfApi, hands: Hands) -> None:
     assert job.labels["x"] == "y"
     assert job.initiator is not None
     assert (job.initiator.type, job.initiator.id) == ("scheduled-job", made)
-    found = api.inspect_scheduled_job(scheduled_job_id=made)
-    assert found.status.last_job is not None
-    assert (found.status.last_job.id, found.status.last_job.at) == (job.id, hands.time)
-    assert found.status.next_job_run_at == datetime(2026, 3, 2, 10, 20, tzinfo=UTC)
+    scheduled = api.inspect_scheduled_job(scheduled_job_id=made)
+    assert scheduled.status.last_job is not None
+    assert (scheduled.status.last_job.id, scheduled.status.last_job.at) == (job.id, hands.time)
+    assert scheduled.status.next_job_run_at == datetime(2026, 3, 2, 10, 20, tzinfo=UTC)
     hands.time += timedelta(minutes=30)  # over three of its times: they are not made up for
     assert len(ran(api, 2)) == 2
-    found = api.inspect_scheduled_job(scheduled_job_id=made)
-    assert found.status.next_job_run_at == datetime(2026, 3, 2, 10, 50, tzinfo=UTC)
+    scheduled = api.inspect_scheduled_job(scheduled_job_id=made)
+    assert scheduled.status.next_job_run_at == datetime(2026, 3, 2, 10, 50, tzinfo=UTC)
 
 
 def test_one_at_a_time_unless_it_may_be_more(api: HfApi, hands: Hands, server: HubServer) -> None:
@@ -161,7 +166,7 @@ def test_one_at_a_time_unless_it_may_be_more(api: HfApi, hands: Hands, server: H
 
 
 def next_runs(api: HfApi) -> set[datetime]:
-    return {one.status.next_job_run_at for one in api.list_scheduled_jobs() if one.status.next_job_run_at}
+    return {each.status.next_job_run_at for each in api.list_scheduled_jobs() if each.status.next_job_run_at}
 
 
 def test_suspended_and_resumed(api: HfApi, hands: Hands) -> None:
@@ -181,10 +186,10 @@ def test_suspended_and_resumed(api: HfApi, hands: Hands) -> None:
 def test_a_trigger_leaves_the_times_as_they_are(api: HfApi) -> None:
     made = schedule(api)
     job = api.trigger_scheduled_job(scheduled_job_id=made)
-    found = api.inspect_scheduled_job(scheduled_job_id=made)
-    assert found.status.next_job_run_at == datetime(2026, 3, 2, 10, 10, tzinfo=UTC)
-    assert found.status.last_job is not None
-    assert found.status.last_job.id == job.id
+    scheduled = api.inspect_scheduled_job(scheduled_job_id=made)
+    assert scheduled.status.next_job_run_at == datetime(2026, 3, 2, 10, 10, tzinfo=UTC)
+    assert scheduled.status.last_job is not None
+    assert scheduled.status.last_job.id == job.id
     changed = api.update_scheduled_job_schedule(scheduled_job_id=made, schedule="@daily")
     assert (changed.schedule, changed.status.next_job_run_at) == ("@daily", datetime(2026, 3, 3, tzinfo=UTC))
 
@@ -229,7 +234,7 @@ def test_who_may(tmp_path: Path) -> None:
     with emulator(tmp_path / "hub", users=users) as (server, _):
         alice, reader, bob = (HfApi(endpoint=server.url, token=token) for token in ("hf_a", "hf_r", "hf_b"))
         made = schedule(alice)
-        assert [one.id for one in reader.list_scheduled_jobs()] == [made]
+        assert [each.id for each in reader.list_scheduled_jobs()] == [made]
         for api in (reader, bob):
             with pytest.raises(HfHubHTTPError, match="403"):
                 api.delete_scheduled_job(scheduled_job_id=made, namespace="alice")

@@ -54,7 +54,7 @@ def test_the_storage_answers_nothing_of_the_hub(hub: HubWorld) -> None:
 
 
 def test_a_bug_is_a_500_and_is_logged(hub: HubWorld, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(**facts: object) -> None:
+    def fail(**details: object) -> None:
         raise RuntimeError("planted")
 
     hub.faults.on("commit.begin", fail)
@@ -162,7 +162,7 @@ def test_everything_survives_a_restart(hub_server: HubServer, tmp_path: Path) ->
         assert server.hub.storage_url == storage
         assert not (tmp_path / "hub" / "incoming" / "left-over").exists()
         assert api.model_info("user/r").sha == oid
-        assert {one.name for one in api.list_repo_refs("user/r").branches} == {"main", "run/x"}
+        assert {branch.name for branch in api.list_repo_refs("user/r").branches} == {"main", "run/x"}
         file = api.hf_hub_download("user/r", "a.bin", cache_dir=tmp_path / "cache")
         assert Path(file).read_bytes() == data
         for number, part in (("00002", other[100:200]), ("00003", other[200:])):
@@ -237,7 +237,7 @@ def test_kill_9_loses_no_commit_that_was_answered(hub_server: HubServer, tmp_pat
                 worker.join(60)
     with HubServer(tmp_path / "hub") as server:
         api = client(server)
-        titles = [one.title for one in api.list_repo_commits(repo)]
+        titles = [commit.title for commit in api.list_repo_commits(repo)]
         files = set(api.list_repo_files(repo))
         assert set(titles) - {"initial commit"} >= set(answered)
         assert len(titles) == len(set(titles))
@@ -271,7 +271,7 @@ def test_serve_with_users(hub_server: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--fault", "fly=1"], "no fault is called 'fly'; there are commit-lost"),
         (["--fault", "down=often"], "could not convert"),
@@ -285,13 +285,13 @@ def test_bad_input_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["hub", "serve", *words]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
 
 
 def test_a_taken_port_is_one_clear_line(

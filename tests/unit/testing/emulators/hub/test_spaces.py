@@ -50,12 +50,12 @@ def test_from_nothing_to_running(api: HfApi) -> None:
     api.create_repo(SPACE, repo_type="space", space_sdk="docker")
     assert api.get_space_runtime(SPACE).stage == "NO_APP_FILE"
     add(api, "Dockerfile")
-    found = api.get_space_runtime(SPACE)
-    assert (found.stage, found.hardware, found.requested_hardware) == ("BUILDING", None, "cpu-basic")
-    assert (found.sleep_time, found.storage, found.dev_mode) == (DAYS_2, None, False)
-    found = api.get_space_runtime(SPACE)
-    assert (found.stage, found.hardware) == ("RUNNING", "cpu-basic")
-    assert found.raw["domains"] == [{"domain": "user-keeper.hf.space", "stage": "READY"}]
+    seen = api.get_space_runtime(SPACE)
+    assert (seen.stage, seen.hardware, seen.requested_hardware) == ("BUILDING", None, "cpu-basic")
+    assert (seen.sleep_time, seen.storage, seen.dev_mode) == (DAYS_2, None, False)
+    seen = api.get_space_runtime(SPACE)
+    assert (seen.stage, seen.hardware) == ("RUNNING", "cpu-basic")
+    assert seen.raw["domains"] == [{"domain": "user-keeper.hf.space", "stage": "READY"}]
     add(api, "more")
     assert api.get_space_runtime(SPACE).stage == "RUNNING_BUILDING"
     assert api.get_space_runtime(SPACE).stage == "RUNNING"
@@ -65,8 +65,8 @@ def test_from_nothing_to_running(api: HfApi) -> None:
 
 
 def test_paused_and_restarted(running: HfApi) -> None:
-    found = running.pause_space(SPACE)
-    assert (found.stage, found.hardware, found.requested_hardware) == ("PAUSED", None, "cpu-basic")
+    runtime = running.pause_space(SPACE)
+    assert (runtime.stage, runtime.hardware, runtime.requested_hardware) == ("PAUSED", None, "cpu-basic")
     assert running.get_space_runtime(SPACE).stage == "PAUSED"
     assert running.restart_space(SPACE).stage == "BUILDING"
     assert running.wait_for_space(SPACE, poll_interval=0.01).stage == "RUNNING"
@@ -74,8 +74,8 @@ def test_paused_and_restarted(running: HfApi) -> None:
 
 
 def test_hardware_and_sleep(running: HfApi, server: HubServer) -> None:
-    found = running.request_space_hardware(SPACE, SpaceHardware.T4_SMALL, sleep_time=600)
-    assert (found.stage, found.requested_hardware, found.sleep_time) == ("BUILDING", "t4-small", 600)
+    runtime = running.request_space_hardware(SPACE, SpaceHardware.T4_SMALL, sleep_time=600)
+    assert (runtime.stage, runtime.requested_hardware, runtime.sleep_time) == ("BUILDING", "t4-small", 600)
     assert running.wait_for_space(SPACE, poll_interval=0.01).hardware == "t4-small"
     assert running.set_space_sleep_time(SPACE, 900).sleep_time == 900
     assert running.set_space_sleep_time(SPACE, -1).sleep_time is None
@@ -86,17 +86,17 @@ def test_hardware_and_sleep(running: HfApi, server: HubServer) -> None:
         running.request_space_hardware(SPACE, SpaceHardware.T4_MEDIUM)
     with pytest.warns(UserWarning, match="48"):
         assert running.request_space_hardware(SPACE, SpaceHardware.CPU_BASIC, sleep_time=5).sleep_time == DAYS_2
-    listed = {one.name: one for one in running.list_spaces_hardware()}
+    listed = {each.name: each for each in running.list_spaces_hardware()}
     assert (listed["cpu-basic"].unit_cost_micro_usd, listed["t4-small"].unit_cost_micro_usd) == (0, 6667)
 
 
 def test_secrets_are_written_and_never_read(running: HfApi, tmp_path: Path) -> None:
     running.add_space_secret(SPACE, "TOKEN", "hf_space", description="for the keeper")
     running.add_space_secret(SPACE, "OTHER", "hf_space")
-    found = running.get_space_secrets(SPACE)
-    assert sorted(found) == ["OTHER", "TOKEN"]
-    assert found["TOKEN"].description == "for the keeper"
-    assert found["TOKEN"].updated_at is not None
+    secrets = running.get_space_secrets(SPACE)
+    assert sorted(secrets) == ["OTHER", "TOKEN"]
+    assert secrets["TOKEN"].description == "for the keeper"
+    assert secrets["TOKEN"].updated_at is not None
     running.delete_space_secret(SPACE, "OTHER")
     running.delete_space_secret(SPACE, "OTHER")
     assert "hf_space" not in str(raw(running, f"/api/spaces/{SPACE}/secrets"))
@@ -110,7 +110,7 @@ def test_variables(running: HfApi) -> None:
     assert running.add_space_variable(SPACE, "A", "1", description="first")["A"].value == "1"
     running.add_space_variable(SPACE, "B", "2")
     assert running.add_space_variable(SPACE, "A", "3")["A"].value == "3"
-    assert {name: one.value for name, one in running.get_space_variables(SPACE).items()} == {"A": "3", "B": "2"}
+    assert {name: each.value for name, each in running.get_space_variables(SPACE).items()} == {"A": "3", "B": "2"}
     assert list(running.delete_space_variable(SPACE, "A")) == ["B"]
 
 
@@ -124,8 +124,8 @@ def test_what_a_space_is_made_with(api: HfApi) -> None:
         space_secrets=[{"key": "TOKEN", "value": "t", "description": "d"}],
         space_variables=[{"key": "A", "value": "b"}],
     )
-    found = api.get_space_runtime(SPACE)
-    assert (found.requested_hardware, found.sleep_time) == ("t4-small", 300)
+    runtime = api.get_space_runtime(SPACE)
+    assert (runtime.requested_hardware, runtime.sleep_time) == ("t4-small", 300)
     assert api.get_space_secrets(SPACE)["TOKEN"].description == "d"
     assert api.get_space_variables(SPACE)["A"].value == "b"
 
@@ -174,7 +174,7 @@ def test_it_outlives_the_server_but_not_its_repository(tmp_path: Path) -> None:
 def test_who_may(tmp_path: Path) -> None:
     users = Users({"hf_user": User("user"), "hf_read": User("user", role="read"), "hf_bob": User("bob")})
     with emulator(tmp_path / "hub", users=users) as (server, _):
-        owner, reader, bob = (HfApi(endpoint=server.url, token=one) for one in ("hf_user", "hf_read", "hf_bob"))
+        owner, reader, bob = (HfApi(endpoint=server.url, token=token) for token in ("hf_user", "hf_read", "hf_bob"))
         make(owner)
         assert bob.get_space_runtime(SPACE).stage == "BUILDING"
         for api in (reader, bob):

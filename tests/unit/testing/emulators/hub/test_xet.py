@@ -146,12 +146,12 @@ def test_a_range_of_a_reconstruction(server: HubServer, tmp_path: Path) -> None:
     where = f"{cas}/v1/reconstructions/{headers['x-xet-hash']}"
     for start, end in ((0, 10), (0, len(whole)), (300_000, 300_001), (123_456, 654_321), (len(whole) - 1, len(whole))):
         answer = ask(where, token=token, Range=f"bytes={start}-{end - 1}").json()
-        found = b""
+        content = b""
         for term in answer["terms"]:
             (fetch,) = (
-                one
-                for one in answer["fetch_info"][term["hash"]]
-                if one["range"]["start"] <= term["range"]["start"] and term["range"]["end"] <= one["range"]["end"]
+                each
+                for each in answer["fetch_info"][term["hash"]]
+                if each["range"]["start"] <= term["range"]["start"] and term["range"]["end"] <= each["range"]["end"]
             )
             span = fetch["url_range"]
             data = ask(fetch["url"], token=None, Range=f"bytes={span['start']}-{span['end']}").body
@@ -163,9 +163,9 @@ def test_a_range_of_a_reconstruction(server: HubServer, tmp_path: Path) -> None:
                 for chunk in chunks[first : first + term["range"]["end"] - term["range"]["start"]]
             ]
             assert sum(map(len, unpacked)) == term["unpacked_length"]
-            found += b"".join(unpacked)
+            content += b"".join(unpacked)
         skipped = answer["offset_into_first_range"]
-        assert found[skipped : skipped + end - start] == whole[start:end]
+        assert content[skipped : skipped + end - start] == whole[start:end]
     assert ask(where, token=token, Range=f"bytes={len(whole)}-").status == 416
 
 
@@ -191,7 +191,7 @@ def block(data: bytes, *, is_stored: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "plain"),
     [
         (frame(), b""),
         (frame(block(b"plain", is_stored=True)), b"plain"),
@@ -203,8 +203,8 @@ def block(data: bytes, *, is_stored: bool = False) -> bytes:
         (frame(block(b"\x30abc"), block(b"\x00\x03\x00" + b"\x10!")), b"abcabca!"),  # into the block before
     ],
 )
-def test_lz4(data: bytes, found: bytes) -> None:
-    assert lz4_frame(data) == found
+def test_lz4(data: bytes, plain: bytes) -> None:
+    assert lz4_frame(data) == plain
 
 
 @pytest.mark.parametrize(

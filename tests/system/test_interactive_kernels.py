@@ -1,4 +1,4 @@
-"""`%load_ext qcity_nb` in real kernels, driven as a front end does: what has finished does not run again by hand."""
+"""`%load_ext qcity_nb` in real kernels, driven as a front end does: finished cells are not re-run by hand."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from queue import Empty
 from typing import Any
 
 import pytest
-from course_world import Cell, ResumeWorld
 from jupyter_client.manager import start_new_kernel
+from resume_world import Cell, ResumeWorld
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 
@@ -25,8 +25,8 @@ WAIT_S = 60
 
 SETUP = """
 import os, signal, time
-os.environ["QCITY_SNAPSHOT_TIME_SHARE"] = "1000"  # a snapshot behind each cell, however short
-from qcity_nb.kernel.snapshot_budget import Allowance
+os.environ["QCITY_SNAPSHOT_TIME_SHARE"] = "1000"  # a snapshot after each cell, however short
+from qcity_nb.kernel.snapshot_budget import SnapshotBudget
 from pathlib import Path
 import qcity_nb as qcity
 city = qcity.up(run="train")
@@ -35,7 +35,7 @@ def die(place):
     mark = Path(os.environ["MARKS"], place)
     if not mark.exists():
         mark.touch()
-        city.session.settle()  # the snapshot behind the cell before is on the disk
+        city.session.finish_save()  # the snapshot after the last cell is on the disk
         os.kill(os.getpid(), signal.SIGKILL)
 def ran(cell):
     with open(Path(os.environ["MARKS"], "ran"), "a") as file:
@@ -46,7 +46,7 @@ def ran(cell):
 
 SHARED = SETUP + (
     "import qcity_nb.interactive.extension as extension\n"
-    "def share(x):\n    extension._on._follower.course.allowance = Allowance(x)  # 0: all are postponed\n"
+    "def share(x):\n    extension._on._follower.finished_cells.budget = SnapshotBudget(x)  # 0: all are postponed\n"
 )
 
 
@@ -61,7 +61,7 @@ class Shown:
 
     @property
     def text(self) -> str:
-        return "".join(one[-1] for one in self.outputs)
+        return "".join(output[-1] for output in self.outputs)
 
 
 class Kernel:
@@ -91,10 +91,10 @@ class Kernel:
                 continue
             if got["parent_header"].get("msg_id") != mine:
                 continue
-            kind, told = got["msg_type"], got["content"]
-            if kind == "status" and told["execution_state"] == "idle":
+            kind, message_content = got["msg_type"], got["content"]
+            if kind == "status" and message_content["execution_state"] == "idle":
                 break
-            self._note(shown, kind, told)
+            self._note(shown, kind, message_content)
         while True:
             reply = client.get_shell_msg(timeout=WAIT_S)
             if reply["parent_header"]["msg_id"] == mine:
@@ -102,27 +102,27 @@ class Kernel:
         shown.number = reply["content"]["execution_count"]
         return shown
 
-    def _note(self, shown: Shown, kind: str, told: dict[str, Any]) -> None:
+    def _note(self, shown: Shown, kind: str, content: dict[str, Any]) -> None:
         if kind == "stream":
-            if shown.outputs and shown.outputs[-1][:1] == (told["name"],):
-                told["text"] = shown.outputs.pop()[-1] + told["text"]
-            shown.outputs.append((told["name"], told["text"]))
+            if shown.outputs and shown.outputs[-1][:1] == (content["name"],):
+                content["text"] = shown.outputs.pop()[-1] + content["text"]
+            shown.outputs.append((content["name"], content["text"]))
         elif kind == "clear_output":
             shown.outputs.clear()
         elif kind == "error":
-            shown.outputs.append(("error", told["ename"], told["evalue"]))
+            shown.outputs.append(("error", content["ename"], content["evalue"]))
         elif kind in ("display_data", "execute_result", "update_display_data"):
-            plain = told["data"].get("text/plain", "")
+            plain = content["data"].get("text/plain", "")
             if plain.startswith("qcity: "):
                 shown.notes.append(plain.removeprefix("qcity: "))
             else:
-                number = str(told.get("execution_count", ""))
-                display = told.get("transient", {}).get("display_id", "")
-                shown.outputs.append((kind, number, display, json.dumps(told["data"], sort_keys=True)))
+                number = str(content.get("execution_count", ""))
+                display = content.get("transient", {}).get("display_id", "")
+                shown.outputs.append((kind, number, display, json.dumps(content["data"], sort_keys=True)))
 
     def end(self) -> None:
         """Killed once what it has saved is on the disk; the request leaves no trace."""
-        expression = {"saved": "city.session.settle()"}
+        expression = {"saved": "city.session.finish_save()"}
         reply = self.client.execute_interactive("", silent=True, user_expressions=expression, timeout=WAIT_S)
         assert reply["content"]["user_expressions"]["saved"]["status"] == "ok"
         self.kill()
@@ -161,8 +161,8 @@ class Frontend:
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("QCITY_", "JPY_"))}
         path = os.pathsep.join([str(ROOT), inherited.get("PYTHONPATH", "")])
-        given = {"PYTHONPATH": path, "IPYTHONDIR": str(here / "ipython"), "MARKS": str(self.marks), "MPLBACKEND": ""}
-        kernel = Kernel(here, {**inherited, **given, **environ})
+        settings = {"PYTHONPATH": path, "IPYTHONDIR": str(here / "ipython"), "MARKS": str(self.marks), "MPLBACKEND": ""}
+        kernel = Kernel(here, {**inherited, **settings, **environ})
         self.kernels.append(kernel)
         return kernel
 
@@ -173,7 +173,7 @@ class Frontend:
         for place, cell in enumerate((self.setup, *cells)):
             source, tags = (cell, ()) if isinstance(cell, str) else (cell.source, cell.tags)
             shown.append(kernel.run(source.strip(), f"c{place}", tags))
-            if kernel.is_dead or any(one[0] == "error" for one in shown[-1].outputs):
+            if kernel.is_dead or any(output[0] == "error" for output in shown[-1].outputs):
                 break
         return shown
 
@@ -203,6 +203,7 @@ CELLS = (
 )
 
 
+@pytest.mark.each_python
 def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(
     frontend: Frontend, tmp_path: Path
 ) -> None:
@@ -218,15 +219,15 @@ def test_run_all_after_a_death_shows_and_leaves_what_an_uninterrupted_run_does(
     finally:
         for kernel in calm.kernels:
             kernel.kill()
-    assert [one.outputs for one in again] == [one.outputs for one in expected]
-    assert [one.number for one in again] == list(range(1, 10))
+    assert [cell.outputs for cell in again] == [cell.outputs for cell in expected]
+    assert [cell.number for cell in again] == list(range(1, 10))
     assert frontend.ran() == dict.fromkeys("abcdefgh", 1)
     assert again[0].notes[0].startswith("run train-")
-    assert ": 6 cells have finished in an earlier kernel: run them, and they come back at once" in again[0].notes[0]
-    for one in again[1:7]:
-        assert one.notes[-1].startswith("finished in an earlier kernel (took 0.")
-    assert again[6].notes[0].startswith("variables are back as [7] left them (0.")
-    assert [one.notes for one in again[7:]] == [[], []]
+    assert ": 6 cells have finished in an earlier kernel: run them, and they are skipped" in again[0].notes[0]
+    for cell in again[1:7]:
+        assert cell.notes[-1].startswith("finished in an earlier kernel (took 0.")
+    assert again[6].notes[0].startswith("variables restored as [7] left them (0.")
+    assert [cell.notes for cell in again[7:]] == [[], []]
 
 
 def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(frontend: Frontend) -> None:
@@ -238,7 +239,7 @@ def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(front
     assert frontend.ran() == {"a": 1, "b": 1, "c": 1, "C": 1, "d": 1}
 
 
-def test_a_cell_that_fails_is_mended_and_goes_on_and_those_before_do_not_run(frontend: Frontend) -> None:
+def test_a_cell_that_fails_is_mended_and_continues_and_those_before_do_not_run(frontend: Frontend) -> None:
     cells = [
         "ran('a'); x = [1]",
         "ran('b'); assert Path(os.environ['MARKS'], 'mended').exists()\nx.append(2)",
@@ -258,10 +259,10 @@ def test_cells_that_look_come_and_go(frontend: Frontend) -> None:
     kernel = frontend.host()
     shown = frontend.run_all(cells[0], cells[1], cells[2], "print(x)", cells[4], "x", cells[5], kernel=kernel)
     assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
-    assert [one.text for one in shown[2:]] == [
+    assert [cell.text for cell in shown[2:]] == [
         '{"text/plain": "[1]"}', "", "[1, 2]\n", "", '{"text/plain": "[1, 2, 3]"}', '{"text/plain": "[1, 2, 3]"}'
     ]  # fmt: skip
-    assert shown[4].notes[0].startswith("variables are back as [4] left them")
+    assert shown[4].notes[0].startswith("variables restored as [4] left them")
 
 
 def test_a_cell_that_fails_in_between_does_not_count(frontend: Frontend) -> None:
@@ -278,15 +279,16 @@ def test_a_cell_that_fails_in_between_does_not_count(frontend: Frontend) -> None
     assert frontend.ran() == {"a": 1, "b": 1, "c": 1}
 
 
+@pytest.mark.each_python
 def test_ctrl_c_while_cells_run_again(frontend: Frontend) -> None:
     frontend.setup = SETUP.replace("1000", "0")
     slow = (
         "ran('b'); x.append(2)\nif Path(os.environ['MARKS'], 'slow').exists():\n"
         "    Path(os.environ['MARKS'], 'at').touch(); time.sleep(30)"
     )
-    keep = "import qcity_nb.interactive.extension as e; e._on._follower.course.allowance = Allowance(1e30); x = [1]"
-    stop = "e._on._follower.course.allowance = Allowance(0)"
-    cells = [keep, stop, slow, "e._on._follower.course.allowance = Allowance(1e30)", "die('here')"]
+    allow = "e._on._follower.finished_cells.budget = SnapshotBudget({})"
+    keep = f"import qcity_nb.interactive.extension as e; {allow.format('1e30')}; x = [1]"
+    cells = [keep, allow.format("0"), slow, allow.format("1e30"), "die('here')"]
     frontend.run_all(*cells)
     (frontend.marks / "slow").touch()
     kernel = frontend.host()
@@ -296,11 +298,11 @@ def test_ctrl_c_while_cells_run_again(frontend: Frontend) -> None:
     shown = kernel.run("ran('other'); x.append(5)", "c7")
     interrupt.join()
     assert shown.outputs[0][1] == "KeyboardInterrupt"
-    assert shown.outputs[-1][-1] == "[4] has to run again first, and did not end well: run it, then this cell"
+    assert shown.outputs[-1][-1] == "[4] has to be re-run first, and failed: run it, then this cell"
     (frontend.marks / "slow").unlink()
     kernel.run(cells[2], "c3")
     assert frontend.ran() == {"b": 3}
-    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted behind its first line"
+    assert kernel.run("x", "c9").text == '{"text/plain": "[1, 2, 2]"}', "it was interrupted after its first line"
 
 
 SLOW = """
@@ -323,16 +325,16 @@ def test_ctrl_c_while_a_snapshot_is_taken_loses_nothing(frontend: Frontend) -> N
     interrupt.start()
     shown = kernel.run(SLOW.strip(), "c1")
     interrupt.join()
-    assert shown.notes == ["the interrupt came while the snapshot was taken: it is complete"]
+    assert shown.notes == ["the interrupt came while the snapshot was taken; the snapshot is complete"]
     kernel.end()
     assert frontend.run_all(SLOW, "slow.n")[-1].text == '{"text/plain": "5"}'
     assert frontend.ran() == {"a": 1}
 
 
-def when(mark: Path, act: Callable[[], Any]) -> None:
+def when(file: Path, act: Callable[[], Any]) -> None:
     """Do that once the file is there."""
     end = time.monotonic() + WAIT_S
-    while not mark.exists() and time.monotonic() < end:
+    while not file.exists() and time.monotonic() < end:
         time.sleep(0.02)
     act()
 
@@ -368,7 +370,8 @@ def test_packages_are_installed_on_another_machine_and_nothing_else_runs(fronten
     assert (frontend.marks / "installed").read_text() == "once\nonce\n"
 
 
-def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(frontend: Frontend) -> None:
+@pytest.mark.each_python
+def test_a_loop_resumes_and_the_cells_before_it_do_not_run(frontend: Frontend) -> None:
     cells = (
         "ran('a'); state = {'n': 0}",
         "for n in city.loop(range(6), state, every=1):\n    ran(f'b{n}')\n    state['n'] += n\n    print(n)\n"
@@ -382,7 +385,9 @@ def test_a_loop_goes_on_and_the_cells_before_it_do_not_run(frontend: Frontend) -
     assert frontend.ran() == {"a": 1, "b0": 1, "b1": 1, "b2": 1, "b3": 2, "b4": 1, "b5": 1, "c": 1}
     frontend.kernels[-1].end()
     again = frontend.run_all(*cells, "city.finish()")
-    assert [one.outputs for one in again[1:4]] == [one.outputs for one in shown[1:]], "a resumed cell is recorded whole"
+    assert [cell.outputs for cell in again[1:4]] == [cell.outputs for cell in shown[1:]], (
+        "a resumed cell is recorded whole"
+    )
     assert frontend.ran()["c"] == 1
     frontend.kernels[-1].end()
     new = frontend.run_all(*cells)
@@ -401,10 +406,10 @@ def test_cells_without_a_snapshot_run_again_once_they_are_needed(frontend: Front
     look = kernel.run("print(x)", "look")
     assert look.text == "b [1, 2]\n[1, 2]\n"
     assert [note.partition(" (")[0] for note in look.notes] == [
-        "variables are back as [2] left them", "no snapshot behind [3]: run again here"
+        "variables restored as [2] left them", "no snapshot after [3]: re-run here"
     ]  # fmt: skip
     assert kernel.run(cells[2], "c3").notes[0].startswith("finished")
-    assert kernel.run(cells[3], "c4").notes[0].startswith("variables are back as [6] left them")
+    assert kernel.run(cells[3], "c4").notes[0].startswith("variables restored as [6] left them")
     assert kernel.run("x", "c5").text == '{"text/plain": "[1, 2, 3, 4]"}'
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
@@ -414,9 +419,9 @@ def test_a_tagged_cell_runs_again_once_the_variables_are_back(frontend: Frontend
     cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "die('here'); ran('d'); print(x)")
     assert frontend.run_all(*cells)[2].text == "b [1, 2]\n"
     shown = frontend.run_all(*cells)
-    assert shown[2].notes[0].endswith("; qcity-rerun: it runs again once the variables are back")
+    assert shown[2].notes[0].endswith("; qcity-rerun: it is re-run once the variables are restored")
     assert shown[3].text == "b [1, 2, 3, 2]\n"
-    assert "tagged qcity-rerun: [3]: run again here" in shown[3].notes
+    assert "tagged qcity-rerun: [3]: re-run here" in shown[3].notes
     assert shown[4].text == "[1, 2, 3, 2]\n"
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
@@ -432,16 +437,16 @@ def test_a_tagged_cell_without_a_snapshot_runs_again_once(frontend: Frontend) ->
     kernel.run(cells[2], "c3")
     look = kernel.run("print(x)", "look", ("hide-input",))
     assert look.text == "[1, 2, 3]\n"
-    assert look.notes == ["no snapshot behind [5]: run again here"]
+    assert look.notes == ["no snapshot after [5]: re-run here"]
     assert kernel.run(cells[3], "c4").notes[-1].startswith("finished"), "what looks is no cell, whatever its other tags"
-    assert frontend.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once in front of its snapshot, once behind it"
+    assert frontend.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once before its snapshot, once after it"
 
 
-def test_behind_a_cell_tagged_so_no_snapshot_is_taken(frontend: Frontend) -> None:
+def test_after_a_cell_tagged_so_no_snapshot_is_taken(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-skip-snapshot",)), "die('here'); print(x)")
     frontend.run_all(*cells)
     shown = frontend.run_all(*cells)
-    assert shown[1].notes[0].startswith("variables are back as [2] left them")
+    assert shown[1].notes[0].startswith("variables restored as [2] left them")
     assert shown[3].text == "[1, 2]\n"
     assert frontend.ran() == {"a": 1, "b": 2}
 
@@ -454,8 +459,8 @@ def test_a_cell_that_must_not_run_twice_is_refused(frontend: Frontend) -> None:
     (_, kind, refused) = frontend.run_all(*cells, kernel=kernel)[2].outputs[0]
     assert kind == "InputRejected"
     assert "must not run twice (qcity-once), and began at 20" in refused
-    assert "if not, take the tag away and run it" in refused
-    kernel.run(once.source, "c2")  # somebody looked, and took the tag away
+    assert "if not, remove the tag and run it" in refused
+    kernel.run(once.source, "c2")  # a person checked, and removed the tag
     assert kernel.run(cells[2], "c3").number is None, "it dies there"
     shown = frontend.run_all(*cells)
     assert shown[2].notes[-1].startswith("finished in an earlier kernel"), "with the tag or without"
@@ -464,7 +469,7 @@ def test_a_cell_that_must_not_run_twice_is_refused(frontend: Frontend) -> None:
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
-def test_a_cell_that_must_not_run_twice_and_ended_is_passed_over(frontend: Frontend) -> None:
+def test_a_cell_that_must_not_run_twice_and_ended_is_skipped(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-once",)), "die('here'); ran('c'); print(x)")
     frontend.run_all(*cells)
     assert frontend.run_all(*cells)[3].text == "[1, 2]\n"
@@ -487,7 +492,7 @@ def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(frontend:
         pack.write_bytes(bytes(pack.stat().st_size))
     shown = [kernel.run(source, f"c{n + 1}") for n, source in enumerate(cells)]
     assert shown[1].text == "b\n"
-    assert any("did not come back" in note for note in shown[1].notes)
+    assert any("could not be restored" in note for note in shown[1].notes)
     assert shown[2].text == '{"text/plain": "6"}'
     assert frontend.ran() == {"a": 2, "b": 2}
 
@@ -496,7 +501,7 @@ def test_an_edit_before_the_extension_is_seen(frontend: Frontend) -> None:
     frontend.run_all("ran('a'); x = 5", "die('here')")
     frontend.setup = "rate = 2\n" + SETUP
     shown = frontend.run_all("ran('a'); x = 5")
-    assert "1 cell has finished, but a cell before %load_ext is new or edited: all run again" in shown[0].notes[0]
+    assert "1 cell has finished, but a cell before %load_ext is new or edited: all are re-run" in shown[0].notes[0]
     assert frontend.ran() == {"a": 2}
 
 
@@ -512,7 +517,7 @@ def test_what_the_setup_makes_and_cannot_be_saved_stays(frontend: Frontend) -> N
     assert frontend.ran() == {"a": 1}
 
 
-def test_begin_anew(frontend: Frontend) -> None:
+def test_start_over(frontend: Frontend) -> None:
     frontend.run_all("ran('a')", "die('here')")
     kernel = frontend.host()
     shown = frontend.run_all(
@@ -528,9 +533,9 @@ def test_begin_anew(frontend: Frontend) -> None:
 def test_where_the_run_cannot_be_told_one_line_says_what_to_do(frontend: Frontend) -> None:
     kernel = frontend.host()
     frontend.marks.mkdir(exist_ok=True)
-    said = kernel.run("%load_ext qcity_nb", "c0")
-    assert said.text.startswith("UsageError: ") or said.outputs[-1][0] == "error"
-    text = said.text + "".join(one[-1] for one in said.outputs)
+    shown = kernel.run("%load_ext qcity_nb", "c0")
+    assert shown.text.startswith("UsageError: ") or shown.outputs[-1][0] == "error"
+    text = shown.text + "".join(output[-1] for output in shown.outputs)
     assert 'qcity.up(run="train"); then %load_ext qcity_nb' in text
     assert kernel.run("import qcity_nb as qcity; city = qcity.up(run='train')", "c1").outputs == []
     assert kernel.run("%load_ext qcity_nb", "c2").notes[0].startswith("run train-")
@@ -554,7 +559,7 @@ def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
     assert world.ran()[2:] == [0, 1, 2][1:]
 
 
-def test_widgets_of_passed_cells_show_their_text_and_live_when_run_again(frontend: Frontend) -> None:
+def test_widgets_of_skipped_cells_show_their_text_and_live_when_run_again(frontend: Frontend) -> None:
     cells = (
         "ran('a'); x = [1]",
         "import ipywidgets\nran('b'); slider = ipywidgets.IntSlider(value=3)\nslider",
@@ -564,16 +569,17 @@ def test_widgets_of_passed_cells_show_their_text_and_live_when_run_again(fronten
     assert view in frontend.run_all(*cells)[2].text
     kernel = frontend.host()
     shown = frontend.run_all(*cells, kernel=kernel)
-    assert shown[2].notes[-1].endswith("; its widgets are not live: run it again for them")
+    assert shown[2].notes[-1].endswith("; its widgets are not live: run it again to get live ones")
     assert "IntSlider(value=3)" in shown[2].text
     assert view not in shown[2].text
-    assert shown[1].notes[0].endswith("; run again, it runs for real")
+    assert shown[1].notes[0].endswith("; run it again to execute it")
     assert view in kernel.run(cells[1], "c2").text
     assert kernel.run("slider.value + x[0]", "c4").text == '{"text/plain": "4"}'
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
-def test_settings_and_magics_of_passed_cells_hold(frontend: Frontend) -> None:
+@pytest.mark.each_python
+def test_settings_and_magics_of_skipped_cells_hold(frontend: Frontend) -> None:
     cells = (
         "%precision 2\nran('a')",
         "import sys, warnings; sys.setrecursionlimit(4321); warnings.filterwarnings('ignore', 'dull')",

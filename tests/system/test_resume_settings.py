@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from course_world import DIED, ResumeWorld
+from resume_world import DIED, ResumeWorld
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 
@@ -85,8 +85,8 @@ def test_settings_and_magics_hold(world: ResumeWorld) -> None:
     world.attempt(code=DIED)
     world.attempt()
     assert world.ran() == [1, 1, 0, 2, 1, 1]
-    (passed,) = world.events("cells")
-    assert (passed.data["passed"], passed.data["said"]) == (3, [])
+    (skipped,) = world.events("cells")
+    assert (skipped.data["skipped"], skipped.data["notes"]) == (3, [])
 
     calm = ResumeWorld(world.folder.parent / "calm")
     calm.write(*cells)
@@ -104,8 +104,8 @@ def test_what_cannot_run_again_is_told(world: ResumeWorld) -> None:
     world.write("%load_ext ext", rotating, "Path('ext.py').unlink()", "die('here')\nprint('on')")
     world.attempt(code=DIED)
     world.attempt()
-    (passed,) = world.events("cells")
-    (magic, handler) = passed.data["said"]
-    assert magic.startswith("`%load_ext ext` could not run again (ModuleNotFoundError")
+    (skipped,) = world.events("cells")
+    (magic, handler) = skipped.data["notes"]
+    assert magic.startswith("`%load_ext ext` could not be re-run (ModuleNotFoundError")
     assert "MemoryHandler of the logger x" in handler
     assert world.shown()[4] == ["on\n"]

@@ -1,4 +1,4 @@
-"""Going on at the cell where it died: what runs, what is passed over, what comes back, and what is said."""
+"""Resuming at the cell where it died: what runs, what is skipped, what is restored, and what the messages say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from course_world import DIED, Cell, ResumeWorld
+from resume_world import DIED, Cell, ResumeWorld
 
 pytestmark = [pytest.mark.kernel, pytest.mark.kill, pytest.mark.timeout(240)]
 
@@ -19,7 +19,8 @@ def world(tmp_path: Path) -> ResumeWorld:
     return ResumeWorld(tmp_path / "p")
 
 
-def test_finished_cells_are_passed_over_and_show_what_they_showed(world: ResumeWorld) -> None:
+@pytest.mark.each_python
+def test_finished_cells_are_skipped_and_show_what_they_showed(world: ResumeWorld) -> None:
     world.write(
         "import numpy as np\nrng = np.random.default_rng(3)\na = np.arange(6.0)\nhalf = a[:3]\nprint(rng.random())",
         "from IPython.display import HTML, display\nhandle = display(HTML('<b>one</b>'), display_id='x')\na.sum()",
@@ -32,7 +33,7 @@ def test_finished_cells_are_passed_over_and_show_what_they_showed(world: ResumeW
     died = world.shown()
     assert world.ran() == [1, 1, 1, 1, 2, 1]
     assert world.counts() == [1, 2, 3, 4, 5, 6]
-    assert [event.data["passed"] for event in world.events("cells")] == [4]
+    assert [event.data["skipped"] for event in world.events("cells")] == [4]
 
     calm = ResumeWorld(world.folder.parent / "calm")
     calm.write(*[cell.source.partition("\n")[2] for cell in world.book.cells[1:]])
@@ -58,6 +59,7 @@ def test_an_edited_cell_runs_again_with_all_that_follow_and_nothing_before(world
     assert world.shown()[2:] == [["[1, 2]\n"], [], ["[1, 2, 4] False\n"]], "x is what it was before the edited cell"
 
 
+@pytest.mark.each_python
 def test_a_cell_that_failed_runs_again_and_those_before_do_not(world: ResumeWorld) -> None:
     world.write("data = 'dear'", "print(data)\nassert Path('mended').exists()", "print('on')")
     world.attempt(code=1)
@@ -71,7 +73,7 @@ def test_a_cell_that_failed_runs_again_and_those_before_do_not(world: ResumeWorl
     assert world.ran() == [1, 1, 2, 1]
 
 
-def test_a_failure_that_comes_again_is_known_for_the_same_though_cells_were_passed_over(world: ResumeWorld) -> None:
+def test_a_failure_that_comes_again_is_known_for_the_same_though_cells_were_skipped(world: ResumeWorld) -> None:
     """Passing over is no progress: else a run that cannot get on would be tried for ever."""
     world.write("g = (n for n in range(3))\nnext(g)", "x = 1", "next(g)\nraise ValueError('always')")
     world.attempt(code=1)
@@ -79,10 +81,11 @@ def test_a_failure_that_comes_again_is_known_for_the_same_though_cells_were_pass
     head = world.head
     assert head.failure is not None
     assert head.failure.times == 2, "no checkpoint came between"
-    assert world.ran() == [1, 2, 2, 2], "the generator was made again, and all since"
+    assert world.ran() == [1, 2, 2, 2], "the generator was re-created, and all cells since were re-run"
 
 
-def test_what_cannot_be_saved_is_made_again_where_it_is_needed(world: ResumeWorld) -> None:
+@pytest.mark.each_python
+def test_what_cannot_be_saved_is_re_created_where_it_is_needed(world: ResumeWorld) -> None:
     world.write(
         "import threading\ndata = list(range(5))\nunused = threading.Thread(target=print)",
         "numbers = (n * n for n in data)\nprint(next(numbers))",
@@ -95,7 +98,7 @@ def test_what_cannot_be_saved_is_made_again_where_it_is_needed(world: ResumeWorl
     assert world.ran() == [1, 1, 2, 2, 2, 1]
     assert world.shown() == [[], [], ["0\n"], ["1\n"], ["4 kept\n"], ["25\n"]]
     (again,) = world.events("again")
-    assert again.data["message"].startswith("numbers cannot be saved: made again from cell 3 on, 0.")
+    assert again.data["message"].startswith("numbers could not be saved: re-run from cell 3 on, 0.")
     assert again.data["message"].endswith(", Path(…).write_text (cell 4)")
 
 
@@ -108,12 +111,12 @@ def test_no_finished_loop_runs_again_for_it(world: ResumeWorld) -> None:
         "next(numbers)",
     )
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
+    stderr = world.attempt(code=1)
     assert world.ran() == [1, 1, 1, 2, 1]
     assert world.shown()[3] == ["[0, 1, 2]\n"]
-    assert "VariableLost: numbers (a generator)" in said
+    assert "VariableLost: numbers (a generator)" in stderr
     (lost,) = world.events("lost")
-    assert lost.data["message"] == "numbers cannot be saved, and a loop has finished since"
+    assert lost.data["message"] == "numbers could not be saved, and a loop has finished since"
 
 
 def test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so(world: ResumeWorld) -> None:
@@ -123,9 +126,9 @@ def test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so(world: 
         "die('here')\nuse('wor' + 'ker').name",
     )
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
+    stderr = world.attempt(code=1)
     assert world.ran() == [1, 1, 1, 2]
-    assert "VariableLost" in said
+    assert "VariableLost" in stderr
     assert "worker" in world.shown()[3][0]
     assert "Thread" in world.shown()[3][0]
 
@@ -149,12 +152,12 @@ def test_a_cell_without_a_snapshot_runs_again(world: ResumeWorld) -> None:
 
 def test_packages_are_installed_on_a_new_machine_before_the_variables_come_back(world: ResumeWorld) -> None:
     folder = world.folder / "elsewhere"
-    wanted = folder / "wanted.py"
+    module = folder / "wanted.py"
     folder.mkdir()
     world.write(
         "import sys",
         "%pip --version",
-        f"Path({str(wanted)!r}).write_text('class Thing: n = 7')\nsys.path.insert(0, {str(folder)!r})",
+        f"Path({str(module)!r}).write_text('class Thing: n = 7')\nsys.path.insert(0, {str(folder)!r})",
         "import wanted\nit = wanted.Thing()",
         "die('here')\nprint(it.n)",
     )
@@ -169,8 +172,8 @@ def test_packages_are_installed_on_a_new_machine_before_the_variables_come_back(
 def test_a_cell_that_must_not_run_twice_asks(world: ResumeWorld) -> None:
     world.write("x = 1", Cell("print('sent')\ndie('here')", ("qcity-once",)), "print('after', x)")
     world.attempt(code=DIED)
-    said = world.attempt(code=1)
-    assert "cell 3 must not run twice (qcity-once), and began at 20" in said
+    stderr = world.attempt(code=1)
+    assert "cell 3 must not run twice (qcity-once), and began at 20" in stderr
     assert world.ran() == [1, 1, 1]
     assert (world.head.state, world.head.desired.state) == ("stopped", "stopped")
     resume = [sys.executable, "-m", "qcity_nb.cli", "resume", world.head.run]
@@ -183,7 +186,7 @@ def test_a_cell_that_must_not_run_twice_asks(world: ResumeWorld) -> None:
     assert world.ran() == [1, 1, 1, 1]
 
 
-def test_once_it_has_ended_it_is_passed_over(world: ResumeWorld) -> None:
+def test_once_it_has_ended_it_is_skipped(world: ResumeWorld) -> None:
     world.write(Cell("print('sent')", ("qcity-once",)), "g = (n for n in range(3))", "die('here')\nprint(next(g))")
     world.attempt(code=DIED)
     world.attempt()
@@ -208,8 +211,8 @@ def test_a_kernel_without_snapshots_runs_all_cells_and_says_so(world: ResumeWorl
     world.attempt(JUPYTER_PATH=str(world.folder / "data"))
     assert world.ran() == [2, 2, 2]
     assert world.shown()[2] == ["1\n"]
-    (said, _) = world.events("no-snapshots")
-    assert "cells run again after a death" in said.data["message"]
+    (event, _) = world.events("no-snapshots")
+    assert "all cells are re-run after a death" in event.data["message"]
 
 
 def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(world: ResumeWorld) -> None:
@@ -221,9 +224,10 @@ def test_a_snapshot_that_cannot_be_loaded_costs_the_time_and_not_the_run(world: 
     world.attempt()
     assert world.ran() == [1, 1, 1, 2, 1]
     (cells,) = world.events("cells")
-    assert any("it" in said and "Thing" in said for said in cells.data["said"])
+    assert any("it" in note and "Thing" in note for note in cells.data["notes"])
 
 
+@pytest.mark.each_python
 def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> None:
     world.write("x = 5", "die('here')\nprint(x)")
     world.attempt(code=DIED)
@@ -239,24 +243,25 @@ def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> Non
 def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_told(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(2_000_000)]"
     world.write("x = 5", many, "y = x + 1", "die('here')\nprint(x, y, len(many))")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")  # what it is by default
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="")  # what it is by default
     (postponed,) = world.events("postponed")
     assert "it waits for cells that take longer" in postponed.data["message"]
-    world.attempt(QCITY_SNAPSHOT_SHARE="")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="")
     assert world.ran() == [1, 1, 2, 2, 2]
     assert world.shown()[4] == ["5 6 2000000\n"]
 
 
-def test_a_snapshot_that_takes_longer_than_the_cells_behind_it_waits(world: ResumeWorld) -> None:
+@pytest.mark.nightly  # it waits for what is slow
+def test_a_snapshot_that_takes_longer_than_the_cells_before_it_waits(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(500_000)]"
     pause = "import time; time.sleep(6); many[0]"  # saves up more than the list takes
     world.write(many, pause, "quick = 1", "slow = time.sleep(4)", "die('here')\nprint(quick, slow)")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="0.5")
-    world.attempt(QCITY_SNAPSHOT_SHARE="0.5")
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="0.5")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="0.5")
     assert world.ran()[:3] == [1, 1, 1]
     assert world.ran()[4:] == [1, 2]
     waiting = {event.data["index"] for event in world.events("postponed")}
-    assert (2 in waiting, 3 in waiting, 4 in waiting) == (False, True, False), "not worth it behind the quick cell"
+    assert (2 in waiting, 3 in waiting, 4 in waiting) == (False, True, False), "not worth it after the quick cell"
 
 
 def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(world: ResumeWorld) -> None:
@@ -268,16 +273,16 @@ def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(world: ResumeWor
     assert statuses == ["completed", "completed", "completed", "pending"]
     assert world.shown()[2] == ["made\n"]
     world.attempt()
-    assert world.ran() == [1, 1, 2, 1], "the cell that no snapshot stands behind runs again"
+    assert world.ran() == [1, 1, 2, 1], "the cell that has no snapshot after it is re-run"
     assert world.shown()[3][0].startswith("[5] ")
 
 
 def test_no_snapshots_where_none_are_wanted(world: ResumeWorld) -> None:
     with (world.folder / "pyproject.toml").open("a") as file:
-        file.write("snapshot_share = 0\n")
+        file.write("snapshot_time_share = 0\n")
     world.write("x = 5", "die('here')\nprint(x)")
-    world.attempt(code=DIED, QCITY_SNAPSHOT_SHARE="")
-    world.attempt(QCITY_SNAPSHOT_SHARE="")
+    world.attempt(code=DIED, QCITY_SNAPSHOT_TIME_SHARE="")
+    world.attempt(QCITY_SNAPSHOT_TIME_SHARE="")
     assert world.ran() == [2, 2, 2]
 
 

@@ -1,6 +1,6 @@
 """What a cell of a book calls first: it notes that it ran, and leaves nothing in the notebook's namespace.
 
-    __import__("book_mark").ran(3)
+    __import__("book_log").ran(3)
 
 A line of the file that ``BOOK_LOG`` names is ``cell pid seconds``; the seconds are this machine's monotonic clock.
 """
@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Mark", "marks", "ran"]
+__all__ = ["CellStart", "read_log", "ran"]
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CellStart:
     """A cell began."""
 
     cell: int
@@ -36,10 +36,10 @@ def ran(cell: int) -> None:
         os.close(handle)
 
 
-def marks(path: Path) -> list[Mark]:
+def read_log(path: Path) -> list[CellStart]:
     """All that a file holds, oldest first."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return []
-    return [Mark(int(cell), int(pid), float(at_s)) for cell, pid, at_s in (line.split() for line in lines)]
+    return [CellStart(int(cell), int(pid), float(at_s)) for cell, pid, at_s in (line.split() for line in lines)]

@@ -25,10 +25,10 @@ ROOT = Path(__file__).parents[2]
 KILL = """
 import os, signal, sys
 def kill():
-    "Kills this kernel once the snapshot behind the cell before is on the disk."
+    "Kills this kernel once the snapshot after the last cell is on the disk."
     side = sys.modules.get("qcity_nb.kernel.engine_requests")
     if side is not None and side._session is not None:
-        side._session.settle()
+        side._session.finish_save()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 DIE = (
@@ -65,18 +65,18 @@ class ResumeWorld:
     def __post_init__(self) -> None:
         self.folder.joinpath("deaths").mkdir(parents=True)
         self.folder.joinpath("pyproject.toml").write_text(
-            f'[tool.qcity]\nproject = "course"\ntracking = ""\n{self.extra}'
+            f'[tool.qcity]\nproject = "resume"\ntracking = ""\n{self.extra}'
         )
 
     def write(self, *cells: str | Cell, first: str = DIE) -> None:
-        """The notebook: ``first`` in front, and each cell writes its number into ``ran`` when it begins."""
+        """The notebook: ``first`` before the rest, and each cell writes its number into ``ran`` when it begins."""
         made = []
         for number, cell in enumerate((first, *cells)):
-            one = cell if isinstance(cell, Cell) else Cell(cell)
-            mark = f"open({str(self.folder / 'ran')!r}, 'a').write('{number}\\n')  # {'-' * 9}\n"
-            lead = "" if one.source.lstrip().startswith("%") else mark.replace("open", "_ = open", 1)
-            code = nbformat.v4.new_code_cell(lead + one.source.strip(), id=f"c{number}")
-            code.metadata["tags"] = list(one.tags)
+            code_cell = cell if isinstance(cell, Cell) else Cell(cell)
+            log_line = f"open({str(self.folder / 'ran')!r}, 'a').write('{number}\\n')  # {'-' * 9}\n"
+            lead = "" if code_cell.source.lstrip().startswith("%") else log_line.replace("open", "_ = open", 1)
+            code = nbformat.v4.new_code_cell(lead + code_cell.source.strip(), id=f"c{number}")
+            code.metadata["tags"] = list(code_cell.tags)
             made.append(code)
         spec = {"name": self.kernel, "display_name": "Python 3", "language": "python"}
         book = nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": spec})
