@@ -156,7 +156,7 @@ def test_a_job_whose_run_another_holds_does_nothing(world: JobsWorld) -> None:
     world.begin(f"{RUN}-2", holder=Holder(attempt=f"{RUN}-2", host="local"), term=1)
     launcher.launch(world.spec())
     assert world.ended(launcher).exit_code == 0
-    assert f"is held by attempt {RUN}-2" in world.log()
+    assert f"is held by attempt 1: {RUN}-2" in world.log()
 
 
 def test_a_bundle_that_is_damaged_ends_the_job(world: JobsWorld) -> None:

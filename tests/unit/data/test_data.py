@@ -295,7 +295,7 @@ def test_an_object_that_the_remote_lacks(clone: Path) -> None:
     with pytest.raises(DataError, match=r"images/05\.bin: not on this host"):
         Data(clone)[FOLDER]
     listing_object(clone).unlink()
-    with pytest.raises(DataError, match="data/images: not here"):
+    with pytest.raises(DataError, match="data/images: not on this host"):
         Data(clone)[FOLDER]
     assert not (clone / FOLDER).exists()
 
