@@ -196,7 +196,7 @@ class Ours(Engine):
 
         read = self.tier.reader(self.tier.load(max(self.tier.seqs())))
         captured = [decode_state(group.state, read) for group in fold(self.cells.records).values()]
-        memory = [buffer_targets.land(each.skeleton, each.buffers).memory for each in captured]
+        memory = [buffer_targets.read_buffers(each.skeleton, each.buffers).memory for each in captured]
         began = time.perf_counter()
         with gc_pause.still():
             made = [load(group.skeleton, lies, Restoring({})) for group, lies in zip(captured, memory, strict=True)]
