@@ -11,7 +11,7 @@ from book_digest import digests
 from optional import part
 
 
-def digests(**namespace: Any) -> dict[str, tuple[str, str]]:
+def digests_of(**namespace: Any) -> dict[str, tuple[str, str]]:
     return digests(namespace)
 
 
@@ -28,9 +28,9 @@ def test_the_same_content_is_the_same() -> None:
         items = [1, "two", {3.0}]
         return {"array": array, "row": array[1], "items": items, "same": items, "rng": np.random.default_rng(1)}
 
-    assert digests(**state()) == digests(**state())
+    assert digests_of(**state()) == digests_of(**state())
     plain = {"array": np.arange(3), "items": [1, {"a": (2, None)}]}
-    assert digests(**plain) == digests(**pickle.loads(pickle.dumps(plain)))
+    assert digests_of(**plain) == digests_of(**pickle.loads(pickle.dumps(plain)))
 
 
 LIST: list[int] = [1, 2]
@@ -52,7 +52,7 @@ ARRAY = np.arange(6.0)
     ],
 )
 def test_what_behaves_differently_differs(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert digests(**one) != digests(**other)
+    assert digests_of(**one) != digests_of(**other)
 
 
 COUNTER = """
@@ -93,7 +93,7 @@ def test_tied_weights_and_an_optimizer_s_parameters_are_seen() -> None:
         return {"layers": layers, "optimizer": torch.optim.SGD(parameters, lr=0.1)}
 
     found = [
-        digests(**state(is_tied=a, is_own=b)) for a, b in ((True, True), (True, True), (False, True), (True, False))
+        digests_of(**state(is_tied=a, is_own=b)) for a, b in ((True, True), (True, True), (False, True), (True, False))
     ]
     assert found[0] == found[1]
     assert found[0]["layers"] != found[2]["layers"]
