@@ -265,7 +265,6 @@ def test_notebooks_use_the_fields_words(notebook: Path) -> None:
     assert not complaints, "\n".join(complaints)
 
 
-@pytest.mark.xfail(strict=True, reason="the package's messages and docstrings are still to be rewritten")
 def test_messages_and_docstrings_use_the_fields_words() -> None:
     complaints = [
         f"{name_of(file)}: {complaint}"
