@@ -75,7 +75,7 @@ class Bench:
     """A launcher over one folder, and what it started."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = settings.load(folder, {"local": str(folder / "local")}, environ={})
+        self.settings = settings.load(folder, {"local_dir": str(folder / "local")}, environ={})
         self.attempts = folder / "local" / "attempts"
         self.spec = AttemptSpec(run="r-1", attempt=f"r-1-{uuid.uuid4().hex[:10]}", host="local", store="s")
         self.id = self.spec.attempt
