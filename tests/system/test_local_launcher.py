@@ -49,7 +49,7 @@ if mode.startswith("sidecar"):
         "time.sleep(float(sys.argv[3]))\\n"
         "pathlib.Path(sys.argv[4], 'published').write_text('yes')\\n"
     )
-    wait = mode[5:]
+    wait = mode.removeprefix('sidecar')
     sidecar = subprocess.Popen(
         [sys.executable, "-c", sidecar, "qcity_nb.sidecar", str(os.getpid()), wait, str(folder)],
         start_new_session=True, stdout=subprocess.PIPE,
