@@ -79,7 +79,7 @@ class World:
         self.folder = folder
         (folder / "pyproject.toml").write_text('[tool.qcity]\nproject = "rivals"\ntracking = ""\n')
         (folder / "attempt.py").write_text(ATTEMPT)
-        (folder / "run/keeper.py").write_text(KEEPER)
+        (folder / "keeper.py").write_text(KEEPER)
         self.environ = environment(ttl_s=ttl_s, PAUSE_S=str(pause_s), COUNT=str(count))
         self.settings = settings.load(folder, environ=self.environ)
         self.store = open_store(self.settings.store)
@@ -116,7 +116,7 @@ class World:
         """Start a keeper."""
         with (self.folder / f"keeper-{len(self.started)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "run/keeper.py", self.run],
+                [sys.executable, "keeper.py", self.run],
                 cwd=self.folder,
                 env={**self.environ, **environ},
                 stdout=log,

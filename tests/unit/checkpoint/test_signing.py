@@ -107,5 +107,5 @@ def test_a_key_that_is_none() -> None:
     assert settings.signing_key({}) is None
     assert settings.signing_key({"QCITY_KEY": " "}) is None
     assert settings.signing_key({"QCITY_KEY": "k" * 16}) == b"k" * 16
-    with pytest.raises(UsageError, match="QCITY_KEY has 3 characters, and needs 16: take"):
+    with pytest.raises(UsageError, match="QCITY_KEY has 3 characters, and needs 16: make one"):
         settings.signing_key({"QCITY_KEY": "abc"})

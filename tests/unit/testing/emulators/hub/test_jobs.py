@@ -82,6 +82,7 @@ def test_the_first_line_says_that_the_image_is_not_run(api: HfApi) -> None:
 
 def test_what_a_job_sees(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OF_THE_SERVER", "1")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.setenv("HF_ENDPOINT", api.endpoint)
     script = "import json, os; print(json.dumps([dict(os.environ), os.getcwd(), os.listdir()]))"
     job = start(api, "python", "-c", script, env={"A": "b"}, secrets={"S": "t"}, flavor="a10g-small")
@@ -93,7 +94,9 @@ def test_what_a_job_sees(api: HfApi, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"A": "b", "S": "t", "JOB_ID": job.id, "ACCELERATOR": "a10g-small", "CPU_CORES": "4", "MEMORY": "15Gi"}
     assert environment.items() >= expected.items()
     known = {"PATH", "LANG", "HOME", "TMPDIR", *expected, "PWD", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
-    assert set(environment) <= known
+    how_to_compute = {name for name in os.environ if name.startswith(("OPENBLAS_", "MKL_", "BLIS_"))}
+    assert set(environment) <= known | how_to_compute
+    assert environment.items() >= {name: os.environ[name] for name in how_to_compute}.items()
     over(api, job)
     assert not Path(cwd).exists()
     assert log_of(api, shell(api, "echo [$ACCELERATOR]")) == ["[]"]
