@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qcity_nb import codec, crashpoints
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
-from qcity_nb.hosts.detect import HostFacts, detect, notebook_path
+from qcity_nb.hosts.detect import DetectedHost, detect, notebook_path
 from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
@@ -65,7 +65,7 @@ def up(
         name: distinguishes several runs of one notebook with the same parameters.
         params: the parameters that identify this run, if it is run by hand.
         store: where runs live: a directory or a store's address. Default: ``.qcity/store`` in the project.
-        tracking: MLflow tracking address. Default: ``.qcity/mlflow.db`` in the project.
+        tracking: MLflow tracking address, or ``jsonl:///folder``. Default: ``.qcity/mlflow.db`` in the project.
         fresh: begin a new run, even if an unfinished one exists.
         take_over: take the run from the host that holds it now.
         namespace: the variables in which to look for the notebook's path, outside IPython. Default: ``__main__``'s.
@@ -120,7 +120,7 @@ def _shell() -> Any:
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
-def _join(settings: Settings, host: HostFacts) -> City:
+def _join(settings: Settings, host: DetectedHost) -> City:
     """Under the engine: join its attempt, whose sidecar already holds the lease."""
     mailbox = Mailbox(Path(settings.mailbox))
     config = codec.loads(sidecar.Config, (mailbox.path / "sidecar.json").read_bytes())
@@ -129,7 +129,7 @@ def _join(settings: Settings, host: HostFacts) -> City:
 
 def _begin(
     settings: Settings,
-    host: HostFacts,
+    host: DetectedHost,
     names: Mapping[str, Any],
     *,
     run: str | None,
@@ -208,7 +208,7 @@ class City:
     def __init__(
         self,
         settings: Settings,
-        host: HostFacts,
+        host: DetectedHost,
         config: sidecar.Config,
         mailbox: Mailbox,
         status: Status,

@@ -19,7 +19,7 @@ HEAVY = {
     "ssl",
     "unittest",
 }
-FACTS = ["errors", "records", "clock", "codec", "crashpoints", "ports", "settings", "run.lease"]
+ROOT_MODULES = ["errors", "records", "clock", "codec", "crashpoints", "ports", "settings", "run.lease"]
 PROBE = """
 import json, sys
 before = set(sys.modules)
@@ -48,8 +48,8 @@ def test_the_package_alone_loads_next_to_nothing() -> None:
     assert {name for name in modules if name.startswith("qcity_nb.")} == {"qcity_nb.version"}
 
 
-@pytest.mark.parametrize("name", FACTS)
-def test_the_facts_load_the_standard_library_alone(name: str) -> None:
+@pytest.mark.parametrize("name", ROOT_MODULES)
+def test_the_root_loads_the_standard_library_alone(name: str) -> None:
     modules = loaded(f"import qcity_nb.{name}")
     assert f"qcity_nb.{name}" in modules
     assert not foreign(modules)

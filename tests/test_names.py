@@ -42,6 +42,7 @@ WORDS: dict[str, str] = {
     "sweep": "cleanup",
     "hear": "note_…",
     "story": "journal",
+    "facts": "name the thing: host, settings, …",
 }
 """Private words, anywhere in a name, and what stands in their place."""
 
@@ -51,7 +52,6 @@ NAMES: dict[str, str] = {
     "found": "name the thing: path, match, head, …",
     "one": "name the thing: loop, record, entry, …",
     "mark": "name the thing: position, event, …",
-    "facts": "name the thing: host, settings, …",
     "wanted": "desired, or expected",
     "absent": "not_saved, or missing",
     "space": "snapshotter, namespace",

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from qcity_nb.hosts.limits import limit_of
 
-__all__ = ["NAMES", "HostFacts", "detect", "notebook_path"]
+__all__ = ["NAMES", "DetectedHost", "detect", "notebook_path"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostFacts:
+class DetectedHost:
     """What is known of the host that runs this process."""
 
     name: str
@@ -160,7 +160,7 @@ def detect(
     modules: Mapping[str, object] | None = None,
     namespace: Mapping[str, object] | None = None,
     has_terminal: Callable[[], bool] | None = None,
-) -> HostFacts:
+) -> DetectedHost:
     """Say which host runs this process.
 
     Args:
@@ -194,7 +194,7 @@ def detect(
         is_interactive = (has_terminal or _stdin_is_terminal)()
     limit = limit_of(kind.name, environ)
     labels = {name.lower(): value for name in kind.labels if (value := environ.get(name))}
-    return HostFacts(
+    return DetectedHost(
         name=kind.name,
         evidence=evidence,
         session_limit_s=limit.limit_s if limit is not None else None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from qcity_nb.errors import UsageError
-from qcity_nb.hosts.detect import HostFacts
+from qcity_nb.hosts.detect import DetectedHost
 
 __all__ = ["find"]
 
 
-def find(name: str, host: HostFacts) -> str:
+def find(name: str, host: DetectedHost) -> str:
     """The secret's value.
 
     Raises:

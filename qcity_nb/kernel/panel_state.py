@@ -10,7 +10,7 @@ from qcity_nb.run.mailbox import Status
 from qcity_nb.views.run_view import LoopView, PanelView, Saved
 
 if TYPE_CHECKING:
-    from qcity_nb.hosts.detect import HostFacts
+    from qcity_nb.hosts.detect import DetectedHost
     from qcity_nb.views.curve import Point
 
 __all__ = ["loop_views", "view_of"]
@@ -47,7 +47,7 @@ def _metrics(session: Session) -> dict[str, tuple[Point, ...]]:
     return {key: (*before.get(key, ()), *since.get(key, ())) for key in (*before, *since)}
 
 
-def view_of(session: Session, host: HostFacts) -> PanelView:
+def view_of(session: Session, host: DetectedHost) -> PanelView:
     """The panel's present view."""
     status = session.sidecar.look(now=True)
     now = session.clock.now_s()

@@ -312,7 +312,7 @@ def test_a_full_disk_is_reported_and_leaves_the_file_as_it_was(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("damage", ['{"par', "[]", '{"param": 3}', '{"tag": "a"}'])
-def test_a_damaged_file_of_facts_is_named(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
     run_id = begin(opened(tmp_path))
     path = tmp_path / run_id / "run.jsonl"
     path.write_text(damage + "\n")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from qcity_nb.hosts.detect import NAMES, HostFacts, detect, notebook_path
+from qcity_nb.hosts.detect import NAMES, DetectedHost, detect, notebook_path
 
 
 def kernel(*, stdin: bool = True, **variables: object) -> dict[str, object]:
@@ -28,7 +28,7 @@ def look(
     *,
     files: tuple[str, ...] = (),
     terminal: bool = False,
-) -> HostFacts:
+) -> DetectedHost:
     return detect(
         environ,
         exists=lambda path: str(path) in files,
