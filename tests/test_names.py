@@ -7,12 +7,17 @@ capitals. The phrases of what people read have a test of their own (tests/docs/t
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+import qcity_nb
+from qcity_nb.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("qcity_nb", "tests", "benchmarks")
@@ -72,6 +77,12 @@ NAMES: dict[str, str] = {
 """Private, or saying nothing, as a whole name. In tests only what they define is held to these: a local name in a
 short test may be plain."""
 
+OPTIONS: dict[str, str] = {"state": "--store", "watch_on": "keep --schedule"}
+"""Options and commands of the command line that have another name now."""
+
+SETTINGS: dict[str, str] = {"local": "local_dir", "attempts": "max_attempts"}
+"""Settings that have another name now; the other tables hold for them too."""
+
 STAYS: dict[tuple[str, str], str] = {
     ("qcity_nb/testing/emulators/hub/", "scope"): "the Hub's word for what a token, or a webhook's event, is about",
     ("qcity_nb/testing/emulators/hub/", "space"): "a Hugging Face Space; in git.py the character",
@@ -116,6 +127,10 @@ def names(source: str) -> Iterator[Name]:
                         yield Name(text=key.value, line=key.lineno, kind="key")
             case ast.alias(asname=str(asname)):
                 yield Name(text=asname, line=node.lineno, kind="import")
+            case ast.Call(func=ast.Attribute(attr="add_argument" | "add_parser") | ast.Name(id="command" | "action")):
+                for word in node.args:
+                    if isinstance(word, ast.Constant) and isinstance(word.value, str) and " " not in word.value:
+                        yield Name(text=word.value.lstrip("-").replace("-", "_"), line=word.lineno, kind="option")
 
 
 def parts(name: str) -> list[str]:
@@ -147,7 +162,8 @@ def private(sources: Mapping[str, str]) -> list[str]:
             if any(path.startswith(place) and name.text == text for place, text in STAYS):
                 continue
             is_strict = not path.startswith("tests/") or name.kind == "definition"
-            if better := instead_of(name.text, is_strict=is_strict):
+            renamed = OPTIONS.get(name.text, "") if name.kind == "option" else ""
+            if better := renamed or instead_of(name.text, is_strict=is_strict):
                 wrong.append(f"{path}:{name.line}: {name.kind} {name.text!r}; say {better}")
     return wrong
 
@@ -165,6 +181,18 @@ def sources() -> dict[str, str]:
 def test_no_private_names() -> None:
     wrong = private(sources())
     assert not wrong, "\n".join(wrong)
+
+
+def test_settings_have_their_new_names() -> None:
+    names_now = {field.name for field in dataclasses.fields(Settings)}
+    assert not names_now & {*SETTINGS, *(f"{old}_s" for old in SETTINGS)}
+    assert names_now >= set(SETTINGS.values())
+
+
+def test_where_runs_live_is_called_store() -> None:
+    parameters = inspect.signature(qcity_nb.up).parameters
+    assert "store" in parameters
+    assert "state" not in parameters
 
 
 def test_what_stays_is_still_there() -> None:
@@ -188,6 +216,9 @@ def test_what_stays_is_still_there() -> None:
         "import x as told",
         "async def hear(): ...",
         "EPOCH = 3",
+        "sub.add_argument('--state')",
+        "commands.add_parser('watch-on')",
+        "sub.add_argument('--take-desk')",
     ],
 )
 def test_a_planted_name_is_found(source: str) -> None:
