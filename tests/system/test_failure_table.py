@@ -24,9 +24,9 @@ Objects in a new process, in a kernel and alone:
 
     open file                                          system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     open file, alone                                   unit/namespace/handlers/test_registry.py::test_files_are_reopened_where_they_were
-    open file that is gone or another                  unit/namespace/handlers/test_registry.py::test_a_file_that_is_not_what_it_was_is_absent
+    open file that is gone or another                  unit/namespace/handlers/test_registry.py::test_a_file_that_is_not_what_it_was_is_not_saved
     temp file, mmap, socket, zmq, cursor, Popen        system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    temp file, mmap, socket, Popen, alone              unit/namespace/handlers/test_registry.py::test_what_lives_in_one_process_is_absent
+    temp file, mmap, socket, Popen, alone              unit/namespace/handlers/test_registry.py::test_what_lives_in_one_process_is_not_saved
     Lock, RLock, Event, Condition, Queue               system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     locks, alone                                       unit/namespace/handlers/test_registry.py::test_locks_are_fresh_and_unlocked
     queues, alone                                      unit/namespace/handlers/test_registry.py::test_queues_keep_what_they_hold
@@ -41,7 +41,7 @@ Objects in a new process, in a kernel and alone:
     torch.jit.script module, alone                     unit/namespace/handlers/test_registry.py::test_torchscript_is_saved_its_own_way
     tensor with an autograd graph                      system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     ipywidgets                                         system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
-    ipywidgets, alone                                  unit/namespace/handlers/test_registry.py::test_widgets_are_absent
+    ipywidgets, alone                                  unit/namespace/handlers/test_registry.py::test_widgets_are_not_saved
     lambda, partial, regex, figure, Linear, RNG, ...   system/test_failure_table.py::test_each_kind_of_object_after_two_deaths
     one bad object spoils the rest                     unit/namespace/test_snapshot.py::test_one_bad_variable_hinders_no_other
     functions see later assignments                    system/test_resume_plan.py::test_finished_cells_are_skipped_and_show_what_they_showed
@@ -288,6 +288,7 @@ WHY = {
 }
 
 
+@pytest.mark.nightly  # a minute; test_registry.py has each kind alone
 def test_each_kind_of_object_after_two_deaths(tmp_path: Path, papermills: Papermills) -> None:
     """Restored, fresh, re-created or ``VariableLost``. The second death comes before the second kernel is there."""
     world = ResumeWorld(tmp_path / "p")
