@@ -30,11 +30,13 @@ TONIGHT = {f"test_moment_of_tonight[{number}]" for number in range(12)}
     ("arguments", "expected"),
     [
         ([FILE], moments(*range(8))),
-        ([FILE, "-m", "kill"], moments(*range(8))),
+        pytest.param([FILE, "-m", "kill"], moments(*range(8)), marks=pytest.mark.nightly),
         ([FILE, "-m", "nightly"], moments(*range(8, 24)) | TONIGHT),
         ([FILE, "-m", "nightly or not nightly"], moments(*range(24)) | TONIGHT),
-        ([f"{FILE}::test_moment[17]", f"{FILE}::test_moment[1]"], moments(1, 17)),
-        ([f"{FILE}::test_moment_of_tonight"], TONIGHT),
+        pytest.param(
+            [f"{FILE}::test_moment[17]", f"{FILE}::test_moment[1]"], moments(1, 17), marks=pytest.mark.nightly
+        ),
+        pytest.param([f"{FILE}::test_moment_of_tonight"], TONIGHT, marks=pytest.mark.nightly),
     ],
 )
 def test_nightly_tests_are_left_out_unless_they_are_asked_for(arguments: list[str], expected: set[str]) -> None:

@@ -424,6 +424,7 @@ assert dict(os.environ) == before
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["mlflow.db", "new"]
 
 
+@pytest.mark.nightly
 def test_processes_that_start_at_once_share_one_whole_new_database(tmp_path: Path) -> None:
     path = tmp_path / "store" / "mlflow.db"
     code = f"""

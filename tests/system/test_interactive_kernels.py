@@ -253,6 +253,7 @@ def test_a_cell_that_fails_is_mended_and_continues_and_those_before_do_not_run(f
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
+@pytest.mark.nightly
 def test_cells_that_look_come_and_go(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "x", "ran('b'); x.append(2)", "x, len(x)", "ran('c'); x.append(3)", "die('here')\nx"]
     frontend.run_all(*cells)
@@ -265,6 +266,7 @@ def test_cells_that_look_come_and_go(frontend: Frontend) -> None:
     assert shown[4].notes[0].startswith("variables restored as [4] left them")
 
 
+@pytest.mark.nightly
 def test_a_cell_that_fails_in_between_does_not_count(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)", "die('here')"]
     frontend.run_all(*cells)
@@ -339,6 +341,7 @@ def when(file: Path, act: Callable[[], Any]) -> None:
     act()
 
 
+@pytest.mark.nightly
 def test_a_finished_cell_that_is_run_once_more_runs_for_real(frontend: Frontend) -> None:
     cells = ["ran('a'); x = [1]", "ran('b'); x.append(2)", "ran('c'); x.append(3)"]
     frontend.run_all(*cells)
@@ -395,6 +398,7 @@ def test_a_loop_resumes_and_the_cells_before_it_do_not_run(frontend: Frontend) -
     assert "cells that finish from here on" in new[0].notes[0]
 
 
+@pytest.mark.nightly
 def test_cells_without_a_snapshot_run_again_once_they_are_needed(frontend: Frontend) -> None:
     frontend.setup = SHARED
     cells = ("ran('a'); x = [1]", "share(0); ran('b'); x.append(2); print('b', x)", "ran('c')\nx.append(3)",
@@ -414,6 +418,7 @@ def test_cells_without_a_snapshot_run_again_once_they_are_needed(frontend: Front
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
 
+@pytest.mark.nightly
 def test_a_tagged_cell_runs_again_once_the_variables_are_back(frontend: Frontend) -> None:
     again = Cell("ran('b'); x.append(2); print('b', x)", ("qcity-rerun", "other"))
     cells = ("ran('a'); x = [1]", again, "ran('c'); x.append(3)", "die('here'); ran('d'); print(x)")
@@ -426,6 +431,7 @@ def test_a_tagged_cell_runs_again_once_the_variables_are_back(frontend: Frontend
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1, "d": 1}
 
 
+@pytest.mark.nightly
 def test_a_tagged_cell_without_a_snapshot_runs_again_once(frontend: Frontend) -> None:
     frontend.setup = SHARED
     again = Cell("share(0); ran('b'); x.append(2)", ("qcity-rerun",))
@@ -442,6 +448,7 @@ def test_a_tagged_cell_without_a_snapshot_runs_again_once(frontend: Frontend) ->
     assert frontend.ran() == {"a": 1, "b": 3, "c": 2, "d": 1}, "once before its snapshot, once after it"
 
 
+@pytest.mark.nightly
 def test_after_a_cell_tagged_so_no_snapshot_is_taken(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-skip-snapshot",)), "die('here'); print(x)")
     frontend.run_all(*cells)
@@ -469,6 +476,7 @@ def test_a_cell_that_must_not_run_twice_is_refused(frontend: Frontend) -> None:
     assert frontend.ran() == {"a": 1, "b": 2, "c": 1}
 
 
+@pytest.mark.nightly
 def test_a_cell_that_must_not_run_twice_and_ended_is_skipped(frontend: Frontend) -> None:
     cells = ("ran('a'); x = [1]", Cell("ran('b'); x.append(2)", ("qcity-once",)), "die('here'); ran('c'); print(x)")
     frontend.run_all(*cells)
@@ -497,6 +505,7 @@ def test_a_snapshot_that_cannot_be_read_means_that_the_cells_run_again(frontend:
     assert frontend.ran() == {"a": 2, "b": 2}
 
 
+@pytest.mark.nightly
 def test_an_edit_before_the_extension_is_seen(frontend: Frontend) -> None:
     frontend.run_all("ran('a'); x = 5", "die('here')")
     frontend.setup = "rate = 2\n" + SETUP
@@ -505,6 +514,7 @@ def test_an_edit_before_the_extension_is_seen(frontend: Frontend) -> None:
     assert frontend.ran() == {"a": 2}
 
 
+@pytest.mark.nightly
 def test_what_the_setup_makes_and_cannot_be_saved_stays(frontend: Frontend) -> None:
     frontend.setup = (
         "import threading, itertools\nworker = threading.Thread(target=print)\nnumbers = (n for n in range(9))\n"
@@ -517,6 +527,7 @@ def test_what_the_setup_makes_and_cannot_be_saved_stays(frontend: Frontend) -> N
     assert frontend.ran() == {"a": 1}
 
 
+@pytest.mark.nightly
 def test_start_over(frontend: Frontend) -> None:
     frontend.run_all("ran('a')", "die('here')")
     kernel = frontend.host()
@@ -550,6 +561,7 @@ def test_where_the_run_cannot_be_determined_one_line_says_what_to_do(frontend: F
     assert [other.run(source, f"c{n}") for n, source in enumerate(cells, 1)][-1].text == '{"text/plain": "1"}'
 
 
+@pytest.mark.nightly
 def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
     world = ResumeWorld(tmp_path / "p")
     world.write("%load_ext qcity_nb", "x = 1\nprint(get_ipython().ast_transformers)", "die('here')\nprint(x)")
@@ -559,6 +571,7 @@ def test_under_the_engine_it_does_nothing(tmp_path: Path) -> None:
     assert world.ran()[2:] == [0, 1, 2][1:]
 
 
+@pytest.mark.nightly
 def test_widgets_of_skipped_cells_show_their_text_and_live_when_run_again(frontend: Frontend) -> None:
     cells = (
         "ran('a'); x = [1]",

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.kill, pytest.mark.kernel, pytest.mark.timeout(119)]
 
 SEEDS = range(24, 30)
 """The other seeds are scripts: test_kill_moments.py."""
-QUICK = (24, 25, 27)
+QUICK = (25, 27)
 """A machine, the attempt's processes, one process; the rest comes at night."""
 MLFLOW = 24
 """Its tracker is MLflow; the others' is of JSON lines."""

@@ -263,6 +263,7 @@ def test_an_error_stops_and_is_marked_and_the_same_file_goes_on(tmp_path: Path) 
     assert killed.head.state == "succeeded"
 
 
+@pytest.mark.nightly
 def test_a_time_out_is_papermill_s_and_holds_for_the_cells_that_run(tmp_path: Path) -> None:
     cells = [code(DIE + "ran('one')\ntime.sleep(0.5)"), code("ran('two')\ntime.sleep(60)"), code("ran('three')")]
     own, ours = (Place(tmp_path, name, cells) for name in ("own", "ours"))

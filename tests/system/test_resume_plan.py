@@ -102,6 +102,7 @@ def test_what_cannot_be_saved_is_re_created_where_it_is_needed(world: ResumeWorl
     assert again.data["message"].endswith(", Path(…).write_text (cell 4)")
 
 
+@pytest.mark.nightly
 def test_no_finished_loop_runs_again_for_it(world: ResumeWorld) -> None:
     """It would yield nothing, and leave nothing beside its state."""
     world.write(
@@ -133,6 +134,7 @@ def test_what_cannot_be_saved_and_is_not_needed_is_an_error_that_says_so(world: 
     assert "Thread" in world.shown()[3][0]
 
 
+@pytest.mark.nightly
 def test_a_tagged_cell_runs_again_in_each_kernel_under_its_number(world: ResumeWorld) -> None:
     world.write(Cell("made = Path('p').resolve()\nprint('again')", ("qcity-rerun",)), "x = 1", "die('here')\nprint(x)")
     world.attempt(code=DIED)
@@ -141,6 +143,7 @@ def test_a_tagged_cell_runs_again_in_each_kernel_under_its_number(world: ResumeW
     assert world.counts() == [1, 2, 3, 4]
 
 
+@pytest.mark.nightly
 def test_a_cell_without_a_snapshot_runs_again(world: ResumeWorld) -> None:
     world.write("x = 1", Cell("x += 1", ("qcity-skip-snapshot", "qcity-onec")), "die('here')\nprint(x)")
     world.attempt(code=DIED)
@@ -186,6 +189,7 @@ def test_a_cell_that_must_not_run_twice_asks(world: ResumeWorld) -> None:
     assert world.ran() == [1, 1, 1, 1]
 
 
+@pytest.mark.nightly
 def test_once_it_has_ended_it_is_skipped(world: ResumeWorld) -> None:
     world.write(Cell("print('sent')", ("qcity-once",)), "g = (n for n in range(3))", "die('here')\nprint(next(g))")
     world.attempt(code=DIED)
@@ -240,6 +244,7 @@ def test_a_damaged_snapshot_means_all_cells_run_again(world: ResumeWorld) -> Non
     assert world.shown()[2] == ["5\n"]
 
 
+@pytest.mark.nightly
 def test_a_snapshot_waits_for_cells_that_take_longer_and_that_is_reported(world: ResumeWorld) -> None:
     many = "many = [f'{n:x}' for n in range(2_000_000)]"
     world.write("x = 5", many, "y = x + 1", "die('here')\nprint(x, y, len(many))")
@@ -264,6 +269,7 @@ def test_a_snapshot_that_takes_longer_than_the_cells_before_it_waits(world: Resu
     assert (2 in waiting, 3 in waiting, 4 in waiting) == (False, True, False), "not worth it after the quick cell"
 
 
+@pytest.mark.nightly
 def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(world: ResumeWorld) -> None:
     reduce = "    def __reduce__(self):\n        die('here')\n        return (list, ())\n"
     evil = f"class Evil:\n{reduce}evil = Evil()\nprint('made')"
@@ -277,6 +283,7 @@ def test_a_kernel_that_dies_of_a_snapshot_has_finished_the_cell(world: ResumeWor
     assert world.shown()[3][0].startswith("[5] ")
 
 
+@pytest.mark.nightly
 def test_no_snapshots_where_none_are_wanted(world: ResumeWorld) -> None:
     with (world.folder / "pyproject.toml").open("a") as file:
         file.write("snapshot_time_share = 0\n")
@@ -286,6 +293,7 @@ def test_no_snapshots_where_none_are_wanted(world: ResumeWorld) -> None:
     assert world.ran() == [2, 2, 2]
 
 
+@pytest.mark.nightly
 def test_who_may_not_have_the_run_leaves_the_output_alone(world: ResumeWorld) -> None:
     lines = ("import time", "open('up', 'w').close()", "for _ in range(1200):", "    if not os.path.exists('over'):")
     world.write("\n".join([*lines, "        time.sleep(0.05)"]))
@@ -302,6 +310,7 @@ def test_who_may_not_have_the_run_leaves_the_output_alone(world: ResumeWorld) ->
     assert world.ran() == [1, 1]
 
 
+@pytest.mark.nightly
 def test_widgets_of_finished_cells_are_still_in_the_notebook(world: ResumeWorld) -> None:
     pytest.importorskip("ipywidgets", reason="ipywidgets is in the extra `local`")
     world.write(
