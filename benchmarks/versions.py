@@ -1,6 +1,6 @@
 """This checkout beside an earlier commit: demo, kills, stall and restore, in turn, in one run.
 
-    python benchmarks/versions.py 2868f7a            # 10 minutes on an idle machine; a commit, tag or branch
+    python benchmarks/versions.py 2868f7a            # 5 minutes on an idle machine; a commit, tag or branch
     python benchmarks/versions.py 2868f7a --rounds 3
 
 Each version runs from a checkout and an environment of its own, over the packages of this environment. The commit
