@@ -126,7 +126,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
         return True
 
     def _execute(self, index: int, plan: ResumePlan | None = None) -> bool:
-        """Execute a cell. Returns whether the notebook continues. ``plan`` is told if it ended without an error."""
+        """Execute a cell. Returns whether the notebook continues. ``plan`` notes a cell that ended without an error."""
         context = self.nb_man.context
         cell = self.nb.cells[index]
         if plan is not None:

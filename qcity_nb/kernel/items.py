@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["Items"]
 
 SLOW_SKIP_S = 1.0
-"""If it takes longer than this to consume the finished items, the user is told."""
+"""If it takes longer than this to consume the finished items, a message says so."""
 
 
 class Items:
