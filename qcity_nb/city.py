@@ -36,6 +36,7 @@ from qcity_nb.sidecar import start as sidecar
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.kernel.loop import Changed
     from qcity_nb.kernel.panel import Panel
     from qcity_nb.kernel.save_policy import Every
 
@@ -82,7 +83,7 @@ def up(
         return _city
     settings = load_settings(overrides={"store": store, "tracking": tracking, **overrides})
     shell = _shell()
-    names = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
+    names = shell.user_ns if shell is not None else namespace or vars(sys.modules["__main__"])
     host = detect()
     if settings.mailbox:
         city = _join(settings, host)
@@ -105,12 +106,6 @@ def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
     if panel and city._panel is None:  # else this kernel already shows one
         city._show_panel(panel)
     return city
-
-
-def _main() -> Mapping[str, Any]:
-    import __main__
-
-    return vars(__main__)
 
 
 def _shell() -> Any:
@@ -231,6 +226,8 @@ class City:
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
         self.session = session_here(mailbox) or Session(mailbox, status, revive=self._revive)
         self.session.deadline_s = deadline_s
+        self.session.strict_state = settings.strict_state
+        self.session.sidecar.is_unattended = bool(settings.mailbox)
 
     def __repr__(self) -> str:
         status = self.session.sidecar.look(now=True)
@@ -258,6 +255,8 @@ class City:
         every: Every = None,
         name: str | None = None,
         lazy: bool | None = None,
+        changed: Changed | None = None,
+        strict_state: bool | None = None,
     ) -> Iterator[T]:
         """Iterate over ``items``; resume after the last saved iteration if an earlier attempt died.
 
@@ -280,6 +279,11 @@ class City:
                 while the next iteration begins, and ``optimizer.step()`` waits for that copy; until then the weights
                 may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
                 everything later: call ``city.wait()`` before you change anything.
+            changed: what to do if the items or the loop's code are no longer what they were when the loop was saved:
+                ``"restart"`` begins the loop anew, once; ``"resume"`` continues. Default: it continues if only code
+                changed, and says so; other items are an error.
+            strict_state: a ``state`` that lacks a variable which one iteration passes to the next is an error.
+                Default: the setting ``strict_state``; without it a message says which.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
@@ -287,7 +291,9 @@ class City:
         """
         from qcity_nb.kernel import loop
 
-        return loop.begin(self.session, items, state, every, name, lazy)
+        strict = self.session.strict_state if strict_state is None else strict_state
+        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed, strict_state=strict)
+        return loop.begin(self.session, items, state, options)
 
     def wait(self) -> None:
         """Wait until the state of the last boundary is copied and may be changed by any means (``lazy=True``)."""
