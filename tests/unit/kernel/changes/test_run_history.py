@@ -1,4 +1,4 @@
-"""What changed on the way: announced below the cell and in the journal, kept by checkpoints, shown where people look."""
+"""What changed on the way: announced below the cell, in the journal, kept by checkpoints, shown to people."""
 
 from __future__ import annotations
 
