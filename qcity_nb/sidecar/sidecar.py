@@ -20,6 +20,7 @@ from qcity_nb.published.send_rows import FINAL
 from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.lease import Lease
+from qcity_nb.run.local_dir import prepare
 from qcity_nb.run.mailbox import Answer, Mailbox, Request, Status
 from qcity_nb.run.processes import is_alive, process_state
 from qcity_nb.run.wakeup import POLL_S, Wakeup
@@ -147,6 +148,7 @@ class Sidecar:
         """Run until the attempt ends. Returns the exit code."""
         self.mailbox.write_status(self.status)
         try:
+            prepare(Path(self.config.local_dir))
             acquirer = LeaseAcquirer(
                 self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text)
             )
