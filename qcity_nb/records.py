@@ -207,7 +207,7 @@ class Head(Record):
         return self.checkpoints[0] if self.checkpoints else None
 
     def list_attempts(self, attempt: str) -> Mapping[str, str]:
-        """``attempts`` once ``attempt`` acquires the lease: those since the newest checkpoint, 16 at most."""
+        """By term, the attempts since the newest checkpoint, 16 at most, once ``attempt`` acquires the lease."""
         since = self.checkpoint.term if self.checkpoint else 0
         recent = {term: self.attempts.get(str(term), "") for term in range(max(since, self.term - 14), self.term + 1)}
         return {**{str(term): name for term, name in recent.items() if name}, str(self.term + 1): attempt}
