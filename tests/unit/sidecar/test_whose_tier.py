@@ -1,4 +1,4 @@
-"""Which local checkpoints an attempt resumes from: those of the attempts that its own run record names, and no others."""
+"""Which local checkpoints an attempt resumes from: those of the attempts that its run record names, and no others."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run(tmp_path: Path) -> CheckpointRun:
 
 def begin(run: CheckpointRun, head: Head | None = None, attempt: str = "b") -> tuple[Restored, LocalTier]:
     """What the next attempt restores on the same host."""
-    head = (
-        head or lease.acquire(run.store, RUN, Holder(attempt=attempt, host="local"), declared_dead=run.head().seen).head
-    )
+    if head is None:
+        me = Holder(attempt=attempt, host="local")
+        head = lease.acquire(run.store, RUN, me, declared_dead=run.head().seen).head
     troubles: list[str] = []
     tier = make_tier(run.local, head, attempt, troubles.append)
     restored = restore(run.store, head, run.local, term=head.term, tier=tier)
@@ -95,7 +95,7 @@ def test_a_store_that_was_put_back_does_not_get_what_was_published_since(run: Ch
 def test_two_attempts_with_one_term_write_to_two_directories(run: CheckpointRun) -> None:
     """The store was put back while the first one ran."""
     head = replace(run.head(), term=2)
-    paths = {make_tier(run.local, head, attempt, [].append).path for attempt in ("b", "c")}
+    paths = {make_tier(run.local, head, attempt, print).path for attempt in ("b", "c")}
     assert len(paths) == 2
 
 
@@ -112,7 +112,7 @@ def test_a_run_record_of_an_older_version_finds_its_tiers(tmp_path: Path) -> Non
     tier = LocalTier(tier_path(tmp_path, RUN, 1), term=1)
     run = CheckpointRun(store, tmp_path / "made")
     tier.save(replace(run.save(STATE, publish=False), run_id="", objects={}, loops=()), {}, b"")
-    fresh = make_tier(tmp_path, replace(head, term=2), f"{RUN}-b", [].append)
+    fresh = make_tier(tmp_path, replace(head, term=2), f"{RUN}-b", print)
     assert fresh.path == tmp_path / "runs" / RUN / "2-b"
     restored = restore(store, replace(head, term=2), tmp_path, term=2, tier=fresh)
     assert (restored.source, restored.seq, restored.trouble) == ("local", 1, ())
