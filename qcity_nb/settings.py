@@ -103,7 +103,7 @@ class Settings:
         return self.local_dir / "attempts" / attempt
 
 
-_NAME = re.compile(r"[^A-Za-z0-9._/-]+")
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def find_project(start: Path) -> Project:
@@ -142,7 +142,8 @@ def _make_project(root: Path, name: str, table: Mapping[str, Any], evidence: str
 
 
 def _clean(name: str) -> str:
-    return _NAME.sub("-", name).strip("-./") or "project"
+    parts = (_NAME.sub("-", part).strip("-.") for part in name.split("/"))
+    return "/".join(part for part in parts if part) or "project"
 
 
 def seconds(value: object, *, name: str) -> float:

@@ -32,7 +32,7 @@ def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -
     tracker = open_tracker(uri)
     if tracker is None:
         return
-    run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=identity_tags(head))
+    run_id = tracker.start(run, experiment=head.project or experiment, params=head.parameters, tags=identity_tags(head))
     drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
     tracker.end(run_id, status)
 

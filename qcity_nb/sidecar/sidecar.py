@@ -170,7 +170,7 @@ class Sidecar:
         self.drain = Drain(
             self.lease,
             uri=self.config.tracking,
-            experiment=self.config.experiment,
+            experiment=head.project or self.config.experiment,
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
             progress=lambda: self.wakeup.ring(),

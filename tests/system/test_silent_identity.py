@@ -120,6 +120,9 @@ def succeeds(folder: Folder, start: float, **options: list[int]) -> None:
     code, output = folder.run()
     assert code == 0, output
     folder.check(start, **options)
+    run = open_store(str(folder.store)).runs()[-1]
+    run_id = head_of(folder.store, run).id
+    assert [event.data["id"] for event in events(folder.store, run) if event.kind == "lease"] == [run_id] != [""]
 
 
 def test_another_store_and_a_removed_store_begin_anew(tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_two_projects_in_one_repository_differ(tmp_path: Path) -> None:
     assert names == ["owner/name/a", "owner/name/b"]
 
 
+@pytest.mark.parametrize(
+    ("path", "name"), [("a/../../b", "a/b"), ("a b/ü", "a-b"), ("../..", "project"), ("a//b", "a/b")]
+)
+def test_a_name_never_leads_elsewhere(path: str, name: str, tmp_path: Path) -> None:
+    assert find_project(repository(tmp_path / "project", f"git@host:{path}")).name == name
+
+
 def test_a_name_in_pyproject_comes_first(tmp_path: Path) -> None:
     root = repository(tmp_path / "root", "git@github.com:owner/name.git")
     (root / "pyproject.toml").write_text('[tool.qcity]\nproject = "mine"\n')
