@@ -264,8 +264,8 @@ class City:
                 ...
 
         Args:
-            items: a sequence resumes by index. Any other iterable must be deterministic: its finished items are
-                consumed again without running the body.
+            items: a sequence resumes by index. Any other iterable must be deterministic (a set is refused): its
+                finished items are consumed again without running the body.
             state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
                 objects, or one such object. It is restored in place before the first item. ``None`` declares that
                 nothing carries over. Put random generators of your own in it; the global generators of Python, numpy

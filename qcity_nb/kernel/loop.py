@@ -46,12 +46,17 @@ def begin(session: Session, items: Iterable[T], state: object, options: LoopOpti
 
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
     """
     check_state(state)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
+    if isinstance(items, set | frozenset):
+        raise UsageError(
+            f"city.loop: a {type(items).__name__} comes in another order in the next process, so a resumed loop would"
+            " do some items twice and others never: write sorted(…), or a list"
+        )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
     return _run(session, items, state, pace(options.every), options)
@@ -118,6 +123,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 
 def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     """The first boundary, before any work, so that state that cannot be saved is refused now and not after a night."""
+    session.metric_log.default_steps.begin(loop.key, loop.count)
     loop.out_from = session.recorder.position()
     session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:

@@ -107,6 +107,8 @@ class Session:
         """
         self.sidecar.check()
         self.metric_log.log(metrics, step)
+        if self.metric_log.new_names:
+            self.sidecar.name_metrics(self.metric_log.new_names)
 
     def announce(self, kind: ChangeKind, text: str, *, step: int | None = None) -> None:
         """Tell people what changed: below the cell, in journal and tracker, and as a mark in the curves at ``step``."""
@@ -369,7 +371,7 @@ class Session:
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
             cells=self.manifest.cells if self.manifest is not None else (),
             logged=batch.logged,
-            values=self._values(),
+            values=self._values() | ({"steps": batch.steps} if batch.steps else {}),
         )
         cell_snapshot = self.finished_cells.snapshot() if self.finished_cells is not None else None
 

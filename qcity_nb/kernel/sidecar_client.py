@@ -13,6 +13,7 @@ from qcity_nb.errors import Changed, CheckpointError, LeaseLost, RunStopped, Usa
 from qcity_nb.run import journal
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
+from qcity_nb.tracking.mlflow_names import mlflow_name
 
 __all__ = ["SidecarClient"]
 
@@ -96,10 +97,23 @@ class SidecarClient:
         if reason := self.look().stop:
             raise RunStopped(reason)
 
-    def announce(self, kind: str, text: str, *, step: int) -> None:
-        """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
+    def name_metrics(self, names: list[str]) -> None:
+        """Say which of these metrics have another name in the tracker, and empty the list."""
+        address = self._status.tracking
+        changed = {name: mlflow_name(name) for name in names if address and not address.startswith("jsonl:")}
+        names.clear()
+        for name, stored in changed.items():
+            if stored != name:
+                self._print(f"metric {name!r} is {stored!r} in MLflow, which does not accept every character or length")
+                self.note("metric-name", metric=name, stored=stored)
+
+    def _print(self, text: str) -> None:
         sys.stderr.write(f"qcity: {text}\n")
         sys.stderr.flush()
+
+    def announce(self, kind: str, text: str, *, step: int) -> None:
+        """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
+        self._print(text)
         self.note("changed", what=kind, message=text, step=step)
 
     def refuse(self, kind: str, text: str) -> Changed:
