@@ -27,7 +27,7 @@ from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import DetectedHost, detect, notebook_path
 from qcity_nb.records import DesiredState, Head
-from qcity_nb.run import identity
+from qcity_nb.run import identity, same_notebook
 from qcity_nb.run.lease import amend
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.settings import Settings
@@ -149,7 +149,7 @@ def _begin(
         )
     content = path.read_bytes() if path is not None and path.suffix == ".ipynb" and path.is_file() else b""
     store = open_store(settings.store)
-    head, _ = identity.find_or_create(
+    head, is_new = identity.find_or_create(
         store,
         project=settings.project.name,
         notebook=notebook,
@@ -159,6 +159,7 @@ def _begin(
         source=content,
         desired=DesiredState(manual=True),
     )
+    same_notebook.check_by_hand(store, head, is_new, settings.project, content, names.get("In", ()))
     head = identity.renew_source(store, head, content)
     if head.state == "stopped" or head.desired.state == "stopped":
         head = amend(store, head.run, _resume_run)

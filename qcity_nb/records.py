@@ -150,6 +150,9 @@ class Head(Record):
     """The run record: the one small record of a run, changed only by compare-and-set (``run/lease.py``)."""
 
     run: str
+    """Its name: what people type. Two stores may have runs of the same name."""
+    id: str = ""
+    """Random, and unique forever; empty in records of older versions."""
     key: str
     project: str
     notebook: str
@@ -161,6 +164,8 @@ class Head(Record):
     term: int = 0
     heartbeat: int = 0
     holder: Holder | None = None
+    attempts: Mapping[str, str] = field(default_factory=dict)
+    """By term: the attempts whose local checkpoints continue the newest published one, if any has."""
     state: RunState = "running"
     desired: DesiredState = DesiredState()
     pending_launch: PendingLaunch | None = None
@@ -200,6 +205,12 @@ class Head(Record):
     def checkpoint(self) -> CheckpointRef | None:
         """The newest published checkpoint."""
         return self.checkpoints[0] if self.checkpoints else None
+
+    def list_attempts(self, attempt: str) -> Mapping[str, str]:
+        """By term, the attempts since the newest checkpoint, 16 at most, once ``attempt`` acquires the lease."""
+        since = self.checkpoint.term if self.checkpoint else 0
+        recent = {term: self.attempts.get(str(term), "") for term in range(max(since, self.term - 14), self.term + 1)}
+        return {**{str(term): name for term, name in recent.items() if name}, str(self.term + 1): attempt}
 
     @property
     def is_over(self) -> bool:

@@ -13,10 +13,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from qcity_nb.errors import UsageError
+from qcity_nb.git_remote import find_remote_name
 from qcity_nb.version import __version__
 
 __all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds", "signing_key", "wants_traceback"]
@@ -37,6 +38,8 @@ class Project:
     """``[tool.qcity]``; empty where there is no pyproject.toml."""
     evidence: str
     """What made this directory the project."""
+    name_from: Literal["pyproject.toml", "the git remote", "the directory"] = "the directory"
+    """Where the name comes from. Directories of two projects may have the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,10 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 def find_project(start: Path) -> Project:
     """The nearest directory upwards with [tool.qcity] in its pyproject.toml, or with a git repository; else ``start``.
 
+    Its name is ``project`` in that table, else the name in ``[project]`` of that file, else the path of the git remote
+    ``origin`` (``owner/name``, and the directory's place in the repository if it is not its root), else the name of the
+    directory. It is part of every run's key, so another clone has the same name on any machine.
+
     Raises:
         UsageError: a pyproject.toml on the way is not valid TOML.
     """
@@ -119,15 +126,24 @@ def find_project(start: Path) -> Project:
                 raise UsageError(f"{file} is not valid TOML: {error}") from None
             table = document.get("tool", {}).get("qcity")
             if isinstance(table, dict):
-                name = str(table.get("project") or document.get("project", {}).get("name") or folder.name)
-                return Project(root=folder, name=_clean(name), table=table, evidence=f"[tool.qcity] in {file}")
+                name = table.get("project") or document.get("project", {}).get("name")
+                return _make_project(folder, str(name or ""), table, f"[tool.qcity] in {file}")
         if (folder / ".git").exists():
-            return Project(root=folder, name=_clean(folder.name), table={}, evidence=f"git repository {folder}")
-    return Project(root=start, name=_clean(start.name), table={}, evidence="the working directory")
+            return _make_project(folder, "", {}, f"git repository {folder}")
+    return _make_project(start, "", {}, "the working directory")
+
+
+def _make_project(root: Path, name: str, table: Mapping[str, Any], evidence: str) -> Project:
+    if name:
+        return Project(root=root, name=_clean(name), table=table, evidence=evidence, name_from="pyproject.toml")
+    if remote := find_remote_name(root):
+        return Project(root=root, name=_clean(remote), table=table, evidence=evidence, name_from="the git remote")
+    return Project(root=root, name=_clean(root.name), table=table, evidence=evidence)
 
 
 def _clean(name: str) -> str:
-    return _NAME.sub("-", name).strip("-.") or "project"
+    parts = (_NAME.sub("-", part).strip("-.") for part in name.split("/"))
+    return "/".join(part for part in parts if part) or "project"
 
 
 def seconds(value: object, *, name: str) -> float:

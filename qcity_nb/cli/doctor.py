@@ -24,6 +24,7 @@ from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run import lease
+from qcity_nb.run.local_dir import find_problem
 from qcity_nb.settings import Settings, signing_key
 from qcity_nb.stores import open_store, trust
 from qcity_nb.views.words import mask, size, table
@@ -81,6 +82,8 @@ def _local(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(what="local", verdict="wrong", detail=f"{folder} cannot be written: {error.strerror}")
         return
+    if problem := find_problem(folder):
+        yield Finding(what="local", verdict="wrong", detail=problem)
     yield Finding(what="memory", verdict="note", detail=_memory())
     free = shutil.disk_usage(folder).free
     yield Finding(
@@ -251,15 +254,16 @@ def doctor(args: argparse.Namespace) -> int:
     for check in _CHECKS:
         findings += check(settings)
     wrong = [finding for finding in findings if finding.verdict == "wrong"]
+    project = settings.project
     if args.json:
         report = {
-            "project": {"name": settings.project.name, "root": str(settings.project.root)},
+            "project": {"name": project.name, "name_from": project.name_from, "root": str(project.root)},
             "settings": {name: {"value": value, "origin": origin} for name, (value, origin) in values.items()},
             "findings": [{"what": each.what, "verdict": each.verdict, "detail": each.detail} for each in findings],
         }
         print(json.dumps(report))
         return _WRONG if wrong else 0
-    print(f"project {settings.project.name}: {settings.project.root} ({settings.project.evidence})\n")
+    print(f"project {project.name} (named by {project.name_from}): {project.root} ({project.evidence})\n")
     print(table([("SETTING", "VALUE", "FROM"), *((name, *pair) for name, pair in values.items())]))
     print()
     print(table([(each.verdict.upper(), each.what, each.detail) for each in findings]))

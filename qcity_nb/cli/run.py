@@ -22,6 +22,7 @@ from qcity_nb.ports import Store
 from qcity_nb.records import DesiredState, Relaunch
 from qcity_nb.run import identity, lease
 from qcity_nb.run.keeper import Keeper, Outcome, is_tracking_finished
+from qcity_nb.run.same_notebook import cells_of, check_same_notebook
 from qcity_nb.settings import Settings
 from qcity_nb.stores import open_store
 from qcity_nb.views.words import place_of, short, state_of
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     if is_new:
         note.say(f"{head.run}: new run of {short(path)}")
     else:
+        cells = cells_of(source.content)
+        check_same_notebook(store, head, settings.project, cells, name="--name NAME", fresh="--fresh")
         step = f" after {place_of(head.checkpoint)}" if head.checkpoint else ""
         note.say(f"{head.run}: unfinished, resumes{step} (--fresh starts a new run)")
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")

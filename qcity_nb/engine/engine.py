@@ -29,6 +29,7 @@ from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavail
 from qcity_nb.records import DesiredState
 from qcity_nb.run import identity
 from qcity_nb.run.processes import is_alive
+from qcity_nb.run.same_notebook import cells_of, check_same_notebook
 from qcity_nb.sidecar import start as sidecar
 
 __all__ = ["QcityEngine"]
@@ -123,14 +124,18 @@ def _make_context(nb: Any, full: Path, start: kernel_prestart.StartedAttempt) ->
     root = settings.project.root
     parameters: Mapping[str, Any] = dict(nb.metadata.get("papermill", {}).get("parameters", {}))
     name = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.name
-    head, _ = identity.find_or_create(
-        open_store(settings.store),
+    store, content = open_store(settings.store), full.read_bytes() if full.is_file() else b""
+    head, is_new = identity.find_or_create(
+        store,
         project=settings.project.name,
         notebook=name,
         parameters=parameters,
-        source=full.read_bytes() if full.is_file() else b"",
+        source=content,
         desired=DesiredState(manual=True),  # another scheduler started it, and will start it again
     )
+    if not is_new:
+        options = {"name": "another file name", "fresh": "`qcity run --fresh`"}
+        check_same_notebook(store, head, settings.project, cells_of(content), **options)
     config = sidecar.config_for(
         settings,
         run=head.run,

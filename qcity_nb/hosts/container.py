@@ -77,8 +77,7 @@ def _ask(ask: Callable[[], Result]) -> Result:
 
 def _extract(store: Store, head: Head) -> Path:
     """A directory with the project's files that are stored with the run."""
-    # Without a pyproject.toml, the directory's name is the project's name.
-    folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project or "project")
+    folder = Path(tempfile.mkdtemp(prefix="qcity-")) / (head.project.replace("/", "-") or "project")
     folder.mkdir()
     if head.bundle:
         names = unpack(head.bundle, _ask(lambda: store.get(head.run, head.bundle)), folder)

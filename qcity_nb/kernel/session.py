@@ -55,7 +55,7 @@ class Session:
         self.recorder = Recorder()
         self.term = status.term
         folder = Path(status.tier)
-        self.tier = LocalTier(folder, term=status.term)
+        self.tier = LocalTier(folder, term=status.term, run_id=status.run_id)
         self.engine = Engine(self.tier)
         self._pending: PendingSave | None = None
         self._is_short = False

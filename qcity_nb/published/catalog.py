@@ -16,8 +16,9 @@ from typing import Any
 
 from qcity_nb.checkpoint.encode import decode_state
 from qcity_nb.checkpoint.state.stand_ins import load_anyway
-from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.storage.tier_folders import list_tiers
 from qcity_nb.codec import DecodeError
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, UsageError
 from qcity_nb.ports import Store
@@ -103,6 +104,7 @@ class Catalog:
         self._store = store
         self._run = run
         self._local_dir = local_dir
+        self._run_id = ""
 
     def checkpoints(self) -> list[Checkpoint]:
         """All of them, newest first.
@@ -128,6 +130,7 @@ class Catalog:
     def _list_published(self) -> list[Copy]:
         for look in range(_LOOKS):
             head = lease.read(self._store, self._run).head
+            self._run_id = head.id
             copies = []
             is_gone = False
             for ref in head.checkpoints:
@@ -145,12 +148,10 @@ class Catalog:
         raise AssertionError("the last turn returns")
 
     def _list_local(self) -> Iterator[Copy]:
-        folder = tier_path(self._local_dir, self._run, 0).parent
-        terms = sorted((int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()), reverse=True)
-        for term in terms:
-            tier = LocalTier(tier_path(self._local_dir, self._run, term), term=term)
+        for folder in list_tiers(self._local_dir, self._run, self._run_id):
+            tier = LocalTier(folder.path, term=folder.term)
             for seq in reversed(tier.seqs()):
-                where = f"local (attempt {term})"
+                where = f"local (attempt {folder.term})"
                 try:
                     yield Copy(where=where, seq=seq, tier=tier, manifest=tier.load(seq))
                 except CheckpointCorrupt as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qcity_nb.ports import Store
-from qcity_nb.published.send_rows import FINAL, send_covered
+from qcity_nb.published.send_rows import FINAL, identity_tags, send_covered
 from qcity_nb.records import Head
 from qcity_nb.run.lease import amend, read
 from qcity_nb.tracking import open_tracker
@@ -32,8 +32,7 @@ def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -
     tracker = open_tracker(uri)
     if tracker is None:
         return
-    tags = {"qcity.attempts": str(head.term), "qcity.made": head.created}
-    run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=tags)
+    run_id = tracker.start(run, experiment=head.project or experiment, params=head.parameters, tags=identity_tags(head))
     drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
     tracker.end(run_id, status)
 

@@ -10,9 +10,10 @@ from qcity_nb import crashpoints
 from qcity_nb.ports import Store, Tracker
 from qcity_nb.published.read import published_rows
 from qcity_nb.records import Head, Row
+from qcity_nb.tracking.mlflow import ID_TAG, MADE_TAG
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["FINAL", "Part", "send_covered"]
+__all__ = ["FINAL", "Part", "identity_tags", "send_covered"]
 
 
 FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
@@ -25,6 +26,12 @@ FINAL: dict[str, Literal["FINISHED", "FAILED", "KILLED"]] = {
 
 SLICE = 2000
 """How many rows are sent at a time; progress is remembered after each slice."""
+
+
+def identity_tags(head: Head) -> dict[str, str]:
+    """The tags by which the tracker finds the run again, and how many attempts it has had."""
+    made = {MADE_TAG: head.created, "qcity.attempts": str(head.term)}
+    return {**made, ID_TAG: head.id} if head.id else made
 
 
 @dataclass(slots=True)

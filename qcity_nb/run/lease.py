@@ -122,7 +122,7 @@ def create(store: Store, head: Head, *, files: Mapping[str, Source] | None = Non
     """Make a new run.
 
     Args:
-        head: its first run record; ``created`` is filled in if empty.
+        head: its first run record; ``created`` and ``id`` are filled in if empty.
         files: what the record names, by name.
     Returns: the record as stored.
     Raises:
@@ -130,7 +130,7 @@ def create(store: Store, head: Head, *, files: Mapping[str, Source] | None = Non
         StoreUnavailable: the store did not answer in three tries.
     """
     write = uuid.uuid4().hex[:12]
-    new = replace(head, created=head.created or iso_now(), writes=(write,))
+    new = replace(head, id=head.id or uuid.uuid4().hex[:20], created=head.created or iso_now(), writes=(write,))
     last: Exception | None = None
     for _ in range(3):
         try:
@@ -309,7 +309,8 @@ def acquire(
         pending_launch = (
             head.pending_launch if head.pending_launch and head.pending_launch.attempt != me.attempt else None
         )
-        return replace(head, term=term, heartbeat=0, holder=me, pending_launch=pending_launch)
+        attempts = head.list_attempts(me.attempt)
+        return replace(head, term=term, heartbeat=0, holder=me, attempts=attempts, pending_launch=pending_launch)
 
     head, sent_s = _write(store, run, become_holder, files=None, guard=guard, clock=clock)
     # The reply may have been lost, and this may be a later record. A later term belongs to another process, even if

@@ -38,6 +38,8 @@ class Status(Record):
 
     state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
     run: str = ""
+    run_id: str = ""
+    """The id in the run record, which goes into every checkpoint."""
     term: int = 0
     pid: int = 0
     until_s: float = 0.0

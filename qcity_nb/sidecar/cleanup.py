@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from qcity_nb.checkpoint.storage.local_tier import tier_path
+from qcity_nb.checkpoint.storage.tier_folders import list_tiers, run_folder, runs_folder, split_name, unused_tiers
 from qcity_nb.errors import HeadCorrupt, StoreError, UnknownRun
 from qcity_nb.ports import Store
+from qcity_nb.records import Head
 from qcity_nb.run.lease import read
 
 __all__ = ["cleanup_terms", "cleanup_runs"]
@@ -16,7 +17,7 @@ LOOKS = 8
 """How many other run records are read at most, since each is a request to a remote store."""
 
 
-def cleanup_terms(local_dir: Path, run: str, *, below: int) -> list[int]:
+def cleanup_terms(local_dir: Path, head: Head, *, below: int) -> list[int]:
     """Remove a run's tiers with a term below ``below``.
 
     Call it once a confirmed run record names a checkpoint of a later term: no attempt resumes from an older tier then.
@@ -24,14 +25,13 @@ def cleanup_terms(local_dir: Path, run: str, *, below: int) -> list[int]:
 
     Returns: the terms whose tiers were removed.
     """
-    folder = tier_path(local_dir, run, 0).parent
-    old = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit() and int(path.name) < below]
-    for term in old:
-        shutil.rmtree(tier_path(local_dir, run, term), ignore_errors=True)
-    return sorted(old)
+    old = [tier for tier in list_tiers(local_dir, head.run, head.id) if tier.term < below]
+    for path in (*(tier.path for tier in old), *unused_tiers(local_dir, head.run, head.id)):
+        shutil.rmtree(path, ignore_errors=True)
+    return sorted({tier.term for tier in old})
 
 
-def cleanup_runs(store: Store, local_dir: Path, *, but: str) -> list[str]:
+def cleanup_runs(store: Store, local_dir: Path, *, but: Head) -> list[str]:
     """Remove the tiers of some runs that have succeeded or failed.
 
     Args:
@@ -39,16 +39,19 @@ def cleanup_runs(store: Store, local_dir: Path, *, but: str) -> list[str]:
     Returns: the runs whose tiers were removed.
     """
     removed = []
-    folder = tier_path(local_dir, but, 0).parent.parent
-    others = sorted((path for path in folder.glob("*") if path.name != but), key=lambda path: path.stat().st_mtime)
+    own = run_folder(local_dir, but.run, but.id)
+    others = sorted((path for path in runs_folder(local_dir).glob("*") if path != own), key=lambda p: p.stat().st_mtime)
     for path in others[:LOOKS]:
+        run, run_id = split_name(path.name)
         try:
-            is_over = read(store, path.name).head.is_over
+            head = read(store, run).head
         except UnknownRun:
-            is_over = False  # a run of another store: leave it alone
+            head = None
         except (HeadCorrupt, StoreError):
             continue
-        if is_over:
+        if head is None or head.id != run_id:
+            path.touch()  # a run of another store: leave it alone, and look at others first the next time
+        elif head.is_over:
             shutil.rmtree(path, ignore_errors=True)
-            removed.append(path.name)
+            removed.append(run)
     return removed

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Tracker
-from qcity_nb.published.send_rows import FINAL, Part, send_covered
+from qcity_nb.published.send_rows import FINAL, Part, identity_tags, send_covered
 from qcity_nb.records import Head
 from qcity_nb.run.lease import Lease, read
 from qcity_nb.tracking import open_tracker
@@ -157,7 +157,7 @@ class Drain:
                 head.run,
                 experiment=self._experiment,
                 params=head.parameters,
-                tags={**self._tags, "qcity.attempts": str(head.term), "qcity.made": head.created},
+                tags={**self._tags, **identity_tags(head)},
             )
             self.tracked = replace(self.tracked, run_id=run_id)
             self._started = True

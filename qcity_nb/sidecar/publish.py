@@ -28,6 +28,7 @@ from qcity_nb.run import journal
 from qcity_nb.run.lease import Edit, Lease
 from qcity_nb.run.mailbox import Mailbox
 from qcity_nb.sidecar.publish_rate import count_publish
+from qcity_nb.sidecar.restore import write_published
 from qcity_nb.sidecar.store_page import RunPage
 from qcity_nb.tracking.outbox import decode_rows
 
@@ -311,6 +312,9 @@ class Publisher:
             # One publish later, for the same reason as `garbage`.
             self._tier.drop_rows(self._dropped_seq)
             self._dropped_seq = draft.ref.seq
+            if head.checkpoint is not None:
+                with contextlib.suppress(OSError):
+                    write_published(self._tier.path, head.checkpoint)
         if self._is_untidy:
             # A mere heartbeat drops nothing, and to list the store would cost more than the heartbeat.
             self._condemn(head, dropped)

@@ -1,7 +1,8 @@
 """What a new attempt resumes from: the newest checkpoint, from the store or from this host's own disk.
 
-The local tier of an earlier term may be used as long as no later term has published a checkpoint: then that tier
-exactly continues what the run record names. Otherwise the attempt starts from the run record.
+The local tier of an earlier attempt may be used as long as no later one has published a checkpoint: then that tier
+exactly continues what the run record names. Otherwise the attempt starts from the run record. The run record names
+the attempts whose tiers these are, since their numbers repeat if a store is put back from a backup.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import contextlib
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qcity_nb import codec
-from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
+from qcity_nb.checkpoint.storage.tier_folders import list_tiers, set_aside, tier_path
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError, Missing, StoreUnavailable
 from qcity_nb.ports import Store
 from qcity_nb.published.read import check_signed, manifest_of, published_rows, reader
-from qcity_nb.records import Head, Row
+from qcity_nb.records import CheckpointRef, Head, Row
 from qcity_nb.tracking.outbox import decode_rows
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Restored", "make_tier", "restore", "write_published"]
+
+_PUBLISHED = "published"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +45,75 @@ class Restored:
     """Published rows whose checkpoint is damaged: they must not be logged again."""
 
 
-def _find_local(local_dir: Path, head: Head, term: int) -> tuple[LocalTier, Manifest] | None:
+def make_tier(local_dir: Path, head: Head, attempt: str, trouble: Callable[[str], None]) -> LocalTier:
+    """The tier of an attempt that begins: a new directory. One that is there already is set aside.
+
+    Args:
+        head: the run record as the attempt acquired it.
+        trouble: is called with what people should know.
+    """
+    path = tier_path(local_dir, head.run, head.term, run_id=head.id, attempt=attempt)
+    if (aside := set_aside(path)) is not None:
+        trouble(f"{path} existed before this attempt began: it is not used, and is now {aside}")
+    path.mkdir(parents=True)
+    return LocalTier(path, term=head.term, run_id=head.id)
+
+
+def write_published(tier: Path, ref: CheckpointRef) -> None:
+    """Note in a tier which of its checkpoints the store has confirmed."""
+    draft = tier / f".{_PUBLISHED}"
+    draft.write_text(f"{ref.seq} {ref.digest}", encoding="ascii")
+    draft.replace(tier / _PUBLISHED)
+
+
+def _find_local(local_dir: Path, head: Head, term: int, trouble: list[str]) -> tuple[LocalTier, Manifest] | None:
     newest = head.checkpoint
-    floor = newest.term if newest else 0
-    folder = tier_path(local_dir, head.run, 0).parent
-    terms = sorted((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), reverse=True)
-    for past in terms:
-        if past >= term or past < floor:
+    floor, top = (newest.term, newest.seq) if newest else (0, 0)
+    own = {
+        tier_path(local_dir, head.run, int(number), run_id=head.id, attempt=attempt)
+        for number, attempt in head.attempts.items()
+    }
+    usable = None
+    for folder in list_tiers(local_dir, head.run, head.id):
+        if folder.term < floor:
             continue
+        tier = LocalTier(folder.path, term=folder.term, run_id=head.id)
         try:
-            tier = LocalTier(tier_path(local_dir, head.run, past), term=past)
             manifest = tier.newest()
         except (CheckpointError, OSError):
             continue
-        if manifest is not None and manifest.seq > (newest.seq if newest else 0):
-            return tier, manifest
-    return None
+        if manifest is None or manifest.seq <= top:
+            continue
+        # An older version wrote no names of attempts into the run record.
+        is_own = folder.path in own or not (head.id or folder.attempt)
+        if problem := _find_problem(tier, manifest, head) if is_own else "the run record does not name its attempt":
+            trouble.append(f"local checkpoint {manifest.seq} in {folder.path} is not used: {problem}")
+        elif usable is None and folder.term < term:
+            usable = tier, manifest
+    return usable
+
+
+def _find_problem(tier: LocalTier, manifest: Manifest, head: Head) -> str:
+    """Why a local checkpoint does not continue what the run record names; empty if it does."""
+    if (manifest.run, manifest.run_id) != (head.run, head.id):
+        return f"it belongs to the run {manifest.run} with the id {manifest.run_id or 'of an older version'}"
+    try:
+        seq, digest = (tier.path / _PUBLISHED).read_text(encoding="ascii").split()
+        newest = head.checkpoint
+        is_behind = newest is None or newest.term != tier.term or newest.seq < int(seq)
+        if is_behind or (newest is not None and newest.seq == int(seq) and newest.digest != digest):
+            return f"its checkpoint {seq} was published, and the store no longer has that: the store was put back"
+    except FileNotFoundError:
+        pass  # nothing of it was published
+    except (OSError, ValueError) as error:
+        return f"what of it was published is not known ({error})"
+    return ""
+
+
+def _check_run(manifest: Manifest, head: Head) -> None:
+    """A store's manifest without an id was written by an older version; the run record has its digest."""
+    if manifest.run_id not in ("", head.id):
+        raise CheckpointCorrupt(f"it belongs to the run {manifest.run} with the id {manifest.run_id}")
 
 
 def restore(store: Store, head: Head, local_dir: Path, *, term: int, tier: LocalTier) -> Restored:
@@ -67,20 +124,21 @@ def restore(store: Store, head: Head, local_dir: Path, *, term: int, tier: Local
         CheckpointError: this host's disk cannot hold it.
     """
     top = head.checkpoint.seq if head.checkpoint else 0
-    if local := _find_local(local_dir, head, term):
+    trouble: list[str] = []
+    if local := _find_local(local_dir, head, term, trouble):
         past, manifest = local
         try:
             rows = {seq: past.rows(seq) for seq in range(top + 1, manifest.seq + 1)}
             with past.open_reader(manifest) as read_local:
                 imported = tier.import_from(manifest, read_local, rows)
-            return Restored(manifest=imported, source="local", seq=manifest.seq)
+            return Restored(manifest=imported, source="local", trouble=tuple(trouble), seq=manifest.seq)
         except CheckpointCorrupt:
             pass  # its owner, stopped or dying, still removed files there: try the store's copy
-    trouble: list[str] = []
     with _incoming_folder(tier.path.parent) as incoming:
         for ref in head.checkpoints:
             try:
                 manifest = manifest_of(store, head.run, ref)
+                _check_run(manifest, head)
                 check_signed(store, head.run, manifest)
                 read = reader(store, head.run, manifest, incoming, ahead=True)
                 missing = _rows_since(store, head, ref.seq, trouble)

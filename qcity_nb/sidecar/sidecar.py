@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from qcity_nb import codec, crashpoints
 from qcity_nb.checkpoint.retention import names_left
-from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import CheckpointError, LeaseLost, Missing, QcityError, StoreError, StoreUnavailable
 from qcity_nb.published.read import manifest_of
@@ -20,6 +20,7 @@ from qcity_nb.published.send_rows import FINAL
 from qcity_nb.records import Failure, Head, Holder, RunState
 from qcity_nb.run import journal
 from qcity_nb.run.lease import Lease
+from qcity_nb.run.local_dir import prepare
 from qcity_nb.run.mailbox import Answer, Mailbox, Request, Status
 from qcity_nb.run.processes import is_alive, process_state
 from qcity_nb.run.wakeup import POLL_S, Wakeup
@@ -29,7 +30,7 @@ from qcity_nb.sidecar.cleanup import cleanup_runs, cleanup_terms
 from qcity_nb.sidecar.drain import Drain
 from qcity_nb.sidecar.publish import Publisher
 from qcity_nb.sidecar.publish_rate import interval_s
-from qcity_nb.sidecar.restore import restore
+from qcity_nb.sidecar.restore import make_tier, restore
 from qcity_nb.sidecar.start import Config
 from qcity_nb.stores import open_store
 
@@ -104,17 +105,19 @@ class Sidecar:
 
     def restore(self, lease: Lease) -> tuple[LocalTier, Publisher]:
         """Put the newest checkpoint on this host's own disk."""
-        path = tier_path(Path(self.config.local_dir), lease.run, lease.term)
-        path.mkdir(parents=True, exist_ok=True)
-        tier = LocalTier(path, term=lease.term)
-        if self.status.state != "held":
-            restored = restore(self.store, lease.head, Path(self.config.local_dir), term=lease.term, tier=tier)
+        head, local_dir = lease.head, Path(self.config.local_dir)
+        if self.status.state == "held":  # a second sidecar of the attempt
+            tier = LocalTier(Path(self.status.tier), term=lease.term, run_id=head.id)
+        else:
+            tier = make_tier(local_dir, head, self.config.attempt, lambda text: self.note("trouble", message=text))
+            restored = restore(self.store, head, local_dir, term=lease.term, tier=tier)
             if restored.covered:
-                (path / "covered.jsonl").write_bytes(restored.covered)
+                (tier.path / "covered.jsonl").write_bytes(restored.covered)
             for line in restored.trouble:
                 self.note("trouble", message=line)
             self.note(
                 "lease",
+                id=head.id,
                 host=self.config.host,
                 node=self.config.node,
                 seq=restored.manifest.seq if restored.manifest else 0,
@@ -126,7 +129,7 @@ class Sidecar:
                 restored_from=restored.source,
                 message=restored.trouble[-1] if restored.trouble else "",
             )
-            (path / "seq").write_text(str(restored.seq), encoding="ascii")
+            (tier.path / "seq").write_text(str(restored.seq), encoding="ascii")
         base = None
         if lease.head.checkpoint is not None and not self.status.message.startswith("checkpoint"):
             # Objects of the newest published checkpoint are not sent again, unless some are damaged.
@@ -145,6 +148,7 @@ class Sidecar:
         """Run until the attempt ends. Returns the exit code."""
         self.mailbox.write_status(self.status)
         try:
+            prepare(Path(self.config.local_dir))
             acquirer = LeaseAcquirer(
                 self.store, self.config, self.me, self.clock, say=lambda text: self.show(message=text)
             )
@@ -166,7 +170,7 @@ class Sidecar:
         self.drain = Drain(
             self.lease,
             uri=self.config.tracking,
-            experiment=self.config.experiment,
+            experiment=head.project or self.config.experiment,
             tags={"qcity.host": self.config.host, "qcity.notebook": head.notebook},
             say=lambda text: self.show(message=text),
             progress=lambda: self.wakeup.ring(),
@@ -195,9 +199,10 @@ class Sidecar:
             stop = "stopped by request"
         self.show(
             state="held",
+            run_id=head.id,
             term=self.lease.term,
             until_s=self.lease.until_s,
-            tier=str(tier_path(Path(self.config.local_dir), head.run, self.lease.term)),
+            tier=str(self.tier.path),
             stop=stop,
             names_left=names_left(sum(1 for ref in head.checkpoints if ref.label), self.config.keep),
             published_seq=head.checkpoint.seq if head.checkpoint else 0,
@@ -316,9 +321,9 @@ class Sidecar:
         if not self._is_clean and head.checkpoint is not None and head.checkpoint.term == self.lease.term:
             # No attempt resumes from older tiers now. The last term's stays: its attempt may only be stopped.
             self._is_clean = True
-            cleanup_terms(Path(self.config.local_dir), head.run, below=self.lease.term - 1)
+            cleanup_terms(Path(self.config.local_dir), head, below=self.lease.term - 1)
             with contextlib.suppress(OSError):
-                cleanup_runs(self.store, Path(self.config.local_dir), but=head.run)
+                cleanup_runs(self.store, Path(self.config.local_dir), but=head)
         if send:
             self._notebook_s = now
         self.on_confirmed()

@@ -19,6 +19,7 @@ from qcity_nb.checkpoint.retention import Keep, keep_of
 from qcity_nb.codec import Record
 from qcity_nb.errors import CheckpointError, QcityError
 from qcity_nb.records import Heartbeat
+from qcity_nb.run.local_dir import prepare
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive, start_time
 from qcity_nb.settings import Settings
@@ -113,10 +114,12 @@ def spawn(config: Config) -> tuple[Mailbox, subprocess.Popen[bytes]]:
 
     Raises:
         CheckpointError: the local directory cannot be written.
+        UsageError: other users can write to it.
     """
     file = Path(config.mailbox) / "sidecar.json"
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        prepare(Path(config.local_dir))
         mailbox = Mailbox(Path(config.mailbox)).open()
         draft.write_bytes(codec.dumps(config))
         draft.replace(file)  # atomic: the kernel may be reading the old one

@@ -34,7 +34,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from qcity_nb.errors import TrackerUnavailable, UsageError
 from qcity_nb.records import Row
-from qcity_nb.tracking.mlflow import LARGEST, MADE_TAG, RUN_TAG, without_userinfo
+from qcity_nb.tracking.mlflow import ID_TAG, LARGEST, MADE_TAG, RUN_TAG, without_userinfo
 
 __all__ = ["SCHEME", "JsonLinesTracker", "open_tracker"]
 
@@ -105,12 +105,12 @@ class JsonLinesTracker:
         Args:
             experiment: a folder of runs. Empty: ``Default``.
             params: those that are not there yet are added; the first value stays.
-            tags: set, over older values. ``qcity.made`` belongs to the identity: a run with another value, or
-                without one, is another run.
+            tags: set, over older values. ``qcity.made`` and ``qcity.id`` belong to the identity: a run with
+                another value, or without one, is another run.
         Returns: the run's directory, below the tracker's.
         """
         experiment = experiment or "Default"
-        identity = json.dumps([experiment, run, tags.get(MADE_TAG, "")])
+        identity = json.dumps([experiment, run, tags.get(MADE_TAG, ""), *filter(None, [tags.get(ID_TAG)])])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         run_id = f"{_name(experiment)}/{_name(run)}-{digest}"
         folder = self.folder / run_id

@@ -32,12 +32,15 @@ from qcity_nb.tracking.timeouts import short_timeouts
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["LARGEST", "MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
+__all__ = ["ID_TAG", "LARGEST", "MADE_TAG", "RUN_TAG", "SCHEMES", "MlflowTracker", "open_tracker", "without_userinfo"]
 
 RUN_TAG = "qcity.run"
 """The tag by which a run is found again."""
 MADE_TAG = "qcity.made"
 """When the run was made: two stores may have runs of the same id, on one server."""
+
+ID_TAG = "qcity.id"
+"""The run record's id, by which two runs of one name that were made at the same moment differ."""
 
 SCHEMES = frozenset({"http", "https", "sqlite", "postgresql", "mysql", "mssql"})
 """Schemes of addresses that this tracker accepts; a ``+driver`` may follow."""
@@ -144,13 +147,13 @@ class MlflowTracker:
             experiment: its name; made if it does not exist. Empty: MLflow's ``Default``.
             params: those that the tracker does not have yet are logged; in MLflow they cannot be changed.
             tags: replace older values. ``mlflow.runName`` is the run's name there (default: ``run``). ``qcity.made``
-                is part of the identity: a run with another value is another run.
+                and ``qcity.id`` are part of the identity: a run with another value is another run.
         Returns: the tracker's own id for the run.
         """
         client = self._connect()
         experiment_id = self._experiment(client, experiment or "Default")
         named = {"mlflow.runName": run, **tags, RUN_TAG: run}
-        run_id = self._find(client, experiment_id, run, tags.get(MADE_TAG, ""))
+        run_id = self._find(client, experiment_id, run, tags)
         if run_id is None:
             made = client.create_run(
                 experiment_id,
@@ -159,7 +162,7 @@ class MlflowTracker:
                 run_name=named["mlflow.runName"],
             ).info.run_id
             # Another client may have made one too, and so may a repeat of this request whose reply was lost.
-            run_id = self._find(client, experiment_id, run, tags.get(MADE_TAG, "")) or made
+            run_id = self._find(client, experiment_id, run, tags) or made
         known = client.get_run(run_id)
         if known.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
@@ -231,11 +234,13 @@ class MlflowTracker:
             )
         return str(experiment.experiment_id)
 
-    def _find(self, client: MlflowClient, experiment_id: str, run: str, made: str) -> str | None:
+    def _find(self, client: MlflowClient, experiment_id: str, run: str, tags: Mapping[str, str]) -> str | None:
+        made, run_id = tags.get(MADE_TAG, ""), tags.get(ID_TAG, "")
         if "'" in run + made or '"' in run + made:
             raise TrackerUnavailable(f"{run!r} is no run id")
         same = f"tags.`{RUN_TAG}` = '{run}'" + (f" and tags.`{MADE_TAG}` = '{made}'" if made else "")
-        runs = client.search_runs([experiment_id], filter_string=same, max_results=100)
+        matches = client.search_runs([experiment_id], filter_string=same, max_results=100)
+        runs = [r for r in matches if r.data.tags.get(ID_TAG, run_id) == run_id]  # an older version tagged no id
         # All clients choose the same one: one with metrics first, then the oldest. The others are removed if empty.
         ranked = sorted(runs, key=lambda r: (not r.data.metrics, r.info.start_time, r.info.run_id))
         for other in ranked[1:]:

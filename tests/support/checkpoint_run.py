@@ -8,8 +8,9 @@ from typing import Any
 
 from qcity_nb.checkpoint.encode import encode_state
 from qcity_nb.checkpoint.state.capture import capture
-from qcity_nb.checkpoint.storage.local_tier import LocalTier, tier_path
+from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.storage.tier_folders import tier_path
 from qcity_nb.clock import iso_now
 from qcity_nb.ports import Store
 from qcity_nb.records import Head, Holder
@@ -34,7 +35,8 @@ class CheckpointRun:
         self.local = folder / "local"
         lease.create(store, Head(run=RUN, key="k", project="p", notebook="train.ipynb"))
         self.lease: Lease = lease.acquire(store, RUN, Holder(attempt="a", host="local", ttl_s=10))
-        self.tier = LocalTier(tier_path(self.local, RUN, 1), term=1)
+        run_id = self.lease.head.id
+        self.tier = LocalTier(tier_path(self.local, RUN, 1, run_id=run_id, attempt="a"), term=1, run_id=run_id)
         self._publisher = Publisher(self.lease, Mailbox(folder / "mailbox").open(), self.tier, published=None)
         self._seq = 0
 
@@ -77,5 +79,6 @@ def restored(store: Store, head: Head, folder: Path) -> Restored:
     """What a new host restores from the run record: it has only the store, and a tier of the next term."""
     term = head.term + 1
     folder.mkdir(exist_ok=True)
-    tier = LocalTier(tier_path(folder, head.run, term), term=term)
+    path = tier_path(folder, head.run, term, run_id=head.id, attempt="fresh")
+    tier = LocalTier(path, term=term, run_id=head.id)
     return restore(store, head, folder, term=term, tier=tier)

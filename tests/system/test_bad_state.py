@@ -167,7 +167,7 @@ def test_a_damaged_local_checkpoint(damage: Damage, scripts: Callable[..., Scrip
     has_done(script, 8)
     script.send(signal.SIGKILL)
     script.wait()
-    tier = next((script.folder / ".qcity/local/runs").glob("*/1"))
+    tier = next((script.folder / ".qcity/local/runs").glob("*/1-*"))
     newest = max(int(path.stem) for path in (tier / "checkpoints").glob("[0-9]*.json"))
     pack = f"t1-{newest}.pack"
     manifest = json.loads((tier / "checkpoints" / f"{newest}.json").read_bytes())["manifest"]

@@ -1,4 +1,4 @@
-"""The local tier: checkpoints on the host's own disk, one directory per term, written by one process.
+"""The local tier: checkpoints on the host's own disk, one directory per attempt, written by one process.
 
     checkpoints/<seq>.json    {"digest": …, "manifest": …}; renamed last; it alone makes a checkpoint exist
     packs/t<term>-<seq>.pack  the objects that the previous checkpoint did not have
@@ -6,7 +6,7 @@
 
 Opening a tier does not change the disk: readers and the owner use the same class. The first write makes the caller the
 owner, who removes what a killed owner left. A kill at any instant leaves either the previous checkpoint or the new
-one, complete. Does not protect against two writers: the term in the directory's name does.
+one, complete. Does not protect against two writers: the attempt in the directory's name does (``tier_folders``).
 
 Every name is synced before the manifest's, so this also holds after a power cut, on any POSIX file system
 (tests/system/test_power_cut.py). Syncing all directories takes half a millisecond longer than syncing only the
@@ -28,7 +28,7 @@ from qcity_nb.checkpoint.storage.manifest import Manifest, ObjectRef
 from qcity_nb.checkpoint.storage.pack_reader import PackReader
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
-__all__ = ["KEEP", "Lazy", "LocalTier", "tier_path"]
+__all__ = ["KEEP", "Lazy", "LocalTier"]
 
 KEEP = 2
 """How many checkpoints to keep: the newest, and one to fall back to."""
@@ -39,14 +39,19 @@ _DIGEST_SIZE = len(pack.digest(b""))
 
 
 class LocalTier:
-    """Checkpoints of one term under ``path``."""
+    """Checkpoints of one attempt under ``path``."""
 
-    def __init__(self, path: Path, *, term: int, keep: int = KEEP) -> None:
-        """Open ``path``; a save keeps the ``keep`` newest checkpoints."""
+    def __init__(self, path: Path, *, term: int, run_id: str = "", keep: int = KEEP) -> None:
+        """Open ``path``; a save keeps the ``keep`` newest checkpoints.
+
+        Args:
+            run_id: of the run that the tier belongs to; it goes into every checkpoint.
+        """
         if keep < 1:
             raise ValueError(f"keep={keep}: at least the newest is kept")
         self.path = path
         self.term = term
+        self.run_id = run_id
         self.keep = keep
         self.skipped: list[str] = []
         """Why the last call of ``newest`` skipped checkpoints, as sentences for the user."""
@@ -230,7 +235,14 @@ class LocalTier:
             if new:
                 refs |= pack.write_pack(path, new, term=self.term)
                 crashpoints.hit("local.pack")
-            saved = replace(manifest, objects=refs, term=self.term, rows_upto=manifest.seq, rows_bytes=len(rows))
+            saved = replace(
+                manifest,
+                run_id=self.run_id,
+                objects=refs,
+                term=self.term,
+                rows_upto=manifest.seq,
+                rows_bytes=len(rows),
+            )
             self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing incomplete is left
             if new:
@@ -351,7 +363,8 @@ class LocalTier:
                 size=manifest.size_bytes,
             )
             crashpoints.hit("local.pack")
-            saved = replace(manifest, objects=refs, term=self.term, rows_bytes=len(rows.get(manifest.seq, b"")))
+            rows_bytes = len(rows.get(manifest.seq, b""))
+            saved = replace(manifest, run_id=self.run_id, objects=refs, term=self.term, rows_bytes=rows_bytes)
             self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing incomplete is left
             with contextlib.suppress(OSError):
@@ -396,8 +409,3 @@ def _numbers(folder: Path, suffix: str) -> list[int]:
     except OSError:
         return []
     return [int(stem) for name in names if name.endswith(suffix) and (stem := name[: -len(suffix)]).isdecimal()]
-
-
-def tier_path(local_dir: Path, run: str, term: int) -> Path:
-    """The directory of the local tier of one term."""
-    return local_dir / "runs" / run / str(term)

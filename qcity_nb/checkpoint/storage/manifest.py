@@ -131,6 +131,8 @@ class Manifest(Record):
     """A checkpoint."""
 
     run: str
+    run_id: str = ""
+    """The run record's id; empty in checkpoints of older versions."""
     term: int
     seq: int
     at: str = ""

@@ -32,6 +32,7 @@ from qcity_nb.hosts import labelled_processes
 from qcity_nb.hosts.labelled_processes import LABEL, Process
 from qcity_nb.ports import Observation
 from qcity_nb.records import AttemptSpec
+from qcity_nb.run.local_dir import prepare
 from qcity_nb.settings import Settings
 
 __all__ = ["LocalLauncher", "wait_for_end"]
@@ -140,6 +141,7 @@ class LocalLauncher:
         """
         path = self._path(spec.attempt, "spec.json")
         try:
+            prepare(self._folder.parent)
             self._folder.mkdir(parents=True, exist_ok=True)
             _write(path, codec.dumps(spec))
             log = self._path(spec.attempt, "log").open("ab")

@@ -231,6 +231,16 @@ class TrackerContract:
         assert first != second
         assert tracker.start(run, experiment="contract", params={}, tags={"qcity.made": times[0]}) == first
 
+    def test_the_same_name_with_another_id_is_another_run(self, uri: str, run: str) -> None:
+        tracker = self.open(uri)
+        made = {"qcity.made": "2026-01-01T00:00:00.000+00:00"}
+        first, second = (
+            tracker.start(run, experiment="contract", params={}, tags={**made, "qcity.id": run_id})
+            for run_id in ("aaaa", "bbbb")
+        )
+        assert first != second
+        assert tracker.start(run, experiment="contract", params={}, tags={**made, "qcity.id": "aaaa"}) == first
+
     def test_many_and_long_params_and_tags(self, uri: str, run: str) -> None:
         tracker = self.open(uri)
         params = {f"p{n}": "v" * 7_000 if n % 50 == 0 else n for n in range(230)}

@@ -38,7 +38,7 @@ def head(
     return Head(
         run=RUN,
         key="k",
-        project="p",
+        project="owner/p",
         notebook="n.ipynb",
         state=state,
         desired=desired or DesiredState(),
@@ -139,7 +139,7 @@ def test_a_signal_is_passed_to_the_attempt(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     folder, attempt, local, has_spec, spec_text = up.read_text().split("\n", 4)
-    assert Path(folder).name == "p", "named as the project, which has no file that names it"
+    assert Path(folder).name == "owner-p", "named as the project, without the slash"
     assert (attempt, local, has_spec) == (MINE, f"{folder}/.qcity/local", "False")
     assert f'"project":"{folder}"' in spec_text.replace('": "', '":"')
     assert not Path(folder).exists(), "what it extracted is gone with it"

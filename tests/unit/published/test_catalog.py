@@ -87,11 +87,12 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
 def test_another_checkpoint_of_the_same_number_stands_alone(made: CheckpointRun, catalog: Catalog) -> None:
     # An attempt that was superseded made a sixth one, its successor another.
     made.save({"epochs": state(6)}, publish=False)
-    folder = made.local / "runs" / RUN
-    (folder / "1").rename(folder / "7")
+    path = made.tier.path
+    kept = path.rename(path.with_name("7-b"))
     again = CheckpointRun(open_store(str(made.local.parent / "store2")), made.local.parent)
     for seq in range(1, 7):
         again.save({"epochs": state(seq)}, publish=False)
+    again.tier.path.rename(kept.with_name("1-a"))
     checkpoints = catalog.checkpoints()
     assert named(checkpoints)[:2] == [(6, ["local (attempt 7)"]), (6, ["local (attempt 1)"])]
 
