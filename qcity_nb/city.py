@@ -70,38 +70,56 @@ def up(
         take_over: take the run from the host that holds it now.
         namespace: the variables in which to look for the notebook's path, outside IPython. Default: ``__main__``'s.
         overrides: any other setting by name, such as ``heartbeat="5s"`` (``qcity doctor`` lists them).
-    Returns: this kernel's city. A second call returns the same one while it holds the run, unless ``fresh``.
+    Returns: this kernel's city. While it holds the run, a second call with the same arguments, or only some of them,
+        returns the same one; with ``fresh`` the earlier city's attempt ends here. Under the engine every call returns
+        that of its attempt: what identifies a run has no effect there, and other settings that cannot hold are named.
     Raises:
         RunHeld: another host holds the run and is alive; the message names it and says what you can do.
-        UsageError: a setting is wrong, or the notebook's path is unknown and ``run`` is missing.
+        UsageError: a setting is wrong, the notebook's path is unknown and ``run`` is missing, or a run is open in this
+            kernel that was begun with other arguments.
         StoreError: the store refuses or does not answer.
     Does not: prompt, or wait for longer than the holder's ttl plus two minutes.
     """
-    global _city
-    if _city is not None and not fresh and _city.is_up:
-        return _city
-    settings = load_settings(overrides={"store": store, "tracking": tracking, **overrides})
+    asked = UpArguments(
+        run=run, name=name, params=params, settings={"store": store, "tracking": tracking, **overrides}
+    )
     shell = _shell()
     names = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
+    path = _path_of(names) if namespace is not None else None
+    with _lock:
+        present = _city if _city is not None and _city.is_up else None
+        if present is not None and (present.settings.mailbox or not fresh):
+            present._accept(replace(asked, path=str(path or "")))
+            return present
+        return _open(asked, names, shell, fresh=fresh, take_over=take_over)
+
+
+def _open(asked: UpArguments, names: Mapping[str, Any], shell: Any, *, fresh: bool, take_over: bool) -> City:
+    """Make this kernel's city, in place of an earlier one."""
+    global _city
+    settings = load_settings(overrides=asked.settings)
     host = detect()
     if settings.mailbox:
         city = _join(settings, host)
     else:
-        city = _begin(settings, host, names, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+        city = _begin(settings, host, names, asked, fresh=fresh, take_over=take_over)
     if city.session.finished_cells is None:  # else the engine set it up before this kernel's first cell
         crashpoints.arm_plan(settings.chaos, attempt=city._config.attempt)
         if shell is not None:
             from qcity_nb.kernel import ipython_hooks
 
             ipython_hooks.attach(city.session, shell)
-    city._asked = dict(overrides, name=name, params=params)
-    _city = city
+    earlier, _city = _city, city
+    if earlier is not None and earlier.session is not city.session:
+        earlier._leave(city.run)
+    if settings.mailbox:
+        city._accept(asked)
     return city
 
 
 def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
     """What a city in a snapshot of the notebook's variables becomes in another kernel: that kernel's own city."""
-    city = up(**asked)
+    city = _city if _city is not None and _city.is_up else up(**asked)
     if panel and city._panel is None:  # else this kernel already shows one
         city._show_panel(panel)
     return city
@@ -131,20 +149,17 @@ def _begin(
     settings: Settings,
     host: DetectedHost,
     names: Mapping[str, Any],
+    asked: UpArguments,
     *,
-    run: str | None,
-    name: str,
-    params: Mapping[str, Any] | None,
     fresh: bool,
     take_over: bool,
 ) -> City:
     """By hand: find or make the run, and start a sidecar that acquires its lease."""
     from qcity_nb.stores import open_store
 
-    located = notebook_path(names)
-    path = located[0].resolve() if located is not None else None
-    if run is not None:
-        notebook = run
+    path = _path_of(names)
+    if asked.run is not None:
+        notebook = asked.run
     elif path is not None:
         root = settings.project.root
         notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
@@ -158,8 +173,8 @@ def _begin(
         store,
         project=settings.project.name,
         notebook=notebook,
-        parameters=dict(params or {}),
-        name=name,
+        parameters=dict(asked.params or {}),
+        name=asked.name,
         fresh=fresh,
         source=content,
         desired=DesiredState(manual=True),
@@ -186,7 +201,14 @@ def _begin(
                 f"{held}. Take over with qcity.up(take_over=True), or watch the run with `qcity show {head.run}`"
             ) from None
         raise
-    return City(settings, host, config, mailbox, status, process)
+    city = City(settings, host, config, mailbox, status, process)
+    city._arguments = replace(asked, run=notebook, path=str(path or ""))
+    return city
+
+
+def _path_of(names: Mapping[str, Any]) -> Path | None:
+    located = notebook_path(names)
+    return located[0].resolve() if located is not None else None
 
 
 def _resume_run(head: Head) -> Head:
@@ -223,7 +245,8 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
-        self._asked: dict[str, Any] = {}
+        self._arguments = UpArguments()
+        self._said: set[str] = set()
         from qcity_nb.kernel.engine_requests import session_here
         from qcity_nb.kernel.session import Session
 

@@ -18,6 +18,7 @@ __all__ = ["SidecarClient"]
 LOOK_S = 0.05
 """How often the mailbox is read inside a hot loop."""
 WAIT_S = 1.0
+_ENDED = "this attempt at run {run!r} has ended ({reason}): write `city = qcity.up()` before this line"
 
 
 class SidecarClient:
@@ -33,6 +34,8 @@ class SidecarClient:
         self._clock = SystemClock()
         self._waited_s = 0.0
         self._earlier: Mapping[str, Sequence[tuple[int, float]]] | None = None
+        self.closed = ""
+        """Why this attempt may no longer be used in this kernel, and what to write; empty: it may."""
 
     def look(self, *, now: bool = False) -> Status:
         """The sidecar's status, read at most every 50 ms unless ``now``."""
@@ -76,8 +79,13 @@ class SidecarClient:
 
         Raises:
             LeaseLost: another attempt holds the run; the message names it.
+            UsageError: this attempt has ended; the message says what to write.
         """
+        if self.closed:
+            raise UsageError(self.closed)
         status = self.look()
+        if status.state == "ended":
+            raise UsageError(_ENDED.format(run=status.run, reason=status.reason))
         if status.state in ("lost", "refused"):
             kind = getattr(errors, status.error, LeaseLost)
             raise kind(status.reason)
@@ -96,18 +104,20 @@ class SidecarClient:
 
         Raises:
             StoreUnavailable: no answer in time; the sidecar keeps trying.
+            UsageError: this attempt has ended.
             QcityError: the error that the sidecar answered.
         """
+        self.check()
         request = self.mailbox.ask(op, **data)
         until = time.monotonic() + wait_s
         while True:
             answer = self.mailbox.answer_to(request)
             if answer is not None:
                 break
-            self.check()
             status = self.look(now=True)
-            if status.state == "ended" and self.mailbox.answer_to(request) is None:
-                raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
+            if status.state == "ended" and self.mailbox.answer_to(request) is not None:
+                continue  # it was answered just before the attempt ended
+            self.check()
             if time.monotonic() > until:
                 raise errors.StoreUnavailable(
                     status.message or f"no answer from qcity's background process in {wait_s:g} s; it keeps trying"
