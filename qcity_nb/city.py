@@ -15,6 +15,7 @@ Read next: `ports.py`, what the protocol asks of stores, launchers and trackers;
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -30,12 +31,14 @@ from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
 from qcity_nb.run.mailbox import Mailbox, Status
+from qcity_nb.run.up_arguments import UpArguments
 from qcity_nb.settings import Settings
 from qcity_nb.settings import load as load_settings
 from qcity_nb.sidecar import start as sidecar
 
 if TYPE_CHECKING:
     from qcity_nb.data import Data
+    from qcity_nb.kernel.loop import Changed
     from qcity_nb.kernel.panel import Panel
     from qcity_nb.kernel.save_policy import Every
 
@@ -44,6 +47,7 @@ __all__ = ["City", "up"]
 T = TypeVar("T")
 
 _city: City | None = None
+_lock = threading.RLock()
 
 
 def up(
@@ -70,9 +74,9 @@ def up(
         take_over: take the run from the host that holds it now.
         namespace: the variables in which to look for the notebook's path, outside IPython. Default: ``__main__``'s.
         overrides: any other setting by name, such as ``heartbeat="5s"`` (``qcity doctor`` lists them).
-    Returns: this kernel's city. While it holds the run, a second call with the same arguments, or only some of them,
-        returns the same one; with ``fresh`` the earlier city's attempt ends here. Under the engine every call returns
-        that of its attempt: what identifies a run has no effect there, and other settings that cannot hold are named.
+    Returns: this kernel's city. While it holds the run, a call with the same arguments or only some of them returns the
+        same one; ``fresh`` releases its run. Under the engine every call returns that of its attempt: what identifies
+        a run has no effect there, and settings that cannot hold are named.
     Raises:
         RunHeld: another host holds the run and is alive; the message names it and says what you can do.
         UsageError: a setting is wrong, the notebook's path is unknown and ``run`` is missing, or a run is open in this
@@ -80,23 +84,25 @@ def up(
         StoreError: the store refuses or does not answer.
     Does not: prompt, or wait for longer than the holder's ttl plus two minutes.
     """
-    asked = UpArguments(
-        run=run, name=name, params=params, settings={"store": store, "tracking": tracking, **overrides}
-    )
-    shell = _shell()
-    names = shell.user_ns if shell is not None else (namespace if namespace is not None else _main())
-    path = _path_of(names) if namespace is not None else None
+    asked = UpArguments(run=run, name=name, params=params, settings={"store": store, "tracking": tracking, **overrides})
+    path = _path_of(namespace) if namespace is not None and _shell() is None else None
     with _lock:
-        present = _city if _city is not None and _city.is_up else None
-        if present is not None and (present.settings.mailbox or not fresh):
-            present._accept(replace(asked, path=str(path or "")))
-            return present
-        return _open(asked, names, shell, fresh=fresh, take_over=take_over)
+        city = _city if _city is not None and _city.is_up else None
+        if city is None or (fresh and not city.settings.mailbox):
+            city = _open(asked, namespace, fresh=fresh, take_over=take_over)
+        from qcity_nb.kernel.between_loops import accept
+
+        accept(city.session, replace(asked, path=str(path or "")), city._arguments, city.settings, city._config)
+    return city
 
 
-def _open(asked: UpArguments, names: Mapping[str, Any], shell: Any, *, fresh: bool, take_over: bool) -> City:
+def _open(
+    asked: UpArguments, namespace: Mapping[str, Any] | None = None, *, fresh: bool = False, take_over: bool = False
+) -> City:
     """Make this kernel's city, in place of an earlier one."""
     global _city
+    shell = _shell()
+    names = shell.user_ns if shell is not None else namespace or vars(sys.modules["__main__"])
     settings = load_settings(overrides=asked.settings)
     host = detect()
     if settings.mailbox:
@@ -111,24 +117,18 @@ def _open(asked: UpArguments, names: Mapping[str, Any], shell: Any, *, fresh: bo
             ipython_hooks.attach(city.session, shell)
     earlier, _city = _city, city
     if earlier is not None and earlier.session is not city.session:
-        earlier._leave(city.run)
-    if settings.mailbox:
-        city._accept(asked)
+        from qcity_nb.kernel.between_loops import leave_run
+
+        leave_run(earlier.session, f"qcity.up() has brought up run {city.run!r} since: use the city that it returned")
     return city
 
 
 def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
     """What a city in a snapshot of the notebook's variables becomes in another kernel: that kernel's own city."""
-    city = _city if _city is not None and _city.is_up else up(**asked)
+    city = _city if _city is not None and _city.is_up else _open(UpArguments.of(asked))
     if panel and city._panel is None:  # else this kernel already shows one
         city._show_panel(panel)
     return city
-
-
-def _main() -> Mapping[str, Any]:
-    import __main__
-
-    return vars(__main__)
 
 
 def _shell() -> Any:
@@ -207,8 +207,7 @@ def _begin(
 
 
 def _path_of(names: Mapping[str, Any]) -> Path | None:
-    located = notebook_path(names)
-    return located[0].resolve() if located is not None else None
+    return located[0].resolve() if (located := notebook_path(names)) else None
 
 
 def _resume_run(head: Head) -> Head:
@@ -246,7 +245,6 @@ class City:
         self._data: Data | None = None
         self._began_s = time.monotonic()
         self._arguments = UpArguments()
-        self._said: set[str] = set()
         from qcity_nb.kernel.engine_requests import session_here
         from qcity_nb.kernel.session import Session
 
@@ -254,6 +252,9 @@ class City:
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
         self.session = session_here(mailbox) or Session(mailbox, status, revive=self._revive)
         self.session.deadline_s = deadline_s
+        self.session.strict_state = settings.strict_state
+        self.session.sidecar.is_unattended = bool(settings.mailbox)
+        self.session.environment.begin(self.session, settings.project.root, strict=settings.strict_environment)
 
     def __repr__(self) -> str:
         status = self.session.sidecar.look(now=True)
@@ -261,12 +262,12 @@ class City:
 
     def __reduce__(self) -> Any:
         # A city is bound to its kernel's process: another kernel brings up its own.
-        return _revive_city, (self._asked, self._panel.display_id if self._panel is not None else "")
+        return _revive_city, (self._arguments.elsewhere(), self._panel.display_id if self._panel is not None else "")
 
     @property
     def is_up(self) -> bool:
         """Does this attempt still hold the run?"""
-        return self.session.sidecar.look(now=True).state == "held"
+        return self.session.sidecar.is_held
 
     def _revive(self) -> None:
         """The sidecar died while this attempt lives: start another one for it."""
@@ -281,6 +282,8 @@ class City:
         every: Every = None,
         name: str | None = None,
         lazy: bool | None = None,
+        changed: Changed | None = None,
+        strict_state: bool | None = None,
     ) -> Iterator[T]:
         """Iterate over ``items``; resume after the last saved iteration if an earlier attempt died.
 
@@ -303,6 +306,11 @@ class City:
                 while the next iteration begins, and ``optimizer.step()`` waits for that copy; until then the weights
                 may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
                 everything later: call ``city.wait()`` before you change anything.
+            changed: what to do if the items or the loop's code are no longer what they were when the loop was saved:
+                ``"restart"`` begins the loop anew, once; ``"resume"`` continues. Default: it continues if only code
+                changed, and says so; other items are an error.
+            strict_state: a ``state`` that lacks a variable which one iteration passes to the next is an error.
+                Default: the setting ``strict_state``; without it a message says which.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
@@ -310,7 +318,11 @@ class City:
         """
         from qcity_nb.kernel import loop
 
-        return loop.begin(self.session, items, state, every, name, lazy)
+        self.session.sidecar.check()
+        self.session.environment.check(self.session)
+        strict = self.session.strict_state if strict_state is None else strict_state
+        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed, strict_state=strict)
+        return loop.begin(self.session, items, state, options)
 
     def wait(self) -> None:
         """Wait until the state of the last boundary is copied and may be changed by any means (``lazy=True``)."""
@@ -337,29 +349,9 @@ class City:
             UsageError: the name cannot be displayed, another name is waiting for the same boundary, or the run record
                 is full (about 200 names).
         """
-        self.session.sidecar.check()
-        if name:
-            self._label(name)
-        if self.session.open:
-            self.session.force = True
-            return self.session.seq
-        if sys.exc_info()[0] is None or not self.session.has_left:
-            self.session.save("asked for", strict=True)  # else: an exception left the loop and may still end the cell
-        return int(self.session.sidecar.ask("flush", wait_s=60)["seq"])
+        from qcity_nb.kernel.between_loops import save_now
 
-    def _label(self, name: str) -> None:
-        from qcity_nb.checkpoint.retention import check_name
-
-        session = self.session
-        check_name(name)
-        if session.label and session.label != name:
-            raise UsageError(f"checkpoint(name={name!r}): the next boundary's checkpoint is {session.label!r} already")
-        if session.sidecar.look(now=True).names_left == 0:
-            raise UsageError(
-                f"checkpoint(name={name!r}): this run has as many named checkpoints as its run record can list; "
-                "leave out the name"
-            )
-        session.label = name
+        return save_now(self.session, name)
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
         """Restore the state of a loop from its newest checkpoint.
@@ -371,20 +363,9 @@ class City:
         Raises:
             UsageError: no checkpoint yet, or no such loop; the message lists the loops that have one.
         """
-        from qcity_nb.checkpoint.state.capture import load, restore
+        from qcity_nb.kernel.between_loops import restore_state
 
-        loops = [loop for loop in self.session.loops.values() if loop.saved_state is not None]
-        matches = [loop for loop in loops if name is None or name == loop.key]
-        matches = matches or [loop for loop in loops if name == loop.name]
-        if len(matches) != 1:
-            names = ", ".join(sorted(loop.key for loop in loops)) or "none yet"
-            raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
-        captured, _ = self.session.read_loop_state(matches[0])
-        assert captured is not None
-        if state is None:
-            return load(captured)
-        restore(state, captured)
-        return state
+        return restore_state(self.session, state, name)
 
     def finish(self) -> None:
         """End a run that was begun by hand, as succeeded: everything is published, drained and closed.
@@ -395,15 +376,15 @@ class City:
             return
         self.session.commit("finish")
         self.session.sidecar.ask("end", wait_s=90, state="succeeded")
-        self._finish_saves()
+        self._close(f"city.finish() has ended run {self.run!r}: begin the next one with `city = qcity.up()`")
 
     def hand_over(self) -> None:
         """Publish everything and release the run, so that a keeper elsewhere can resume it."""
         self.session.commit("hand over")
         self.session.sidecar.ask("release", wait_s=90, hand_over=True)
-        self._finish_saves()
+        self._close(f"city.hand_over() has released run {self.run!r}: resume it here with `city = qcity.up()`")
 
-    def _finish_saves(self) -> None:
+    def _close(self, why: str) -> None:
         """Wait for the sidecar's last status, so that the panel and the next `up()` see that the attempt has ended."""
         until = time.monotonic() + 5
         while self.is_up and time.monotonic() < until:
@@ -414,6 +395,7 @@ class City:
         if self._process is not None:
             self._process.wait(timeout=30)
         self.session.engine.close()  # its arena is as large as the state
+        self.session.sidecar.closed = why
 
     @property
     def data(self) -> Data:

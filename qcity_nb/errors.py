@@ -7,6 +7,7 @@
     │   └── UnknownRun                   no run of that name in this store
     ├── NotebookFailed          exit 3   a cell of the notebook raised
     ├── RunStopped              exit 4   somebody asked the run to stop
+    │   └── Changed                      what the run works with is no longer what it was: a person decides
     ├── RunHeld                 exit 5   another attempt holds the run
     ├── LeaseLost               exit 5   another attempt took the run over
     ├── StoreError              exit 6
@@ -31,6 +32,7 @@ Exit code 0 is success, 1 an unexpected error (a bug: please report it), 130 Ctr
 from __future__ import annotations
 
 __all__ = [
+    "Changed",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointUntrusted",
@@ -92,6 +94,13 @@ class RunStopped(QcityError):
     """Somebody asked the run to stop; what was finished is saved."""
 
     exit_code = 4
+
+
+class Changed(RunStopped):
+    """Items, notebook or environment are not what they were, so the run stopped as it was; the message says what to do.
+
+    Nothing is lost: the run can be resumed.
+    """
 
 
 class RunHeld(QcityError):

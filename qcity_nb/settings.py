@@ -19,7 +19,18 @@ from urllib.parse import parse_qsl, urlsplit
 from qcity_nb.errors import UsageError
 from qcity_nb.version import __version__
 
-__all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds", "setting_name", "signing_key", "wants_traceback"]
+__all__ = [
+    "ENV",
+    "KEY",
+    "Project",
+    "Settings",
+    "find_project",
+    "load",
+    "seconds",
+    "setting_name",
+    "signing_key",
+    "wants_traceback",
+]
 
 ENV = "QCITY_"
 KEY = ENV + "KEY"
@@ -85,6 +96,10 @@ class Settings:
     """The user or organization that pays; empty: the token's owner."""
     job_secrets: tuple[str, ...] = ()
     """Variables of this environment that a job also gets, as secrets."""
+    strict_state: bool = False
+    """A loop's state that lacks what one iteration passes to the next is an error, not only a message."""
+    strict_environment: bool = False
+    """A run does not resume with other packages, another Python or edited project files."""
     mailbox: str = ""
     """Set by the engine for its kernel: the mailbox of the attempt that it belongs to."""
     chaos: str = ""
@@ -160,6 +175,8 @@ _PASSWORD_ADVICE = {
 }
 """Addresses are written to files that others read; this says where a password belongs instead."""
 _LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
+_SWITCHES = {"strict_state", "strict_environment"}
+_SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NONE = {"tracking", "job_install"}
 """What may be ``none``: an empty variable counts as not set, so the environment needs a word for it."""
 _BYTES = {"storage_budget"}
@@ -191,6 +208,11 @@ def _value(name: str, value: object) -> Any:
         if match is None:
             raise UsageError(f"{name} = {value!r}: write a share of the cells' time, such as 0.1 or '10%'")
         return float(match[1]) / (100 if match[2] else 1)
+    if name in _SWITCHES:
+        text = str(value).strip().lower()
+        if text not in _SWITCH:
+            raise UsageError(f"{name} = {value!r}: write true or false")
+        return _SWITCH[text]
     if name in _LISTS:
         items = value.split(",") if isinstance(value, str) else value
         names = tuple(str(item).strip() for item in items) if isinstance(items, list | tuple) else ("",)

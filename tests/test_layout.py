@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "kernel": {"run", "checkpoint", "cells", "namespace", "tracking", "hosts", "views", "sidecar"},
     "engine": {"run", "cells", "stores", "sidecar", "kernel"},
     "interactive": {"checkpoint", "cells", "namespace", "kernel"},
-    "city": {"run", "checkpoint", "stores", "data", "hosts", "sidecar", "kernel"},
+    "city": {"run", "stores", "data", "hosts", "sidecar", "kernel"},
     "cli": {
         *("run", "checkpoint", "namespace", "stores", "tracking", "hosts"),
         *("published", "views", "kernel", "engine"),
@@ -44,6 +44,7 @@ ROOMS: dict[str, set[str]] = {
 INNER: dict[str, tuple[tuple[str, ...], ...]] = {
     "checkpoint": (("buffer",), ("memory",), ("digest",), ("state", "storage"), ("formats",)),
     "namespace": (("handlers", "environment"),),
+    "kernel": (("changes",),),
 }
 """Order inside a room, lowest first; names in one bracket may not import each other, the room's other modules come
 last. A name is a folder or a module of the room."""

@@ -137,6 +137,11 @@ def _to_shown(head: Head, known: _Known) -> Shown:
     deaths = [
         int(event.data.get("step", 0)) for event in known.journal_events if event.kind == "lease" and event.term > 1
     ]
+    changes = {
+        (int(event.data.get("step", 0)), str(event.data.get("message", "")))
+        for event in known.journal_events
+        if event.kind == "changed"
+    }
     messages = []
     if pending_launch is not None and holder is None:
         messages.append(f"attempt {pending_launch.attempt} is being launched on {pending_launch.host}")
@@ -155,6 +160,7 @@ def _to_shown(head: Head, known: _Known) -> Shown:
         rows_waiting=sum(count for seq, count in known.counts.items() if seq > head.tracked.drained_seq),
         metrics=known.rows,
         deaths=tuple(deaths),
+        changes=tuple(sorted(changes)),
         tracker=mask(head.tracked.uri),
         messages=tuple(messages),
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
@@ -26,21 +27,34 @@ __all__ = ["begin"]
 
 T = TypeVar("T")
 
+Changed = Literal["restart", "resume"]
 
-def begin(
-    session: Session, items: Iterable[T], state: object, every: Every, name: str | None, lazy: bool | None = None
-) -> Iterator[T]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopOptions:
+    """How a loop is to run: the arguments of ``city.loop`` (``City.loop`` explains them)."""
+
+    every: Every = None
+    name: str | None = None
+    lazy: bool | None = None
+    changed: Changed | None = None
+    strict_state: bool = False
+
+
+def begin(session: Session, items: Iterable[T], state: object, options: LoopOptions) -> Iterator[T]:
     """Check the arguments now; the iteration begins when the first item is asked for.
 
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` is not valid, or ``items`` cannot be iterated.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated.
     """
     check_state(state)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
-    return _run(session, items, state, pace(every), name, _LAZILY[lazy])
+    if options.changed not in (None, "restart", "resume"):
+        raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
+    return _run(session, items, state, pace(options.every), options)
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -117,13 +131,11 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 _LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
 
 
-def _run(
-    session: Session, source: Iterable[T], state: object, when: Pace, name: str | None, lazily: Lazily
-) -> Iterator[T]:
+def _run(session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions) -> Iterator[T]:
     session.sidecar.check()
     items = Items(source)
-    loop, is_known = _find(session, name)
-    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, lazily
+    loop, is_known = _find(session, options.name)
+    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     try:

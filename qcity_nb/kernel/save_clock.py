@@ -34,7 +34,7 @@ class SaveClock:
         session = self._session
         now_s = session.clock.now_s()
         elapsed_s, cost_s = now_s - session.saved_at_s, session.save_s
-        mean_s = session.alive_s(now_s) / len(session.deaths) if session.deaths else None
+        mean_s = session.history.mean_life_s(now_s)
         left_s, longest_s = None, 0.0
         if session.deadline_s is not None:
             self._took_s.append(now_s - self._looked_s)

@@ -19,6 +19,8 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.kernel.changes.environment_check import EnvironmentCheck
+from qcity_nb.kernel.changes.run_history import ChangeKind, RunHistory
 from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.interrupt import uninterrupted
 from qcity_nb.kernel.loop_keys import key_of
@@ -85,14 +87,11 @@ class Session:
         """The name of the next checkpoint, which then stays in the store permanently."""
         self.deadline_s = deadline_s
         """When this host ends its session, on ``clock``; ``None``: not known."""
-        self._began_s = self.clock.now_s()
-        self._alive_before_s = 0.0
         self.listeners: list[Callable[[], None]] = []
-        self.deaths: list[int] = []
-        """The steps that the run resumed from, one for each death."""
-        if self.manifest is not None:
-            self.deaths = [*self.manifest.values.get("deaths", []), self.manifest.step]
-            self._alive_before_s = float(self.manifest.values.get("alive_s", 0.0))
+        self.history = RunHistory.of(self.manifest, began_s=self.clock.now_s())
+        self.environment = EnvironmentCheck(self.manifest.values if self.manifest is not None else {})
+        self.strict_state = False
+        """A state that is not all of the state is an error."""
         self.finished_cells: FinishedCells | None = None
         """The notebook's finished cells, if the engine or the extension follows its cells."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
@@ -110,6 +109,12 @@ class Session:
         """
         self.sidecar.check()
         self.metric_log.log(metrics, step)
+
+    def announce(self, kind: ChangeKind, text: str, *, step: int | None = None) -> None:
+        """Tell people what changed: below the cell, in journal and tracker, and as a mark in the curves at ``step``."""
+        at = step if step is not None else self.metric_log.scopes[-1].step
+        self.sidecar.announce(kind, text, step=at)
+        self.history.add_change(kind, text, step=at, term=self.term)
 
     @property
     def cell(self) -> tuple[str, str]:
@@ -327,16 +332,12 @@ class Session:
             self._send_named()
         return self.seq
 
-    def alive_s(self, now_s: float) -> float:
-        """How long the run has lived over all attempts; those that died count up to their last checkpoint."""
-        return self._alive_before_s + now_s - self._began_s
-
     def _values(self) -> dict[str, Any]:
         """The ``values`` of a manifest."""
         unfinished = {key for key, loop in self.loops.items() if not loop.finished}
         values = {
-            "deaths": self.deaths,
-            "alive_s": round(self.alive_s(self.clock.now_s()), 3),
+            **self.history.values(self.clock.now_s()),
+            "environment": self.environment.check(self),
             "best": self.bests.encode(unfinished),
             "name": self.label,
             "once": dict(self.once),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from qcity_nb import errors
 from qcity_nb.clock import SystemClock
-from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, UsageError
+from qcity_nb.errors import Changed, CheckpointError, LeaseLost, RunStopped, UsageError
 from qcity_nb.run import journal
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
@@ -18,6 +19,8 @@ __all__ = ["SidecarClient"]
 LOOK_S = 0.05
 """How often the mailbox is read inside a hot loop."""
 WAIT_S = 1.0
+STOP_S = 5.0
+"""How long a refusal waits until the sidecar knows that the attempt is to stop."""
 _ENDED = "this attempt at run {run!r} has ended ({reason}): write `city = qcity.up()` before this line"
 
 
@@ -27,6 +30,8 @@ class SidecarClient:
     def __init__(self, mailbox: Mailbox, status: Status, *, revive: Callable[[], None] | None = None) -> None:
         self.mailbox = mailbox
         self.term = status.term
+        self.is_unattended = False
+        """The engine executes the notebook: nobody is there to answer."""
         self._revive = revive
         self._status = status
         self._looked_s = float("-inf")
@@ -68,6 +73,11 @@ class SidecarClient:
             if self._status.state != "held" or self._status.until_s != ran_out_s:
                 return
 
+    @property
+    def is_held(self) -> bool:
+        """Does this attempt hold the run, as far as the sidecar knows now?"""
+        return not self.closed and self.look(now=True).state == "held"
+
     def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
         """The metrics before this attempt, thinned out: (step, value) by name; empty until the sidecar sent them."""
         if self._earlier is None and self._status.restored_seq:
@@ -98,6 +108,26 @@ class SidecarClient:
         """
         if reason := self.look().stop:
             raise RunStopped(reason)
+
+    def announce(self, kind: str, text: str, *, step: int) -> None:
+        """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
+        sys.stderr.write(f"qcity: {text}\n")
+        sys.stderr.flush()
+        self.note("changed", what=kind, message=text, step=step)
+
+    def refuse(self, kind: str, text: str) -> Changed:
+        """The error to raise where the run must not continue as it is. Nothing of it changes, and it can be resumed.
+
+        By hand the cell ends with the error and can be run again. Under the engine the run is stopped with this reason,
+        as if a person had stopped it, so that no keeper relaunches it before somebody has read it.
+        """
+        self.note("refused", what=kind, message=text)
+        if self.is_unattended:
+            self.mailbox.ask("stop", reason=text)
+            until = time.monotonic() + STOP_S
+            while not self.look(now=True).stop and time.monotonic() < until:
+                time.sleep(0.02)
+        return Changed(text)
 
     def ask(self, op: Any, *, wait_s: float, **data: object) -> Mapping[str, Any]:
         """Send a request and wait for the answer.

@@ -36,14 +36,25 @@ class UpArguments:
     """``store``, ``tracking`` and the others, as the caller spelled them."""
 
     @property
-    def given(self) -> dict[str, object]:
+    def named_settings(self) -> dict[str, object]:
         """The settings that were given, by their full names."""
         return {setting_name(name): value for name, value in self.settings.items() if value is not None}
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> UpArguments:
+        """What ``elsewhere`` returned in another kernel."""
+        settings = {name: value for name, value in saved.items() if name not in ("name", "params")}
+        return cls(name=saved.get("name", ""), params=saved.get("params"), settings=settings)
+
+    def elsewhere(self) -> dict[str, Any]:
+        """What holds in another kernel too; where the run lives is that kernel's own matter."""
+        settings = {name: value for name, value in self.named_settings.items() if name not in ("store", "tracking")}
+        return {**settings, "name": self.name, "params": self.params}
 
 
 def _compare_settings(asked: UpArguments, opened: UpArguments, present: Settings) -> Iterator[tuple[str, object]]:
     # Read with the earlier ones, because some settings depend on others: a store on the Hub has its own heartbeat.
-    loaded = load(present.project.root, {**opened.given, **asked.given, **asked.settings})
+    loaded = load(present.project.root, {**opened.named_settings, **asked.named_settings, **asked.settings})
     for spelled, value in asked.settings.items():
         name = setting_name(spelled)
         if value is not None and _normalize(getattr(loaded, name)) != _normalize(getattr(present, name)):

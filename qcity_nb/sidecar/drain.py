@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Tracker
@@ -18,7 +18,10 @@ from qcity_nb.records import Tracked
 from qcity_nb.run.lease import Lease, read
 from qcity_nb.tracking import open_tracker
 
-__all__ = ["Drain"]
+__all__ = ["CHANGES_TAG", "Drain"]
+
+CHANGES_TAG = "qcity.changes"
+"""The tag that lists what changed while the run was resumed, the newest first."""
 
 
 class Drain:
@@ -50,6 +53,9 @@ class Drain:
         self.failures = 0
         """How many tries in a row the tracker did not answer."""
         self.sent_rows = 0
+        self.changes: Sequence[Mapping[str, Any]] = ()
+        """What changed while the run was resumed; the tracker's run gets them as a tag."""
+        self._tagged: Sequence[Mapping[str, Any]] = ()
         self._tracker: Tracker | None = None
         self._started = False
         self._part = Part()
@@ -160,6 +166,7 @@ class Drain:
             self._set(run_id=run_id)
             self._started = True
             self._reclose(run_id)
+        self._tag_changes()
         sent = send_covered(
             lease.store,
             head,
@@ -171,6 +178,13 @@ class Drain:
             part=self._part,
         )
         self._set(drained_seq=sent)
+
+    def _tag_changes(self) -> None:
+        changes = self.changes
+        if self._tracker is not None and changes and changes != self._tagged and self._lease.is_confirmed:
+            texts = [f"attempt {each['term']}, step {each['step']}: {each['text']}" for each in changes]
+            self._tracker.tag(self.tracked.run_id, {CHANGES_TAG: "\n".join(reversed(texts))})
+            self._tagged = changes
 
     def _may_send(self) -> bool:
         return self._lease.is_confirmed

@@ -7,9 +7,10 @@ import math
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qcity_nb import codec, crashpoints, settings
 from qcity_nb.checkpoint import signing
@@ -100,6 +101,11 @@ class Publisher:
     @property
     def _read(self) -> Callable[[str], bytes]:
         return lambda name: self._lease.store.get(self._lease.run, name)
+
+    @property
+    def changes(self) -> Sequence[Mapping[str, Any]]:
+        """What changed while the run was resumed, as the newest published checkpoint lists it."""
+        return self._newest.values.get("changes", ()) if self._newest is not None else ()
 
     def _prepare(self, manifest: Manifest, head: Head) -> _PublishDraft:
         """Prepare a checkpoint: only what the newest published manifest does not have goes into a new pack."""

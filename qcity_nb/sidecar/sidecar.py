@@ -339,6 +339,7 @@ class Sidecar:
             self.show(message="")
         self.show_held()
         if self.drain is not None:
+            self.drain.changes = self.publisher.changes
             self.drain.poke()
 
     def release_orphan(self) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
 
 from qcity_nb import codec
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
@@ -14,7 +16,7 @@ from qcity_nb.ports import Store
 from qcity_nb.published.read import published_rows
 from qcity_nb.records import Head
 from qcity_nb.tracking.outbox import decode_rows
-from qcity_nb.views.curve import loss_file
+from qcity_nb.views.curve import Change, loss_file
 from qcity_nb.views.series import Series
 
 __all__ = ["RunPage", "page"]
@@ -54,18 +56,26 @@ class RunPage:
             newest: the newest checkpoint of ``head``.
         """
         deaths = newest.values.get("deaths", ()) if newest is not None else ()
-        return page(head, store=self._store.address, series=self._series or Series(), deaths=deaths)
+        changes = [(int(each["step"]), str(each["text"])) for each in _changes_of(newest)]
+        return page(head, store=self._store.address, series=self._series or Series(), deaths=deaths, changes=changes)
 
 
-def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> dict[str, bytes]:
+def _changes_of(newest: Manifest | None) -> Sequence[Mapping[str, Any]]:
+    return newest.values.get("changes", ()) if newest is not None else ()
+
+
+def page(
+    head: Head, *, store: str, series: Series, deaths: Sequence[int], changes: Sequence[Change] = ()
+) -> dict[str, bytes]:
     """The files, by name.
 
     Args:
         store: its address, as people write it.
         deaths: the steps at which the run died.
+        changes: what changed on the way, each with the step.
     """
     key = series.main
-    picture = loss_file(series.metrics[key], deaths, name=f"{key} over steps") if key else ""
+    picture = loss_file(series.metrics[key], deaths, changes, name=f"{key} over steps") if key else ""
     newest = head.checkpoint
     table = [
         ("notebook", f"`{head.notebook}`"),
@@ -74,6 +84,7 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
         ("step", str(newest.step) if newest else "-"),
         ("newest checkpoint", newest.at if newest else "-"),
         *((name, _number(points[-1][1])) for name, points in list(series.metrics.items())[:8]),
+        *(("changed", f"from step {step}: {_in_table(text)}") for step, text in changes),
     ]
     lines = [
         "---",
@@ -113,6 +124,10 @@ def page(head: Head, *, store: str, series: Series, deaths: Sequence[int]) -> di
     if picture:
         files["loss.svg"] = picture.encode()
     return files
+
+
+def _in_table(text: str) -> str:
+    return " ".join(escape(text).replace("|", "&#124;").replace("`", "&#96;").split())
 
 
 def _number(value: float) -> str:

@@ -8,10 +8,13 @@ from html import escape
 
 __all__ = ["Point", "loss_file", "loss_svg", "thin_out"]
 
+Change = tuple[int, str]
+"""The step from which something is another one, and what: ``(40, "lr = 0.1 → 0.01")``."""
 Point = tuple[int, float]
 """(step, value)"""
 
 DEATH = "#e5484d"
+CHANGE = "#8250df"
 """Readable on white and on black."""
 CURVE = "var(--jp-brand-color1, #3b82f6)"
 
@@ -39,13 +42,20 @@ def thin_out(series: Sequence[Point], limit: int) -> list[Point]:
 
 
 def loss_svg(
-    series: Sequence[Point], deaths: Sequence[int] = (), *, name: str = "", width: int = 240, height: int = 48
+    series: Sequence[Point],
+    deaths: Sequence[int] = (),
+    changes: Sequence[Change] = (),
+    *,
+    name: str = "",
+    width: int = 240,
+    height: int = 48,
 ) -> str:
-    """The curve, as wide as its place allows, with a dashed line at every step in ``deaths``.
+    """The curve, as wide as its place allows: a dashed line at every death, a dotted one at every change.
 
     Args:
         series: in any order; values that are not finite break the line.
         deaths: the steps that the run had reached when it died; those outside the series are at its edges.
+        changes: what changed on the way, each with the step.
         name: what a screen reader says.
         width, height: of the drawing's own coordinates, and its natural size in pixels.
     Returns: one ``<svg>`` element without scripts or outside references; empty for a series without numbers.
@@ -84,6 +94,12 @@ def loss_svg(
             f' stroke-dasharray="3 3" vector-effect="non-scaling-stroke">'
             f"<title>died at step {at:d}</title></line>"
         )
+    for at, text in changes:
+        out.append(
+            f'<line x1="{x(at)}" x2="{x(at)}" y1="0" y2="{height}" stroke="{CHANGE}" stroke-width="1.5"'
+            f' stroke-dasharray="1 3" vector-effect="non-scaling-stroke">'
+            f"<title>from step {at:d}: {escape(text)}</title></line>"
+        )
     for line in lines:
         if len(line) == 1:  # a line needs two ends; round caps make it a dot
             line = line * 2
@@ -96,10 +112,12 @@ def loss_svg(
     return "".join(out)
 
 
-def loss_file(series: Sequence[Point], deaths: Sequence[int] = (), *, name: str = "") -> str:
+def loss_file(
+    series: Sequence[Point], deaths: Sequence[int] = (), changes: Sequence[Change] = (), *, name: str = ""
+) -> str:
     """The curve as a separate file, on white; empty for a series without numbers."""
     width, height = 720, 200
-    drawn = loss_svg(series, deaths, name=name, width=width, height=height)
+    drawn = loss_svg(series, deaths, changes, name=name, width=width, height=height)
     if not drawn:
         return ""
     opening, _, rest = drawn.partition(">")

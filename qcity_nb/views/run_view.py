@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from qcity_nb.views.curve import Point, loss_svg
+from qcity_nb.views.curve import CHANGE, Change, Point, loss_svg
 
 __all__ = ["LoopView", "PanelView", "Saved", "loss_svg", "panel_html", "text"]
 
@@ -66,6 +66,8 @@ class PanelView:
     metrics: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     deaths: tuple[int, ...] = ()
     """The steps that the run had reached whenever it died."""
+    changes: tuple[Change, ...] = ()
+    """What changed on the way (the notebook, the items, the environment), each with the step."""
     store: str = ""
     tracker: str = ""
     messages: tuple[str, ...] = ()
@@ -102,6 +104,7 @@ def text(view: PanelView) -> str:
         lines.append("  " + ", ".join(last))
     if view.deaths:
         lines.append(f"  died at step {', '.join(map(str, view.deaths))}")
+    lines += [f"  from step {step}: {text}" for step, text in view.changes]
     lines += [f"  {name}: {value}" for name, value in _rows(view)]
     lines += [f"  ! {message}" for message in view.messages[-SHOWN_MESSAGES:]]
     return "\n".join(lines)
@@ -179,7 +182,7 @@ def _curves(view: PanelView) -> str:
             '<div style="display:flex;justify-content:space-between;gap:8px;margin-bottom:2px">'
             f'<span style="overflow:hidden;text-overflow:ellipsis;white-space:nowrap">{escape(name)}</span> '
             f'<b title="step {step:d}">{_number(value)}</b></div>'
-            f"{loss_svg(points, view.deaths, name=f'{name} over steps')}</div>"
+            f"{loss_svg(points, view.deaths, view.changes, name=f'{name} over steps')}</div>"
         )
     hidden = len(view.metrics) - SHOWN_METRICS
     if hidden > 0:
@@ -217,6 +220,9 @@ def _details(view: PanelView) -> str:
         steps = ", ".join(map(str, view.deaths))
         dash = '<span style="border-left:2px dashed #e5484d;margin-right:6px"></span>'
         cells.insert(0, f'<span style="{_FAINT}">died</span> <span>{dash}at step {steps}</span>')
+    dash = f'<span style="border-left:2px dotted {CHANGE};margin-right:6px"></span>'
+    for step, text in view.changes:
+        cells.append(f'<span style="{_FAINT}">changed</span> <span>{dash}from step {step:d}: {escape(text)}</span>')
     if not any(cells):
         return ""
     return (

@@ -94,10 +94,10 @@ class World:
         self.session.end_cell(ok=ok)
 
     def loop(
-        self, items: Iterable[Any], state: object = None, every: Every = 1, name: str | None = None
+        self, items: Iterable[Any], state: object = None, every: Every = 1, name: str | None = None, **options: Any
     ) -> Iterator[Any]:
         """``city.loop``."""
-        return loop.begin(self.session, items, state, every, name)
+        return loop.begin(self.session, items, state, loop.LoopOptions(every=every, name=name, **options))
 
     def log(self, *, step: int | None = None, **metrics: Any) -> None:
         """``city.log``."""

@@ -644,8 +644,8 @@ def test_after_a_death_the_default_goes_by_how_long_the_run_has_lived(tmp_path: 
     assert values_of(world)["alive_s"] == 300.0
     clock = ManualClock(77.0)
     world.start(clock=clock)
-    assert len(world.session.deaths) == 1
-    assert world.session.alive_s(clock.now_s()) == 300.0
+    assert len(world.session.history.deaths) == 1
+    assert world.session.history.alive_s(clock.now_s()) == 300.0
     world.cell()
     seqs = []
     for n in world.loop(range(60), {}, None):
