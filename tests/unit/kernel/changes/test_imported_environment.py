@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,17 +79,18 @@ def test_packages_of_a_namespace_and_broken_metadata_do_no_harm(tmp_path: Path) 
     (site / "-.dist-info").mkdir()
     namespace = ModuleType("goo")
     namespace.__path__ = [str(site / "goo")]
-    modules = {
+    odd: Any = ModuleType("odd")
+    odd.__file__ = 3
+    modules: dict[str, Any] = {
         "goo.cloud.store": module_of(site / "goo/cloud/store/__init__.py", "goo.cloud.store"),
         "goo.auth": module_of(site / "goo/auth/__init__.py", "goo.auth"),
         "goo": namespace,
         "nobody": module_of(site / "nobody.py", "nobody"),
-        "odd": ModuleType("odd"),
+        "odd": odd,
         "none": None,
         "text": "no module",
     }
-    modules["odd"].__file__ = 3  # type: ignore[assignment]
-    assert look(tmp_path, modules).packages == {"goo_cloud_store": "3.1", "goo_auth": "2.0"}  # type: ignore[arg-type]
+    assert look(tmp_path, modules).packages == {"goo_cloud_store": "3.1", "goo_auth": "2.0"}
 
 
 def test_the_projects_files_are_named_relative_to_it_and_nothing_else_is_hashed(project: Path, tmp_path: Path) -> None:
