@@ -9,9 +9,10 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["FORMAT", "DecodeError", "decode", "dumps", "encode", "loads"]
+__all__ = ["FORMAT", "DecodeError", "Record", "decode", "dumps", "encode", "loads"]
 
 OLDEST, FORMAT = 2, 2
 """This version writes ``FORMAT`` and reads ``OLDEST`` to ``FORMAT``. Format 1 had other keys and was never released."""
@@ -21,6 +22,16 @@ T = TypeVar("T")
 
 class DecodeError(ValueError):
     """The text is not such a record; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Base of what is stored: it keeps the keys that this version does not know, so that a newer one finds them again.
+
+    So change a record with ``dataclasses.replace``. One that is built anew field by field loses them.
+    """
+
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @functools.cache
@@ -41,13 +52,13 @@ def encode(value: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         out: dict[str, Any] = {}
         extra: Mapping[str, Any] = {}
-        for field in _dataclass_fields(type(value)):
-            item = getattr(value, field.name)
-            if field.name == "extra":
+        for each in _dataclass_fields(type(value)):
+            item = getattr(value, each.name)
+            if each.name == "extra":
                 extra = item
             else:
-                out[field.name] = encode(item)
-        return {**extra, **out}
+                out[each.name] = encode(item)
+        return {**encode(extra), **out}
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -124,8 +135,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     """Build a ``cls`` from plain JSON values.
 
-    Keys that the class does not know go into its ``extra`` field, where it has one, so that an older
-    version does not drop what a newer one wrote.
+    Keys that the class does not know go into the ``extra`` of a ``Record``, so that an older version does not drop
+    what a newer one wrote.
 
     Raises:
         DecodeError: a key is missing or has the wrong type; the message names it.
@@ -136,16 +147,16 @@ def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     hints = _fields(typing.cast(Any, cls))
     known: dict[str, Any] = {}
     names = set()
-    for field in _dataclass_fields(typing.cast(Any, cls)):
-        names.add(field.name)
-        if field.name == "extra":
+    for each in _dataclass_fields(typing.cast(Any, cls)):
+        names.add(each.name)
+        if each.name == "extra":
             continue
-        if field.name in value:
-            known[field.name] = _decode(hints[field.name], value[field.name], f"{where}.{field.name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise DecodeError(f"{where}.{field.name} is missing")
+        if each.name in value:
+            known[each.name] = _decode(hints[each.name], value[each.name], f"{where}.{each.name}")
+        elif each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            raise DecodeError(f"{where}.{each.name} is missing")
     if "extra" in names:
-        known["extra"] = {key: item for key, item in value.items() if key not in names}
+        known["extra"] = {key: _plain(item) for key, item in value.items() if key not in names}
     return cls(**known)
 
 

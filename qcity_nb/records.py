@@ -1,6 +1,6 @@
 """What is stored and sent: frozen records, written as JSON (see ``codec``).
 
-Their words are those of docs/design.md. Unknown keys survive in ``extra``.
+Their words are those of docs/design.md.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from qcity_nb.codec import Record
 
 __all__ = [
     "AttemptSpec",
@@ -31,15 +33,16 @@ RunState = Literal["running", "succeeded", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat:
+class Heartbeat(Record):
     """What an observer watches: the holder is alive while this pair changes."""
 
     term: int
     heartbeat: int
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class Holder(Record):
     """The attempt that may publish, and the process that holds the lease for it."""
 
     attempt: str
@@ -48,11 +51,10 @@ class Holder:
     pid: int = 0
     ttl_s: float = 10.0
     since: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PendingLaunch:
+class PendingLaunch(Record):
     """A keeper is about to launch ``attempt``. Void once the run record has not changed for ``grace_s``."""
 
     attempt: str
@@ -61,11 +63,10 @@ class PendingLaunch:
     declared_dead: Heartbeat
     grace_s: float = 30.0
     since: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DesiredState:
+class DesiredState(Record):
     """What should be: running or stopped, and on which hosts."""
 
     state: Literal["running", "stopped"] = "running"
@@ -75,7 +76,7 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointRef:
+class CheckpointRef(Record):
     """A published checkpoint: its manifest's name and digest in the store."""
 
     name: str
@@ -91,11 +92,10 @@ class CheckpointRef:
     """The name that the user gave it: it then stays permanently. Empty: none."""
     values: Mapping[str, float] = field(default_factory=dict)
     """Of the metrics that retention looks at: the newest values among the rows that this checkpoint added."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Record):
     """Why the newest attempt ended badly, and how often in a row it did so in the same way."""
 
     cause: Literal["notebook", "host"]
@@ -111,7 +111,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tracked:
+class Tracked(Record):
     """The run in the tracker: where it is, and how far its rows were sent."""
 
     uri: str = ""
@@ -123,7 +123,7 @@ class Tracked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relaunch:
+class Relaunch(Record):
     """How often and how soon a run whose attempt died is relaunched."""
 
     max_attempts: int = 50
@@ -134,7 +134,7 @@ class Relaunch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Launches:
+class Launches(Record):
     """What the relaunch budget needs besides the term. Keepers write it."""
 
     failed: int = 0
@@ -146,7 +146,7 @@ class Launches:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(Record):
     """The run record: the one small record of a run, changed only by compare-and-set (``run/lease.py``)."""
 
     run: str
@@ -190,7 +190,6 @@ class Head:
 
     writes: tuple[str, ...] = ()
     """The last 16 write ids: how a writer whose reply was lost finds out whether its write was made."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seen(self) -> Heartbeat:
@@ -222,7 +221,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Record):
     """One line of the journal."""
 
     kind: str
@@ -233,7 +232,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptSpec:
+class AttemptSpec(Record):
     """All that a launcher and a fresh host need for one attempt. Holds no secret."""
 
     run: str

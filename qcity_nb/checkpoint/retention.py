@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qcity_nb.checkpoint.metric_goal import Goal, Mode, goal
+from qcity_nb.codec import Record
 from qcity_nb.errors import UsageError
 
 __all__ = ["MAX_KEPT", "MAX_LAST", "Candidate", "Keep", "check_name", "keep_of", "names_left", "select"]
@@ -34,7 +35,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class Keep(Record):
     """What to keep.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,6 +99,8 @@ class Loop:
     """Output from this position on is not in ``outputs`` yet."""
     started_s: float = 0.0
     started_done: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What a newer version wrote into the loop's record."""
 
     @classmethod
     def of(cls, record: LoopRecord) -> Loop:
@@ -116,6 +119,7 @@ class Loop:
             saved_generators=record.generators,
             saved_begun=record.begun,
             outputs=[Piece(name) for name in record.outputs],
+            extra=record.extra,
         )
 
     def freeze(self, recorder: Recorder, engine: Engine, *, at_once: bool, may_stream: bool) -> bool:
@@ -184,6 +188,7 @@ class Loop:
             generators=self.saved_generators if generators is None else None,
             begun=self.saved_begun if begun is None else None,
             outputs=tuple(piece.name for piece in self.outputs),
+            extra=self.extra,
         )
         pieces = [(piece.name, piece.content) for piece in self.outputs]
         return LoopSnapshot(self, base, state, generators, begun, pieces)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qcity_nb.checkpoint.state.capture import Captured
+from qcity_nb.codec import Record
 
 __all__ = ["NotSaved", "Group", "NamespaceSnapshot"]
 
@@ -28,7 +29,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotSaved:
+class NotSaved(Record):
     """A variable that cannot be saved, or that could not be restored. A record: ``codec`` writes it as JSON."""
 
     name: str

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from qcity_nb.ports import Store
 from qcity_nb.published.send_rows import FINAL, send_covered
-from qcity_nb.records import Head, Tracked
+from qcity_nb.records import Head
 from qcity_nb.run.lease import amend, read
 from qcity_nb.tracking import open_tracker
 
@@ -36,10 +36,12 @@ def finish_tracking(store: Store, run: str, *, tracking: str, experiment: str) -
     run_id = tracker.start(run, experiment=experiment, params=head.parameters, tags=tags)
     drained = send_covered(store, head, tracker, run_id, after=head.tracked.drained_seq, allowed=lambda: True)
     tracker.end(run_id, status)
-    tracked = Tracked(uri=uri, run_id=run_id, drained_seq=drained, status=status)
 
     def note(now: Head) -> Head:
         # A run that was resumed meanwhile is left to its new holder; what was sent stays valid.
-        return replace(now, tracked=tracked) if now.holder is None and now.state == head.state else now
+        if now.holder is not None or now.state != head.state:
+            return now
+        tracked = replace(now.tracked, uri=uri, run_id=run_id, drained_seq=drained, status=status)
+        return replace(now, tracked=tracked)
 
     amend(store, run, note)

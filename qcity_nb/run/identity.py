@@ -18,7 +18,7 @@ from typing import Any, Literal
 from qcity_nb import codec
 from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
 from qcity_nb.ports import Store
-from qcity_nb.records import DesiredState, Head, Launches, Relaunch
+from qcity_nb.records import DesiredState, Head, Relaunch
 from qcity_nb.run import lease
 
 __all__ = ["find_or_create", "key", "match", "renew_bundle", "renew_source", "reopen", "slug", "source_name"]
@@ -192,13 +192,14 @@ def reopen(
             raise UsageError(str(doubt["message"]).replace("RUN", run))
         if once and not doubt:
             raise UsageError(f"--once {once}: no cell of run {run} is in doubt")
+        launches = replace(head.launches, failed=0, term=head.term, reason="", since_term=head.term)
         is_parked = head.state != "running" or head.desired.state == "stopped" or head.desired.manual
         return replace(
             head,
             state="running",
-            desired=DesiredState(state="running", hosts=hosts or head.desired.hosts, manual=False),
+            desired=replace(head.desired, state="running", hosts=hosts or head.desired.hosts, manual=False),
             failure=None if head.state == "failed" else head.failure,
-            launches=Launches(term=head.term, since_term=head.term) if is_parked else head.launches,
+            launches=launches if is_parked else head.launches,
             output=output or head.output,
             extra={**head.extra, "once": {**doubt, "say": once}} if once else head.extra,
         )

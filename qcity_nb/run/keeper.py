@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
 from qcity_nb.ports import Launcher, Observation, Store
-from qcity_nb.records import AttemptSpec, Event, Failure, Head, Launches, PendingLaunch
+from qcity_nb.records import AttemptSpec, Event, Failure, Head, PendingLaunch
 from qcity_nb.run import journal, lease, policy
 from qcity_nb.run.observer import Observer
 from qcity_nb.settings import Settings
@@ -257,12 +257,8 @@ class Keeper:
         def clear(now: Head) -> Head:
             launches = now.launches
             if is_failure:
-                launches = Launches(
-                    failed=policy.failed_launches(now) + 1,
-                    term=now.term,
-                    reason=reason,
-                    since_term=launches.since_term,
-                )
+                failed = policy.failed_launches(now) + 1
+                launches = replace(launches, failed=failed, term=now.term, reason=reason)
             return replace(now, pending_launch=None, launches=launches)
 
         events = [self._event(head, "withdrawn", attempt, reason=reason, failed=is_failure)]

@@ -331,7 +331,7 @@ def rejoin(store: Store, run: str, me: Holder, *, clock: Clock | None = None) ->
         raise LeaseLost(_explain_loss(run, head))
     lease = Lease(store, head, me, confirmed_s=float("-inf"), clock=clock or SystemClock())
     # The record must name this process: a rival on this machine would see that the old one is gone.
-    me = replace(me, since=head.holder.since)
+    me = replace(me, since=head.holder.since, extra=head.holder.extra)
     lease.update(lambda head: replace(head, holder=me))
     return lease
 

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qcity_nb import codec
+from qcity_nb.codec import Record
 from qcity_nb.records import Event
 
 __all__ = ["Answer", "Mailbox", "Request", "Status"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Record):
     """What the sidecar knows; kernel and engine act on it."""
 
     state: Literal["starting", "held", "lost", "refused", "ended"] = "starting"
@@ -68,7 +69,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Record):
     """What kernel or engine ask of the sidecar."""
 
     id: str
@@ -77,7 +78,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Record):
     """The outcome of a request."""
 
     id: str

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from qcity_nb.errors import Missing, QcityError, TrackerMissing, TrackerUnavailable
 from qcity_nb.ports import Tracker
 from qcity_nb.published.send_rows import FINAL, Part, send_covered
-from qcity_nb.records import Tracked
+from qcity_nb.records import Head
 from qcity_nb.run.lease import Lease, read
 from qcity_nb.tracking import open_tracker
 
@@ -48,7 +49,7 @@ class Drain:
         self._ending = threading.Event()
         self._leaving = threading.Event()
         tracked = lease.head.tracked
-        self.tracked = Tracked(uri=uri, run_id=tracked.run_id, drained_seq=tracked.drained_seq, status="RUNNING")
+        self.tracked = replace(tracked, uri=uri, status="RUNNING")
         """For the next run record."""
         self.failures = 0
         """How many tries in a row the tracker did not answer."""
@@ -94,7 +95,7 @@ class Drain:
                 if ending and self._started and self._tracker is not None and self._is_empty():
                     if self._status is not None and self._lease.is_confirmed:
                         self._tracker.end(self.tracked.run_id, self._status)
-                        self._set(status=self._status)
+                        self.tracked = replace(self.tracked, status=self._status)
                     self._done.set()
                     return
                 pause_s = 1.0
@@ -112,7 +113,7 @@ class Drain:
             except TrackerMissing as error:
                 # This cannot change while this process lives: the rows wait in the store for a keeper.
                 self._say(f"tracker: {error}")
-                self._set(status="WAITING")
+                self.tracked = replace(self.tracked, status="WAITING")
                 self._done.set()
                 return
             except TrackerUnavailable as error:
@@ -128,14 +129,9 @@ class Drain:
                 self._wake.set()
                 pause_s = min(pause_s * 2, 30.0)
 
-    def _set(self, **values: object) -> None:
-        old = self.tracked
-        self.tracked = Tracked(
-            uri=old.uri,
-            run_id=str(values.get("run_id", old.run_id)),
-            drained_seq=int(str(values.get("drained_seq", old.drained_seq))),
-            status=str(values.get("status", old.status)),
-        )
+    def change(self, head: Head) -> Head:
+        """The run record with what was sent so far; whatever else it says of the tracker stays."""
+        return replace(head, tracked=replace(self.tracked, extra=head.tracked.extra))
 
     def _is_empty(self) -> bool:
         newest = self._lease.head.checkpoint
@@ -163,7 +159,7 @@ class Drain:
                 params=head.parameters,
                 tags={**self._tags, "qcity.attempts": str(head.term), "qcity.made": head.created},
             )
-            self._set(run_id=run_id)
+            self.tracked = replace(self.tracked, run_id=run_id)
             self._started = True
             self._reclose(run_id)
         self._tag_changes()
@@ -177,7 +173,7 @@ class Drain:
             sent=self._note_sent,
             part=self._part,
         )
-        self._set(drained_seq=sent)
+        self.tracked = replace(self.tracked, drained_seq=sent)
 
     def _tag_changes(self) -> None:
         changes = self.changes
@@ -207,5 +203,5 @@ class Drain:
 
     def _note_sent(self, seq: int, rows: int) -> None:
         self.sent_rows += rows
-        self._set(drained_seq=seq)
+        self.tracked = replace(self.tracked, drained_seq=seq)
         self._progress()

@@ -288,7 +288,7 @@ class Sidecar:
 
     def change(self, head: Head) -> Head:
         """The change that goes with every write of this holder."""
-        return replace(head, tracked=self.drain.tracked) if self.drain and self.config.tracking else head
+        return self.drain.change(head) if self.drain and self.config.tracking else head
 
     def with_heartbeats(self, call: Callable[[], T]) -> T:
         """Run ``call`` and return its result. Heartbeats continue meanwhile: a long transfer must not cost the lease.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qcity_nb import codec, errors
 from qcity_nb.checkpoint.retention import Keep, keep_of
+from qcity_nb.codec import Record
 from qcity_nb.errors import CheckpointError, QcityError
 from qcity_nb.records import Heartbeat
 from qcity_nb.run.mailbox import Mailbox, Status
@@ -29,7 +30,7 @@ START_S = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessRef:
+class ProcessRef(Record):
     """A process, identified permanently by its pid and start time."""
 
     pid: int
@@ -37,7 +38,7 @@ class ProcessRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(Record):
     """All that a sidecar needs; written to ``sidecar.json`` in the mailbox. Holds no secret."""
 
     run: str

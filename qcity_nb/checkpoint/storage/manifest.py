@@ -14,6 +14,7 @@ from typing import Any
 from qcity_nb import codec
 from qcity_nb.checkpoint.storage import pack
 from qcity_nb.checkpoint.storage.pack import ObjectRef
+from qcity_nb.codec import Record
 from qcity_nb.errors import CheckpointCorrupt
 
 __all__ = [
@@ -35,7 +36,7 @@ _PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class Encoded(Record):
     """A captured state as the names of its parts."""
 
     skeleton: tuple[str, ...]
@@ -47,7 +48,7 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoopRecord:
+class LoopRecord(Record):
     """One loop at its last boundary."""
 
     key: str
@@ -67,11 +68,10 @@ class LoopRecord:
     """Hash of the cell's source: detects an edited cell."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs that the cell showed inside the loop."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupRecord:
+class GroupRecord(Record):
     """Variables of the notebook that share something mutable, or a single one."""
 
     names: tuple[str, ...]
@@ -82,11 +82,10 @@ class GroupRecord:
     """What of it is re-created instead of restored: locks, caches."""
     cost_s: float = 0.0
     """Seconds that pickling it took."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamespaceRecord:
+class NamespaceRecord(Record):
     """What a cell changed in the notebook's variables; the records of earlier cells have the rest."""
 
     groups: tuple[GroupRecord, ...] = ()
@@ -101,11 +100,10 @@ class NamespaceRecord:
     surroundings: Mapping[str, Any] = field(default_factory=dict)
     cost_s: float = 0.0
     """Seconds of the notebook's time that the snapshot took."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellRecord:
+class CellRecord(Record):
     """A finished code cell."""
 
     chain: str
@@ -117,21 +115,19 @@ class CellRecord:
     wall_s: float = 0.0
     namespace: NamespaceRecord | None = None
     """None: no snapshot was made after it, or it is no longer kept: a run cannot resume directly after this cell."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(Record):
     """How many rows a cell, or an iteration of a loop, has logged so far."""
 
     key: str
     iteration: int = 0
     rows: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Record):
     """A checkpoint."""
 
     run: str
@@ -165,7 +161,6 @@ class Manifest:
     """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: they are not."""
     signature: Mapping[str, Any] = field(default_factory=dict)
     """Its signature, ``{"version": 1, "key": key id, "value": …}``; empty: it is not signed."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:

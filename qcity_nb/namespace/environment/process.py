@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qcity_nb.codec import Record
 from qcity_nb.namespace.environment.library_settings import Options
 from qcity_nb.namespace.environment.portable_paths import resolve, to_portable
 from qcity_nb.secrets import looks_secret
@@ -38,7 +39,7 @@ def is_allowed(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class Surroundings(Record):
     """The settings around the variables, as plain JSON values."""
 
     cwd: str = ""
@@ -55,7 +56,6 @@ class Surroundings:
     """Options that differ from their defaults."""
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The same for other libraries, by their names in `library_settings.py`; the three above existed first."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ProcessSettings:

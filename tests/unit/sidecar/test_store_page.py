@@ -67,3 +67,11 @@ def test_the_front_page_lists_runs_and_leaves_the_rest_alone() -> None:
     assert second.index("[c]") < second.index("[a/b]")
     assert second.count("<!-- qcity runs") == 1
     assert front("# A model", **old, runs=["c"]).startswith("# A model\n\n## Runs")
+
+
+def test_the_page_says_what_changed_on_the_way() -> None:
+    series = Series()
+    series.add([row("loss", step, 1.0 / (step + 1)) for step in range(9)])
+    files = page(HEAD, store="hf://user/repo", series=series, deaths=[], changes=[(4, "lr = 0.1 | <x> `y`")])
+    assert "| changed | from step 4: lr = 0.1 &#124; &lt;x&gt; &#96;y&#96; |" in files["README.md"].decode()
+    assert "from step 4" in files["loss.svg"].decode()
