@@ -16,6 +16,9 @@ from qcity_nb.sidecar.start import Config
 
 __all__ = ["accept", "leave_run", "restore_state", "save_now"]
 
+END_S = 30.0
+"""How long a refusal waits until the store knows that the run is stopped."""
+
 
 def accept(session: Session, asked: UpArguments, opened: UpArguments, settings: Settings, attempt: Config) -> None:
     """Check a call of ``up()`` that is answered with this session: its arguments, and what was imported since.
@@ -52,7 +55,7 @@ def leave_run(session: Session, why: str) -> None:
     try:
         if session.sidecar.is_held:
             if session.environment.refusal:
-                session.sidecar.mailbox.ask("end", state="stopped")
+                session.sidecar.ask("end", wait_s=END_S, state="stopped")
             else:
                 session.commit("left")
                 session.sidecar.mailbox.ask("release")

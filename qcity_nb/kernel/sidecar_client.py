@@ -123,7 +123,7 @@ class SidecarClient:
         """
         self.note("refused", what=kind, message=text)
         if self.is_unattended:
-            self.mailbox.ask("stop", reason=text)
+            self.mailbox.ask("stop", reason=text, refused=True)
             until = time.monotonic() + STOP_S
             while not self.look(now=True).stop and time.monotonic() < until:
                 time.sleep(0.02)

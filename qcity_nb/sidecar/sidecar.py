@@ -75,6 +75,8 @@ class Sidecar:
             ttl_s=config.ttl_s,
             extra={"owner": config.owner.pid},
         )
+        self._is_refused = False
+        """A person must look at the run before it is launched again."""
         self.status = replace(
             self.mailbox.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
@@ -363,6 +365,7 @@ class Sidecar:
         try:
             if request.op == "stop":
                 self.show(stop=str(request.data.get("reason") or "asked to stop"))
+                self._is_refused |= bool(request.data.get("refused"))
                 self.mailbox.answer(file, Answer(id=request.id, ok=True))
                 return None
             if request.op == "flush":
@@ -412,7 +415,7 @@ class Sidecar:
             failure = replace(failure, term=self.lease.term, times=(before.times + 1 if before and same else 1))
             if same and not head.desired.manual:
                 state = "failed"
-        if state == "running" and head.desired.state == "stopped":
+        if state == "running" and (head.desired.state == "stopped" or self._is_refused):
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
@@ -430,7 +433,7 @@ class Sidecar:
 
         def finish(head: Head) -> Head:
             head = self.change(head)
-            desired = head.desired
+            desired = replace(head.desired, state="stopped") if state == "stopped" else head.desired
             if request.op == "release" and data.get("hand_over"):
                 desired = replace(desired, manual=False)
             return replace(

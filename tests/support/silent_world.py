@@ -36,7 +36,7 @@ class UserProject:
 
     def notebook(self, name: str, cells: Sequence[str]) -> None:
         """Write a notebook."""
-        code = [
+        code: list[dict[str, object]] = [
             {"cell_type": "code", "source": text, "outputs": [], "execution_count": None, "id": f"c{n}", "metadata": {}}
             for n, text in enumerate(cells)
         ]
@@ -47,7 +47,7 @@ class UserProject:
         done = subprocess.run(
             [sys.executable, *command],
             cwd=self.folder,
-            env=environment(**environ),
+            env={**environment(), **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
