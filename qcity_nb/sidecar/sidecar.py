@@ -441,6 +441,7 @@ class Sidecar:
                 state=state,
                 desired=desired,
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
+                extra={**head.extra, "refused": self.status.stop if self._is_refused else ""},
             )
 
         head = self.publisher.publish(None, change=finish, release=True)
