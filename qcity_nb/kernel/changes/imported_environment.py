@@ -7,6 +7,7 @@ Nothing is imported for it, and a module is looked at once. A package's version 
 from __future__ import annotations
 
 import hashlib
+import marshal
 import os
 import platform
 import re
@@ -58,8 +59,7 @@ class ImportedEnvironment:
 
     def refresh(self) -> None:
         """Look at the modules that were imported or loaded again since the last call."""
-        names = [name for name in list(self._modules) if name not in self._seen]
-        names.sort(key=lambda name: name.count("."))  # a package before its modules
+        names = sorted(set(self._modules) - self._seen, key=lambda name: name.count("."))  # packages before modules
         names += [name for name, spec in self._specs.items() if self._spec(name) is not spec]
         for name in names:
             self._seen.add(name)
@@ -191,14 +191,14 @@ def _hash_loaded(file: str, spec: object) -> str:
     """The hash of the source as it was loaded, whatever the path of the project and the ends of its lines."""
     try:
         source = Path(file).read_bytes()
-        if compiled := _compiled_before_edit(file, getattr(spec, "cached", None)):
+        if compiled := _compiled_before_edit(file, getattr(spec, "cached", None), source):
             source = compiled
     except OSError:
         return ""
     return hashlib.blake2b(source.replace(b"\r\n", b"\n"), digest_size=6).hexdigest()
 
 
-def _compiled_before_edit(file: str, cached: object) -> bytes:
+def _compiled_before_edit(file: str, cached: object, source: bytes) -> bytes:
     """The compiled module, if the source was edited after this process had imported it; else nothing.
 
     Its source is gone then. The compiled module, whose header has the size and time of that source, stands for it: the
@@ -212,8 +212,13 @@ def _compiled_before_edit(file: str, cached: object) -> bytes:
         return b""
     stat = os.stat(file)  # noqa: PTH116  # beside os.path
     header = (int(stat.st_mtime) & 0xFFFFFFFF).to_bytes(4, "little") + (stat.st_size & 0xFFFFFFFF).to_bytes(4, "little")
-    is_edited = compiled[4:8] == b"\0" * 4 and compiled[8:16] != header
-    return compiled[8:] if is_edited and stat.st_mtime > _process_began_s() else b""
+    if compiled[4:8] != b"\0" * 4 or compiled[8:16] == header or stat.st_mtime <= _process_began_s():
+        return b""
+    try:
+        is_same = marshal.loads(compiled[16:]) == compile(source, file, "exec", dont_inherit=True)  # noqa: S302  # Python ran it
+    except (SyntaxError, ValueError, EOFError, TypeError):
+        is_same = False
+    return b"" if is_same else compiled[16:]  # a file may be written again without a change
 
 
 def _process_began_s() -> float:

@@ -141,6 +141,16 @@ def test_what_was_loaded_counts_and_not_what_the_file_is_now(project: Path, monk
     assert look(project, {"edited_later": module}).files["edited_later.py"] == now
 
 
+def test_a_file_that_was_only_written_again_was_not_edited(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imported_environment, "_process_began_s", lambda: time.time() - 60)
+    file = project / "touched.py"
+    file.write_text("def f():\n    return 1\n")
+    module = importlib.import_module("touched")
+    before = look(project, {"touched": module}).files
+    os.utime(file, (time.time() + 5, time.time() + 5))
+    assert look(project, {"touched": module}).files == before
+
+
 def test_modules_imported_later_are_seen_later(project: Path) -> None:
     (project / "early.py").write_text("")
     (project / "late.py").write_text("x = 1")
