@@ -430,6 +430,7 @@ class Sidecar:
                 if self.is_heartbeat_due():
                     self.publish_head()
         self.note("end", state=state, failure=failure.message if failure else "")
+        refused = {"refused": self.status.stop} if self._is_refused else {}
 
         def finish(head: Head) -> Head:
             head = self.change(head)
@@ -441,7 +442,7 @@ class Sidecar:
                 state=state,
                 desired=desired,
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
-                extra={**head.extra, "refused": self.status.stop if self._is_refused else ""},
+                extra={name: value for name, value in head.extra.items() if name != "refused"} | refused,
             )
 
         head = self.publisher.publish(None, change=finish, release=True)
