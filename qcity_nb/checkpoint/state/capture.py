@@ -186,7 +186,10 @@ def restore(state: object, captured: Captured, structure: Structure | None = Non
             message names the variable. ``state`` may then be partly restored.
     """
     if structure is not None:
-        structure.note_start(state)
+        try:
+            structure.compare(state, _dump(state))
+        except Exception:  # noqa: BLE001 - it may hold anything until it is restored
+            structure.note_unreadable_start()
     target_memory = buffer_targets.read_buffers(captured.skeleton, captured.buffers, into=state)
     loaded = _load(captured, target_memory.memory)
     if state is None and loaded.state is None:

@@ -1,7 +1,7 @@
 """Gradients in flight: a backward pass ran after the optimizer's last step, and the next step will use them.
 
 Left-over gradients, which the last step has used, look the same at a boundary. So after each step a hook notes how
-often each gradient was written (torch's ``_version``), and a boundary compares. A step costs some 0.1 µs for each
+often each gradient was written (torch's ``_version``), and a boundary compares. A step costs some 0.15 µs for each
 parameter; a backward pass costs nothing.
 
 Does not: see the steps of a compiled optimizer, or of one that calls no hooks. Its gradients are kept at each boundary.
@@ -24,24 +24,19 @@ class _AfterStep:
     """The gradients of one optimizer as its last step left them."""
 
     def __init__(self) -> None:
-        self._written = -1, 0
-        self._ends: tuple[Any, ...] = ()
+        self._counts: list[int] = []
+        self._gradients: list[weakref.ref[Any]] = []  # freed and computed anew, one may have the old address and count
 
     def __call__(self, optimizer: Any, *_: Any) -> None:
         gradients = [gradient for each in parameters(optimizer) if (gradient := each.grad) is not None]
-        self._written = _count(gradients)
-        # Freed and computed anew, a gradient may have the old one's address and count.
-        self._ends = tuple(weakref.ref(each) for each in (gradients[:1] + gradients[-1:]))
+        self._counts = [each._version for each in gradients]
+        self._gradients = list(map(weakref.ref, gradients))
 
     def is_left_over(self, gradients: list[Any]) -> bool:
-        """Has the last step seen these gradients?"""
-        ends = tuple(end() for end in self._ends)
-        same = len(ends) == 2 and ends[0] is gradients[0] and ends[1] is gradients[-1]
-        return same and self._written == _count(gradients)
-
-
-def _count(gradients: list[Any]) -> tuple[int, int]:
-    return len(gradients), sum([each._version for each in gradients])
+        """Has the last step seen these gradients, all of them and as they are?"""
+        return self._counts == [each._version for each in gradients] and all(
+            known() is each for known, each in zip(self._gradients, gradients, strict=True)
+        )
 
 
 _WATCHED: weakref.WeakKeyDictionary[Any, _AfterStep] = weakref.WeakKeyDictionary()

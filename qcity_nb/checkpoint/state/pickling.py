@@ -282,6 +282,8 @@ class Dumped:
     keep: Any
     """What else keeps the memory of the spans alive, apart from the state itself."""
     parts: Sequence[Part] = ()
+    at_once: Sequence[Span] = ()
+    """Of ``spans``: gradients, which the next iteration changes before any step."""
     size: tuple[int, int] = (0, 0)
     """How many large buffers, and how many bytes of tensors: if these change, the state may be built differently."""
 
@@ -310,7 +312,15 @@ def dump(value: object, *, by_value: bool = False, describe: Describe = lambda _
             continue  # there are overlapping arrays: write all again, these as views of common bytes
         if (more := describe(pickler)) is not None:
             pickler.dump(more)
-        return Dumped(out.getvalue(), pickler.spans, pickler.optimizers, shared, pickler.parts, size)
+        return Dumped(
+            skeleton=out.getvalue(),
+            spans=pickler.spans,
+            optimizers=pickler.optimizers,
+            keep=shared,
+            parts=pickler.parts,
+            at_once=pickler.spans[size[0] :],
+            size=size,
+        )
 
 
 class StateUnpickler(pickle.Unpickler):

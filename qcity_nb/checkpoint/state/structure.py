@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qcity_nb.checkpoint.state import gradients, unsaveable
-from qcity_nb.checkpoint.state.pickling import Dumped, Part, dump
+from qcity_nb.checkpoint.state.pickling import Dumped, Part
 
 __all__ = ["Structure"]
 
@@ -20,10 +20,21 @@ _SHOWN = 3
 _BUILD = "a new process cannot build it: to resume after a death, build it before city.loop, as it is now"
 
 
-def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    """The entries of a module's ``state_dict``."""
-    items = state.items() if isinstance(state, dict) else ()
-    return {str(key): tuple(getattr(item, "shape", ())) for key, item in items}
+def _shapes(state: Any) -> dict[str, tuple[int, ...] | None]:
+    """The entries of a module's ``state_dict``; ``None``: a lazy module's, which has no shape yet."""
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for key, item in state.items() if isinstance(state, dict) else ():
+        try:
+            shapes[str(key)] = tuple(getattr(item, "shape", ()))
+        except RuntimeError:
+            shapes[str(key)] = None
+    return shapes
+
+
+def _new_layers(first: dict[str, tuple[int, ...] | None], now: dict[str, tuple[int, ...] | None]) -> list[str]:
+    """What a module that was as ``first`` cannot load of one that is as ``now``."""
+    changed = [key for key in now if key not in first or first[key] not in (None, now[key])]
+    return changed or [key for key in first if key not in now]
 
 
 def _groups(optimizer: Any) -> tuple[tuple[int, ...], bytes]:
@@ -32,26 +43,25 @@ def _groups(optimizer: Any) -> tuple[tuple[int, ...], bytes]:
     return tuple(len(group["params"]) for group in optimizer.param_groups), flags
 
 
+def _kind(part: Part) -> str:
+    return "module" if part.is_module else part.kind  # a lazy module changes its class
+
+
 class Structure:
     """One loop's state: how it began in this process, and what was announced of it."""
 
     def __init__(self) -> None:
         self._groups: list[tuple[tuple[int, ...], bytes]] | None = None
-        self._modules: list[dict[str, tuple[int, ...]]] = []
-        self._kinds: list[str] = []
+        self._modules: list[dict[str, tuple[int, ...] | None]] = []
+        self._kinds: list[str] | None = []
         self._size = 0, 0
         self._announced: set[str] = set()
         self._news: list[str] = []
 
-    def note_start(self, state: object) -> None:
-        """Note how ``state`` is built, before it is restored.
-
-        Does not: raise. A state that cannot be pickled yet has no structure; the first save's is then the start.
-        """
-        try:
-            self.compare(state, dump(state))
-        except Exception:  # noqa: BLE001 - the caller is about to replace what cannot be pickled
-            self._groups = None
+    def note_unreadable_start(self) -> None:
+        """The state cannot be pickled before it is restored: whatever it becomes may differ from what it is."""
+        self._groups = []
+        self._kinds = None
 
     def compare(self, state: object, dumped: Dumped) -> None:
         """Compare what was captured with the start, and note what a new process could not restore.
@@ -60,35 +70,34 @@ class Structure:
         """
         parts = dumped.parts
         modules = [part for part in parts if part.is_module]
+        for optimizer in dumped.optimizers:
+            gradients.watch(optimizer)
         if self._groups is None:
-            for optimizer in dumped.optimizers:
-                gradients.watch(optimizer)
             self._groups = [_groups(optimizer) for optimizer in dumped.optimizers]
             self._modules = [_shapes(part.state) for part in modules]
-            self._kinds = [part.kind for part in parts]
+            self._kinds = [_kind(part) for part in parts]
             self._size = dumped.size
             return
-        kinds = [part.kind for part in parts]
+        kinds = [_kind(part) for part in parts]
+        if self._kinds is None:
+            return
         if kinds != self._kinds or dumped.size != self._size:
             self._size = dumped.size
-            self._look(state, parts, modules)
+            self._look(state, parts, modules, list(self._kinds))
 
     def has_changed(self, optimizers: list[Any]) -> bool:
         """Have these optimizers other groups, or other trained parameters, than those at the start?"""
         return self._groups is not None and [_groups(each) for each in optimizers] != self._groups
 
-    def _look(self, state: object, parts: Sequence[Part], modules: Sequence[Part]) -> None:
+    def _look(self, state: object, parts: Sequence[Part], modules: Sequence[Part], left: list[str]) -> None:
         for part, first in zip(modules, self._modules, strict=False):
-            now = _shapes(part.state)
-            if now != first and len(modules) == len(self._modules):
-                names = [key for key in now if now[key] != first.get(key)] or [key for key in first if key not in now]
+            if len(modules) == len(self._modules) and (names := _new_layers(first, _shapes(part.state))):
                 shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
                 path = unsaveable.find(state, part.value)
                 self._add_news(f"{path} has other layers than when the loop began ({shown}); {_BUILD}")
-        left = list(self._kinds)
         for part in parts:
-            if part.kind in left:
-                left.remove(part.kind)
+            if _kind(part) in left:
+                left.remove(_kind(part))
             else:
                 path = unsaveable.find(state, part.value)
                 self._add_news(f"{path} ({part.kind}) was not there when the loop began; {_BUILD}")

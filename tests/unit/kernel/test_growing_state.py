@@ -12,8 +12,10 @@ from loop_world import World
 from optional import HAS_TORCH, nn, torch
 
 from qcity_nb import crashpoints
+from qcity_nb.checkpoint.encode import decode_state, encode_state
 from qcity_nb.checkpoint.state import gradients
-from qcity_nb.checkpoint.state.capture import capture
+from qcity_nb.checkpoint.state.capture import capture, restore
+from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.errors import CheckpointError, StateRefused
 
@@ -432,3 +434,76 @@ def test_an_optimizer_that_cannot_tell_its_state_is_refused_by_name(world: World
 
     with pytest.raises(StateRefused, match=r"state\['optimizer'\]"):
         run(world, lambda: two_groups(momentum=0.9), body)
+
+
+def test_a_lazy_module_that_gets_its_shape_in_the_loop_is_restored_without_a_word(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make() -> State:
+        torch.manual_seed(0)
+        return {"model": nn.LazyLinear(2), "n": 0}
+
+    def body(state: State, n: int) -> None:
+        state["model"](torch.ones(1, 3))
+        state["n"] = n
+
+    undisturbed = run(World(world.path / "whole"), make, body)
+    run(world, make, body, stop_at=4)
+    state = run(world, make, body)
+    assert torch.equal(state["model"].weight, undisturbed["model"].weight)
+    assert "qcity:" not in capsys.readouterr().err
+
+
+def test_a_state_that_only_cloudpickle_writes_grows_and_dies_twice(tmp_path: Path) -> None:
+    def make() -> State:
+        return {**head_only(momentum=0.9), "rate": lambda n: 0.1 * n}
+
+    world = World(tmp_path / "killed")
+    for at in (3, 5):
+        run(world, make, add_group, stop_at=at)
+    assert content(run(world, make, add_group)) == content(run(World(tmp_path / "whole"), make, add_group))
+
+
+def test_a_state_that_cannot_be_pickled_before_it_is_restored_grows_and_dies_twice(tmp_path: Path) -> None:
+    def make() -> State:
+        return {**head_only(momentum=0.9), "source": None}
+
+    world = World(tmp_path / "killed")
+    run(world, make, add_group, stop_at=3)
+    for at in (5, COUNT):
+        state = run(world, lambda: {**make(), "source": (n for n in range(3))}, add_group, stop_at=at)
+    assert content(state) == content(run(World(tmp_path / "whole"), make, add_group))
+
+
+def test_an_optimizer_made_in_the_loop_leaves_no_gradients_in_checkpoints() -> None:
+    structure, state = Structure(), head_only()
+    capture(state, structure=structure)
+    for n in range(5):
+        new_optimizer(state, n)
+        capture(state, structure=structure)
+    assert gradients.in_flight(state["optimizer"]) == []
+
+
+@pytest.mark.parametrize("lazily", ["gated", "all"])
+def test_gradients_in_flight_are_copied_before_the_next_backward_pass(lazily: Any, tmp_path: Path) -> None:
+    freezer, structure, state = Freezer(), Structure(), whole()
+    capture(state, freezer, structure=structure).release()
+    for n in range(2):
+        loss(state, n).backward()
+        captured = capture(state, freezer, structure=structure, lazily=lazily)
+        kept = [parameter.grad.clone() for parameter in state["model"].parameters()]
+        for parameter in state["model"].parameters():
+            parameter.grad.fill_(77)
+        assert captured.buffer is not None
+        captured.buffer.copied.wait()
+        assert not captured.buffer.is_spoiled
+        encoded, objects = encode_state(captured)
+        fresh = whole()
+        restore(
+            fresh, decode_state(encoded, {name: bytes(item) for name, item in objects.items()}.__getitem__), Structure()
+        )
+        assert all(map(torch.equal, kept, (parameter.grad for parameter in fresh["model"].parameters())))
+        for parameter, gradient in zip(state["model"].parameters(), kept, strict=True):
+            parameter.grad.copy_(gradient)
+        captured.release()
+    freezer.close()
