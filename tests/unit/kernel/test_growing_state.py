@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from optional import HAS_TORCH, nn, torch
 
 from qcity_nb import crashpoints
 from qcity_nb.checkpoint.encode import decode_state, encode_state
-from qcity_nb.checkpoint.state import gradients
+from qcity_nb.checkpoint.state import gradients, training
 from qcity_nb.checkpoint.state.capture import capture, restore
 from qcity_nb.checkpoint.state.freezer import Freezer
 from qcity_nb.checkpoint.state.structure import Structure
@@ -507,3 +508,27 @@ def test_gradients_in_flight_are_copied_before_the_next_backward_pass(lazily: An
             parameter.grad.copy_(gradient)
         captured.release()
     freezer.close()
+
+
+def test_the_example_of_the_docs_writes_nothing_beside_its_state(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "loop.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("```python\n")[1:] if "torch.optim.AdamW" in part).split("```")[0]
+    written: list[Any] = []
+
+    def describe(*args: Any) -> Any:
+        written.append(original(*args))
+        return written[-1]
+
+    original = training.describe
+    monkeypatch.setattr(training, "describe", describe)
+    world.start()
+    world.cell()
+    up = 'qcity.up(run="torch")'
+    assert up in block
+    city = SimpleNamespace(loop=world.loop, log=world.log, finish=world.end)
+    exec(block.replace(up, "existing"), {"existing": city})
+    assert len(written) >= 4
+    assert written == [None] * len(written)
+    assert "qcity:" not in capsys.readouterr().err
