@@ -15,6 +15,7 @@ Read next: `ports.py`, what the protocol asks of stores, launchers and trackers;
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -30,6 +31,7 @@ from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import identity, same_notebook
 from qcity_nb.run.lease import amend
 from qcity_nb.run.mailbox import Mailbox, Status
+from qcity_nb.run.up_arguments import UpArguments
 from qcity_nb.settings import Settings
 from qcity_nb.settings import load as load_settings
 from qcity_nb.sidecar import start as sidecar
@@ -45,6 +47,7 @@ __all__ = ["City", "up"]
 T = TypeVar("T")
 
 _city: City | None = None
+_lock = threading.RLock()
 
 
 def up(
@@ -71,38 +74,58 @@ def up(
         take_over: take the run from the host that holds it now.
         namespace: the variables in which to look for the notebook's path, outside IPython. Default: ``__main__``'s.
         overrides: any other setting by name, such as ``heartbeat="5s"`` (``qcity doctor`` lists them).
-    Returns: this kernel's city. A second call returns the same one while it holds the run, unless ``fresh``.
+    Returns: this kernel's city. While it holds the run, a call with the same arguments or only some of them returns the
+        same one; ``fresh`` releases its run. Under the engine every call returns that of its attempt: what identifies
+        a run has no effect there, and settings that cannot hold are named.
     Raises:
         RunHeld: another host holds the run and is alive; the message names it and says what you can do.
-        UsageError: a setting is wrong, or the notebook's path is unknown and ``run`` is missing.
+        UsageError: a setting is wrong, the notebook's path is unknown and ``run`` is missing, or a run is open in this
+            kernel that was begun with other arguments.
         StoreError: the store refuses or does not answer.
     Does not: prompt, or wait for longer than the holder's ttl plus two minutes.
     """
+    asked = UpArguments(run=run, name=name, params=params, settings={"store": store, "tracking": tracking, **overrides})
+    path = _path_of(namespace) if namespace is not None and _shell() is None else None
+    with _lock:
+        city = _city if _city is not None and _city.is_up else None
+        if city is None or (fresh and not city.settings.mailbox):
+            city = _open(asked, namespace, fresh=fresh, take_over=take_over)
+        from qcity_nb.kernel.between_loops import accept
+
+        accept(city.session, replace(asked, path=str(path or "")), city._arguments, city.settings, city._config)
+    return city
+
+
+def _open(
+    asked: UpArguments, namespace: Mapping[str, Any] | None = None, *, fresh: bool = False, take_over: bool = False
+) -> City:
+    """Make this kernel's city, in place of an earlier one."""
     global _city
-    if _city is not None and not fresh and _city.is_up:
-        return _city
-    settings = load_settings(overrides={"store": store, "tracking": tracking, **overrides})
     shell = _shell()
     names = shell.user_ns if shell is not None else namespace or vars(sys.modules["__main__"])
+    settings = load_settings(overrides=asked.settings)
     host = detect()
     if settings.mailbox:
         city = _join(settings, host)
     else:
-        city = _begin(settings, host, names, run=run, name=name, params=params, fresh=fresh, take_over=take_over)
+        city = _begin(settings, host, names, asked, fresh=fresh, take_over=take_over)
     if city.session.finished_cells is None:  # else the engine set it up before this kernel's first cell
         crashpoints.arm_plan(settings.chaos, attempt=city._config.attempt)
         if shell is not None:
             from qcity_nb.kernel import ipython_hooks
 
             ipython_hooks.attach(city.session, shell)
-    city._asked = dict(overrides, name=name, params=params)
-    _city = city
+    earlier, _city = _city, city
+    if earlier is not None and earlier.session is not city.session:
+        from qcity_nb.kernel.between_loops import leave_run
+
+        leave_run(earlier.session, f"qcity.up() has brought up run {city.run!r} since: use the city that it returned")
     return city
 
 
 def _revive_city(asked: Mapping[str, Any], panel: str) -> City:
     """What a city in a snapshot of the notebook's variables becomes in another kernel: that kernel's own city."""
-    city = up(**asked)
+    city = _city if _city is not None and _city.is_up else _open(UpArguments.of(asked))
     if panel and city._panel is None:  # else this kernel already shows one
         city._show_panel(panel)
     return city
@@ -126,20 +149,17 @@ def _begin(
     settings: Settings,
     host: DetectedHost,
     names: Mapping[str, Any],
+    asked: UpArguments,
     *,
-    run: str | None,
-    name: str,
-    params: Mapping[str, Any] | None,
     fresh: bool,
     take_over: bool,
 ) -> City:
     """By hand: find or make the run, and start a sidecar that acquires its lease."""
     from qcity_nb.stores import open_store
 
-    located = notebook_path(names)
-    path = located[0].resolve() if located is not None else None
-    if run is not None:
-        notebook = run
+    path = _path_of(names)
+    if asked.run is not None:
+        notebook = asked.run
     elif path is not None:
         root = settings.project.root
         notebook = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
@@ -153,8 +173,8 @@ def _begin(
         store,
         project=settings.project.name,
         notebook=notebook,
-        parameters=dict(params or {}),
-        name=name,
+        parameters=dict(asked.params or {}),
+        name=asked.name,
         fresh=fresh,
         source=content,
         desired=DesiredState(manual=True),
@@ -182,7 +202,13 @@ def _begin(
                 f"{held}. Take over with qcity.up(take_over=True), or watch the run with `qcity show {head.run}`"
             ) from None
         raise
-    return City(settings, host, config, mailbox, status, process)
+    city = City(settings, host, config, mailbox, status, process)
+    city._arguments = replace(asked, run=notebook, path=str(path or ""))
+    return city
+
+
+def _path_of(names: Mapping[str, Any]) -> Path | None:
+    return located[0].resolve() if (located := notebook_path(names)) else None
 
 
 def _resume_run(head: Head) -> Head:
@@ -219,7 +245,7 @@ class City:
         self._panel: Panel | None = None
         self._data: Data | None = None
         self._began_s = time.monotonic()
-        self._asked: dict[str, Any] = {}
+        self._arguments = UpArguments()
         from qcity_nb.kernel.engine_requests import session_here
         from qcity_nb.kernel.session import Session
 
@@ -229,6 +255,7 @@ class City:
         self.session.deadline_s = deadline_s
         self.session.strict_state = settings.strict_state
         self.session.sidecar.is_unattended = bool(settings.mailbox)
+        self.session.environment.begin(self.session, settings.project.root, strict=settings.strict_environment)
 
     def __repr__(self) -> str:
         status = self.session.sidecar.look(now=True)
@@ -236,12 +263,12 @@ class City:
 
     def __reduce__(self) -> Any:
         # A city is bound to its kernel's process: another kernel brings up its own.
-        return _revive_city, (self._asked, self._panel.display_id if self._panel is not None else "")
+        return _revive_city, (self._arguments.elsewhere(), self._panel.display_id if self._panel is not None else "")
 
     @property
     def is_up(self) -> bool:
         """Does this attempt still hold the run?"""
-        return self.session.sidecar.look(now=True).state == "held"
+        return self.session.sidecar.is_held
 
     def _revive(self) -> None:
         """The sidecar died while this attempt lives: start another one for it."""
@@ -265,8 +292,8 @@ class City:
                 ...
 
         Args:
-            items: a sequence resumes by index. Any other iterable must be deterministic: its finished items are
-                consumed again without running the body.
+            items: a sequence resumes by index. Any other iterable must be deterministic (a set is refused): its
+                finished items are consumed again without running the body.
             state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
                 objects, or one such object. It is restored in place before the first item. ``None`` declares that
                 nothing carries over. Put random generators of your own in it; the global generators of Python, numpy
@@ -292,6 +319,8 @@ class City:
         """
         from qcity_nb.kernel import loop
 
+        self.session.sidecar.check()
+        self.session.environment.check(self.session)
         strict = self.session.strict_state if strict_state is None else strict_state
         options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed, strict_state=strict)
         return loop.begin(self.session, items, state, options)
@@ -321,29 +350,9 @@ class City:
             UsageError: the name cannot be displayed, another name is waiting for the same boundary, or the run record
                 is full (about 200 names).
         """
-        self.session.sidecar.check()
-        if name:
-            self._label(name)
-        if self.session.open:
-            self.session.force = True
-            return self.session.seq
-        if sys.exc_info()[0] is None or not self.session.has_left:
-            self.session.save("asked for", strict=True)  # else: an exception left the loop and may still end the cell
-        return int(self.session.sidecar.ask("flush", wait_s=60)["seq"])
+        from qcity_nb.kernel.between_loops import save_now
 
-    def _label(self, name: str) -> None:
-        from qcity_nb.checkpoint.retention import check_name
-
-        session = self.session
-        check_name(name)
-        if session.label and session.label != name:
-            raise UsageError(f"checkpoint(name={name!r}): the next boundary's checkpoint is {session.label!r} already")
-        if session.sidecar.look(now=True).names_left == 0:
-            raise UsageError(
-                f"checkpoint(name={name!r}): this run has as many named checkpoints as its run record can list; "
-                "leave out the name"
-            )
-        session.label = name
+        return save_now(self.session, name)
 
     def restore(self, state: object = None, *, name: str | None = None) -> Any:
         """Restore the state of a loop from its newest checkpoint.
@@ -355,20 +364,9 @@ class City:
         Raises:
             UsageError: no checkpoint yet, or no such loop; the message lists the loops that have one.
         """
-        from qcity_nb.checkpoint.state.capture import load, restore
+        from qcity_nb.kernel.between_loops import restore_state
 
-        loops = [loop for loop in self.session.loops.values() if loop.saved_state is not None]
-        matches = [loop for loop in loops if name is None or name == loop.key]
-        matches = matches or [loop for loop in loops if name == loop.name]
-        if len(matches) != 1:
-            names = ", ".join(sorted(loop.key for loop in loops)) or "none yet"
-            raise UsageError(f"restore(name={name!r}): name one of the loops with a checkpoint: {names}")
-        captured, _ = self.session.read_loop_state(matches[0])
-        assert captured is not None
-        if state is None:
-            return load(captured)
-        restore(state, captured)
-        return state
+        return restore_state(self.session, state, name)
 
     def finish(self) -> None:
         """End a run that was begun by hand, as succeeded: everything is published, drained and closed.
@@ -379,15 +377,15 @@ class City:
             return
         self.session.commit("finish")
         self.session.sidecar.ask("end", wait_s=90, state="succeeded")
-        self._finish_saves()
+        self._close(f"city.finish() has ended run {self.run!r}: begin the next one with `city = qcity.up()`")
 
     def hand_over(self) -> None:
         """Publish everything and release the run, so that a keeper elsewhere can resume it."""
         self.session.commit("hand over")
         self.session.sidecar.ask("release", wait_s=90, hand_over=True)
-        self._finish_saves()
+        self._close(f"city.hand_over() has released run {self.run!r}: resume it here with `city = qcity.up()`")
 
-    def _finish_saves(self) -> None:
+    def _close(self, why: str) -> None:
         """Wait for the sidecar's last status, so that the panel and the next `up()` see that the attempt has ended."""
         until = time.monotonic() + 5
         while self.is_up and time.monotonic() < until:
@@ -398,6 +396,7 @@ class City:
         if self._process is not None:
             self._process.wait(timeout=30)
         self.session.engine.close()  # its arena is as large as the state
+        self.session.sidecar.closed = why
 
     @property
     def data(self) -> Data:

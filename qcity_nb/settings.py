@@ -20,7 +20,18 @@ from qcity_nb.errors import UsageError
 from qcity_nb.git_remote import find_remote_name
 from qcity_nb.version import __version__
 
-__all__ = ["ENV", "KEY", "Project", "Settings", "find_project", "load", "seconds", "signing_key", "wants_traceback"]
+__all__ = [
+    "ENV",
+    "KEY",
+    "Project",
+    "Settings",
+    "find_project",
+    "load",
+    "seconds",
+    "setting_name",
+    "signing_key",
+    "wants_traceback",
+]
 
 ENV = "QCITY_"
 KEY = ENV + "KEY"
@@ -162,6 +173,13 @@ def seconds(value: object, *, name: str) -> float:
 
 _SECONDS = {"ttl_s", "heartbeat_s", "publish_s", "stop_grace_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _ALIASES = {name.removesuffix("_s"): name for name in _SECONDS}
+
+
+def setting_name(name: str) -> str:
+    """A setting's full name: ``heartbeat`` is short for ``heartbeat_s``."""
+    return _ALIASES.get(name, name)
+
+
 _POSITIVE = {"ttl_s", "heartbeat_s", "stall_timeout_s", "session_limit_s", "job_timeout_s"}
 _PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]+@|[?&][^=&]*(?:token|password|secret|key)[^=&]*=", re.IGNORECASE)
 _TOKEN = re.compile(r"://(?!git@)[^/@]+@")
@@ -301,10 +319,10 @@ def load(
             if value := environ.get(ENV + spelled.upper()):
                 put(name, value, f"environment {ENV}{spelled.upper()}")
     for name, argument in (overrides or {}).items():
-        if _ALIASES.get(name, name) not in known:
+        if setting_name(name) not in known:
             raise UsageError(f"no setting is named {name!r}")
         if argument is not None:
-            put(_ALIASES.get(name, name), argument, "argument")
+            put(setting_name(name), argument, "argument")
     for name in ("store", "local_dir"):
         text = str(values[name])
         if "://" not in text and not Path(text).expanduser().is_absolute():

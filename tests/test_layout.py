@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "kernel": {"run", "checkpoint", "cells", "namespace", "tracking", "hosts", "views", "sidecar"},
     "engine": {"run", "cells", "stores", "sidecar", "kernel"},
     "interactive": {"checkpoint", "cells", "namespace", "kernel"},
-    "city": {"run", "checkpoint", "stores", "data", "hosts", "sidecar", "kernel"},
+    "city": {"run", "stores", "data", "hosts", "sidecar", "kernel"},
     "cli": {
         *("run", "checkpoint", "namespace", "stores", "tracking", "hosts"),
         *("published", "views", "kernel", "engine"),

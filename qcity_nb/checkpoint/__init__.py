@@ -1,6 +1,6 @@
 """From live objects to named buffers to packs, and back. Works without a run: ``save``, ``load``, ``Checkpointer``.
 
-May import: root. Imported by: namespace, published, sidecar, kernel, interactive, city, cli.
+May import: root. Imported by: namespace, published, sidecar, kernel, interactive, cli.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.encode import Discarded
 from qcity_nb.checkpoint.state.capture import Captured, capture
 from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
+from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
 
@@ -93,17 +94,32 @@ class Engine:
         """Is a save still being written?"""
         return self._saving is not None and not self._saving.done()
 
-    def capture(self, state: object, *, lazily: Lazily = "gated", may_stream: bool = False) -> Captured:
+    def capture(
+        self,
+        state: object,
+        *,
+        lazily: Lazily = "gated",
+        may_stream: bool = False,
+        structure: Structure | None = None,
+    ) -> Captured:
         """Freeze ``state``. Waits for the previous save, whose memory it reuses.
 
         Args:
             may_stream: the caller submits it before it continues, so nothing need be copied if memory is short.
+            structure: the state's loop, see ``capture``.
         Raises:
             StateRefused: a variable cannot be saved.
         """
         self.wait_copied()
         self.finish()
-        captured = capture(state, self.freezer, stored=self.tier.stored.keys(), lazily=lazily, may_stream=may_stream)
+        captured = capture(
+            state,
+            self.freezer,
+            stored=self.tier.stored.keys(),
+            lazily=lazily,
+            may_stream=may_stream,
+            structure=structure,
+        )
         self._copying = captured
         return captured
 

@@ -161,6 +161,8 @@ def _report(head: Head, settings: Settings, *, as_json: bool) -> int:
     if head.state == "failed" and failure is not None:
         # One of our own errors is one line; the executed notebook shows where it was raised.
         print(("" if failure.error else failure.traceback.rstrip()) or failure.message, file=sys.stderr)
+    if head.state == "stopped" and head.extra.get("refused"):
+        print(f"qcity: {head.extra['refused']}", file=sys.stderr)
     if (head.state == "stopped" or code == GaveUp.exit_code) and not as_json:
         print(f"`qcity resume {head.run}` resumes it")
     return code

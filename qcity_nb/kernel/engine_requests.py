@@ -73,6 +73,7 @@ def _attend() -> Mapping[str, Any]:
     crashpoints.arm_plan(settings.chaos, attempt=config.attempt)
     session = Session(mailbox, status, revive=lambda: _revive(config, session))
     session.sidecar.is_unattended = True
+    session.environment.begin(session, settings.project.root, strict=settings.strict_environment)
     shell = _shell()
     records = session.manifest.cells if session.manifest is not None else ()
     session.finished_cells = finished_cells = cells_of(session, shell, settings, records)

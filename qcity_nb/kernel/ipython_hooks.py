@@ -84,6 +84,9 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
         if depth:
             return
         session.recorder.end_cell()
+        if session.sidecar.closed:
+            return
+        session.environment.check(session)
         is_well = bool(getattr(result, "success", True))
         session.end_cell(ok=is_well or _is_end(getattr(result, "error_in_exec", None)))
 

@@ -23,7 +23,7 @@ from qcity_nb.kernel.save_clock import SaveClock
 from qcity_nb.kernel.save_policy import Every, Pace, pace
 from qcity_nb.kernel.session import Session
 
-__all__ = ["begin"]
+__all__ = ["Changed", "LoopOptions", "begin"]
 
 T = TypeVar("T")
 
@@ -46,12 +46,17 @@ def begin(session: Session, items: Iterable[T], state: object, options: LoopOpti
 
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
     """
     check_state(state)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
+    if isinstance(items, set | frozenset):
+        raise UsageError(
+            f"city.loop: a {type(items).__name__} comes in another order in the next process, so a resumed loop would"
+            " do some items twice and others never: write sorted(…), or a list"
+        )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
     return _run(session, items, state, pace(options.every), options)
@@ -109,7 +114,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
         values = items.after(loop.done, _slow(session, loop.done))
     state, generators = session.read_loop_state(loop)
     if state is not None and loop.state is not None:
-        restore(loop.state, state)
+        restore(loop.state, state, loop.structure)
     session.replay(loop)
     if generators is not None:
         restore_generators(generators)
@@ -118,6 +123,7 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 
 def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
     """The first boundary, before any work, so that state that cannot be saved is refused now and not after a night."""
+    session.metric_log.default_steps.begin(loop.key, loop.count)
     loop.out_from = session.recorder.position()
     session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:
@@ -157,6 +163,12 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, optio
         session.drop(loop)
 
 
+def _announce(session: Session, loop: Loop) -> None:
+    """Tell what was just captured and cannot be restored in a new process."""
+    for text in loop.structure.take_news():
+        session.announce("state", text, step=loop.count)
+
+
 def _is_due(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int) -> bool:
     due = save_clock.is_due(loop.done - saved_done)  # first, because it must be called at each boundary
     return due or bool(session.sidecar.look().stop) or session.force
@@ -173,6 +185,7 @@ def _boundary(session: Session, loop: Loop, save_clock: SaveClock, saved_done: i
         due = False  # the last save is still being written: a later save is better than a loop that waits
     if due or loop.has_inner:
         session.freeze(loop, may_stream=due and all(other.is_fresh for other in session.open if other is not loop))
+        _announce(session, loop)
     if not due or not session.can_save():
         return False
     save_clock.keep()
@@ -185,6 +198,7 @@ def _finish(session: Session, loop: Loop, save_clock: SaveClock, saved_done: int
     """After the last iteration. The end of an inner loop is a normal boundary; that of an outermost loop is saved."""
     session.sidecar.check()
     session.finish(loop)
+    _announce(session, loop)
     if loop.parent is None or (_is_due(session, loop, save_clock, saved_done) and session.can_save()):
         session.save(
             "loop finished", step=loop.count, strict=save_clock.pace.is_strict or bool(session.sidecar.look().stop)

@@ -12,6 +12,7 @@ from qcity_nb.checkpoint.encode import encode_state
 from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.state.capture import Captured, capture_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
+from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
 from qcity_nb.kernel.metric_log import RowScope
 from qcity_nb.kernel.output_recorder import Recorder, join_parts
@@ -75,6 +76,8 @@ class Loop:
     parent: Loop | None = None
     row_scope: RowScope | None = None
     """The scope of the running iteration."""
+    structure: Structure = field(default_factory=Structure)
+    """How the state was built when the loop began here."""
     touched: bool = False
     """It has begun in this kernel."""
     left: bool = False
@@ -137,7 +140,8 @@ class Loop:
         self.drop_snap()
         state = None
         if self.state is not None:
-            state = engine.capture(self.state, lazily="never" if at_once else self.lazily, may_stream=may_stream)
+            lazily = "never" if at_once else self.lazily
+            state = engine.capture(self.state, lazily=lazily, may_stream=may_stream, structure=self.structure)
         self.snap = (state, capture_generators())
         self.is_fresh = True
         self._cut(recorder)

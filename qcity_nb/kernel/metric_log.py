@@ -48,6 +48,51 @@ class RowScope:
     """Rows of other threads: their order varies, and must not shift the ordinals of the cell's own rows."""
 
 
+class DefaultSteps:
+    """The steps of rows that name none: a loop's count, moved so that no metric's steps ever go back.
+
+    Loops that repeat, in a function or in another cell, may log the same metrics. Each count begins at 0, so the steps
+    of a loop that logs a metric of another one begin after that one's.
+    """
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        loops: Mapping[str, list[int]] = (values or {}).get("loops", {})
+        self.ends = {key: end for key, (_, end) in loops.items()}
+        """One more than the highest step that a loop has logged at."""
+        self._bases = {key: base for key, (base, _) in loops.items()}
+        self._loops: dict[str, str] = dict((values or {}).get("metrics", {}))
+        """The loop that was the last to log a metric."""
+
+    def begin(self, loop: str, count: int) -> None:
+        """A pass of the loop begins. The iteration in which the last one was left does not count, and has its step."""
+        if loop in self.ends:
+            self._move(loop, self.ends[loop] - count)
+
+    def step(self, loop: str, count: int, metrics: Iterable[str]) -> int:
+        """The step of rows that are logged in that iteration of the loop."""
+        loops, ends = self._loops, self.ends
+        for metric in metrics:
+            other = loops.get(metric)
+            if other != loop:
+                if other is not None:
+                    self._move(loop, ends[other] - count)
+                loops[metric] = loop
+        step = count + self._bases.get(loop, 0)
+        if step >= ends.get(loop, 0):
+            ends[loop] = step + 1
+        return step
+
+    def _move(self, loop: str, base: int) -> None:
+        if base > self._bases.get(loop, 0):
+            self._bases[loop] = base
+
+    def values(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        needed = set(self._loops.values())
+        loops = {key: [self._bases.get(key, 0), end] for key, end in self.ends.items() if key in needed}
+        return {"loops": loops, "metrics": dict(self._loops)} if loops else {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The rows that the next checkpoint covers."""
@@ -55,6 +100,7 @@ class Batch:
     rows: list[Row]
     contexts: dict[tuple[str, int], int]
     logged: dict[str, tuple[int, int]]
+    steps: dict[str, Any]
 
 
 class MetricLog:
@@ -77,6 +123,9 @@ class MetricLog:
         self._covered = {(row.key, row.loop, row.iteration, row.ordinal) for row in covered}
         """Rows that were published with a checkpoint that is now damaged."""
         self._logged: dict[str, tuple[int, int]] = {}
+        self.default_steps = DefaultSteps()
+        self.new_names: list[str] = []
+        """Metrics that were logged for the first time in the run, until somebody has looked at them."""
         self._shown: dict[str, list[tuple[int, float]]] = {}
         self._turns: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -140,6 +189,8 @@ class MetricLog:
             row_scope = self.scopes[-1]
             if step is None:
                 step = row_scope.step
+                if len(self.scopes) > 1:
+                    step = self.default_steps.step(row_scope.key, step, metrics)
             if threading.get_ident() != self._thread:
                 row_scope = self._side_scope(row_scope)
             lines: list[_Line] = []
@@ -170,6 +221,7 @@ class MetricLog:
         """The time to log. MLflow drops equal rows, so at a step that was logged before it must be a later time."""
         last = self._logged.get(key)
         if last is None:
+            self.new_names.append(key)
             self._logged[key] = (step, now)
             return now
         if step > last[0]:
@@ -198,7 +250,8 @@ class MetricLog:
                 Row(key=key, value=value, timestamp_ms=stamp, step=step, loop=loop, iteration=n, ordinal=ordinal)
                 for key, value, stamp, step, loop, n, ordinal in self.pending
             ]
-            return Batch(rows=rows, contexts=contexts, logged=dict(self._logged))
+            steps = self.default_steps.values()
+            return Batch(rows=rows, contexts=contexts, logged=dict(self._logged), steps=steps)
 
     def cover(self, batch: Batch) -> None:
         """Note that the checkpoint of this batch exists."""
@@ -216,6 +269,7 @@ class MetricLog:
             self.committed = {(context.key, context.iteration): context.rows for context in contexts}
             self._rerun = dict(self.committed)
             self._logged = {key: (pair[0], pair[1]) for key, pair in manifest.logged.items()} if manifest else {}
+            self.default_steps = DefaultSteps(manifest.values.get("steps") if manifest else None)
             for row_scope in self.scopes:
                 row_scope.skip, row_scope.aside = self.committed.get((row_scope.key, row_scope.iteration), 0), None
 

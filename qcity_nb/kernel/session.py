@@ -19,6 +19,7 @@ from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
+from qcity_nb.kernel.changes.environment_check import EnvironmentCheck
 from qcity_nb.kernel.changes.run_history import ChangeKind, RunHistory
 from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.interrupt import uninterrupted
@@ -88,6 +89,7 @@ class Session:
         """When this host ends its session, on ``clock``; ``None``: not known."""
         self.listeners: list[Callable[[], None]] = []
         self.history = RunHistory.of(self.manifest, began_s=self.clock.now_s())
+        self.environment = EnvironmentCheck(self.manifest.values if self.manifest is not None else {})
         self.strict_state = False
         """A state that is not all of the state is an error."""
         self.finished_cells: FinishedCells | None = None
@@ -107,6 +109,8 @@ class Session:
         """
         self.sidecar.check()
         self.metric_log.log(metrics, step)
+        if self.metric_log.new_names:
+            self.sidecar.name_metrics(self.metric_log.new_names)
 
     def announce(self, kind: ChangeKind, text: str, *, step: int | None = None) -> None:
         """Tell people what changed: below the cell, in journal and tracker, and as a mark in the curves at ``step``."""
@@ -335,6 +339,7 @@ class Session:
         unfinished = {key for key, loop in self.loops.items() if not loop.finished}
         values = {
             **self.history.values(self.clock.now_s()),
+            "environment": self.environment.check(self),
             "best": self.bests.encode(unfinished),
             "name": self.label,
             "once": dict(self.once),
@@ -369,7 +374,7 @@ class Session:
             contexts=tuple(Context(key=key, iteration=n, rows=rows) for (key, n), rows in batch.contexts.items()),
             cells=self.manifest.cells if self.manifest is not None else (),
             logged=batch.logged,
-            values=self._values(),
+            values=self._values() | ({"steps": batch.steps} if batch.steps else {}),
         )
         cell_snapshot = self.finished_cells.snapshot() if self.finished_cells is not None else None
 

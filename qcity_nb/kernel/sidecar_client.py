@@ -13,6 +13,7 @@ from qcity_nb.errors import Changed, CheckpointError, LeaseLost, RunStopped, Usa
 from qcity_nb.run import journal
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
+from qcity_nb.tracking.mlflow_names import mlflow_name
 
 __all__ = ["SidecarClient"]
 
@@ -21,6 +22,7 @@ LOOK_S = 0.05
 WAIT_S = 1.0
 STOP_S = 5.0
 """How long a refusal waits until the sidecar knows that the attempt is to stop."""
+_ENDED = "this attempt at run {run!r} has ended ({reason}): write `city = qcity.up()` before this line"
 
 
 class SidecarClient:
@@ -38,6 +40,8 @@ class SidecarClient:
         self._clock = SystemClock()
         self._waited_s = 0.0
         self._earlier: Mapping[str, Sequence[tuple[int, float]]] | None = None
+        self.closed = ""
+        """Why this attempt may no longer be used in this kernel, and what to write; empty: it may."""
 
     def look(self, *, now: bool = False) -> Status:
         """The sidecar's status, read at most every 50 ms unless ``now``."""
@@ -70,6 +74,11 @@ class SidecarClient:
             if self._status.state != "held" or self._status.until_s != ran_out_s:
                 return
 
+    @property
+    def is_held(self) -> bool:
+        """Does this attempt hold the run, as far as the sidecar knows now?"""
+        return not self.closed and self.look(now=True).state == "held"
+
     def earlier(self) -> Mapping[str, Sequence[tuple[int, float]]]:
         """The metrics before this attempt, thinned out: (step, value) by name; empty until the sidecar sent them."""
         if self._earlier is None and self._status.restored_seq:
@@ -81,8 +90,13 @@ class SidecarClient:
 
         Raises:
             LeaseLost: another attempt holds the run; the message names it.
+            UsageError: this attempt has ended; the message says what to write.
         """
+        if self.closed:
+            raise UsageError(self.closed)
         status = self.look()
+        if status.state == "ended":
+            raise UsageError(_ENDED.format(run=status.run, reason=status.reason))
         if status.state in ("lost", "refused"):
             kind = getattr(errors, status.error, LeaseLost)
             raise kind(status.reason)
@@ -96,10 +110,23 @@ class SidecarClient:
         if reason := self.look().stop:
             raise RunStopped(reason)
 
-    def announce(self, kind: str, text: str, *, step: int) -> None:
-        """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
+    def name_metrics(self, names: list[str]) -> None:
+        """Say which of these metrics have another name in the tracker, and empty the list."""
+        address = self._status.tracking
+        changed = {name: mlflow_name(name) for name in names if address and not address.startswith("jsonl:")}
+        names.clear()
+        for name, stored in changed.items():
+            if stored != name:
+                self._print(f"metric {name!r} is {stored!r} in MLflow, which does not accept every character or length")
+                self.note("metric-name", metric=name, stored=stored)
+
+    def _print(self, text: str) -> None:
         sys.stderr.write(f"qcity: {text}\n")
         sys.stderr.flush()
+
+    def announce(self, kind: str, text: str, *, step: int) -> None:
+        """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
+        self._print(text)
         self.note("changed", what=kind, message=text, step=step)
 
     def refuse(self, kind: str, text: str) -> Changed:
@@ -110,7 +137,7 @@ class SidecarClient:
         """
         self.note("refused", what=kind, message=text)
         if self.is_unattended:
-            self.mailbox.ask("stop", reason=text)
+            self.mailbox.ask("stop", reason=text, refused=True)
             until = time.monotonic() + STOP_S
             while not self.look(now=True).stop and time.monotonic() < until:
                 time.sleep(0.02)
@@ -121,18 +148,20 @@ class SidecarClient:
 
         Raises:
             StoreUnavailable: no answer in time; the sidecar keeps trying.
+            UsageError: this attempt has ended.
             QcityError: the error that the sidecar answered.
         """
+        self.check()
         request = self.mailbox.ask(op, **data)
         until = time.monotonic() + wait_s
         while True:
             answer = self.mailbox.answer_to(request)
             if answer is not None:
                 break
-            self.check()
             status = self.look(now=True)
-            if status.state == "ended" and self.mailbox.answer_to(request) is None:
-                raise UsageError(f"this attempt has ended ({status.reason}); call qcity.up() again")
+            if status.state == "ended" and self.mailbox.answer_to(request) is not None:
+                continue  # it was answered just before the attempt ended
+            self.check()
             if time.monotonic() > until:
                 raise errors.StoreUnavailable(
                     status.message or f"no answer from qcity's background process in {wait_s:g} s; it keeps trying"

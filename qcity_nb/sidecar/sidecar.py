@@ -76,6 +76,8 @@ class Sidecar:
             ttl_s=config.ttl_s,
             extra={"owner": config.owner.pid},
         )
+        self._is_refused = False
+        """A person must look at the run before it is launched again."""
         self.status = replace(
             self.mailbox.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
@@ -368,6 +370,7 @@ class Sidecar:
         try:
             if request.op == "stop":
                 self.show(stop=str(request.data.get("reason") or "asked to stop"))
+                self._is_refused |= bool(request.data.get("refused"))
                 self.mailbox.answer(file, Answer(id=request.id, ok=True))
                 return None
             if request.op == "flush":
@@ -417,7 +420,7 @@ class Sidecar:
             failure = replace(failure, term=self.lease.term, times=(before.times + 1 if before and same else 1))
             if same and not head.desired.manual:
                 state = "failed"
-        if state == "running" and head.desired.state == "stopped":
+        if state == "running" and (head.desired.state == "stopped" or self._is_refused):
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
@@ -432,10 +435,11 @@ class Sidecar:
                 if self.is_heartbeat_due():
                     self.publish_head()
         self.note("end", state=state, failure=failure.message if failure else "")
+        refused = {"refused": self.status.stop} if self._is_refused else {}
 
         def finish(head: Head) -> Head:
             head = self.change(head)
-            desired = head.desired
+            desired = replace(head.desired, state="stopped") if state == "stopped" else head.desired
             if request.op == "release" and data.get("hand_over"):
                 desired = replace(desired, manual=False)
             return replace(
@@ -443,6 +447,7 @@ class Sidecar:
                 state=state,
                 desired=desired,
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
+                extra={name: value for name, value in head.extra.items() if name != "refused"} | refused,
             )
 
         head = self.publisher.publish(None, change=finish, release=True)

@@ -64,6 +64,12 @@ class Config(Record):
     keep: Keep = field(default_factory=Keep)
     chaos: str = ""
 
+    def apply_to(self, settings: Settings) -> Settings:
+        """The settings, with those that this attempt began with."""
+        names = ("store", "tracking", "ttl_s", "heartbeat_s", "publish_s", "storage_budget")
+        same = {name: getattr(self, name) for name in names}
+        return replace(settings, local_dir=Path(self.local_dir), **same)
+
 
 def node_name() -> str:
     """Identifies this machine until it reboots: its name and boot id."""

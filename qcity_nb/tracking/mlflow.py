@@ -7,8 +7,8 @@ Sending rows again is safe because MLflow's SQL store drops an exact repeat of (
 directory store does not, so a directory is refused here.
 
 What is stored differs from what was logged in three ways: an infinity becomes ±1.7976931348623157e308 (SQL has
-none, and every server would do the same); a character that MLflow does not allow in a key becomes ``_``; long
-keys, tags and parameters are truncated to the server's limits.
+none, and every server would do the same); a key that MLflow does not accept is escaped (``mlflow_names``); long
+tags and parameters are truncated to the server's limits.
 
 Does not promise: a bound below about 10 s for a request that fails, or 20 s for one to a locked SQLite file.
 Source: https://mlflow.org/docs/latest/rest-api.html
@@ -19,13 +19,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from qcity_nb.errors import TrackerMissing, TrackerUnavailable, UsageError
 from qcity_nb.records import Row
 from qcity_nb.tracking import database
+from qcity_nb.tracking.mlflow_names import mlflow_name
 from qcity_nb.tracking.timeouts import short_timeouts
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ LARGEST = 1.7976931348623157e308
 _METRICS, _PARAMS, _TAGS, _BYTES = 1000, 100, 100, 900_000
 """Limits of one log-batch request (MLflow REST API, "Log Batch"); it refuses more than 1 MB."""
 _SMALLEST_BATCH = 50
-_KEY_CHARS = 250
 _TAG_CHARS = 5000
 _PARAM_CHARS = (6000, 500, 250)
 """Of the newest servers first; each was the limit of some release."""
@@ -158,7 +158,7 @@ class MlflowTracker:
             made = client.create_run(
                 experiment_id,
                 start_time=time.time_ns() // 1_000_000,
-                tags={_key(name): str(value)[:_TAG_CHARS] for name, value in named.items()},
+                tags={mlflow_name(name): str(value)[:_TAG_CHARS] for name, value in named.items()},
                 run_name=named["mlflow.runName"],
             ).info.run_id
             # Another client may have made one too, and so may a repeat of this request whose reply was lost.
@@ -180,7 +180,7 @@ class MlflowTracker:
         client = self._connect()
         from mlflow.entities import Metric
 
-        metrics = [Metric(_key(r.key), _finite(r.value), max(r.timestamp_ms, 0), r.step) for r in rows]
+        metrics = [Metric(mlflow_name(r.key), _finite(r.value), max(r.timestamp_ms, 0), r.step) for r in rows]
         start = 0
         while start < len(metrics):
             batch = next(_split(metrics[start : start + self._batch], _METRICS, _metric_bytes))
@@ -251,7 +251,7 @@ class MlflowTracker:
     def _set_tags(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        items = [RunTag(_key(name), str(value)[:_TAG_CHARS]) for name, value in tags.items()]
+        items = [RunTag(mlflow_name(name), str(value)[:_TAG_CHARS]) for name, value in tags.items()]
         for batch in _split(items, _TAGS, _text_bytes):
             client.log_batch(run_id, tags=batch, synchronous=True)
 
@@ -261,7 +261,7 @@ class MlflowTracker:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        missing = {_key(name): str(value) for name, value in params.items() if _key(name) not in known}
+        missing = {mlflow_name(name): str(value) for name, value in params.items() if mlflow_name(name) not in known}
         for limit in _PARAM_CHARS:
             items = [Param(name, value[:limit]) for name, value in missing.items()]
             try:
@@ -281,14 +281,6 @@ class MlflowTracker:
 
 def _finite(value: float) -> float:
     return max(-LARGEST, min(LARGEST, value)) if value == value else value
-
-
-@lru_cache(maxsize=1024)
-def _key(name: str) -> str:
-    """The name as MLflow accepts it: letters, digits and ``_-. /``, and no path that leads upwards."""
-    clean = re.sub(r"[^\w\-. /]", "_", name)
-    clean = "/".join(part if part.strip(".") else "_" * max(1, len(part)) for part in clean.split("/"))
-    return clean[:_KEY_CHARS].rstrip("/")
 
 
 def _metric_bytes(item: Any) -> int:

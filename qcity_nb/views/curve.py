@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["Point", "loss_file", "loss_svg", "thin_out"]
+__all__ = ["CHANGE", "Change", "Point", "loss_file", "loss_svg", "thin_out"]
 
 Change = tuple[int, str]
 """The step from which something is another one, and what: ``(40, "lr = 0.1 → 0.01")``."""

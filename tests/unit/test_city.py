@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from loop_world import World
 
+from qcity_nb import city as city_module
 from qcity_nb import codec, settings
 from qcity_nb.checkpoint.retention import Keep
 from qcity_nb.city import City
 from qcity_nb.errors import LeaseLost, UsageError
 from qcity_nb.hosts.detect import detect
 from qcity_nb.run.mailbox import Answer
+from qcity_nb.run.up_arguments import UpArguments
 from qcity_nb.sidecar import start as sidecar
 
 
@@ -198,3 +201,37 @@ def test_what_is_to_stay_reaches_the_sidecar_and_is_checked_first(world: World) 
     assert codec.loads(sidecar.Config, codec.dumps(config)) == config
     with pytest.raises(UsageError, match="keep_last = 101"):
         city_of(world, keep_last=101)
+
+
+def test_a_city_that_comes_back_with_the_variables_is_the_present_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    city = city_of(world)
+    saved = pickle.dumps(city)
+    city._arguments = UpArguments(run="edited", settings={"heartbeat": 1})  # the cell was edited since
+    monkeypatch.setattr(city_module, "_city", city)
+    assert pickle.loads(saved) is city
+
+
+def test_a_cell_that_finishes_the_run_inside_its_loop_ends_well(world: World) -> None:
+    city = city_of(world)
+    with answering(world):
+        for n in city.loop(range(5), {"x": [0]}, every=1):
+            if n == 2:
+                city.finish()
+                break
+    with pytest.raises(UsageError, match=r"city\.finish\(\) has ended run 'r'.*qcity\.up\(\)"):
+        city.log(a=1)
+    with pytest.raises(UsageError, match="has ended"):
+        city.loop(range(2), None)
+
+
+@pytest.mark.parametrize("reason", ["succeeded", "stopped", "running"])
+def test_an_attempt_that_ended_by_itself_says_so_too(world: World, reason: str) -> None:
+    city = city_of(world)
+    values = city.loop(range(5), {"x": [0]}, every=1)
+    next(values)
+    world.show(state="ended", reason=reason)
+    for call in (lambda: city.log(a=1), lambda: city.loop(range(2), None), lambda: next(values), city.checkpoint):
+        with pytest.raises(UsageError, match=r"has ended \(" + reason + r"\): write `city = qcity\.up\(\)`"):
+            call()

@@ -10,6 +10,7 @@ covers the whole buffer.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import io
 import pickle
@@ -171,6 +172,8 @@ def read_buffers(skeleton: bytes, buffers: Sequence[Content], *, into: Any = Non
         plan = _Plan(skeleton)
         try:
             tree = plan.load()
+            with contextlib.suppress(EOFError):
+                plan.load()  # what was written after the state has buffers too
         except Exception as error:
             raise CheckpointError(f"the checkpoint's state cannot be loaded: {error}") from error
         storages = plan.storages

@@ -4,20 +4,23 @@
     restore(state, captured)         # … and is as it was, the same objects
     load(captured)                   # new objects
 
-How each kind is restored: docs/design.md, "Runs, loops, steps", State. Not saved: gradients, hooks, ``requires_grad``
-and training mode of modules; whatever an object's own ``state_dict`` or ``__getstate__`` leaves out.
+How each kind is restored: docs/design.md, "Runs, loops, steps", State. Not saved: hooks and training mode of modules;
+gradients and ``requires_grad``, except those of a loop that need it (``training.py``); whatever an object's own
+``state_dict`` or ``__getstate__`` leaves out.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qcity_nb.checkpoint.memory import Span, view_at
-from qcity_nb.checkpoint.state import buffer_targets, kinds, pickling, restore_in_place, unsaveable
+from qcity_nb.checkpoint.state import buffer_targets, kinds, pickling, restore_in_place, training, unsaveable
 from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.state.frozen_buffer import Content, SmallBuffer
+from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.errors import CheckpointError, StateRefused
 
 __all__ = [
@@ -74,6 +77,7 @@ def capture(
     stored: Collection[str] = (),
     lazily: Lazily = "never",
     may_stream: bool = False,
+    structure: Structure | None = None,
 ) -> Captured:
     """Copy ``state``.
 
@@ -82,14 +86,18 @@ def capture(
         stored: names of the objects of the newest checkpoint, which are not copied again.
         lazily: what may be copied after the call returned; see ``CaptureBuffer.copied``.
         may_stream: if memory is short, return the live buffers themselves; see ``CaptureBuffer.is_live``.
+        structure: the state's loop. With it gradients in flight and changed parameter groups are captured too, and its
+            ``take_news`` returns what a new process cannot restore.
     Raises:
         StateRefused: a variable cannot be saved; the message names it and says why.
     """
     try:
-        dumped = _dump(state)
+        dumped = _dump(state, structure)
     except Exception as error:
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {unsaveable.reason(value, cause)}") from error
+    if structure is not None:
+        structure.compare(state, dumped)
     if freezer is None:
         return Captured(skeleton=dumped.skeleton, buffers=[copy_span(span) for span in dumped.spans])
     try:
@@ -107,14 +115,19 @@ def copy_span(span: Span) -> SmallBuffer:
     return SmallBuffer(bytes(view_at(host.data_ptr(), span.size)))
 
 
-def _dump(state: object) -> pickling.Dumped:
+def _dump(state: object, structure: Structure | None = None) -> pickling.Dumped:
+    def describe(pickler: pickling.Reducers) -> Any:
+        if structure is None or not pickler.optimizers:
+            return None
+        return training.describe(state, pickler, structure)
+
     try:
-        return pickling.dump(state)
+        return pickling.dump(state, describe=describe)
     except (pickling.Refused, MemoryError):
         raise
     except Exception:  # noqa: BLE001 - objects raise any type when they cannot be pickled
         # What cannot be imported by name (a lambda, a class made in a function) needs cloudpickle.
-        return pickling.dump(state, by_value=True)
+        return pickling.dump(state, by_value=True, describe=describe)
 
 
 def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
@@ -123,7 +136,11 @@ def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
     seen: set[int] = set()
     while id(value) not in seen:
         seen.add(id(value))
-        for suffix, item in unsaveable.children(value):
+        try:
+            items = list(unsaveable.children(value))
+        except Exception as inner:  # noqa: BLE001 - its own state_dict raises any type
+            return path, value, inner
+        for suffix, item in items:
             try:
                 _dump(item)
             except Exception as inner:  # noqa: BLE001 - the same
@@ -132,10 +149,13 @@ def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
     return path, value, error
 
 
-def _load(captured: Captured, memory: Sequence[Any]) -> tuple[Any, list[pickling.StateDict]]:
+def _load(captured: Captured, memory: Sequence[Any]) -> restore_in_place.Loaded:
     unpickler = pickling.StateUnpickler(captured.skeleton, memory)
     try:
-        return unpickler.load(), unpickler.records
+        saved, more = unpickler.load(), None
+        with contextlib.suppress(EOFError):
+            more = unpickler.load()
+        return restore_in_place.Loaded(saved, unpickler.records, more)
     except (AttributeError, ImportError) as error:
         raise CheckpointError(
             f"the checkpoint holds an object whose class does not exist here ({error}):"
@@ -153,26 +173,34 @@ def load(captured: Captured) -> Any:
     Raises:
         CheckpointError: a class that it needs is missing, or qcity did not write the stream.
     """
-    return _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)[0]
+    return _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory).state
 
 
-def restore(state: object, captured: Captured) -> None:
+def restore(state: object, captured: Captured, structure: Structure | None = None) -> None:
     """Restore ``state`` in place: buffers are read directly into live arrays and tensors that fit.
 
+    Args:
+        structure: the state's loop: it notes how ``state`` is built now, and gradients are restored too.
     Raises:
         CheckpointError: it does not fit (another architecture, a module that is not built yet, …); the
             message names the variable. ``state`` may then be partly restored.
     """
+    if structure is not None:
+        try:
+            structure.compare(state, _dump(state))
+        except Exception:  # noqa: BLE001 - it may hold anything until it is restored
+            structure.note_unreadable_start()
     target_memory = buffer_targets.read_buffers(captured.skeleton, captured.buffers, into=state)
-    saved, records = _load(captured, target_memory.memory)
-    if state is None and saved is None:
+    loaded = _load(captured, target_memory.memory)
+    if state is None and loaded.state is None:
         return
+    has_gradients = structure is not None
     try:
-        restore_in_place.place(state, saved, records, target_memory.filled)
+        restore_in_place.place(state, loaded, target_memory.filled, has_gradients=has_gradients)
     except restore_in_place.Misplaced:
         # Live arrays share memory in another way than the saved ones: read everything into new memory, then copy.
-        saved, records = _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)
-        restore_in_place.place(state, saved, records, {})
+        loaded = _load(captured, buffer_targets.read_buffers(captured.skeleton, captured.buffers).memory)
+        restore_in_place.place(state, loaded, {}, has_gradients=has_gradients)
 
 
 def capture_generators() -> Captured:

@@ -174,7 +174,7 @@ class Freezer:
                 arena.pin(gpu.pin)
             capture_buffer.release = lambda: self._give_back(arena)
         try:
-            gated = self.gate.select_gated(dumped.optimizers, lazily, jobs)
+            gated = self.gate.select_gated(dumped.optimizers, lazily, jobs) - {id(span) for span in dumped.at_once}
             later = [job for job in jobs if id(job[0]) in gated]
             now = [job for job in jobs if id(job[0]) not in gated]
             plans = self._plan(jobs)

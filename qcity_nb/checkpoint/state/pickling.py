@@ -20,7 +20,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds, overlaps
 __all__ = [
     "INLINE_BYTES",
     "Buffer",
+    "Describe",
     "Dumped",
+    "Part",
     "Reducers",
     "Refused",
     "StateDict",
@@ -70,6 +72,17 @@ def has_state_dict(value: object) -> bool:
     return callable(getattr(cls, "state_dict", None)) and callable(getattr(cls, "load_state_dict", None))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An object that was written as a ``StateDict``."""
+
+    value: Any
+    state: Any
+    """Its ``state_dict``."""
+    kind: str
+    is_module: bool
+
+
 def is_importable(value: Any) -> bool:
     """Can a class or function be imported by its name? Then its newest definition is the right one."""
     result: Any = sys.modules.get(getattr(value, "__module__", None) or "")
@@ -99,6 +112,8 @@ class Reducers:
         make: Any = super().__init__
         make(out, protocol=5, buffer_callback=self.note_buffer)
         self.spans: list[Span] = []
+        self.parts: list[Part] = []
+        self.storage_bytes = 0
         self.optimizers: list[Any] = []
         """Torch optimizers in the state: their steps can be delayed."""
         self.shared = shared
@@ -146,7 +161,9 @@ class Reducers:
             cls = type(value)
             if torch is not None and isinstance(value, torch.optim.Optimizer):
                 self.optimizers.append(value)
-            return StateDict, (f"{cls.__module__}.{cls.__qualname__}",), value.state_dict()
+            kind, state = f"{cls.__module__}.{cls.__qualname__}", value.state_dict()
+            self.parts.append(Part(value, state, kind, torch is not None and isinstance(value, torch.nn.Module)))
+            return StateDict, (kind,), state
         return self._otherwise(value)
 
     def _otherwise(self, value: Any) -> Any:
@@ -179,6 +196,11 @@ class Reducers:
         # Torch may return a new Python object for the same memory; one object per memory preserves sharing.
         return self._storages.setdefault(storage._cdata, storage)
 
+    @property
+    def tensors(self) -> set[int]:
+        """The ids of the tensors that were written."""
+        return {id(tensor) for tensors in self._over.values() for tensor in tensors}
+
     def _bytes(self, storage: Any) -> bytes:
         host = storage if storage.device.type == "cpu" else storage.cpu()
         size = host.nbytes()
@@ -189,6 +211,7 @@ class Reducers:
         if first is not storage:
             return unpickle_functions.same_storage, (first,)
         size, device = storage.nbytes(), storage.device
+        self.storage_bytes += size
         if size < INLINE_BYTES:
             return unpickle_functions.inline_storage, (self._bytes(storage), str(device))
         is_here = device.type == "cpu"
@@ -258,9 +281,18 @@ class Dumped:
     optimizers: list[Any]
     keep: Any
     """What else keeps the memory of the spans alive, apart from the state itself."""
+    parts: Sequence[Part] = ()
+    at_once: Sequence[Span] = ()
+    """Of ``spans``: gradients, which the next iteration changes before any step."""
+    size: tuple[int, int] = (0, 0)
+    """How many large buffers, and how many bytes of tensors: if these change, the state may be built differently."""
 
 
-def dump(value: object, *, by_value: bool = False) -> Dumped:
+Describe = Callable[[Reducers], Any]
+"""Returns what is written after the state, with the same objects; ``None``: nothing."""
+
+
+def dump(value: object, *, by_value: bool = False, describe: Describe = lambda _: None) -> Dumped:
     """The stream and its buffers, which are still the live ones, not copies.
 
     Args:
@@ -275,13 +307,26 @@ def dump(value: object, *, by_value: bool = False) -> Dumped:
         cls: Any = _cloud() if by_value else _Plain
         pickler = cls(out, shared)
         pickler.dump(value)
+        size = len(pickler.spans), pickler.storage_bytes
         if not shared and (shared := overlaps(pickler.numpy, pickler.arrays)):
             continue  # there are overlapping arrays: write all again, these as views of common bytes
-        return Dumped(out.getvalue(), pickler.spans, pickler.optimizers, shared)
+        if (more := describe(pickler)) is not None:
+            pickler.dump(more)
+        return Dumped(
+            skeleton=out.getvalue(),
+            spans=pickler.spans,
+            optimizers=pickler.optimizers,
+            keep=shared,
+            parts=pickler.parts,
+            at_once=pickler.spans[size[0] :],
+            size=size,
+        )
 
 
 class StateUnpickler(pickle.Unpickler):
     """Reads what ``dump`` wrote; ``records`` are the ``StateDict`` records in it.
+
+    A second ``load`` returns what was written after the state, if anything was; else it raises EOFError.
 
     Args:
         buffers: memory with the content of each buffer: torch storages where the stream needs one, else

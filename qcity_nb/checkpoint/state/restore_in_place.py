@@ -13,15 +13,16 @@ import contextlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from qcity_nb.checkpoint.state import unsaveable
+from qcity_nb.checkpoint.state import training, unsaveable
 from qcity_nb.checkpoint.state.kinds import SCALARS, is_plain, kind_of
 from qcity_nb.checkpoint.state.overlapping_arrays import memory_bounds
 from qcity_nb.checkpoint.state.pickling import StateDict, has_state_dict
 from qcity_nb.errors import CheckpointError
 
-__all__ = ["Misplaced", "place"]
+__all__ = ["Loaded", "Misplaced", "place"]
 
 _MISSING = object()
 _DEPTH = 100_000
@@ -31,16 +32,28 @@ class Misplaced(Exception):
     """A live array that was already read into would be filled with another array's content."""
 
 
-def place(target: Any, saved: Any, records: list[StateDict], filled: dict[int, tuple[int, Any]]) -> None:
-    """Fill ``target`` with ``saved``.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A state as new objects, to fill live ones with."""
+
+    state: Any
+    records: list[StateDict]
+    more: Any = None
+    """What was written after it: ``training.describe``."""
+
+
+def place(target: Any, loaded: Loaded, filled: dict[int, tuple[int, Any]], *, has_gradients: bool) -> None:
+    """Fill ``target`` with what was saved.
 
     Args:
+        has_gradients: gradients are restored too: none, or those that were saved.
         filled: live memory that has its content already: bytes and live object by address (``buffer_targets``).
     Raises:
         CheckpointError: the two do not fit; the message names the variable.
         Misplaced: ``filled`` does not match how the two fit; so far only arrays were filled, perhaps partly.
     """
-    work = _Placing(saved, filled)
+    saved = loaded.state
+    work = _Placing(loaded, filled)
     work.pair(target, saved)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, _DEPTH))  # what pickle could write must not be nested too deeply to restore
@@ -53,9 +66,11 @@ def place(target: Any, saved: Any, records: list[StateDict], filled: dict[int, t
             f"state is now {_describe(target)}, and the checkpoint holds {_describe(saved)}:"
             " it cannot be restored in place (put it into a dict)"
         )
-    for record in records:
+    for record in loaded.records:
         if id(record) not in work.done:
             raise work.homeless(record)
+    if has_gradients and work.optimizers:
+        training.restore_gradients((loaded.more or {}).get("gradients", ()), work.optimizers, work.live)
 
 
 def _describe(value: Any) -> str:
@@ -66,8 +81,10 @@ def _describe(value: Any) -> str:
 
 
 class _Placing:
-    def __init__(self, root: Any, filled: dict[int, tuple[int, Any]]) -> None:
-        self.root = root
+    def __init__(self, loaded: Loaded, filled: dict[int, tuple[int, Any]]) -> None:
+        self.root = loaded.state
+        self.optimizers: list[Any] = []
+        self._groups = {id(record): groups for record, groups in (loaded.more or {}).get("groups", ())}
         self._filled = filled
         self._starts = sorted(filled)
         self.done: dict[int, Any] = {}
@@ -233,6 +250,10 @@ class _Placing:
         getattr(self, "_fill_" + kind.replace(" ", "_"))(target, saved)
         return target
 
+    def live(self, saved: Any) -> Any:
+        """The live object of a saved one; ``None``: a record has none."""
+        return self._partner.get(id(saved)) if isinstance(saved, StateDict) else self.value(saved)
+
     def homeless(self, record: StateDict) -> CheckpointError:
         """The error for a saved state_dict without an object to load it into."""
         return CheckpointError(
@@ -244,6 +265,11 @@ class _Placing:
         state = self.value(saved.state)
         if self._filled:
             self._put_live(target, state)
+        torch: Any = sys.modules.get("torch")
+        if torch is not None and isinstance(target, torch.optim.Optimizer):
+            self.optimizers.append(target)
+            if id(saved) in self._groups:
+                training.restore_groups(target, self._groups[id(saved)], self.live)
         try:
             target.load_state_dict(state)
         except Exception as error:

@@ -170,6 +170,23 @@ class TrackerContract:
         assert sorted(step for _, _, _, step in self.stored(uri, run_id).rows) == list(range(len(names)))
         assert len(self.stored(uri, run_id).params) == 2
 
+    def test_names_that_look_alike_stay_apart(self, uri: str, run: str) -> None:
+        tracker = self.open(uri)
+        names = ["acc@1", "acc:1", "acc_1", "acc#1", "acc_x40_1", "x" * 300, "x" * 299 + "y", "a/b", "a//b", "a/b/"]
+        run_id = tracker.start(
+            run, experiment="contract", params=dict.fromkeys(names, 1), tags=dict.fromkeys(names, "1")
+        )
+        rows = [
+            Row(key=name, value=float(n), timestamp_ms=7, step=7, loop="", iteration=0, ordinal=n)
+            for n, name in enumerate(names)
+        ]
+        for _ in range(2):
+            tracker.send(run_id, rows)
+        stored = self.stored(uri, run_id)
+        assert len({key for key, *_ in stored.rows}) == len(stored.rows) == len(names)
+        assert len(stored.params) == len(names)
+        assert len(set(stored.tags) - {"qcity.run"}) >= len(names)
+
     def test_two_clients_find_the_same_run(self, uri: str, run: str) -> None:
         first, second = self.open(uri), self.open(uri)
         run_id = self.begin(first, run)

@@ -101,8 +101,8 @@ def test_rows_after_a_break_belong_to_the_outer_iteration(world: World) -> None:
         ("loss", 0),
         ("loss", 1),
         ("score", 0),
-        ("loss", 1),
         ("loss", 2),
+        ("loss", 3),
         ("score", 1),
     ]
 

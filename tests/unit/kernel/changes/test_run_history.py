@@ -73,7 +73,7 @@ def test_under_the_engine_a_refusal_stops_the_run_first(world: World, monkeypatc
 
     monkeypatch.setattr(sidecar.mailbox, "ask", ask)
     assert str(sidecar.refuse("items", "other items")) == "other items"
-    assert asked == [("stop", {"reason": "other items"})]
+    assert asked == [("stop", {"reason": "other items", "refused": True})]
 
 
 CHANGES: Sequence[tuple[int, str]] = ((4, "lr = <b>0.1</b> → 0.01"),)
