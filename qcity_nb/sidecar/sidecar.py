@@ -266,8 +266,7 @@ class Sidecar:
     def tick(self) -> int | None:
         """One turn: requests, checkpoint, heartbeat. Returns an exit code when the attempt is over."""
         for file, request in self.mailbox.requests():
-            code = self.serve(file, request)
-            if code is not None:
+            if (code := self.serve(file, request)) is not None:
                 return code
         if not is_alive(self.config.owner.pid, self.config.owner.started):
             return self.release_orphan()
@@ -369,8 +368,7 @@ class Sidecar:
         try:
             if request.op == "stop":
                 self.show(stop=str(request.data.get("reason") or "asked to stop"))
-                if request.data.get("refused"):
-                    self._refusal = {"refused": self.status.stop}
+                self._refusal = {"refused": self.status.stop} if request.data.get("refused") else self._refusal
                 self.mailbox.answer(file, Answer(id=request.id, ok=True))
                 return None
             if request.op == "flush":
