@@ -37,25 +37,19 @@ from qcity_nb.stores import open_store
 
 __all__ = ["Sidecar"]
 
-
 T = TypeVar("T")
-
 
 TICK_S = 0.5
 """How long it sleeps at most; requests, checkpoints and its owner's end wake it earlier."""
 
-
 NOTEBOOK_S = 20.0
 """The executed notebook is sent with a checkpoint at most this often, and at the end."""
-
 
 TRACKER_S = 10.0
 """How long an attempt that lost its lease waits for a call to the tracker that is in progress."""
 
-
 DRAIN_S = 60.0
 """How long the end of an attempt waits for the tracker; a keeper drains the rest."""
-
 
 DRAIN_TRIES = 3
 """After this many failures of the tracker in a row the end no longer waits."""
