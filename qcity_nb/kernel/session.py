@@ -90,8 +90,7 @@ class Session:
         self.listeners: list[Callable[[], None]] = []
         self.history = RunHistory.of(self.manifest, began_s=self.clock.now_s())
         self.environment = EnvironmentCheck(self.manifest.values if self.manifest is not None else {})
-        self.strict_state = False
-        """A state that is not all of the state is an error."""
+        self.strict_state = False  # the setting
         self.finished_cells: FinishedCells | None = None
         """The notebook's finished cells, if the engine or the extension follows its cells."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}
@@ -109,8 +108,7 @@ class Session:
         """
         self.sidecar.check()
         self.metric_log.log(metrics, step)
-        if self.metric_log.new_names:
-            self.sidecar.name_metrics(self.metric_log.new_names)
+        self.sidecar.name_metrics(self.metric_log.new_names)
 
     def announce(self, kind: ChangeKind, text: str, *, step: int | None = None) -> None:
         """Tell people what changed: below the cell, in journal and tracker, and as a mark in the curves at ``step``."""

@@ -112,6 +112,8 @@ class SidecarClient:
 
     def name_metrics(self, names: list[str]) -> None:
         """Say which of these metrics have another name in the tracker, and empty the list."""
+        if not names:
+            return
         address = self._status.tracking
         changed = {name: mlflow_name(name) for name in names if address and not address.startswith("jsonl:")}
         names.clear()

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qcity_nb.ports import Observation
-from qcity_nb.records import Head, Heartbeat, PendingLaunch
+from qcity_nb.records import Failure, Head, Heartbeat, PendingLaunch
 
 __all__ = [
     "Action",
@@ -36,6 +36,7 @@ __all__ = [
     "attempts_made",
     "attempts_without_progress",
     "backoff_s",
+    "count_repeats",
     "decide",
     "failed_launches",
     "declare_dead",
@@ -133,6 +134,12 @@ def attempts_without_progress(head: Head) -> int:
     """Attempts and failed launches since the newest checkpoint, or since a person last resumed the run."""
     progress = max(head.checkpoint.term if head.checkpoint else 0, head.launches.since_term)
     return max(0, head.term - progress) + failed_launches(head)
+
+
+def count_repeats(failure: Failure, before: Failure | None, *, term: int) -> Failure:
+    """The failure of the attempt with this term; it was the same as the one before, or is the first of its kind."""
+    times = before.times + 1 if before is not None and before.signature == failure.signature else 1
+    return replace(failure, term=term, times=times)
 
 
 def backoff_s(head: Head) -> float:

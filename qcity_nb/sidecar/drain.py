@@ -54,8 +54,7 @@ class Drain:
         self.failures = 0
         """How many tries in a row the tracker did not answer."""
         self.sent_rows = 0
-        self.changes: Sequence[Mapping[str, Any]] = ()
-        """What changed while the run was resumed; the tracker's run gets them as a tag."""
+        self._changes: Sequence[Mapping[str, Any]] = ()
         self._tagged: Sequence[Mapping[str, Any]] = ()
         self._tracker: Tracker | None = None
         self._started = False
@@ -66,8 +65,13 @@ class Drain:
         else:
             self._done.set()
 
-    def poke(self) -> None:
-        """Wake the drain: a run record was confirmed, so there may be rows to send."""
+    def poke(self, changes: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Wake the drain: a run record was confirmed, so there may be rows to send.
+
+        Args:
+            changes: what changed while the run was resumed; the tracker's run gets them as a tag.
+        """
+        self._changes = changes
         self._wake.set()
 
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"] | None, *, wait_s: float) -> bool:
@@ -176,7 +180,7 @@ class Drain:
         self.tracked = replace(self.tracked, drained_seq=sent)
 
     def _tag_changes(self) -> None:
-        changes = self.changes
+        changes = self._changes
         if self._tracker is not None and changes and changes != self._tagged and self._lease.is_confirmed:
             texts = [f"attempt {each['term']}, step {each['step']}: {each['text']}" for each in changes]
             self._tracker.tag(self.tracked.run_id, {CHANGES_TAG: "\n".join(reversed(texts))})

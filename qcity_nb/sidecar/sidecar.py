@@ -22,6 +22,7 @@ from qcity_nb.run import journal
 from qcity_nb.run.lease import Lease
 from qcity_nb.run.local_dir import prepare
 from qcity_nb.run.mailbox import Answer, Mailbox, Request, Status
+from qcity_nb.run.policy import count_repeats
 from qcity_nb.run.processes import is_alive, process_state
 from qcity_nb.run.wakeup import POLL_S, Wakeup
 from qcity_nb.sidecar import metric_history
@@ -76,8 +77,7 @@ class Sidecar:
             ttl_s=config.ttl_s,
             extra={"owner": config.owner.pid},
         )
-        self._is_refused = False
-        """A person must look at the run before it is launched again."""
+        self._refusal: dict[str, str] = {}  # why a person must look at the run before it is launched again
         self.status = replace(
             self.mailbox.status(), run=config.run, pid=os.getpid(), store=config.store, tracking=config.tracking
         )
@@ -266,8 +266,7 @@ class Sidecar:
     def tick(self) -> int | None:
         """One turn: requests, checkpoint, heartbeat. Returns an exit code when the attempt is over."""
         for file, request in self.mailbox.requests():
-            code = self.serve(file, request)
-            if code is not None:
+            if (code := self.serve(file, request)) is not None:
                 return code
         if not is_alive(self.config.owner.pid, self.config.owner.started):
             return self.release_orphan()
@@ -346,8 +345,7 @@ class Sidecar:
             self.show(message="")
         self.show_held()
         if self.drain is not None:
-            self.drain.changes = self.publisher.changes
-            self.drain.poke()
+            self.drain.poke(self.publisher.changes)
 
     def release_orphan(self) -> int:
         """The owner (the engine, or the kernel by hand) is gone: publish what it left, and release the lease."""
@@ -370,7 +368,7 @@ class Sidecar:
         try:
             if request.op == "stop":
                 self.show(stop=str(request.data.get("reason") or "asked to stop"))
-                self._is_refused |= bool(request.data.get("refused"))
+                self._refusal = {"refused": self.status.stop} if request.data.get("refused") else self._refusal
                 self.mailbox.answer(file, Answer(id=request.id, ok=True))
                 return None
             if request.op == "flush":
@@ -415,12 +413,10 @@ class Sidecar:
         crashpoints.hit("end.before")
         head = self.publish(executed=True)
         if failure is not None and failure.cause == "notebook":
-            before = head.failure
-            same = before is not None and before.signature == failure.signature
-            failure = replace(failure, term=self.lease.term, times=(before.times + 1 if before and same else 1))
-            if same and not head.desired.manual:
+            failure = count_repeats(failure, head.failure, term=self.lease.term)
+            if failure.times > 1 and not head.desired.manual:
                 state = "failed"
-        if state == "running" and (head.desired.state == "stopped" or self._is_refused):
+        if state == "running" and (head.desired.state == "stopped" or self._refusal):
             state = "stopped"
         status = FINAL.get(state)
         if self.drain is not None:
@@ -435,7 +431,6 @@ class Sidecar:
                 if self.is_heartbeat_due():
                     self.publish_head()
         self.note("end", state=state, failure=failure.message if failure else "")
-        refused = {"refused": self.status.stop} if self._is_refused else {}
 
         def finish(head: Head) -> Head:
             head = self.change(head)
@@ -447,7 +442,7 @@ class Sidecar:
                 state=state,
                 desired=desired,
                 failure=failure if failure is not None else (None if state == "succeeded" else head.failure),
-                extra={name: value for name, value in head.extra.items() if name != "refused"} | refused,
+                extra={name: value for name, value in head.extra.items() if name != "refused"} | self._refusal,
             )
 
         head = self.publisher.publish(None, change=finish, release=True)
