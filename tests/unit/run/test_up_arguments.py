@@ -94,10 +94,10 @@ def test_under_the_engine_each_setting_that_cannot_hold_is_named(tmp_path: Path)
     attempt = settings.load(tmp_path, {"store": "engines", "heartbeat": 3})
     assert not find_ignored(asked(run="b", name="n", params={"x": 1}), attempt)
     assert not find_ignored(asked(store="engines", heartbeat="3s", session_limit=60, strict_state=True), attempt)
-    store, beat = find_ignored(asked(store="mine", heartbeat=1), attempt)
+    store, heartbeat = find_ignored(asked(store="mine", heartbeat=1), attempt)
     assert "up(store='mine') has no effect" in store
     assert str(tmp_path / "engines") in store
-    assert beat.endswith("heartbeat = 3")
+    assert heartbeat.endswith("heartbeat = 3")
 
 
 def test_what_comes_back_with_the_variables_leaves_the_place_of_the_run_out() -> None:
