@@ -20,7 +20,7 @@ class Items:
     """
 
     def __init__(self, source: Any) -> None:
-        self._source = source
+        self.source = self._source = source
         try:
             self.total: int | None = len(source)
         except TypeError:  # no length, or one that it does not know (a loader over a stream)
@@ -31,10 +31,13 @@ class Items:
             or (hasattr(source, "__getitem__") and not hasattr(source, "__iter__"))
         )
 
-    def after(self, done: int, slow: Callable[[int], None]) -> Iterator[Any]:
+    def after(
+        self, done: int, slow: Callable[[int], None], consumed: Callable[[Any], None] = lambda item: None
+    ) -> Iterator[Any]:
         """The items after the first ``done``. Those are consumed before this returns.
 
         Args:
+            consumed: called with each item that is consumed again.
             slow: called once if that takes longer than ``SLOW_SKIP_S``, with the number consumed so far.
         """
         if self.is_indexed:
@@ -44,7 +47,7 @@ class Items:
         has_warned = False
         for n in range(done):
             try:
-                next(values)
+                consumed(next(values))
             except StopIteration:
                 break
             if not has_warned and time.monotonic() > until:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
+from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_clock import SaveClock
@@ -78,6 +79,40 @@ def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
     return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
 
 
+def _check_items(session: Session, loop: Loop, items: Items, options: LoopOptions) -> tuple[Loop, bool]:
+    """Compare the finished items of a loop that is to be restored with those that it has now.
+
+    Returns: the loop, and whether it is to be restored. ``changed="restart"`` makes a new pass, once: that has these.
+    Raises:
+        Changed: they are others, and nobody has decided what to do.
+    """
+    difference = loop.items.difference(items.source, loop.name)
+    was, now = loop.items.total, items.total
+    if difference and options.changed is None:
+        advice = (
+            f'write changed="resume" to continue after {loop.done} items with these, or changed="restart" to begin anew'
+        )
+        raise session.sidecar.refuse("items", f"{difference}; {advice}")
+    is_longer = was is not None and now is not None and now > was
+    if options.changed == "restart" and (difference or is_longer):
+        session.announce("items", f"{difference or _length(loop, now)}; city.loop {loop.name!r} begins anew")
+        session.drop_inner(loop)
+        return Loop(key=loop.key, name=loop.name, source=loop.source, count=loop.count, passes=loop.passes + 1), False
+    if difference:
+        session.announce("items", f"{difference}; it continues after {loop.done} items")
+    elif is_longer and loop.finished and options.changed is None:
+        advice = 'changed="resume" does the others, changed="restart" begins anew'
+        session.announce("items", f"{_length(loop, now)}; it is finished and is not re-run: {advice}")
+    elif was is not None and now is not None and was != now:
+        loop.finished = loop.finished and not is_longer
+        session.announce("items", f"{_length(loop, now)}; it continues after {loop.done}")
+    return loop, True
+
+
+def _length(loop: Loop, now: int | None) -> str:
+    return f"city.loop {loop.name!r} had {loop.items.total} items and has {now} now"
+
+
 def _note_edited(session: Session, loop: Loop) -> None:
     session.sidecar.note("edited", loop=loop.name, done=loop.done)
     what = "is finished and is not re-run" if loop.finished else f"resumes after iteration {loop.done} all the same"
@@ -100,8 +135,12 @@ def _slow(session: Session, done: int) -> Any:
     return tell
 
 
-def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
-    """Restore the loop's last boundary. Returns the items that are left."""
+def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) -> Iterator[Any]:
+    """Restore the loop's last boundary. Returns the items that are left.
+
+    Raises:
+        Changed: the finished items, consumed again, are others.
+    """
     session.sidecar.note(
         "loop", loop=loop.name, done=loop.done, total=items.total, finished=loop.finished, seq=session.seq
     )
@@ -111,7 +150,11 @@ def _resume(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
         begun = session.read(loop.saved_begun)
         if begun is not None:
             restore_generators(begun)  # a data loader draws its order when it begins
-        values = items.after(loop.done, _slow(session, loop.done))
+        again = ItemRecord()
+        values = items.after(loop.done, _slow(session, loop.done), again.add)
+        if options.changed != "resume" and not items.is_indexed and (text := loop.items.differs(again, loop.name)):
+            advice = 'write changed="resume" to continue after them all the same, or use qcity.up(fresh=True)'
+            raise session.sidecar.refuse("items", f"{text}; {advice}")
     state, generators = session.read_loop_state(loop)
     if state is not None and loop.state is not None:
         restore(loop.state, state, loop.structure)
@@ -141,16 +184,21 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, optio
     session.sidecar.check()
     items = Items(source)
     loop, is_known = _find(session, options.name)
+    if is_known:
+        loop, is_known = _check_items(session, loop, items, options)
+    loop.items.total = items.total
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     try:
-        values = _resume(session, loop, items) if is_known else _start(session, loop, items)
+        values = _resume(session, loop, items, options) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
         saved_done = loop.done
         for value in values:
+            loop.items.hand_out(value)
             yield value
             session.advance(loop)
+            loop.items.finish()
             if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):

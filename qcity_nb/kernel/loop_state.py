@@ -14,6 +14,7 @@ from qcity_nb.checkpoint.state.capture import Captured, capture_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
+from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.metric_log import RowScope
 from qcity_nb.kernel.output_recorder import Recorder, join_parts
 
@@ -76,6 +77,7 @@ class Loop:
     parent: Loop | None = None
     row_scope: RowScope | None = None
     """The scope of the running iteration."""
+    items: ItemRecord = field(default_factory=ItemRecord)
     structure: Structure = field(default_factory=Structure)
     """How the state was built when the loop began here."""
     touched: bool = False
@@ -122,6 +124,7 @@ class Loop:
             saved_generators=record.generators,
             saved_begun=record.begun,
             outputs=[Piece(name) for name in record.outputs],
+            items=ItemRecord(record.items),
             extra=record.extra,
         )
 
@@ -192,6 +195,7 @@ class Loop:
             generators=self.saved_generators if generators is None else None,
             begun=self.saved_begun if begun is None else None,
             outputs=tuple(piece.name for piece in self.outputs),
+            items=self.items.values(),
             extra=self.extra,
         )
         pieces = [(piece.name, piece.content) for piece in self.outputs]

@@ -216,7 +216,7 @@ class Session:
             )
         self._close(loop)
         loop.advance()
-        self._drop_inner(loop)
+        self.drop_inner(loop)
         self.open.append(loop)
         loop.row_scope = self.metric_log.begin_scope(loop.key, loop.count, loop.count)
         self.metric_log.scopes.append(loop.row_scope)
@@ -229,7 +229,7 @@ class Session:
             del self.metric_log.scopes[self.metric_log.scopes.index(loop.row_scope) :]
         self.metric_log.note_iteration(loop.key)
 
-    def _drop_inner(self, loop: Loop) -> None:
+    def drop_inner(self, loop: Loop) -> None:
         """Forget inner loops, which belong to one outer iteration; only their count over the run stays."""
         if loop.has_inner:
             prefix = loop.key + "/"
@@ -260,7 +260,7 @@ class Session:
         """Finish the loop, which ran to its end."""
         if loop not in self.open:
             self.advance(loop)  # raises
-        self._drop_inner(loop)
+        self.drop_inner(loop)
         loop.finished = True
         self.freeze(loop, at_once=True)
         self.drop(loop)
@@ -358,7 +358,7 @@ class Session:
         for loop in [loop for loop in self.loops.values() if loop.left and not loop.finished]:
             if loop.trouble is not None:
                 raise loop.trouble
-            self._drop_inner(loop)
+            self.drop_inner(loop)
             loop.finished = True
         snapshots = [loop.snapshot() for loop in self.loops.values()]
         batch = self.metric_log.batch()

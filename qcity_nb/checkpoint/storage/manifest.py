@@ -68,6 +68,8 @@ class LoopRecord(Record):
     """Hash of the cell's source: detects an edited cell."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs that the cell showed inside the loop."""
+    items: Mapping[str, Any] = field(default_factory=dict)
+    """Digests of the finished items: kernel/changes/item_record.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
