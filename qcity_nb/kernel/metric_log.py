@@ -17,7 +17,7 @@ from qcity_nb.errors import UsageError
 from qcity_nb.kernel.best_metric import BestMetrics
 from qcity_nb.records import Row
 
-__all__ = ["Batch", "MetricLog", "RowScope"]
+__all__ = ["Batch", "DefaultSteps", "MetricLog", "RowScope"]
 
 CELL = "cell:"
 MAIN = "main"
