@@ -89,7 +89,12 @@ def size(size_bytes: int) -> str:
 
 def event_row(event: Event) -> tuple[str, str, str, str]:
     """An event's time, attempt, kind and data, for people."""
-    shown = {key: value for key, value in event.data.items() if value not in ("", None)}
+    # Of a table, such as the packages of an environment, only how long it is: the journal has it.
+    shown = {
+        key: len(value) if isinstance(value, dict) else value
+        for key, value in event.data.items()
+        if value not in ("", None)
+    }
     data = ", ".join(f"{key}: {value}" for key, value in shown.items())
     return when(event.at), f"attempt {event.term}" if event.term else "-", event.kind, data
 
