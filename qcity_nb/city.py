@@ -253,7 +253,6 @@ class City:
         deadline_s = limits.session(limit_s).ends_at_s if limit_s is not None else None
         self.session = session_here(mailbox) or Session(mailbox, status, revive=self._revive)
         self.session.deadline_s = deadline_s
-        self.session.strict_state = settings.strict_state
         self.session.sidecar.is_unattended = bool(settings.mailbox)
         self.session.environment.begin(self.session, settings.project.root, strict=settings.strict_environment)
 
@@ -284,7 +283,6 @@ class City:
         name: str | None = None,
         lazy: bool | None = None,
         changed: Changed | None = None,
-        strict_state: bool | None = None,
     ) -> Iterator[T]:
         """Iterate over ``items``; resume after the last saved iteration if an earlier attempt died.
 
@@ -307,22 +305,20 @@ class City:
                 while the next iteration begins, and ``optimizer.step()`` waits for that copy; until then the weights
                 may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
                 everything later: call ``city.wait()`` before you change anything.
-            changed: what to do if the items or the loop's code are no longer what they were when the loop was saved:
-                ``"restart"`` begins the loop anew, once; ``"resume"`` continues. Default: it continues if only code
-                changed, and says so; other items are an error.
-            strict_state: a ``state`` that lacks a variable which one iteration passes to the next is an error.
-                Default: the setting ``strict_state``; without it a message says which.
+            changed: what to do if the items are not those that the loop has done: ``"resume"`` continues at the same
+                position, ``"restart"`` begins the loop anew, once. Default: that is an error, and the run can be
+                resumed. Once a longer loop has finished, ``"resume"`` does the items that are new.
         Raises:
             StateRefused: a variable cannot be saved; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
+            Changed: the finished items are other ones now, or fewer.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
         from qcity_nb.kernel import loop
 
         self.session.sidecar.check()
         self.session.environment.check(self.session)
-        strict = self.session.strict_state if strict_state is None else strict_state
-        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed, strict_state=strict)
+        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed)
         return loop.begin(self.session, items, state, options)
 
     def wait(self) -> None:

@@ -39,7 +39,6 @@ class LoopOptions:
     name: str | None = None
     lazy: bool | None = None
     changed: Changed | None = None
-    strict_state: bool = False
 
 
 def begin(session: Session, items: Iterable[T], state: object, options: LoopOptions) -> Iterator[T]:

@@ -90,7 +90,6 @@ class Session:
         self.listeners: list[Callable[[], None]] = []
         self.history = RunHistory.of(self.manifest, began_s=self.clock.now_s())
         self.environment = EnvironmentCheck(self.manifest.values if self.manifest is not None else {})
-        self.strict_state = False  # the setting
         self.finished_cells: FinishedCells | None = None
         """The notebook's finished cells, if the engine or the extension follows its cells."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}

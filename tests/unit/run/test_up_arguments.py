@@ -93,7 +93,7 @@ def test_an_unknown_setting_is_an_error_even_then(tmp_path: Path, value: object)
 def test_under_the_engine_each_setting_that_cannot_hold_is_named(tmp_path: Path) -> None:
     attempt = settings.load(tmp_path, {"store": "engines", "heartbeat": 3})
     assert not find_ignored(asked(run="b", name="n", params={"x": 1}), attempt)
-    assert not find_ignored(asked(store="engines", heartbeat="3s", session_limit=60, strict_state=True), attempt)
+    assert not find_ignored(asked(store="engines", heartbeat="3s", session_limit=60, strict_environment=True), attempt)
     store, heartbeat = find_ignored(asked(store="mine", heartbeat=1), attempt)
     assert "up(store='mine') has no effect" in store
     assert str(tmp_path / "engines") in store
