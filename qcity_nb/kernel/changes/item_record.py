@@ -23,6 +23,8 @@ NAMED = 256
 _DIGITS = 6
 _NODES = 200
 _TEXT = 4096
+_LONG = 100_000
+"""Of a longer text or bytes only so much counts, and the length."""
 COMPARE_S = 2.0
 """A comparison that takes longer is given up."""
 
@@ -121,8 +123,8 @@ def _content(item: object, left: list[int]) -> str | None:
     if isinstance(item, str | bytes):
         if len(item) <= _TEXT:
             return f"{type(item).__name__[0]}{item!r}"
-        raw = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
-        return f"{type(item).__name__[0]}#{len(item)}{hashlib.blake2b(raw[:1_000_000], digest_size=8).hexdigest()}"
+        head = item[:_LONG].encode("utf-8", "surrogatepass") if isinstance(item, str) else item[:_LONG]
+        return f"{type(item).__name__[0]}#{len(item)}{hashlib.blake2b(head, digest_size=8).hexdigest()}"
     if isinstance(item, PurePath):
         return f"p{item.as_posix()!r}"
     if type(item).__module__ == "numpy" and getattr(item, "shape", None) == () and hasattr(item, "item"):  # a scalar
