@@ -151,7 +151,10 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) ->
             restore_generators(begun)  # a data loader draws its order when it begins
         again = ItemRecord()
         values = items.after(loop.done, _slow(session, loop.done), again.add)
-        if options.changed != "resume" and not items.is_indexed and (text := loop.items.differs(again, loop.name)):
+        text = "" if items.is_indexed else loop.items.differs(again, loop.name)
+        if text and not loop.items.are_plain:
+            session.announce("items", f"{text}; it continues after {loop.done} items")
+        elif text and options.changed != "resume":
             advice = 'write changed="resume" to continue after them all the same, or use qcity.up(fresh=True)'
             raise session.sidecar.refuse("items", f"{text}; {advice}")
     state, generators = session.read_loop_state(loop)

@@ -36,7 +36,8 @@ class ItemRecord:
         values = values or {}
         self.total: int | None = values.get("total")
         self.done = int(values.get("done", 0))
-        self._are_plain = bool(values.get("plain", True))
+        self.are_plain = bool(values.get("plain", True))
+        """Do all finished items count by content?"""
         self._chain = bytes.fromhex(values.get("chain", ""))
         self._first = str(values.get("first", ""))
         self._next: tuple[bytes, bool] | None = None
@@ -46,7 +47,7 @@ class ItemRecord:
         return {
             "total": self.total,
             "done": self.done,
-            "plain": self._are_plain,
+            "plain": self.are_plain,
             "chain": self._chain.hex(),
             "first": self._first,
         }
@@ -62,7 +63,7 @@ class ItemRecord:
             return
         content, is_plain = self._next
         self._next = None
-        self._are_plain &= is_plain
+        self.are_plain &= is_plain
         self._chain = hashlib.blake2b(self._chain + content, digest_size=8).digest()
         if self.done < NAMED:
             self._first += self._chain.hex()[:_DIGITS]
@@ -83,7 +84,7 @@ class ItemRecord:
         if total is not None and total < self.done:
             return f"{self.done} items of city.loop {name!r} are done, and there are only {total} now"
         is_array = hasattr(source, "__array_interface__") and getattr(source, "ndim", 0) == 1
-        if not self._are_plain or not (total is not None or is_array):
+        if not self.are_plain or not (total is not None or is_array):
             return ""
         again = ItemRecord()
         until = time.monotonic() + COMPARE_S

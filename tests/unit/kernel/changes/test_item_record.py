@@ -145,6 +145,13 @@ def test_a_generator_of_other_items_is_noticed_while_it_is_consumed(tmp_path: Pa
     assert begin(world, (n for n in (1, 5, 3, 4)), stop_after=9, changed="resume") == [3, 4]
 
 
+def test_arrays_of_another_shape_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path)
+    begin(world, (np.zeros(n) for n in (3, 3, 3)), stop_after=2)
+    assert len(begin(world, (np.ones(n) for n in (3, 4, 3)), stop_after=9)) == 1
+    assert "item 1 of city.loop 'x' is done, and is another one now; it continues" in capsys.readouterr().err
+
+
 def test_a_longer_range_continues_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path)
     begin(world, range(5), stop_after=2)
