@@ -18,6 +18,7 @@ from qcity_nb.checkpoint.state.capture import capture_generators, check_state, r
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.kernel.changes.item_record import ItemRecord
+from qcity_nb.kernel.changes.random_draws import generator_states
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_clock import SaveClock
@@ -150,8 +151,11 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) ->
         if begun is not None:
             restore_generators(begun)  # a data loader draws its order when it begins
         again = ItemRecord()
+        before = generator_states(loop.state)
         values = items.after(loop.done, _slow(session, loop.done), again.add)
-        text = "" if items.is_indexed else loop.items.differs(again, loop.name)
+        # Random items are others without the body's own draws in between, and the ones that follow are right.
+        are_comparable = not items.is_indexed and generator_states(loop.state) == before
+        text = loop.items.differs(again, loop.name) if are_comparable else ""
         if text and not loop.items.are_plain:
             session.announce("items", f"{text}; it continues after {loop.done} items")
         elif text and options.changed != "resume":

@@ -145,6 +145,37 @@ def test_a_generator_of_other_items_is_noticed_while_it_is_consumed(tmp_path: Pa
     assert begin(world, (n for n in (1, 5, 3, 4)), stop_after=9, changed="resume") == [3, 4]
 
 
+GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], float]]] = {
+    "the global one": (lambda: random, lambda generator: generator.random()),
+    "numpy's global one": (lambda: np.random, lambda generator: float(generator.random())),
+    "one in the state": (lambda: random.Random(3), lambda generator: generator.random()),
+    "numpy's in the state": (lambda: np.random.default_rng(3), lambda generator: float(generator.random())),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_items_drawn_in_turn_with_the_body_are_no_change(name: str, tmp_path: Path) -> None:
+    make, draw = GENERATORS[name]
+
+    def attempt(world: World, *, stop_after: int) -> list[float]:
+        generator = make()
+        if "global" in name:
+            generator.seed(3)
+        world.start()
+        world.cell()
+        state = {"drawn": [], "rng": [generator] if "global" not in name else []}
+        for number, item in enumerate(world.loop((draw(generator) for _ in range(6)), state, 1)):
+            if number == stop_after:
+                return []
+            state["drawn"] += [item, draw(generator)]
+        world.end()
+        return state["drawn"]
+
+    world = World(tmp_path / "killed")
+    attempt(world, stop_after=3)
+    assert attempt(world, stop_after=9) == attempt(World(tmp_path / "calm"), stop_after=9)
+
+
 def test_arrays_of_another_shape_are_announced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path)
     begin(world, (np.zeros(n) for n in (3, 3, 3)), stop_after=2)
