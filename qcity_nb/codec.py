@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["FORMAT", "DecodeError", "Record", "decode", "dumps", "encode", "loads"]
+__all__ = ["FORMAT", "NEWEST", "DecodeError", "Record", "canonical", "decode", "dumps", "encode", "loads"]
 
-OLDEST, FORMAT = 2, 2
-"""This version writes ``FORMAT`` and reads ``OLDEST`` to ``FORMAT``. Format 1 had other keys and was never released."""
+OLDEST, FORMAT, NEWEST = 2, 2, 3
+"""This version writes ``FORMAT``, and reads ``OLDEST`` to ``NEWEST``. Format 1 had other keys and was never released.
+
+Format 3 is that of manifests whose older records are elsewhere: a version that does not look there must not take them
+for whole.
+"""
 
 T = TypeVar("T")
 
@@ -41,7 +45,14 @@ def _fields(cls: Any) -> dict[str, Any]:
 
 # Run records are read and written every other second for hours, so what is known of a type is cached.
 _origin: Callable[[Any], Any] = functools.cache(typing.get_origin)
-_dataclass_fields = functools.cache(dataclasses.fields)
+
+
+@functools.cache
+def _dataclass_fields(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields that are stored: one with the metadata ``stored=False`` is only in memory."""
+    return tuple(each for each in dataclasses.fields(cls) if each.metadata.get("stored", True))
+
+
 _SCALARS: frozenset[type] = frozenset({str, int, bool})
 
 
@@ -160,11 +171,14 @@ def decode(cls: type[T], value: Any, *, where: str = "") -> T:
     return cls(**known)
 
 
-def dumps(record: object) -> bytes:
+def dumps(record: object, *, format: int = FORMAT) -> bytes:
     """One record as canonical JSON bytes, with the format's version."""
-    return json.dumps(
-        {"format": FORMAT, **encode(record)}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode()
+    return canonical({"format": format, **encode(record)})
+
+
+def canonical(value: object) -> bytes:
+    """Plain JSON values as the one text that they have here."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def loads(cls: type[T], data: bytes) -> T:
@@ -182,8 +196,8 @@ def loads(cls: type[T], data: bytes) -> T:
     version = value.pop("format", None)
     if type(version) is not int or version < 1:
         raise DecodeError(f"format {version!r} is not a version")
-    if version > FORMAT:
-        raise DecodeError(f"format {version} is newer than this version reads ({FORMAT}): upgrade qcity-nb")
+    if version > NEWEST:
+        raise DecodeError(f"format {version} is newer than this version reads ({NEWEST}): upgrade qcity-nb")
     if version < OLDEST:
         raise DecodeError(f"format {version} is older than this version reads ({OLDEST}), and was never released")
     try:

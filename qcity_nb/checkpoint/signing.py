@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from dataclasses import replace
 
+from qcity_nb import codec
 from qcity_nb.checkpoint.storage import manifest as manifests
 from qcity_nb.checkpoint.storage.manifest import Manifest
 from qcity_nb.errors import CheckpointUntrusted
@@ -30,12 +32,15 @@ def key_id(key: bytes) -> str:
 
 
 def _value(manifest: Manifest, run: str, key: bytes) -> str:
-    message = run.encode() + b"\0" + manifests.dumps(replace(manifest, signature={}))
+    # What was read is checked as it was written: by this version, an older manifest would be written with more fields.
+    text = codec.canonical(json.loads(manifest.text) | {"signature": {}}) if manifest.text else None
+    message = run.encode() + b"\0" + (text or manifests.dumps(replace(manifest, signature={})))
     return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def sign(manifest: Manifest, run: str, key: bytes | None) -> Manifest:
-    """The manifest with a signature; without a key, the manifest without one."""
+    """The manifest, as it is to be stored, with a signature; without a key, without one."""
+    manifest = replace(manifest, text=b"")
     if key is None:
         return replace(manifest, signature={})
     return replace(manifest, signature={"version": VERSION, "key": key_id(key), "value": _value(manifest, run, key)})

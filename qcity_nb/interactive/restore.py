@@ -11,7 +11,7 @@ from qcity_nb.checkpoint.state.capture import capture_generators, restore_genera
 from qcity_nb.checkpoint.state.frozen_buffer import Read
 from qcity_nb.checkpoint.storage.manifest import CellRecord
 from qcity_nb.kernel import inline_plots, ipython_history
-from qcity_nb.kernel.finished_cells import FinishedCells
+from qcity_nb.kernel.finished_cells import FinishedCells, fold
 from qcity_nb.namespace.tombstone import not_saved_of
 
 __all__ = ["RESULTS", "SnapshotRestorer", "map_results"]
@@ -84,7 +84,7 @@ class SnapshotRestorer:
         finally:
             finished_cells.records = kept
         names = (
-            set(records[-1].namespace.names) | set(records[-1].namespace.modules)
+            {name for group in fold(records) for name in group} | set(records[-1].namespace.modules)
             if records[-1].namespace is not None
             else set()
         )

@@ -37,6 +37,8 @@ LOOK_EVERY = 8
 """… except in every eighth snapshot, which pickles all."""
 RETRY_FACTOR = 2.0
 """A snapshot that ran out of time is tried again when this many times its limit is available."""
+NAMES_CELLS = 64
+"""Records of later cells do not list all variables, but those that are gone."""
 HISTORY_BYTES = 256 << 20
 HISTORY_SHARE = 2.0
 """Older snapshots may need this many bytes beside the newest one, or this many times its size if that is more."""
@@ -66,12 +68,15 @@ class CellSnapshot:
             return self.records
         assert self.generators is not None
         groups = [_record_group(group, objects) for group in self.snapshot.groups]
-        names = [name for group in self.snapshot.groups for name in group.names]
-        names += [name for kept in self.snapshot.kept for name in kept]
+        names = {name for group in self.snapshot.groups for name in group.names}
+        names |= {name for kept in self.snapshot.kept for name in kept}
+        is_short = len(self.records) > NAMES_CELLS
+        gone = sorted({name for known in self.known for name in known} - names) if is_short else None
         namespace = replace(
             self.namespace,
             groups=tuple(group for group in groups if self._is_new(group)),
-            names=tuple(sorted(names)),
+            names=() if is_short else tuple(sorted(names)),
+            gone=None if gone is None else tuple(gone),
             generators=_encode(self.generators, objects),
         )
         return (*self.records[:-1], replace(self.records[-1], namespace=namespace))
@@ -122,8 +127,11 @@ def fold(records: Iterable[CellRecord]) -> dict[tuple[str, ...], GroupRecord]:
                 for name in old.names:
                     groups.pop(name, None)
             groups |= dict.fromkeys(group.names, group)
-        there = set(record.namespace.names)
-        groups = {name: group for name, group in groups.items() if name in there}
+        if record.namespace.gone is None:
+            there = set(record.namespace.names)
+            groups = {name: group for name, group in groups.items() if name in there}
+        for name in record.namespace.gone or ():
+            groups.pop(name, None)
     return {group.names: group for group in groups.values()}
 
 
@@ -209,7 +217,10 @@ class FinishedCells:
         """
         if position > len(self.records):
             raise CheckpointError(f"cell {position} has finished, but only {len(self.records)} before it have")
-        self.records[position:] = [record]
+        if position < len(self.records):
+            del self.records[position:]
+            self._known = fold(self.records)  # what only the others hold is written again
+        self.records.append(record)
         for place, content in shown.items():
             name = name_of(content) if content else ""
             self.records[place] = replace(self.records[place], outputs=name)

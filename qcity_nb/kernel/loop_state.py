@@ -99,6 +99,8 @@ class Loop:
     saved_state: Encoded | None = None
     saved_generators: Encoded | None = None
     saved_begun: Encoded | None = None
+    record: LoopRecord | None = None
+    """Its record in the local tier, as long as nothing has changed since."""
     outputs: list[Piece] = field(default_factory=list)
     out_from: int = 0
     """Output from this position on is not in ``outputs`` yet."""
@@ -125,6 +127,7 @@ class Loop:
             saved_begun=record.begun,
             outputs=[Piece(name) for name in record.outputs],
             items=ItemRecord(record.items),
+            record=record,
             extra=record.extra,
         )
 
@@ -141,6 +144,7 @@ class Loop:
         """
         crashpoints.hit("capture.before")
         self.drop_snap()
+        self.record = None
         state = None
         if self.state is not None:
             lazily = "never" if at_once else self.lazily
@@ -179,6 +183,8 @@ class Loop:
 
     def snapshot(self) -> LoopSnapshot:
         """The loop for the next checkpoint, which takes over what was captured."""
+        if self.finished and self.record is not None:
+            return LoopSnapshot(self, self.record, None, None, None, [])
         state, generators = self.snap if self.snap is not None else (None, None)
         begun, self.snap, self.begun = self.begun, None, None
         kept = self.saved_state if generators is None else None
@@ -205,9 +211,12 @@ class Loop:
         """Note that this record is in the local tier."""
         self.saved_state, self.saved_generators, self.saved_begun = record.state, record.generators, record.begun
         there = set(record.outputs)
-        for piece in self.outputs[:-1]:  # only the newest piece may still grow
+        is_over = self.finished and record.finished and self.snap is None
+        for piece in self.outputs if is_over else self.outputs[:-1]:  # else the newest piece may still grow
             if piece.name in there:
                 piece.content = b""
+        if is_over:
+            self.record, self.state = record, None  # whoever needs the state of a finished loop has it
 
 
 def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:

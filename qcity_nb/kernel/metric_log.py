@@ -242,7 +242,7 @@ class MetricLog:
             contexts = {
                 (key, turn): rows
                 for (key, turn), rows in self.committed.items()
-                if (key == MAIN or key.startswith(CELL)) and key not in cells
+                if rows and (key == MAIN or key.startswith(CELL)) and key not in cells
             }
             for row_scope in live:
                 contexts[row_scope.key, row_scope.iteration] = max(row_scope.rows, row_scope.skip)

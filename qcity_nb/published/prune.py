@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass, replace
 
+from qcity_nb.checkpoint.storage import record_pages
 from qcity_nb.checkpoint.storage.manifest import Manifest
 from qcity_nb.clock import Clock
 from qcity_nb.codec import DecodeError
@@ -72,7 +73,7 @@ def _plan(store: Store, head: Head, keep: int) -> Plan:
         packs = _packs(manifest)
         sizes.update({name: max(size, sizes.get(name, 0)) for name, size in packs.items()})
         if ref in kept:
-            named |= {ref.name, *packs}
+            named |= {ref.name, *packs, *(f"{record_pages.FOLDER}/{page.name}" for page in manifest.pages)}
     garbage = tuple(name for name in store.names(head.run) if name not in named and _is_ours(name, head))
     return Plan(kept=kept, dropped=dropped, garbage=garbage, freed_bytes=sum(sizes.get(name, 0) for name in garbage))
 
@@ -86,10 +87,10 @@ def _packs(manifest: Manifest) -> dict[str, int]:
 
 
 def _is_ours(name: str, head: Head) -> bool:
-    """Is it a pack or manifest of a past term? A later holder's names have a higher term."""
+    """Is it a pack, manifest or page of a past term? A later holder's names have a higher term."""
     folder, _, rest = name.partition("/")
     term = rest[1:].partition("-")[0]
-    return folder in ("packs", "checkpoints") and term.isdigit() and int(term) <= head.term
+    return folder in ("packs", "checkpoints", record_pages.FOLDER) and term.isdigit() and int(term) <= head.term
 
 
 def prune(store: Store, run: str, *, keep: int, clock: Clock | None = None) -> Plan:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qcity_nb import codec, settings
 from qcity_nb.checkpoint import signing
 from qcity_nb.checkpoint.storage import manifest as manifests
-from qcity_nb.checkpoint.storage.manifest import Manifest
+from qcity_nb.checkpoint.storage import record_pages
+from qcity_nb.checkpoint.storage.manifest import Manifest, Page
 from qcity_nb.checkpoint.storage.pack import read_object
 from qcity_nb.errors import CheckpointCorrupt, Missing
 from qcity_nb.ports import Store
@@ -21,19 +22,26 @@ __all__ = ["events", "manifest_of", "published_rows", "reader", "check_signed"]
 
 
 FETCHES = 4
-"""How many packs are fetched at a time."""
+"""How many packs, or pages of records, are fetched at a time."""
 
 
-def manifest_of(store: Store, run: str, ref: CheckpointRef) -> Manifest:
+def manifest_of(store: Store, run: str, ref: CheckpointRef, known: Sequence[Page] = ()) -> Manifest:
     """A published checkpoint's manifest. Its digest is checked; its objects are not read.
 
+    Args:
+        known: pages of its records that need not be read again.
     Raises:
         CheckpointCorrupt, Missing: it is damaged or gone.
     """
     data = store.get(run, ref.name)
     if manifests.digest(data) != ref.digest:
         raise CheckpointCorrupt(f"manifest {ref.name} does not match its digest")
-    return manifests.loads(data, name=ref.name)
+    manifest = manifests.loads(data, name=ref.name)
+    there = {page.name for page in known}
+    names = [page.name for page in manifest.pages if page.name not in there]
+    with ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch") as pool:
+        pages = pool.map(lambda name: store.get(run, f"{record_pages.FOLDER}/{name}"), names)
+        return record_pages.join(manifest, dict(zip(names, pages, strict=True)).__getitem__, known)
 
 
 def check_signed(store: Store, run: str, manifest: Manifest) -> None:

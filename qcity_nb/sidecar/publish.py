@@ -17,12 +17,14 @@ from qcity_nb.checkpoint import signing
 from qcity_nb.checkpoint.digest import blake3_of
 from qcity_nb.checkpoint.retention import Candidate, Keep, names_left, select
 from qcity_nb.checkpoint.storage import manifest as manifests
-from qcity_nb.checkpoint.storage.local_tier import Lazy, LocalTier
+from qcity_nb.checkpoint.storage import record_pages
+from qcity_nb.checkpoint.storage.local_tier import SMALL, LocalTier
 from qcity_nb.checkpoint.storage.manifest import Manifest
-from qcity_nb.checkpoint.storage.pack import ObjectRef, write_pack
+from qcity_nb.checkpoint.storage.pack import Lazy, ObjectRef, write_pack
 from qcity_nb.clock import SystemClock, iso_now
 from qcity_nb.errors import CheckpointError, Missing, StoreError
 from qcity_nb.ports import Source
+from qcity_nb.published.read import manifest_of
 from qcity_nb.records import CheckpointRef, Head
 from qcity_nb.run import journal
 from qcity_nb.run.lease import Edit, Lease
@@ -51,7 +53,6 @@ class _PublishDraft:
     """A local checkpoint, prepared for the store."""
 
     manifest: Manifest
-    data: bytes
     files: dict[str, Source]
     rows: bytes
     ref: CheckpointRef
@@ -115,17 +116,22 @@ class Publisher:
         known = dict(base.objects) if base is not None and head.checkpoint is not None else {}
         needed = manifest.objects.keys()
         refs: dict[str, ObjectRef] = {key: known[key] for key in needed if key in known}
-        for key in self._find_sparse(refs):
+        pages = base.pages if base is not None and known else ()
+        settled = {key for key in record_pages.closing(manifest, pages) if manifest.objects[key].size_bytes <= SMALL}
+        for key in settled.union(self._find_sparse(refs)) & refs.keys():
             del refs[key]
         new = [key for key in needed if key not in refs]
         files: dict[str, Source] = {}
         if new:
             refs.update(self._pack(manifest, new, files))
         size = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
-        stored = signing.sign(replace(manifest, objects=refs, term=term), self._lease.run, self._key)
-        data = manifests.dumps(stored)
-        name = f"checkpoints/t{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}.json"
+        whole = replace(manifest, objects=refs, term=term)
+        prefix = f"t{term}-{manifest.seq}-{uuid.uuid4().hex[:8]}"
+        stored, added = record_pages.split(whole, prefix, pages)
+        data = manifests.dumps(signing.sign(stored, self._lease.run, self._key))
+        name = f"checkpoints/{prefix}.json"
         files[name] = data
+        files |= {f"{record_pages.FOLDER}/{page}": content for page, content in added.items()}
         ref = CheckpointRef(
             name=name,
             digest=manifests.digest(data),
@@ -133,14 +139,14 @@ class Publisher:
             term=term,
             step=manifest.step,
             cells=max((count for count, cell in enumerate(manifest.cells, 1) if cell.namespace is not None), default=0),
-            size_bytes=size + len(data),
+            size_bytes=size + len(data) + sum(map(len, added.values())),
             at=iso_now(),
             label=str(manifest.values.get("name", "")),
             values=self._best_value(manifest.seq),
         )
         top = head.checkpoint.seq if head.checkpoint else 0
         rows = b"".join(b'{"seq":%d}\n' % seq + self._tier.rows(seq) for seq in range(top + 1, manifest.seq + 1))
-        return _PublishDraft(manifest=stored, data=data, files=files, rows=rows, ref=ref)
+        return _PublishDraft(manifest=replace(whole, pages=stored.pages), files=files, rows=rows, ref=ref)
 
     def _best_value(self, seq: int) -> dict[str, float]:
         """The value of the metric that decides which checkpoint is the best.
@@ -219,7 +225,7 @@ class Publisher:
         live: dict[str, int] = {}
         ends: dict[str, int] = {}
         for ref in refs.values():
-            live[ref.pack] = live.get(ref.pack, 0) + ref.size_bytes
+            live[ref.pack] = live.get(ref.pack, 0) + ref.footprint_bytes
             ends[ref.pack] = max(ends.get(ref.pack, 0), ref.offset + ref.size_bytes)
         whole = {pack: max(self._sizes.get(pack, 0), end) for pack, end in ends.items()}
         sparse = {
@@ -368,12 +374,16 @@ class Publisher:
     def _condemn(self, head: Head, dropped: list[str]) -> None:
         """Find what the next publish may drop: what confirmed run records dropped, what failed tries stored."""
         named = {head.source, head.executed, head.journal, head.outbox}
+        there = {ref.name for ref in head.checkpoints}
+        self._manifests = {name: manifest for name, manifest in self._manifests.items() if name in there}
         try:
             named |= self._chained_names(head)
             for ref in head.checkpoints:
-                named |= {ref.name, *(o.pack for o in self._read_manifest(ref).objects.values())}
+                manifest = self._read_manifest(ref)
+                named |= {ref.name, *(o.pack for o in manifest.objects.values())}
+                named |= {f"{record_pages.FOLDER}/{page.name}" for page in manifest.pages}
             stored = self._lease.store.names(head.run)
-        except (StoreError, codec.DecodeError, KeyError):
+        except (StoreError, CheckpointError, codec.DecodeError, KeyError):
             return  # this can wait for the next publish; without all names nothing is deleted
         self._mine.update(dropped)
         self._condemned = {n for n in stored if n in self._mine or self._is_superseded(n, head)} - named
@@ -397,7 +407,7 @@ class Publisher:
     def _is_superseded(self, name: str, head: Head) -> bool:
         """Is it an object of an earlier term? No other attempt can name it in a new run record."""
         folder, _, rest = name.partition("/")
-        if folder not in ("packs", "checkpoints", "journal", "outbox", "executed"):
+        if folder not in ("packs", "checkpoints", "journal", "outbox", "executed", record_pages.FOLDER):
             return False
         term = rest[1:].partition("-")[0]
         return term.isdigit() and int(term) < head.term
@@ -405,7 +415,8 @@ class Publisher:
     def _read_manifest(self, ref: CheckpointRef) -> Manifest:
         if ref.name not in self._manifests:
             try:
-                self._manifests[ref.name] = manifests.loads(self._read(ref.name), name=ref.name)
+                known = self._newest.pages if self._newest is not None else ()
+                self._manifests[ref.name] = manifest_of(self._lease.store, self._lease.run, ref, known)
             except Missing:
                 # A damaged store: the packs of this manifest are unknown, so nothing is deleted.
                 raise KeyError(ref.name) from None

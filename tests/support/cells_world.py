@@ -8,7 +8,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
-from qcity_nb.checkpoint.storage.manifest import CellRecord, Manifest
+from qcity_nb.checkpoint.storage.manifest import CellRecord, LoopRecord, Manifest
 from qcity_nb.clock import iso_now
 from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.namespace.environment.process import ProcessSettings
@@ -32,6 +32,8 @@ class Kernel:
         self.cells = FinishedCells(NamespaceSnapshotter(self.live, self.engine.freezer), ProcessSettings(folder))
         self.seq = 0
         self.manifest: Manifest | None = None
+        self.kept_loops: tuple[LoopRecord, ...] = ()
+        """Loops that have finished: each checkpoint has them."""
 
     def cell(self, *, shown: dict[int, bytes] | None = None, snapshot: bool = True, wall_s: float = 0.0) -> int:
         """A cell has ended; returns the bytes that were written for it."""
@@ -45,7 +47,7 @@ class Kernel:
     def save(self) -> int:
         snapshot = self.cells.snapshot()
         self.seq += 1
-        base = Manifest(run=self.run, term=1, seq=self.seq, at=iso_now())
+        base = Manifest(run=self.run, term=1, seq=self.seq, at=iso_now(), loops=self.kept_loops)
 
         def write() -> Any:
             objects: dict[str, Any] = {}

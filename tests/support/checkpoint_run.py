@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.encode import encode_state
 from qcity_nb.checkpoint.state.capture import capture
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
-from qcity_nb.checkpoint.storage.manifest import LoopRecord, Manifest
+from qcity_nb.checkpoint.storage.manifest import CellRecord, LoopRecord, Manifest
 from qcity_nb.checkpoint.storage.tier_folders import tier_path
 from qcity_nb.clock import iso_now
 from qcity_nb.ports import Store
@@ -39,13 +40,23 @@ class CheckpointRun:
         self.tier = LocalTier(tier_path(self.local, RUN, 1, run_id=run_id, attempt="a"), term=1, run_id=run_id)
         self._publisher = Publisher(self.lease, Mailbox(folder / "mailbox").open(), self.tier, published=None)
         self._seq = 0
+        self._cells: tuple[CellRecord, ...] = ()
+        self._loops: tuple[LoopRecord, ...] = ()
+        self._objects: Mapping[str, bytes] = {}
+
+    def add_finished(
+        self, cells: tuple[CellRecord, ...], loops: tuple[LoopRecord, ...], objects: Mapping[str, bytes]
+    ) -> None:
+        """Records that each checkpoint from now on has, and their objects by name."""
+        self._cells, self._loops, self._objects = cells, loops, objects
 
     def save(
         self, states: Mapping[str, Any], *, publish: bool = True, reason: str = "every", values: Mapping[str, Any] = {}
     ) -> Manifest:
         """A checkpoint of the loops' states by name, and on request its publish."""
         self._seq += 1
-        loops, objects = [], {}
+        loops = list(self._loops)
+        objects: dict[str, Buffer] = dict(self._objects)
         for name, state in states.items():
             encoded, content = encode_state(capture(state))
             objects.update(content)
@@ -58,6 +69,7 @@ class CheckpointRun:
             step=10 * self._seq,
             at=iso_now(),
             reason=reason,
+            cells=self._cells,
             loops=tuple(loops),
             values=values,
         )

@@ -58,6 +58,7 @@ BUILT_ANEW = {
     ("kernel/finished_cells.py", "NamespaceRecord"): "a new snapshot of the variables and settings as they are now",
     ("kernel/engine_requests.py", "CellRecord"): "a cell that was executed now",
     ("interactive/follower.py", "CellRecord"): "a cell that was executed now",
+    ("checkpoint/storage/record_pages.py", "Page"): "a page that is written now",
     ("records.py", "DesiredState"): "a default",
     ("records.py", "Tracked"): "a default",
     ("records.py", "Relaunch"): "a default",
@@ -150,12 +151,16 @@ def test_records_are_changed_by_replace_and_built_anew_only_where_nothing_is_los
     assert sorted(BUILT_ANEW.keys() - built) == []
 
 
+def _stored(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [each for each in dataclasses.fields(kind) if each.metadata.get("stored", True)]
+
+
 def _example(kind: Any) -> Any:
     """A value of that type, with every optional part present."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        fields = {each.name: hints[each.name] for each in dataclasses.fields(kind) if each.name != "extra"}
+        fields = {each.name: hints[each.name] for each in _stored(kind) if each.name != "extra"}
         values = {name: _example(hint) for name, hint in fields.items()}
         if kind is manifests.Manifest:
             values["objects"] = {}
@@ -179,7 +184,7 @@ def _add_unknown(kind: Any, value: Any) -> int:
     if dataclasses.is_dataclass(kind) and kind not in NOT_RECORDS:
         value["tomorrow"] = {"a": [1, None], "x": {"float": "nan"}}
         hints = typing.get_type_hints(kind)
-        return 1 + sum(_add_unknown(hints[each.name], value.get(each.name)) for each in dataclasses.fields(kind))
+        return 1 + sum(_add_unknown(hints[each.name], value.get(each.name)) for each in _stored(kind))
     if value is None:
         return 0
     if origin in (typing.Union, types.UnionType):

@@ -2,6 +2,7 @@
 
     checkpoints/<seq>.json    {"digest": …, "manifest": …}; renamed last; it alone makes a checkpoint exist
     packs/t<term>-<seq>.pack  the objects that the previous checkpoint did not have
+    records/t<term>-<seq>-<n> a page of records that do not change any more (``record_pages``)
     rows/<seq>.jsonl          the rows that the checkpoint added, and a last line with their digest
 
 Opening a tier does not change the disk: readers and the owner use the same class. The first write makes the caller the
@@ -16,22 +17,24 @@ manifest's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from qcity_nb import crashpoints
 from qcity_nb.checkpoint.buffer import Buffer
 from qcity_nb.checkpoint.storage import manifest as manifests
-from qcity_nb.checkpoint.storage import pack, rows_file
-from qcity_nb.checkpoint.storage.manifest import Manifest, ObjectRef
+from qcity_nb.checkpoint.storage import pack, record_pages, rows_file
+from qcity_nb.checkpoint.storage.manifest import Manifest, ObjectRef, Page
 from qcity_nb.checkpoint.storage.pack_reader import PackReader
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
-__all__ = ["KEEP", "Lazy", "LocalTier"]
+__all__ = ["KEEP", "SMALL", "LocalTier"]
 
 KEEP = 2
 """How many checkpoints to keep: the newest, and one to fall back to."""
+SMALL = 64 << 10
+"""Objects of up to this many bytes are moved once, to be with those of similar age; so are packs that small."""
 _LIVE_SHARE = 0.5
 """A pack of which less than this share is used is rewritten."""
 _PREFIX, _BETWEEN = b'{"digest":"', b'","manifest":'
@@ -58,6 +61,9 @@ class LocalTier:
         self._checkpoints = path / "checkpoints"
         self._packs = path / "packs"
         self._rows = path / "rows"
+        self._records = path / record_pages.FOLDER
+        self._pages: tuple[Page, ...] = ()
+        """Those of the manifest that was read last: the next one has most of them."""
         self._kept: list[Manifest] = []
         """The checkpoints that are kept, newest first, once this is the owner."""
         self._is_owner = False
@@ -86,7 +92,15 @@ class LocalTier:
         manifest = manifests.loads(body, name=f"checkpoint {path}")
         if manifest.seq != seq:
             raise CheckpointCorrupt(f"checkpoint {path} is number {manifest.seq} under another number's name")
-        return manifest
+        manifest = record_pages.join(manifest, self._read_page, self._pages)
+        self._pages = manifest.pages
+        return replace(manifest, text=b"")
+
+    def _read_page(self, name: str) -> bytes:
+        try:
+            return (self._records / name).read_bytes()
+        except OSError as error:
+            raise CheckpointCorrupt(f"records {name}: {error.strerror or error}") from error
 
     def newest(self, *, deep: bool = False) -> Manifest | None:
         """The newest complete checkpoint; ``skipped`` then says what is wrong with newer ones.
@@ -230,10 +244,16 @@ class LocalTier:
             ref = refs.pop(name)
             known = objects.get(name)
             new[name] = pack.read_object(self._packs / ref.pack, ref, name) if known is None else known
+        pages = previous.pages if previous is not None else ()
+        settled = self._move_small(record_pages.closing(manifest, pages), refs, new)
         path = self._packs / f"t{self.term}-{manifest.seq}.pack"
+        beside = self._packs / f"t{self.term}-{manifest.seq}-settled.pack"
         try:
             if new:
                 refs |= pack.write_pack(path, new, term=self.term)
+                crashpoints.hit("local.pack")
+            if settled:
+                refs |= pack.write_pack(beside, settled, term=self.term)
                 crashpoints.hit("local.pack")
             saved = replace(
                 manifest,
@@ -243,18 +263,34 @@ class LocalTier:
                 rows_upto=manifest.seq,
                 rows_bytes=len(rows),
             )
-            self._write_manifest(saved)
+            return self._write_manifest(saved, pages)
         except BaseException:  # Ctrl-C too: nothing incomplete is left
-            if new:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                beside.unlink(missing_ok=True)
             raise
-        return saved
 
-    def _write_manifest(self, saved: Manifest) -> None:
-        body = manifests.dumps(saved)
+    def _move_small(
+        self, names: Iterable[str], refs: dict[str, ObjectRef], new: dict[str, Buffer]
+    ) -> dict[str, Buffer]:
+        """Take small objects out of ``refs`` and ``new``; returns their content."""
+        moved: dict[str, Buffer] = {}
+        for name in names:
+            if name in new and len(new[name]) <= SMALL:
+                moved[name] = new.pop(name)
+            elif name in refs and refs[name].size_bytes <= SMALL:
+                ref = refs.pop(name)
+                moved[name] = pack.read_object(self._packs / ref.pack, ref, name)
+        return moved
+
+    def _write_manifest(self, manifest: Manifest, known: Sequence[Page] = ()) -> Manifest:
+        stored, pages = record_pages.split(manifest, f"t{self.term}-{manifest.seq}", known)
+        for name, content in pages.items():  # left behind by a failure, they are garbage for ``prune``
+            pack.write_file(self._records / name, content)
+        body = manifests.dumps(stored)
         data = _PREFIX + pack.digest(body).encode() + _BETWEEN + body + b"}"
-        pack.write_file(self._checkpoints / f"{saved.seq}.json", data)
+        pack.write_file(self._checkpoints / f"{manifest.seq}.json", data)
+        return replace(manifest, pages=stored.pages, text=b"")
 
     def _write_rows(self, seq: int, rows: bytes) -> None:
         path = self._rows / f"{seq}.jsonl"
@@ -269,14 +305,15 @@ class LocalTier:
         return self._kept[0].objects if self._kept else {}
 
     def _sparse(self, refs: Mapping[str, ObjectRef]) -> list[str]:
-        """The objects in packs that are mostly unused."""
+        """The objects in packs that are mostly unused. In small packs that does not matter."""
         live: dict[str, int] = {}
         for ref in refs.values():
-            live[ref.pack] = live.get(ref.pack, 0) + ref.size_bytes
+            live[ref.pack] = live.get(ref.pack, 0) + ref.footprint_bytes
         sparse = set()
         for name, size in live.items():
             with contextlib.suppress(OSError):
-                if size < _LIVE_SHARE * (self._packs / name).stat().st_size:
+                whole = (self._packs / name).stat().st_size
+                if size < _LIVE_SHARE * whole and whole > SMALL:
                     sparse.add(name)
         return [name for name, ref in refs.items() if ref.pack in sparse]
 
@@ -286,7 +323,7 @@ class LocalTier:
             return
         made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
-            for folder in (self._checkpoints, self._packs, self._rows):
+            for folder in (self._checkpoints, self._packs, self._rows, self._records):
                 folder.mkdir(parents=True, exist_ok=True)
                 for file in folder.glob("*" + pack.TEMPORARY):
                     file.unlink(missing_ok=True)
@@ -323,6 +360,10 @@ class LocalTier:
             for file in self._packs.glob("*.pack"):
                 if file.name not in packs:
                     file.unlink(missing_ok=True)
+            pages = {page.name for manifest in kept for page in manifest.pages}
+            for file in self._records.iterdir():
+                if file.name not in pages:
+                    file.unlink(missing_ok=True)
 
     def drop_rows(self, upto: int) -> None:
         """Remove the rows of checkpoints up to ``upto``: the tracker or the store has them.
@@ -358,14 +399,14 @@ class LocalTier:
                 self._write_rows(seq, data)
             refs = pack.write_pack(
                 self._packs / f"t{self.term}-{manifest.seq}.pack",
-                Lazy(manifest.objects, read),
+                pack.Lazy(manifest.objects, read),
                 term=self.term,
                 size=manifest.size_bytes,
             )
             crashpoints.hit("local.pack")
             rows_bytes = len(rows.get(manifest.seq, b""))
             saved = replace(manifest, run_id=self.run_id, objects=refs, term=self.term, rows_bytes=rows_bytes)
-            self._write_manifest(saved)
+            saved = self._write_manifest(saved)
         except BaseException:  # Ctrl-C too: nothing incomplete is left
             with contextlib.suppress(OSError):
                 (self._packs / f"t{self.term}-{manifest.seq}.pack").unlink(missing_ok=True)
@@ -376,23 +417,6 @@ class LocalTier:
         self.prune()
         crashpoints.hit("local.after")
         return saved
-
-
-class Lazy(Mapping[str, bytes]):
-    """Objects that are read when they are accessed: one at a time in memory."""
-
-    def __init__(self, names: Mapping[str, ObjectRef], read: Callable[[str], bytes]) -> None:
-        self._names = names
-        self._read = read
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _ref(manifest: Manifest, name: str) -> ObjectRef:

@@ -26,9 +26,14 @@ __all__ = [
     "Manifest",
     "ObjectRef",
     "NamespaceRecord",
+    "Page",
+    "PageContent",
+    "by_pack",
+    "checked",
     "digest",
     "dumps",
     "loads",
+    "read_places",
 ]
 
 _PACK = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -71,6 +76,12 @@ class LoopRecord(Record):
     items: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the finished items: kernel/changes/item_record.py."""
 
+    def needs(self) -> Iterator[str]:
+        """The names of the objects that it refers to."""
+        for encoded in (self.state, self.generators, self.begun):
+            yield from _parts(encoded)
+        yield from self.outputs
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRecord(Record):
@@ -94,6 +105,8 @@ class NamespaceRecord(Record):
     """The groups that it changed or made; they replace all groups with one of their names."""
     names: tuple[str, ...] = ()
     """All variables that are in a group when it ends: others were deleted, or cannot be saved."""
+    gone: tuple[str, ...] | None = None
+    """Instead of ``names``, after many cells: the variables that were in a group when the record before it ended."""
     modules: Mapping[str, str] = field(default_factory=dict)
     """Variables that are modules, by the module's name."""
     not_saved: tuple[Mapping[str, Any], ...] = ()
@@ -118,6 +131,15 @@ class CellRecord(Record):
     namespace: NamespaceRecord | None = None
     """None: no snapshot was made after it, or it is no longer kept: a run cannot resume directly after this cell."""
 
+    def needs(self) -> Iterator[str]:
+        """The names of the objects that it refers to."""
+        if self.outputs:
+            yield self.outputs
+        if self.namespace is not None:
+            yield from _parts(self.namespace.generators)
+            for group in self.namespace.groups:
+                yield from _parts(group.state)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context(Record):
@@ -126,6 +148,31 @@ class Context(Record):
     key: str
     iteration: int = 0
     rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageContent(Record):
+    """The file of a page: records of one of the kinds."""
+
+    cells: tuple[CellRecord, ...] = ()
+    loops: tuple[LoopRecord, ...] = ()
+    contexts: tuple[Context, ...] = ()
+    packs: Mapping[str, Any] = field(default_factory=dict)
+    """The places of the objects that they need, as in the manifest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Record):
+    """Records that no longer change, in a file of their own: checkpoint/storage/record_pages.py."""
+
+    name: str
+    digest: str
+    """32 hex digits of BLAKE2b, of the file."""
+    kind: str = field(default="", metadata={"stored": False})
+    """The field of the manifest that they belong to."""
+    records: tuple[Any, ...] = field(default=(), metadata={"stored": False})
+    places: Mapping[str, ObjectRef] = field(default_factory=dict, metadata={"stored": False})
+    """The places of the objects that they need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +204,9 @@ class Manifest(Record):
     values: Mapping[str, Any] = field(default_factory=dict)
     """Small JSON."""
 
+    pages: tuple[Page, ...] = ()
+    """Where older records are stored. In memory ``cells``, ``loops``, ``contexts`` and ``objects`` are whole."""
+
     rank: int = 0
     world_size: int = 1
     replicas: tuple[str, ...] = ()
@@ -165,6 +215,8 @@ class Manifest(Record):
     """How the objects are encrypted, ``{"version": 1, "name": …, "key": key id}``; empty: they are not."""
     signature: Mapping[str, Any] = field(default_factory=dict)
     """Its signature, ``{"version": 1, "key": key id, "value": …}``; empty: it is not signed."""
+    text: bytes = field(default=b"", compare=False, repr=False, metadata={"stored": False})
+    """The bytes that it was read from: what is signed."""
 
     @property
     def size_bytes(self) -> int:
@@ -174,16 +226,9 @@ class Manifest(Record):
     def needs(self) -> Iterator[str]:
         """The names of the objects that its loops and cells refer to."""
         for loop in self.loops:
-            for encoded in (loop.state, loop.generators, loop.begun):
-                yield from _parts(encoded)
-            yield from loop.outputs
+            yield from loop.needs()
         for cell in self.cells:
-            if cell.outputs:
-                yield cell.outputs
-            if cell.namespace is not None:
-                yield from _parts(cell.namespace.generators)
-                for group in cell.namespace.groups:
-                    yield from _parts(group.state)
+            yield from cell.needs()
 
 
 def _parts(encoded: Encoded | None) -> Iterator[str]:
@@ -199,34 +244,58 @@ def digest(data: bytes) -> str:
 
 
 def dumps(manifest: Manifest) -> bytes:
-    """Canonical JSON; objects are listed by pack, since a gigabyte has a thousand of them."""
+    """Canonical JSON; objects are listed by pack, since a gigabyte has a thousand of them.
+
+    Args:
+        manifest: as it is stored: what is in its ``pages`` is not in it (``record_pages.split``).
+    """
+    stored = replace(manifest, objects={}, packs=by_pack(manifest.objects))
+    return codec.dumps(stored, format=codec.NEWEST if manifest.pages else codec.FORMAT)
+
+
+def by_pack(objects: Mapping[str, ObjectRef]) -> dict[str, dict[str, list[Any]]]:
+    """Places of objects as they are stored: ``{pack: {name: [offset, size_bytes, blake3]}}``."""
     packs: dict[str, dict[str, list[Any]]] = {}
-    for name, ref in manifest.objects.items():
+    for name, ref in objects.items():
         place = [ref.offset, ref.size_bytes, ref.blake3] if ref.blake3 else [ref.offset, ref.size_bytes]
         packs.setdefault(ref.pack, {})[name] = place
-    return codec.dumps(replace(manifest, objects={}, packs=packs))
+    return packs
+
+
+def read_places(packs: Mapping[str, Any]) -> dict[str, ObjectRef]:
+    """The inverse of ``by_pack``.
+
+    Raises:
+        ValueError, TypeError, AttributeError: these are no places.
+    """
+    return {name: _ref(file, place) for file, places in packs.items() for name, place in places.items()}
 
 
 def loads(data: bytes, *, name: str = "manifest") -> Manifest:
-    """Read what ``dumps`` wrote.
+    """Read what ``dumps`` wrote; ``record_pages.join`` adds what is in its pages.
 
     Raises:
         CheckpointCorrupt: it is not a manifest; ``name`` is its name in the message.
     """
     try:
         manifest = codec.loads(Manifest, data)
-        objects = {
-            name_of_object: _ref(file, place)
-            for file, places in manifest.packs.items()
-            for name_of_object, place in places.items()
-        }
+        objects = read_places(manifest.packs)
     except (codec.DecodeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointCorrupt(f"{name} cannot be read: {error}") from None
-    manifest = replace(manifest, objects=objects, packs={})
-    missing = next((need for need in manifest.needs() if need not in objects), None)
+    return checked(replace(manifest, objects=objects, packs={}, text=data), name)
+
+
+def checked(manifest: Manifest, name: str) -> Manifest:
+    """The manifest, if it has the places of the objects that it names, and these are in files of its own.
+
+    Raises:
+        CheckpointCorrupt: it is not so; ``name`` is its name in the message.
+    """
+    missing = next((need for need in manifest.needs() if need not in manifest.objects), None)
     if missing is not None:
         raise CheckpointCorrupt(f"{name} names object {missing} and does not say where it is")
-    strange = next((ref.pack for ref in manifest.objects.values() if not _PACK.fullmatch(ref.pack)), None)
+    files = {ref.pack for ref in manifest.objects.values()} | {page.name for page in manifest.pages}
+    strange = next((file for file in files if not _PACK.fullmatch(file)), None)
     if strange is not None:
         raise CheckpointCorrupt(f"{name} names the pack {strange[:80]!a}, which is not a file name")
     return manifest

@@ -27,6 +27,7 @@ from qcity_nb.checkpoint.storage.direct_io import Sink, sync_data
 from qcity_nb.errors import CheckpointCorrupt, CheckpointError
 
 __all__ = [
+    "Lazy",
     "ObjectRef",
     "check",
     "digest",
@@ -59,6 +60,28 @@ class ObjectRef:
     size_bytes: int
     blake3: str = ""
     """Its BLAKE3 in hex, in published manifests; the local tier uses only the hash in the name."""
+
+    @property
+    def footprint_bytes(self) -> int:
+        """About what it takes of the file, with its entry in the index: of small objects that is the larger part."""
+        return self.size_bytes + 2 * _ALIGN - self.size_bytes % _ALIGN
+
+
+class Lazy(Mapping[str, bytes]):
+    """Objects that are read when they are accessed: one at a time in memory."""
+
+    def __init__(self, names: Mapping[str, ObjectRef], read: Callable[[str], bytes]) -> None:
+        self._names = names
+        self._read = read
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def digest(data: Buffer) -> str:

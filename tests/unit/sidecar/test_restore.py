@@ -44,7 +44,7 @@ def store() -> Watched:
 
 @pytest.fixture
 def head(store: Watched, tmp_path: Path) -> Head:
-    """Three checkpoints; the newest needs two packs."""
+    """Three checkpoints; the newest needs the packs of all three."""
     run = CheckpointRun(store, tmp_path / "first")
     states = {name: {"x": np.random.default_rng(0).random(200_000)} for name in "abc"}
     for name in "abc":
@@ -60,7 +60,7 @@ def is_whole(fresh: Restored, store: Watched) -> None:
 
 def test_each_pack_is_fetched_once(store: Watched, head: Head, tmp_path: Path) -> None:
     is_whole(restored(store, head, tmp_path / "fresh"), store)
-    assert len(store.fetched) == len(set(store.fetched)) == 2
+    assert len(store.fetched) == len(set(store.fetched)) == 3
     assert not list((tmp_path / "fresh").rglob("incoming*/*")), "nothing of it stays"
 
 
@@ -68,9 +68,9 @@ def test_what_a_cut_off_download_brought_is_not_fetched_again(store: Watched, he
     store.cut = 2
     with pytest.raises(StoreUnavailable):
         restored(store, head, tmp_path / "fresh")
-    assert len(list((tmp_path / "fresh").rglob("incoming/*"))) == 1
+    assert len(list((tmp_path / "fresh").rglob("incoming/*"))) == 2
     is_whole(restored(store, head, tmp_path / "fresh"), store)
-    assert len(store.fetched) == 3, "one, the one that failed, and that one again"
+    assert len(store.fetched) == 4, "two, the one that failed, and that one again"
 
 
 def test_two_attempts_of_one_host_do_not_take_each_others_packs(store: Watched, head: Head, tmp_path: Path) -> None:
