@@ -31,6 +31,8 @@ Exit code 0 is success, 1 an unexpected error (a bug: please report it), 130 Ctr
 
 from __future__ import annotations
 
+from qcity_nb.printable import printable
+
 __all__ = [
     "Changed",
     "CheckpointCorrupt",
@@ -61,9 +63,12 @@ __all__ = [
 
 
 class QcityError(Exception):
-    """Anything that qcity_nb raises on purpose."""
+    """Anything that qcity_nb raises on purpose. Its message has no control characters, whatever it quotes."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(QcityError):

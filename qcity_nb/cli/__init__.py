@@ -9,12 +9,16 @@ nobody.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
 from qcity_nb.cli.parser import build_parser
 from qcity_nb.errors import QcityError
+from qcity_nb.printable import PrintableStream
 from qcity_nb.settings import wants_traceback
 
 __all__ = ["main"]
@@ -41,6 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Else the progress bars of the Hub's client appear between this command's own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(_spell_out(sys.argv[1:] if argv is None else argv))
+    out: Any = PrintableStream(sys.stdout)
+    err: Any = PrintableStream(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(err):
+        return _call(args)
+
+
+def _call(args: argparse.Namespace) -> int:
     try:
         return int(args.call(args))
     except QcityError as error:

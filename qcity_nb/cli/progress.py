@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from typing import TextIO
 
+from qcity_nb.printable import printable
 from qcity_nb.records import Event, Head
 from qcity_nb.run.keeper import Outcome
 from qcity_nb.views.attempts import describe_failed_launches
@@ -44,6 +46,7 @@ class Progress:
 
     def __init__(self, stream: TextIO, *, live: bool | None = None) -> None:
         self._stream = stream
+        self._control: Callable[[str], object] = getattr(stream, "control", stream.write)
         self._live = stream.isatty() if live is None else live
         self._heads: dict[str, Head] = {}
         self._saved_s: dict[str, float] = {}
@@ -54,13 +57,13 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         clear = "\r\x1b[K" if self._shown else ""
-        self._stream.write(f"{clear}{text}\n{self._shown}")
+        self._control(f"{clear}{printable(text)}\n{self._shown}")
         self._stream.flush()
 
     def close(self) -> None:
         """Remove the live line."""
         if self._shown:
-            self._stream.write("\r\x1b[K")
+            self._control("\r\x1b[K")
             self._stream.flush()
         self._shown = ""
 
@@ -116,10 +119,10 @@ class Progress:
         if head.checkpoint is not None:
             parts.append(place_of(head.checkpoint))
             parts.append(f"saved {age(now_s - self._saved_s.get(head.run, now_s))} ago")
-        line = "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+        line = printable("  ".join(parts))[: shutil.get_terminal_size().columns - 1]
         if head.state != "running":
             line = ""
         if line != self._shown:
-            self._stream.write(f"\r\x1b[K{line}")
+            self._control(f"\r\x1b[K{line}")
             self._stream.flush()
             self._shown = line

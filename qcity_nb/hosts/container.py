@@ -27,6 +27,7 @@ from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.hosts import labelled_processes
 from qcity_nb.hosts.bundle import unpack
 from qcity_nb.ports import Store
+from qcity_nb.printable import printable
 from qcity_nb.records import AttemptSpec, Head
 from qcity_nb.run import lease
 from qcity_nb.stores import open_store
@@ -45,7 +46,7 @@ Result = TypeVar("Result")
 
 
 def _say(text: str) -> None:
-    print(f"qcity: {text}", file=sys.stderr, flush=True)  # noqa: T201  # a job's log is where people look
+    print(f"qcity: {printable(text)}", file=sys.stderr, flush=True)  # noqa: T201  # a job's log is where people look
 
 
 def reason_to_skip(head: Head, spec: AttemptSpec) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from qcity_nb import errors
 from qcity_nb.clock import SystemClock
 from qcity_nb.errors import Changed, CheckpointError, LeaseLost, RunStopped, UsageError
+from qcity_nb.printable import printable
 from qcity_nb.run import journal
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
@@ -123,7 +124,7 @@ class SidecarClient:
                 self.note("metric-name", metric=name, stored=stored)
 
     def _print(self, text: str) -> None:
-        sys.stderr.write(f"qcity: {text}\n")
+        sys.stderr.write(f"qcity: {printable(text)}\n")
         sys.stderr.flush()
 
     def announce(self, kind: str, text: str, *, step: int) -> None:
