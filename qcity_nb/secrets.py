@@ -1,10 +1,12 @@
-"""What looks like a credential: it is never written into a snapshot."""
+"""What looks like a credential: it is never written into a snapshot, nor sent with the project's files."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
-__all__ = ["looks_secret"]
+__all__ = ["find_token", "find_value", "looks_secret", "secret_values"]
 
 _SECRET_NAME = re.compile(
     r"TOKEN(?!IZERS?(?:_|$))|KEYS?(?:_|$)|SECRET|PASSW|PASSPHRASE|(?:^|_)(?:PASS|PWD|AUTH|"
@@ -38,3 +40,53 @@ _LONGEST = 4096
 def looks_secret(name: str, value: str) -> bool:
     """Does a variable's name or value look like a credential? False alarms are preferred to leaks."""
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)) or len(value) > _LONGEST
+
+
+_TOKENS = {
+    "a Hugging Face token": r"(?:hf|api_org)_[A-Za-z0-9]{30,}",
+    "a GitHub token": r"gh[opsur]_[A-Za-z0-9]{36,} | github_pat_[A-Za-z0-9_]{22,}",
+    "a GitLab token": r"gl(?:pat|dt|rt)-[A-Za-z0-9_-]{20,}",
+    "an AWS access key": r"(?<![/+])(?:AKIA|ASIA)[A-Z0-9]{16}",
+    "a Google API key": r"(?<![/+])AIza[A-Za-z0-9_-]{35}",
+    "a Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    "an API key": r"""sk-(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[A-Za-z0-9_-]{32,} | (?:sk|rk)_live_[A-Za-z0-9]{20,}
+      | nvapi-[A-Za-z0-9_-]{40,}""",
+    "a package registry's token": r"pypi-[A-Za-z0-9_-]{50,} | npm_[A-Za-z0-9]{36} | dckr_pat_[A-Za-z0-9_-]{20,}",
+    "a JSON web token": r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+}
+_TOKEN = re.compile(
+    "|".join(rf"(?P<t{n}>(?<![A-Za-z0-9_-])(?:{token})(?![A-Za-z0-9]))" for n, token in enumerate(_TOKENS.values()))
+    + r"|(?P<key>-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----\s*(?:\\n)?[A-Za-z0-9+/])",
+    re.VERBOSE,
+)
+_KINDS = {f"t{n}": kind for n, kind in enumerate(_TOKENS)} | {"key": "a private key"}
+_VARIED = 6
+"""A token has at least so many different characters; ``hf_xxxx…`` stands in an example."""
+SHORTEST = 12
+"""A shorter value in the environment may be a word."""
+
+
+def find_token(text: str) -> str:
+    """What kind of credential is in a text, by its form alone; empty: none. Examples such as ``hf_xxxx…`` are none."""
+    for match in _TOKEN.finditer(text):
+        is_example = len(set(match[0][-16:])) < _VARIED or "EXAMPLE" in match[0].upper()
+        if match.lastgroup == "key" or not is_example:
+            return _KINDS[match.lastgroup or "key"]
+    return ""
+
+
+def secret_values(environ: Mapping[str, str]) -> dict[str, str]:
+    """The values that must be written nowhere, with the names of their variables.
+
+    Those of variables with a secret-looking name, from 12 characters on, which are not the path of a file.
+    """
+    return {
+        value: name
+        for name, value in environ.items()
+        if len(value) >= SHORTEST and _SECRET_NAME.search(name) and not (value.startswith("/") and Path(value).exists())
+    }
+
+
+def find_value(text: str, values: Mapping[str, str]) -> str:
+    """The name of the first of these values that is in a text; empty: none is."""
+    return next((name for value, name in values.items() if value in text), "")

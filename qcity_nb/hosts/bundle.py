@@ -1,8 +1,9 @@
 """The project's small files for a host that does not have them: packed when a run begins, unpacked where it runs.
 
 Included: files that git tracks in the project's directory, and those that ``bundle`` in ``[tool.qcity]`` names.
-Never included: links, what looks like a secret, and data that DVC tracks (its ``.dvc`` files are included; the data
-comes from DVC's remote).
+Never included: links, files that hold the value of a secret variable of this environment, and data that DVC tracks
+(its ``.dvc`` files are included; the data comes from DVC's remote). What looks like a secret by name or content is
+included only if ``bundle`` names that very file.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import posixpath
+import json
+import os
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from qcity_nb import secrets
 from qcity_nb.errors import CheckpointCorrupt, UsageError
 
 __all__ = ["LIMIT_BYTES", "Bundle", "pack", "unpack"]
@@ -29,11 +32,21 @@ _PLAIN_BYTES = 3 * LIMIT_BYTES
 """Including what the archive adds to each file. A larger archive was not made by ``pack``."""
 _SECRET = (
     *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
-    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "*.keystore"),
-    *("credentials", "credentials.*", "client_secret*.json", "service_account*.json", "kaggle.json"),
-    *("token", "*.token", "secrets", "secrets.*", ".secrets*", "config.local"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx"),
+    *("*.keystore", "*.ovpn", ".pgpass", ".my.cnf", ".s3cfg", ".boto", ".dockercfg", ".vault-token", "*.tfstate"),
+    *("credentials", "credentials.*", "*credentials*.json", "*credentials*.y*ml", "client_secret*.json"),
+    *("service_account*.json", "kaggle.json", "token", "token.txt", "token.json", "*.token", "*_token", "*_token.txt"),
+    *("*-token", "*-token.txt", "*api_key", "*api_key.txt", "*apikey.txt", "password", "password.txt", "passwords.txt"),
+    *("secret", "secret.*", "secrets", "secrets.*", ".secrets*", "*.secret", "config.local"),
 )
 """File names, in lower case. ``config.local`` is where DVC keeps passwords."""
+_SECRET_FOLDERS = (
+    *(".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", "gcloud", ".gcloud", ".huggingface", ".kaggle"),
+    *("secrets", ".secrets"),
+)
+"""Folders in which programs keep credentials."""
+_BINARY_BYTES = 8192
+"""A file with a zero byte among its first ones is no text."""
 _HARMLESS = ("*.example", "*.sample", "*.template")
 _OURS = {".git", ".qcity", ".ipynb_checkpoints", "__pycache__", ".venv"}
 _PROJECT_FILE = "pyproject.toml"
@@ -50,9 +63,27 @@ class Bundle:
     """Files that were left out, each with the reason."""
 
 
-def _is_secret(path: str) -> bool:
-    name = posixpath.basename(path).lower()
-    return any(fnmatchcase(name, each) for each in _SECRET) and not any(fnmatchcase(name, each) for each in _HARMLESS)
+def _has_secret_name(path: str) -> bool:
+    *folders, name = path.lower().split("/")
+    if any(fnmatchcase(name, each) for each in _HARMLESS):
+        return False
+    return any(fnmatchcase(name, each) for each in _SECRET) or any(folder in _SECRET_FOLDERS for folder in folders)
+
+
+def _refuse(name: str, content: bytes, allowed: Collection[str], values: Mapping[str, str]) -> str:
+    """Why a file must not be sent; empty: it may."""
+    text = content.decode("utf-8", "replace") if b"\0" not in content[:_BINARY_BYTES] else ""
+    if variable := secrets.find_value(text, values):
+        return f'it holds the value of {variable}; use city.secret("{variable}") instead'
+    if name in allowed:
+        return ""
+    if _has_secret_name(name):
+        why = "by its name it may hold a secret"
+    elif token := secrets.find_token(text):
+        why = f"it seems to hold {token}"
+    else:
+        return ""
+    return f"{why}; if it may be sent, name it: bundle = [{json.dumps(name, ensure_ascii=False)}]"
 
 
 def _list_tracked(root: Path) -> list[str]:
@@ -88,19 +119,20 @@ def _match(root: Path, patterns: Sequence[str]) -> list[str]:
     return names
 
 
-def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
+def pack(root: Path, patterns: Sequence[str] = (), environ: Mapping[str, str] = os.environ) -> Bundle:
     """The project's files as one object, the same for the same files.
 
     Args:
         patterns: the setting ``bundle``: more files, as ``Path.glob`` takes them.
+        environ: the values of its secret-looking variables are in no file that is sent.
     Returns: a bundle; without any file its name is empty.
     Raises:
         UsageError: an invalid pattern.
         DataError: DVC's files cannot be read.
-    Does not promise: that a secret in a file with a harmless name is left out. Files are chosen by name and size, not
-        by content.
+    Does not promise: to find a secret that has none of the known forms, in a file with a harmless name.
     """
     root = root.resolve()
+    values = secrets.secret_values(environ)
     left_out = []
     sizes: dict[str, int] = {}
     for name in {_PROJECT_FILE, *_list_tracked(root), *_match(root, patterns)}:
@@ -108,10 +140,12 @@ def pack(root: Path, patterns: Sequence[str] = ()) -> Bundle:
         # A link, or a path below one: its target may be anything.
         if path.resolve() != root / name or not path.is_file() or _OURS & set(Path(name).parts):
             continue
-        if _is_secret(name):
-            left_out.append(f"{name} (by its name it may hold a secret)")
+        size = path.stat().st_size
+        # What is too large to be sent is not read.
+        if why := _refuse(name, path.read_bytes() if size <= LIMIT_BYTES else b"", patterns, values):
+            left_out.append(f"{name} ({why})")
             continue
-        sizes[name] = path.stat().st_size
+        sizes[name] = size
     included, total = [], 0
     for name in sorted(sizes, key=lambda name: (sizes[name], name)):
         total += sizes[name]

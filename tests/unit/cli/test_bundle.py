@@ -48,8 +48,8 @@ def test_only_hosts_without_the_files_get_a_bundle(settings: Settings) -> None:
     assert "1 files of project p are sent" in lines[-1]
     assert "`bundle = [...]` in [tool.qcity]" in lines[-1]
     (settings.project.root / ".env").write_text("X=1")
-    bundle.pack_for_hosts(replace(settings, bundle=(".env",)), ["hf-jobs"], lines.append)
-    assert "not sent: .env (by its name it may hold a secret)" in lines
+    bundle.pack_for_hosts(replace(settings, bundle=(".env*",)), ["hf-jobs"], lines.append)
+    assert 'not sent: .env (by its name it may hold a secret; if it may be sent, name it: bundle = [".env"])' in lines
 
 
 def test_the_notebook_comes_home(settings: Settings, store: MemoryStore) -> None:

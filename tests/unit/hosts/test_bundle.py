@@ -76,7 +76,32 @@ def test_patterns_take_more(project: Path) -> None:
 SECRETS = (
     *(".env", "sub/.env.local", ".netrc", "id_rsa", "id_ed25519.pub", "server.key", "cert.pem", "kaggle.json"),
     *("client_secret_1.json", "service_account.json", ".dvc/config.local", "SECRETS.toml", ".pypirc", "prod.env"),
+    *("hf_token", "token.txt", ".kube/config", "application_default_credentials.json", "gh_token.txt", "token.json"),
+    *(".ssh/config", ".aws/config", "deploy/.docker/config.json", "my-credentials.yaml", "openai_api_key.txt"),
+    *("terraform.tfstate", "wandb.token", "PASSWORD.txt", ".pgpass", "vpn.ovpn", "secret.py", "secrets/a.txt"),
 )
+HARMLESS = {
+    **dict.fromkeys((".env.example", "tokenizer.py", "keys.py", "monkey.txt", "tokenizer.json", "tokens.txt"), "x"),
+    **dict.fromkeys(("vocab/token_map.json", "models/keyboard.py", "secretary.py", "auth.py"), "x"),
+    "readme.md": "export HF_TOKEN=hf_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\nghp_XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX\n",
+    "docs.txt": "-----BEGIN PRIVATE KEY-----\n...\n",
+    "hashes.txt": "d41d8cd98f00b204e9800998ecf8427e 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n",
+    "code.py": "task-AKIAIOSFODNN7EXAMPLEX, sk-learn-is-not-a-key-but-a-library, hf_hub_download, eyJ",
+    "image.ipynb": '{"image/png": "iVBORw0KGgoAAAANSUhEUgAAAKIAAAkiAIza+AKIAIOSFODNN7EXAMPLE/abc=="}',
+}
+_BODY = "aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5zA7bC9dE1fG3hI5j"
+TOKENS = {
+    "a Hugging Face token": f"login('hf_{_BODY[:34]}')",
+    "a GitHub token": f"https://ghp_{_BODY[:36]}@github.com/a/b",
+    "a GitLab token": f"glpat-{_BODY[:20]}",
+    "an AWS access key": "aws_access_key_id = AKIAQWERTYUIOP123456",
+    "a Google API key": f'key="AIza{_BODY[:35]}"',
+    "a Slack token": f"xoxb-{_BODY[:24]}",
+    "an API key": f"openai.api_key = 'sk-{_BODY[:48]}'",
+    "a package registry's token": f"//registry/:_authToken=npm_{_BODY[:36]}",
+    "a JSON web token": f"eyJhbGciOiJIUzI1NiJ9.eyJ{_BODY[:20]}.{_BODY[:30]}",
+    "a private key": '{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIEvQ"}',
+}
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -85,14 +110,39 @@ def test_what_looks_like_a_secret_stays_here_and_is_named(project: Path, name: s
     git(project, "add", "-f", name)
     packed = bundle.pack(project, ["**/*", "**/.*", ".dvc/*"])
     assert name not in packed.files
-    assert f"{name} (by its name it may hold a secret)" in packed.left_out
+    advice = f'{name} (by its name it may hold a secret; if it may be sent, name it: bundle = ["{name}"])'
+    assert advice in packed.left_out
     assert b"hunter2" not in gzip.decompress(packed.data)
+    assert name in bundle.pack(project, [name]).files, "the user has decided"
 
 
-def test_examples_of_secrets_go_along(project: Path) -> None:
-    write(project, {".env.example": "TOKEN=", "tokenizer.py": "", "keys.py": "", "monkey.txt": ""})
+def test_what_only_looks_like_a_secret_goes_along(project: Path) -> None:
+    write(project, dict(HARMLESS))
+    git(project, "add", "-f", ".")
+    packed = bundle.pack(project)
+    assert set(HARMLESS) <= set(packed.files), packed.left_out
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_credential_in_a_file_is_named(project: Path, kind: str) -> None:
+    write(project, {"lib/config.py": f"# settings\n{TOKENS[kind]}\n"})
     git(project, "add", ".")
-    assert {".env.example", "tokenizer.py", "keys.py", "monkey.txt"} <= set(bundle.pack(project).files)
+    packed = bundle.pack(project)
+    advice = f'lib/config.py (it seems to hold {kind}; if it may be sent, name it: bundle = ["lib/config.py"])'
+    assert packed.left_out == (advice,)
+    assert "lib/config.py" in bundle.pack(project, ["lib/config.py"]).files
+
+
+def test_the_value_of_a_secret_variable_is_in_no_file(project: Path) -> None:
+    environ = {"DB_PASSWORD": "correct horse battery", "GREETING": "good morning all", "API_KEY": "short"}
+    environ |= {"SSH_AUTH_SOCK": str(project / "run.sh")}
+    write(project, {"lib/db.py": "connect('correct horse battery')", "lib/hi.py": "good morning all, short"})
+    write(project, {"lib/path.py": str(project / "run.sh")})
+    git(project, "add", ".")
+    packed = bundle.pack(project, ["lib/db.py"], environ)
+    assert packed.left_out == ('lib/db.py (it holds the value of DB_PASSWORD; use city.secret("DB_PASSWORD") instead)',)
+    assert {"lib/hi.py", "lib/path.py"} <= set(packed.files)
+    assert b"correct horse" not in gzip.decompress(packed.data)
 
 
 def test_data_that_dvc_tracks_stays_here_and_its_record_goes(project: Path) -> None:
