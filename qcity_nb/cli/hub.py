@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
+import secrets
 import signal
 import sys
 import threading
@@ -32,9 +35,23 @@ def _faults(words: Iterable[str]) -> Faults:
     return faults
 
 
+def _token(folder: Path) -> str:
+    """The one token of this directory's Hub: random, and the same after a restart, since jobs have it."""
+    path = folder / "token"
+    with contextlib.suppress(FileExistsError), open(path, "x", opener=_private, encoding="ascii") as file:
+        file.write(f"hf_{secrets.token_urlsafe(24)}")
+    return path.read_text(encoding="ascii").strip()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def serve(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     folder = Path(args.dir).expanduser() if args.dir else find_project(Path.cwd()).root / ".qcity" / "hub"
+    if args.users and args.any_token:
+        raise UsageError("either --users or --any-token")
     users = Users.load(Path(args.users).expanduser()) if args.users else Users.anybody()
     faults = _faults(args.fault)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -48,14 +65,16 @@ def serve(args: argparse.Namespace) -> int:
         server = HubServer(folder, port=args.port, users=users, faults=faults)
     except OSError as error:
         raise UsageError(f"the emulator cannot use port {args.port} and {short(folder)}: {error}") from error
+    shown = f"…  # one of the tokens in {short(Path(args.users))}" if args.users else "any"
+    if not args.users and not args.any_token:
+        shown = _token(folder)
+        server.hub.users = Users.with_token(shown)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     with server:
         print(f"Hugging Face Hub emulator, not the real Hub: {server.url}, stored in {short(folder)}")
         print(f"  export HF_ENDPOINT={server.url}")
-        print(
-            f"  export HF_TOKEN={'any' if not args.users else f'…  # one of the tokens in {short(Path(args.users))}'}"
-        )
+        print(f"  export HF_TOKEN={shown}")
         print("Ctrl-C stops it.", flush=True)
         ended.wait()
     print("stopped")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from qcity_nb import hosts
@@ -26,6 +28,10 @@ from qcity_nb.stores import open_store
 __all__ = ["KeeperThread", "PageServer", "page"]
 
 _PAUSE_S = 10.0
+IDLE_S = 15.0
+"""A connection that sends nothing for so long is closed."""
+CONNECTIONS = 64
+"""So many are open at a time; a further one is closed at once."""
 
 
 class KeeperThread(threading.Thread):
@@ -93,7 +99,25 @@ class PageServer(ThreadingHTTPServer):
         self.notes = notes
         self.troubles = troubles
         self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, if there are not too many."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer one connection."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a connection that broke."""
 
     def server_bind(self) -> None:
         """Bind without a look-up of this host's name, which can take seconds."""
@@ -125,6 +149,14 @@ class PageServer(ThreadingHTTPServer):
         return single(run, address=address, notes=notes, troubles=troubles) if run else None
 
 
+def _policy(environ: Mapping[str, str]) -> str:
+    """What a browser may do with the page. A Space is shown within a page of huggingface.co."""
+    frames = "https://huggingface.co" if environ.get("SPACE_ID") else "'none'"
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors {frames}"
+    )
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     server_version = "qcity"
@@ -136,8 +168,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
+    timeout = IDLE_S
+
     def _answer(self, *, with_body: bool) -> None:
-        if self.server.is_private and not is_here(f"http://{self.headers.get('Host', '')}"):
+        try:
+            address = f"http://{self.headers.get('Host', '')}"
+            is_named_so = is_here(address) and urlsplit(address).port != 0
+        except ValueError:
+            self.send_error(400, "Malformed Host")
+            return
+        if self.server.is_private and not is_named_so:
             # DNS rebinding: a website has made its own name point to this address, to read the page.
             self.send_error(403, "Not for this name")
             return
@@ -150,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'")
+        self.send_header("Content-Security-Policy", _policy(os.environ))
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()

@@ -346,7 +346,7 @@ def _checkpoints(
 def _hub(command: Callable[..., argparse.ArgumentParser]) -> None:
     """``qcity hub`` and what belongs to it."""
     examples = (
-        "  qcity hub serve                    # any token is the user `user`\n"
+        "  qcity hub serve                    # prints the token of the user `user`\n"
         "  qcity hub serve --port 8080 --dir /tmp/hub\n"
         "  qcity hub serve --users users.toml    # a table for each token: name, role, orgs, scopes\n"
         "  qcity hub serve --fault commit-lost=2 --fault upload-slow=100000"
@@ -357,7 +357,8 @@ def _hub(command: Callable[..., argparse.ArgumentParser]) -> None:
     serve = command("serve", "serve the emulator on this machine, until Ctrl-C", examples, call, actions)
     serve.add_argument("--port", type=int, default=0, metavar="PORT", help="where to listen; default: a free port")
     serve.add_argument("--dir", metavar="DIR", help="where its data is stored; default: .qcity/hub of the project")
-    serve.add_argument("--users", metavar="FILE", help="users by token, as TOML or JSON; default: one, any token")
+    serve.add_argument("--users", metavar="FILE", help="users by token, as TOML or JSON; default: one")
+    serve.add_argument("--any-token", action="store_true", help="any token is the user `user`, for tests")
     serve.add_argument(
         "--fault",
         action="append",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qcity_nb import cli, settings
-from qcity_nb.cli.page import KeeperThread, PageServer
+from qcity_nb.cli.page import CONNECTIONS, KeeperThread, PageServer, _Handler
 from qcity_nb.cli.page_html import listing, single
 from qcity_nb.cli.page_reader import ENDED_EVERY_S, Reader
 from qcity_nb.errors import StoreUnavailable, UsageError
@@ -314,6 +316,33 @@ def test_nothing_can_be_changed(server: PageServer, method: str) -> None:
 def test_a_name_that_is_not_this_machine_s_reads_nothing(server: PageServer) -> None:
     assert ask(server, "/", Host="evil.example")[0] == 403
     assert ask(server, "/", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "a b", "127.0.0.1:x", "", "127.0.0.1.evil.example", "[::ffff:1.2.3.4]"])
+def test_a_malformed_name_is_an_answer_and_no_traceback(
+    server: PageServer, host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(server, "/", Host=host)[0] in (400, 403)
+    assert capsys.readouterr().err == ""
+
+
+def test_connections_that_send_nothing_end_and_leave_room(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Handler, "timeout", 0.5)
+    idle = [socket.create_connection(("127.0.0.1", server.server_port), timeout=30) for _ in range(CONNECTIONS)]
+    with contextlib.ExitStack() as stack:
+        for each in idle:
+            stack.enter_context(each)
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=30) as further:
+            assert further.recv(1) == b"", "closed at once, or when those before it are"
+        for each in idle:
+            assert each.recv(1) == b""
+    assert ask(server, "/")[0] == 200
+
+
+def test_no_other_page_may_show_it_but_that_of_its_space(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "frame-ancestors 'none'" in ask(server, "/")[1]["Content-Security-Policy"]
+    monkeypatch.setenv("SPACE_ID", "user/space")
+    assert ask(server, "/")[1]["Content-Security-Policy"].endswith("frame-ancestors https://huggingface.co")
 
 
 def test_for_everybody_any_name_will_do(store: Counting) -> None:

@@ -35,6 +35,11 @@ class Users:
         return cls(other=User("user"))
 
     @classmethod
+    def with_token(cls, token: str) -> Users:
+        """That token alone is known: it is the one user ``user``, who may write."""
+        return cls({token: User("user")})
+
+    @classmethod
     def load(cls, path: Path) -> Users:
         """From a TOML or JSON file: a table by token, of ``name``, ``role``, ``orgs`` and ``scopes``.
 

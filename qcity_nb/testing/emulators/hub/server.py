@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from qcity_nb.testing.emulators.hub import routes
 from qcity_nb.testing.emulators.hub.accounts import Users
@@ -25,7 +25,6 @@ __all__ = ["HubServer"]
 log = logging.getLogger(__name__)
 log.debug("hub emulator: routes of %s", ", ".join(routes.MODULES))
 
-_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 DRAIN_BYTES = 1 << 20
 """A body that nobody read is read away up to this size, to keep the connection; past it the connection closes."""
 
@@ -43,7 +42,8 @@ class HubServer:
     Raises:
         OSError: the port is in use.
         UsageError: another server has the folder.
-    Does not: check TLS, host names, or who asks: whoever can reach this machine's loopback can use it.
+    A request that a website sent through a browser is refused: one for another host's name, or from another origin.
+    Does not: check TLS. With the default for ``users`` every program on this machine can use it.
     """
 
     def __init__(
@@ -56,7 +56,10 @@ class HubServer:
         options: Options | None = None,
         end_jobs: bool = False,
     ) -> None:
-        self.hub = Hub(folder, users=users or Users.anybody(), faults=faults or Faults(), options=options or Options())
+        # Jobs that it starts have working directories of their own.
+        self.hub = Hub(
+            folder.absolute(), users=users or Users.anybody(), faults=faults or Faults(), options=options or Options()
+        )
         self.hub.ends_jobs = end_jobs
         self.faults = self.hub.faults
         try:
@@ -221,7 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> tuple[Request, Response]:
         headers = cast("Mapping[str, str]", self.headers)
         host = self.headers.get("Host") or ""
-        origin = f"http://{host}" if _HOST.fullmatch(host) else self.listener.url
+        if not _is_local(f"//{host}") or not all(_is_local(origin) for origin in self.headers.get_all("Origin", [])):
+            raise HubError(403, "The emulator answers programs on this machine, for 127.0.0.1 or localhost only")
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            raise HubError(403, "The emulator answers no requests that a website sends")
+        origin = f"http://{host}"
         request = Request(self.command, self.path, headers, cast("Any", self.rfile), user=None, origin=origin)
         self._request = request
         match = find_route(self.command, request.raw_path, storage=self.listener.storage)
@@ -298,6 +305,15 @@ class _Handler(BaseHTTPRequestHandler):
                     self.wfile.flush()
             if chunked:
                 self.wfile.write(b"0\r\n\r\n")
+
+
+def _is_local(address: str) -> bool:
+    """Is it an address of this machine? Not so a name that somebody lets point to it."""
+    try:
+        parts = urlsplit(address)
+        return parts.hostname in ("127.0.0.1", "localhost", "::1") and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def _error(error: HubError) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import httpx2
 import pytest
 from hub_world import HubWorld, ask, client
 from huggingface_hub import CommitOperationAdd as Add
+from huggingface_hub import HfApi
 
 from qcity_nb import cli
 from qcity_nb.errors import UsageError
@@ -79,7 +81,9 @@ def test_a_connection_is_used_again(hub: HubWorld) -> None:
 def test_a_file_without_content_keeps_the_connection(hub: HubWorld) -> None:
     hub.api.upload_file(path_or_fileobj=b"", path_in_repo="empty", repo_id=hub.repo)
     port = int(hub.server.url.rpartition(":")[2])
-    asked = f"GET /{hub.repo}/resolve/main/empty HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer any\r\n\r\n".encode()
+    asked = (
+        f"GET /{hub.repo}/resolve/main/empty HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer any\r\n\r\n".encode()
+    )
     with socket.create_connection(("127.0.0.1", port), timeout=20) as line, line.makefile("rb") as answers:
         for _ in range(3):
             line.sendall(asked)
@@ -181,7 +185,7 @@ def serving(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], 
     """`qcity hub serve` in a process of its own: the process, the address, what it printed first."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [*SERVE, "--dir", str(folder), *words],
+        [*SERVE, "--dir", str(folder), *(words or ["--any-token"])],
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -255,7 +259,7 @@ def test_kill_9_loses_no_commit_that_was_answered(hub_server: HubServer, tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve(hub_server: HubServer, tmp_path: Path, number: signal.Signals) -> None:
-    with serving(tmp_path / "hub", "--fault", "error-500=1") as (process, url, lines):
+    with serving(tmp_path / "hub", "--any-token", "--fault", "error-500=1") as (process, url, lines):
         assert "emulator, not the real Hub" in lines[0]
         assert lines[1:3] == [f"  export HF_ENDPOINT={url}\n", "  export HF_TOKEN=any\n"]
         assert ask(f"{url}/api/whoami-v2").status == 500
@@ -318,3 +322,63 @@ def test_any_token_is_one_user_unless_users_are_named() -> None:
     assert Users.anybody().find("anything") == User("user")
     assert Users.anybody().find("") is None
     assert Users({"a": User("alice")}).find("b") is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "[::1]:1"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "["}, 403),
+        ({"Host": "127.0.0.1:x"}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_no_website_can_use_it(hub_server: HubServer, headers: dict[str, str], status: int) -> None:
+    for port in (hub_server._listener.server_port, hub_server._storage.server_port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            connection.request("GET", "/api/whoami-v2", headers={"Authorization": "Bearer any", **headers})
+            answer = connection.getresponse().status
+        finally:
+            connection.close()
+        assert answer == status if port == hub_server._listener.server_port else answer in (403, 404)
+        assert (answer == 403) == (status == 403)
+
+
+def test_its_token_is_random_and_lasts(tmp_path: Path) -> None:
+    tokens = []
+    for folder in ("a", "a", "b"):
+        with serving(tmp_path / folder, "--port", "0") as (process, url, lines):
+            match = re.search(r"HF_TOKEN=(hf_\S{30,})", "".join(lines))
+            assert match is not None, lines
+            tokens.append(match[1])
+            for token, status in ((match[1], 200), ("any", 401), (match[1][:-1], 401)):
+                headers = {"Authorization": f"Bearer {token}"}
+                answer = httpx2.get(f"{url}/api/whoami-v2", headers=headers).status_code
+                assert answer == status
+            process.terminate()
+            process.wait(20)
+    assert tokens[0] == tokens[1] != tokens[2]
+    assert (tmp_path / "a" / "token").stat().st_mode & 0o777 == 0o600
+
+
+def test_jobs_find_a_relative_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with HubServer(Path("here"), end_jobs=True) as server:
+        assert server.hub.folder == tmp_path / "here"
+        api = HfApi(endpoint=server.url, token="any")
+        job = api.run_job(image="python:3.12", command=["true"])
+        deadline = time.monotonic() + 60
+        while (stage := api.inspect_job(job_id=job.id).status.stage) not in ("COMPLETED", "ERROR"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert stage == "COMPLETED"
