@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
-__all__ = ["find_token", "find_value", "looks_secret", "secret_values"]
+__all__ = [
+    "SecretSearch",
+    "current_search",
+    "current_values",
+    "find_token",
+    "find_value",
+    "looks_secret",
+    "note_asked",
+    "secret_values",
+]
 
 _SECRET_NAME = re.compile(
     r"TOKEN(?!IZERS?(?:_|$))|KEYS?(?:_|$)|SECRET|PASSW|PASSPHRASE|(?:^|_)(?:PASS|PWD|AUTH|"
@@ -42,6 +55,8 @@ def looks_secret(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)) or len(value) > _LONGEST
 
 
+_PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|SOCK|URL|URI|ENDPOINT|NAME|TYPE)$", re.IGNORECASE)
+"""Where a secret is, and not the secret. (The address of a webhook is one.)"""
 _TOKENS = {
     "a Hugging Face token": r"(?:hf|api_org)_[A-Za-z0-9]{30,}",
     "a GitHub token": r"gh[opsur]_[A-Za-z0-9]{36,} | github_pat_[A-Za-z0-9_]{22,}",
@@ -78,15 +93,82 @@ def find_token(text: str) -> str:
 def secret_values(environ: Mapping[str, str]) -> dict[str, str]:
     """The values that must be written nowhere, with the names of their variables.
 
-    Those of variables with a secret-looking name, from 12 characters on, which are not the path of a file.
+    Those of variables with a secret-looking name, from 12 characters on, which are no places of a file or service.
     """
     return {
         value: name
         for name, value in environ.items()
-        if len(value) >= SHORTEST and _SECRET_NAME.search(name) and not (value.startswith("/") and Path(value).exists())
+        if _is_secret_name(name) and len(value) >= SHORTEST and not _is_path(value)
     }
+
+
+def _is_path(value: str) -> bool:
+    """Is it the path of something in a folder that exists here?"""
+    _, first, rest = [*value.split("/", 2), "", ""][:3]
+    return value.startswith("/") and bool(first and rest) and Path(f"/{first}").is_dir()
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not _PLACE_NAME.search(name)
 
 
 def find_value(text: str, values: Mapping[str, str]) -> str:
     """The name of the first of these values that is in a text; empty: none is."""
     return next((name for value, name in values.items() if value in text), "")
+
+
+_asked: dict[str, str] = {}
+"""What ``city.secret`` has returned in this process, with the names."""
+
+
+def note_asked(name: str, value: str) -> None:
+    """Note a secret that was handed out: from now on it is written nowhere."""
+    if len(value) >= SHORTEST:
+        _asked[value] = name
+
+
+def current_values(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The secrets of this process, with their names: those of its environment, and those that it has asked for."""
+    return secret_values(environ) | _asked
+
+
+class SecretSearch:
+    """Searches what is to be written for secrets.
+
+    Args:
+        values: names by value. They are found as they are, percent-encoded and, in a header for basic authentication,
+            in base64.
+    Does not: find one that is compressed, encrypted, split or otherwise encoded.
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._plain: dict[bytes, str] = {}
+        self._encoded: dict[bytes, str] = {}
+        for value, name in values.items():
+            text = value.encode("utf-8", "surrogatepass")
+            self._plain[text] = name
+            self._plain.setdefault(quote(value, safe="", errors="surrogatepass").encode(), name)
+            for before in range(3):  # where it begins in a group of three bytes decides how it is encoded
+                data = b"\0" * before + text
+                # Only the characters that no other byte has a part in.
+                self._encoded[b64encode(data)[(before * 8 + 5) // 6 : len(data) * 8 // 6]] = name
+
+    def name_in(self, data: bytes) -> str:
+        """The name of a secret in it; empty: there is none."""
+        for value, name in self._plain.items():
+            if value in data:
+                return name
+        if b"asic " in data:
+            return next((name for value, name in self._encoded.items() if value in data), "")
+        return ""
+
+
+def current_search() -> SecretSearch:
+    """A search for the secrets that this process has now."""
+    return _search(frozenset(current_values().items()))
+
+
+@functools.lru_cache(maxsize=4)
+def _search(values: frozenset[tuple[str, str]]) -> SecretSearch:
+    return SecretSearch(dict(values))

@@ -6,6 +6,7 @@ import os
 
 from qcity_nb.errors import UsageError
 from qcity_nb.hosts.detect import DetectedHost
+from qcity_nb.secrets import note_asked
 
 __all__ = ["find"]
 
@@ -17,8 +18,12 @@ def find(name: str, host: DetectedHost) -> str:
         UsageError: there is none; the message says where this host keeps secrets.
     Does not: store, print or pass it on.
     """
-    if value := os.environ.get(name):
-        return value
+    value = os.environ.get(name) or _ask(name, host)
+    note_asked(name, value)
+    return value
+
+
+def _ask(name: str, host: DetectedHost) -> str:
     if host.name == "colab":
         return _colab(name)
     if host.name == "kaggle":

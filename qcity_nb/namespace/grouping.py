@@ -16,6 +16,7 @@ from typing import Any
 
 from qcity_nb.checkpoint.digest import name_of
 from qcity_nb.checkpoint.state.kinds import SCALARS
+from qcity_nb.checkpoint.state.pickling import Refused
 from qcity_nb.namespace.pickler import ClassPlacement, Failed, PickleContext, PickledStream, write, write_scalar
 from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.sharing import Families, MutableObjects, Owners, overlapping
@@ -181,11 +182,12 @@ class _Grouper:
         for name in left:
             self.context.check()
             value = self.values[name]
-            if type(value) in SCALARS:
-                self.parts.append(Part((name,), write_scalar({name: value}), ClassPlacement.APART, 0.0))
-                continue
             try:
-                self.parts.append(self._part((name,), ClassPlacement.APART))
+                if type(value) in SCALARS:
+                    written = self._without_secrets(write_scalar({name: value}), value)
+                    self.parts.append(Part((name,), written, ClassPlacement.APART, 0.0))
+                else:
+                    self.parts.append(self._part((name,), ClassPlacement.APART))
             except Failed as failed:
                 self.grouping.not_saved.append(describe_not_saved(name, value, failed.error, failed.visited))
 
@@ -207,8 +209,22 @@ class _Grouper:
         written = self._write({name: self.values[name] for name in names}, placement)
         cost_s = time.perf_counter() - begun
         alone = self.values[names[0]]
+        self._without_secrets(written, alone)
         mutables = [alone] if len(names) == 1 and _is_flat(alone) else self.mutables.of(written)
         return Part(names, written, placement, cost_s, mutables)
+
+    def _without_secrets(self, written: PickledStream, value: object) -> PickledStream:
+        """The stream, if it holds no secret.
+
+        Raises:
+            Failed: it does.
+        """
+        if self.context.clean and name_of(written.skeleton) in self.context.clean:
+            return written
+        if name := self.context.secrets.name_in(written.skeleton):
+            advice = f'city.secret("{name}") returns it on each host'
+            raise Failed(Refused(f"it holds the secret {name}, which is written nowhere; {advice}"), value)
+        return written
 
     def _write(self, values: dict[str, Any], placement: ClassPlacement) -> PickledStream:
         for _ in range(2):

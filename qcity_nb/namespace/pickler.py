@@ -32,6 +32,7 @@ from qcity_nb.namespace.handlers import pandas_frames, recreated, registry, stri
 from qcity_nb.namespace.records import NotSaved
 from qcity_nb.namespace.tombstone import Tombstone, not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickle_functions import is_full
+from qcity_nb.secrets import SecretSearch, current_search
 
 __all__ = ["Failed", "ClassPlacement", "Overdue", "PickleContext", "PickledStream", "write", "write_scalar"]
 
@@ -66,6 +67,9 @@ class PickleContext:
     """Streams of classes, by the ids of the classes."""
     until_s: float = math.inf
     """When pickling is aborted, by ``time.perf_counter``."""
+    secrets: SecretSearch = field(default_factory=current_search)
+    clean: frozenset[str] = frozenset()
+    """Names of streams that were searched for these secrets before, and hold none."""
 
     @classmethod
     def of(cls, live: dict[str, Any], limit_s: float = math.inf) -> PickleContext:

@@ -24,6 +24,7 @@ from qcity_nb.namespace.records import Group, NamespaceSnapshot, NotSaved
 from qcity_nb.namespace.tombstone import not_saved_of, put_tombstone
 from qcity_nb.namespace.unpickler import Restoring, load
 from qcity_nb.namespace.unsaveable import describe_load_failure, kind_name
+from qcity_nb.secrets import SecretSearch
 
 __all__ = ["NamespaceSnapshotter", "hidden_by", "is_hidden"]
 
@@ -76,6 +77,8 @@ class NamespaceSnapshotter:
         self._freezer = freezer
         self._hidden = hidden
         self._known: list[Known] = []
+        self._secrets: SecretSearch | None = None
+        """What the variables in ``_known`` were searched for."""
         self._submodules: set[str] = set()
 
     def capture(
@@ -101,7 +104,11 @@ class NamespaceSnapshotter:
         """
         snapshot = NamespaceSnapshot()
         values = self._variables(snapshot)
-        grouping = group_variables(values, PickleContext.of(self.live, limit_s), self._known, skip)
+        context = PickleContext.of(self.live, limit_s)
+        if context.secrets is self._secrets:
+            context.clean = frozenset(group.stream for group in self._known)
+        grouping = group_variables(values, context, self._known, skip)
+        self._secrets = context.secrets
         self._freeze(snapshot, grouping.parts, values, stored, may_stream=may_stream)
         snapshot.kept = [group.names for group in grouping.kept]
         snapshot.not_saved += grouping.not_saved

@@ -22,6 +22,7 @@ from qcity_nb.checkpoint.state.freezer import CaptureBuffer, Freezer, Lazily
 from qcity_nb.checkpoint.state.frozen_buffer import Content, SmallBuffer
 from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.errors import CheckpointError, StateRefused
+from qcity_nb.secrets import SecretSearch, current_search, current_values
 
 __all__ = [
     "Captured",
@@ -33,6 +34,10 @@ __all__ = [
     "restore",
     "restore_generators",
 ]
+
+
+_DEEPEST = 20
+"""How deep the holder of a secret is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,11 @@ def capture(
     except Exception as error:
         path, value, cause = _blame(state, error)
         raise StateRefused(f"{path} cannot be saved: {unsaveable.reason(value, cause)}") from error
+    if name := current_search().name_in(dumped.skeleton):
+        raise StateRefused(
+            f"{_holder_of(state, name)} cannot be saved: it holds the secret {name}, which is written nowhere; "
+            f'keep it out of state: city.secret("{name}") returns it on each host'
+        )
     if structure is not None:
         structure.compare(state, dumped)
     if freezer is None:
@@ -147,6 +157,21 @@ def _blame(state: object, error: Exception) -> tuple[str, object, Exception]:
                 path, value, error = path + suffix, item, inner
                 break
     return path, value, error
+
+
+def _holder_of(state: object, name: str) -> str:
+    """The path of the innermost part of a state that holds the secret of that name."""
+    search = SecretSearch({value: known for value, known in current_values().items() if known == name})
+    path, value = "state", state
+    for _ in range(_DEEPEST):
+        for suffix, item in unsaveable.children(value):
+            with contextlib.suppress(Exception):  # a part alone may be of any kind
+                if search.name_in(_dump(item).skeleton):
+                    path, value = path + suffix, item
+                    break
+        else:
+            break
+    return path
 
 
 def _load(captured: Captured, memory: Sequence[Any]) -> restore_in_place.Loaded:
