@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "find_value",
     "looks_secret",
     "note_asked",
+    "redact",
     "secret_values",
 ]
 
@@ -55,6 +57,8 @@ def looks_secret(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)) or len(value) > _LONGEST
 
 
+_BINARY = re.compile(r"(?:image/(?!svg)|audio/|video/|application/(?:pdf|octet-stream))")
+"""Kinds of content that are no text."""
 _PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|SOCK|URL|URI|ENDPOINT|NAME|TYPE)$", re.IGNORECASE)
 """Where a secret is, and not the secret. (The address of a webhook is one.)"""
 _TOKENS = {
@@ -116,6 +120,24 @@ def _is_secret_name(name: str) -> bool:
 def find_value(text: str, values: Mapping[str, str]) -> str:
     """The name of the first of these values that is in a text; empty: none is."""
     return next((name for value, name in values.items() if value in text), "")
+
+
+def redact(value: Any, values: Mapping[str, str]) -> Any:
+    """JSON values with ``[secret NAME]`` in place of a secret in each text; images and the like stay as they are.
+
+    Args:
+        values: names by value.
+    """
+    if isinstance(value, str):
+        for text, name in values.items():
+            if text in value:
+                value = value.replace(text, f"[secret {name}]")
+        return value
+    if isinstance(value, list):
+        return [redact(item, values) for item in value]
+    if isinstance(value, Mapping):
+        return {key: item if _BINARY.match(str(key)) else redact(item, values) for key, item in value.items()}
+    return value
 
 
 _asked: dict[str, str] = {}

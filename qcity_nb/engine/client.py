@@ -22,6 +22,7 @@ from qcity_nb.engine.resume_plan import OnceInDoubt, ResumePlan
 from qcity_nb.engine.watchdog import Watchdog
 from qcity_nb.records import Failure, Head
 from qcity_nb.run.lease import amend, read
+from qcity_nb.secrets import current_values, redact
 
 __all__ = ["Client"]
 
@@ -108,6 +109,12 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             self.log.info(f"qcity: {data['skipped']} cells finished in an earlier kernel: skipped")
         for text in [data["message"]] if "message" in data else data.get("said", []):
             self.log.info(f"qcity: {text}")
+
+    def process_message(self, msg: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in papermill, without secrets in what the cell shows."""
+        if values := current_values():
+            msg = {**msg, "content": redact(msg["content"], values)}
+        return super().process_message(msg, *args, **kwargs)
 
     def _redisplay(self, cell: Any) -> None:
         """Write a skipped cell's text to ``--stdout-file`` and ``--stderr-file`` again, as these begin empty."""
@@ -196,6 +203,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
     """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error."""
     status = context.mailbox.status()
+    evalue, traceback = redact([str(evalue), str(traceback)], current_values())
     if ename in ("RunStopped", "Changed", "KeyboardInterrupt") and status.stop:
         context.outcome = "stopped"
         return

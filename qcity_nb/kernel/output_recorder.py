@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qcity_nb.secrets import current_values, redact
+
 __all__ = ["PANEL_MIME", "WIDGET_MIME", "Part", "Recorder", "join_parts", "merge"]
 
 Output = dict[str, Any]
@@ -192,7 +194,7 @@ class Recorder:
 
     def _add(self, output: Output) -> None:
         if self.is_recording or self.records_cell:
-            self._outputs.append(output)
+            self._outputs.append(redact(output, current_values()))
             if len(self._outputs) > MANY and not self.is_recording:
                 self.drop(self.position())
 

@@ -22,7 +22,7 @@ SECRET = "correct-Horse7battery+staple"
 
 CELLS = [
     """
-import base64, functools, os, types
+import base64, functools, logging, os, sys, types
 from os import environ
 import qcity_nb as qcity
 city = qcity.up()
@@ -51,6 +51,7 @@ state = {"n": 0}
 for step in city.loop(range(4), state, every=1):
     state["n"] += call()
     city.log(n=state["n"])
+    print("in the loop", token)
     if step == 2 and not os.path.exists("died"):
         open("died", "w").close()
         os.kill(os.getpid(), 9)
@@ -59,7 +60,14 @@ for step in city.loop(range(4), state, every=1):
 same = [environ["MY_TOKEN"], copied["MY_TOKEN"], nested["a"][0]["b"][1]["c"], raw.decode(),
         client.headers["Authorization"][7:], space.inner.key, command[2][22:], list(by_key)[0], address[11:-12]]
 assert all(each == token for each in same), len(same)
+print("printed:", token)
+print(f"part of a line {token} and after it", file=sys.stderr)
+from IPython.display import HTML, display
+display(HTML(f"<b>{token}</b>"), display_id="x")
+display({"text/plain": token, "text/html": f"<i>{token}</i>"}, raw=True)
+logging.warning("logged %s", token)
 print("all", len(same), state["n"], call(), bound(), fine[0])
+token
 """,
 ]  # fmt: skip
 
@@ -114,6 +122,8 @@ def test_a_killed_notebook_gets_its_secrets_again_and_no_file_has_them(
     assert process.returncode == 0, text
     assert (project.folder / "died").exists(), "the host died in the loop"
     assert f"all 9 {4 * len(SECRET)} {len(SECRET)} {len(SECRET)} not a secret at all" in project.shown()
+    assert project.shown().count("in the loop [secret MY_TOKEN]") == 4
+    assert "printed: [secret MY_TOKEN]" in project.shown()
     assert shown == []
     assert SECRET not in text
     assert find_secret(tmp_path) == []
@@ -137,3 +147,27 @@ def test_a_state_with_one_is_refused_before_the_first_iteration(tmp_path: Path) 
     assert SECRET not in text
     assert find_secret(tmp_path) == []
     assert os.environ.get("MY_TOKEN") is None
+
+
+def test_an_error_that_quotes_one_is_shown_without_it(tmp_path: Path) -> None:
+    project = UserProject(tmp_path / "mine")
+    project.notebook("train.ipynb", [CELLS[0], 'raise ValueError("no access with " + environ["MY_TOKEN"])'])
+    code, text = project.qcity("run", "train.ipynb", MY_TOKEN=SECRET)
+    assert code == 3
+    assert "ValueError: no access with [secret MY_TOKEN]" in text
+    assert SECRET not in text
+    assert find_secret(tmp_path) == []
+    (head,) = project.heads()
+    _, text = project.qcity("show", head.run)
+    assert "no access with [secret MY_TOKEN]" in text
+
+
+def test_a_script_s_output_in_a_loop_is_kept_without_it(tmp_path: Path) -> None:
+    project = UserProject(tmp_path / "mine")
+    lines = ["import os", "import qcity_nb as qcity", "city = qcity.up(run='train')"]
+    lines += ["for step in city.loop(range(3), {}, every=1):", "    print(os.environ['MY_TOKEN'])", "city.finish()"]
+    project.write("train.py", "\n".join(lines))
+    code, text = project.run("train.py", MY_TOKEN=SECRET)
+    assert code == 0
+    assert text.count(SECRET) == 3, "what a script prints is its own affair"
+    assert find_secret(tmp_path) == []
