@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from base64 import b64encode
@@ -159,8 +160,8 @@ class SecretSearch:
     """Searches what is to be written for secrets.
 
     Args:
-        values: names by value. They are found as they are, percent-encoded and, in a header for basic authentication,
-            in base64.
+        values: names by value. They are found as they are, as in JSON, percent-encoded and, in a header for basic
+            authentication, in base64.
     Does not: find one that is compressed, encrypted, split or otherwise encoded.
     """
 
@@ -170,6 +171,8 @@ class SecretSearch:
         for value, name in values.items():
             text = value.encode("utf-8", "surrogatepass")
             self._plain[text] = name
+            for escaped in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+                self._plain.setdefault(escaped[1:-1].encode("utf-8", "surrogatepass"), name)
             self._plain.setdefault(quote(value, safe="", errors="surrogatepass").encode(), name)
             for before in range(3):  # where it begins in a group of three bytes decides how it is encoded
                 data = b"\0" * before + text

@@ -20,6 +20,7 @@ from qcity_nb.errors import Conflict, HeadCorrupt, UnknownRun, UsageError
 from qcity_nb.ports import Store
 from qcity_nb.records import DesiredState, Head, Relaunch
 from qcity_nb.run import lease
+from qcity_nb.secrets import current_search
 
 __all__ = ["find_or_create", "key", "match", "renew_bundle", "renew_source", "reopen", "slug", "source_name"]
 
@@ -86,8 +87,10 @@ def find_or_create(
         HeadCorrupt: a run whose id begins like this one's cannot be read, so whether it is unfinished is unknown;
             ``fresh`` ignores it.
         StoreUnavailable: the store did not answer.
+        UsageError: a parameter, or the notebook for a store that is not on this machine, holds a secret.
     """
     parameters = dict(parameters or {})
+    _refuse_secrets(store, notebook, source, parameters)
     run_key = key(project=project, notebook=notebook, parameters=parameters, name=name)
     prefix = f"{slug(notebook, name)}-{run_key[:6]}-"
     numbers = _list_numbers(store, prefix)
@@ -124,11 +127,28 @@ def find_or_create(
     raise Conflict(f"{_TRIES} other runs {prefix}… were made at the same time: try again")
 
 
+def _refuse_secrets(store: Store, notebook: str, source: bytes, parameters: Mapping[str, Any] = {}) -> None:
+    search = current_search()
+    if name := search.name_in(json.dumps(parameters, ensure_ascii=False, default=str).encode()):
+        raise UsageError(f'a parameter holds the secret {name}: take it in the notebook, by city.secret("{name}")')
+    place, separator, _ = store.address.partition("://")
+    if separator and place != "file" and (name := search.name_in(source)):
+        raise UsageError(
+            f"{notebook} holds the secret {name}, and {store.address} is not on this machine: "
+            f'write city.secret("{name}") instead, and clear the outputs that show it'
+        )
+
+
 def renew_source(store: Store, head: Head, content: bytes) -> Head:
-    """Store the notebook as it is now: hosts without the project's files then resume the run with it."""
+    """Store the notebook as it is now: hosts without the project's files then resume the run with it.
+
+    Raises:
+        UsageError: it holds a secret, and the store is not on this machine.
+    """
     name = source_name(content)
     if not content or head.source == name:
         return head
+    _refuse_secrets(store, head.notebook, content)
     return lease.amend(store, head.run, lambda now: replace(now, source=name), files={name: content})
 
 

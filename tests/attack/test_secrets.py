@@ -15,6 +15,7 @@ from scripted_run import environment
 from silent_world import UserProject
 
 from qcity_nb.secrets import SecretSearch
+from qcity_nb.testing.emulators.hub.server import HubServer
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(300)]
 
@@ -170,4 +171,29 @@ def test_a_script_s_output_in_a_loop_is_kept_without_it(tmp_path: Path) -> None:
     code, text = project.run("train.py", MY_TOKEN=SECRET)
     assert code == 0
     assert text.count(SECRET) == 3, "what a script prints is its own affair"
+    assert find_secret(tmp_path) == []
+
+
+def test_a_notebook_with_one_goes_to_no_store_elsewhere(tmp_path: Path, hub_server: HubServer) -> None:
+    project = UserProject(tmp_path / "mine")
+    project.notebook("train.ipynb", [CELLS[0], f"token = '{SECRET}'"])
+    elsewhere = {"QCITY_STORE": f"hf://user/r?endpoint={hub_server.url}", "HF_TOKEN": "any", "MY_TOKEN": SECRET}
+    code, text = project.qcity("run", "train.ipynb", **elsewhere)
+    assert code == 2
+    assert text.startswith("qcity: train.ipynb holds the secret MY_TOKEN, and hf://user/r")
+    assert SECRET not in text
+    assert find_secret(hub_server.hub.folder) == []
+    code, text = project.qcity("run", "train.ipynb", MY_TOKEN=SECRET)
+    assert code == 0, "it stays on this machine"
+
+
+def test_a_parameter_with_one_is_refused(tmp_path: Path) -> None:
+    project = UserProject(tmp_path / "mine")
+    project.notebook("train.ipynb", ["key = ''"])
+    file = project.folder / "train.ipynb"
+    file.write_text(file.read_text().replace('"metadata": {}', '"metadata": {"tags": ["parameters"]}', 1))
+    code, text = project.qcity("run", "train.ipynb", "-p", "key", SECRET, MY_TOKEN=SECRET)
+    assert code == 2
+    assert "a parameter holds the secret MY_TOKEN" in text
+    assert SECRET not in text
     assert find_secret(tmp_path) == []
