@@ -25,6 +25,7 @@ __all__ = [
     "KEY",
     "Project",
     "Settings",
+    "database_name",
     "find_project",
     "load",
     "seconds",
@@ -275,6 +276,11 @@ def _pace_at_a_hub(values: dict[str, Any], origin: dict[str, str], environ: Mapp
                 origin[name] += f", raised: at most one commit each {HUB_FLOOR_S:g} s to huggingface.co"
 
 
+def database_name(path: Path) -> str:
+    """The path of a database as it stands in an address: ``?`` and ``%`` have a meaning there."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
+
+
 def load(
     start: Path | None = None,
     overrides: Mapping[str, object] | None = None,
@@ -295,7 +301,7 @@ def load(
     values: dict[str, Any] = {
         "store": str(state_dir / "store"),
         "local_dir": state_dir / "local",
-        "tracking": f"sqlite:///{state_dir / 'mlflow.db'}",
+        "tracking": f"sqlite:///{database_name(state_dir / 'mlflow.db')}",
     }
     origin = dict.fromkeys(known, "default")
 

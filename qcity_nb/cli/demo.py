@@ -29,7 +29,7 @@ from qcity_nb.published.catalog import Catalog
 from qcity_nb.published.read import published_rows
 from qcity_nb.records import DesiredState, Event, Head, Row
 from qcity_nb.run import identity, journal, lease
-from qcity_nb.settings import Settings, load
+from qcity_nb.settings import Settings, database_name, load
 from qcity_nb.stores import open_store
 from qcity_nb.tracking.outbox import decode_rows
 from qcity_nb.views.loss_plot import save_loss_plot
@@ -76,7 +76,9 @@ def main(store: str | None = None, *, on: tuple[str, ...] = ("local",), plant: s
     folder = _folder()
     templates.extract("digits", folder)
     overrides: dict[str, object] = {"heartbeat_s": 0.5, "ttl_s": 10, "publish_s": 1}
-    settings = load(folder, {**overrides, "store": store, "tracking": f"sqlite:///{folder}/.qcity/mlflow.db"})
+    settings = load(
+        folder, {**overrides, "store": store, "tracking": f"sqlite:///{database_name(folder)}/.qcity/mlflow.db"}
+    )
     opened = open_store(settings.store)
     note = Progress(sys.stderr)
     note.say(f"The digits in {_short(folder)}: {TRAINING_EPOCHS} training epochs, a checkpoint after each.")

@@ -12,14 +12,52 @@ import sqlite3
 import time
 import uuid
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from qcity_nb.errors import TrackerUnavailable
 from qcity_nb.tracking.timeouts import short_timeouts
 
-__all__ = ["prepare"]
+__all__ = ["SCHEME", "address_of", "path_of", "prepare"]
+
+SCHEME = "sqlite:///"
 
 _LEFTOVER_S = 3600.0
 """Age at which an unfinished database of another process is removed; a migration takes seconds."""
+
+
+def path_of(address: str) -> tuple[Path, str]:
+    """The file that an address names, and the query behind it. ``%3F`` in it stands for a question mark.
+
+    Args:
+        address: ``sqlite:///`` and a path, or as ``address_of`` returns it.
+    """
+    name, _, query = address.removeprefix(SCHEME).partition("?")
+    options = query.split("&")
+    if not name.startswith("file:") or "uri=true" not in options:
+        return Path(unquote(name)).absolute(), query
+    name = unquote(name.removeprefix("file:"))
+    return Path(unquote(name) if _is_decoded() else name), "&".join(each for each in options if each != "uri=true")
+
+
+def address_of(path: Path, query: str = "") -> str:
+    """The address of a file for the installed mlflow and SQLAlchemy.
+
+    mlflow makes the directory of the path as it is written; SQLAlchemy decodes it, from 2.1 on. Where these differ,
+    it is an address of SQLite's own without any slash.
+    """
+    name, options = str(path), [query] if query else []
+    if "%" in name or "?" in name:
+        name = quote(name, safe="")
+        name, options = f"file:{quote(name) if _is_decoded() else name}", ["uri=true", *options]
+    return f"{SCHEME}{name}{'?' if options else ''}{'&'.join(options)}"
+
+
+def _is_decoded() -> bool:
+    try:
+        from sqlalchemy.engine import make_url
+    except ImportError:  # then ``prepare`` says what is missing
+        return True
+    return make_url(f"{SCHEME}/%41").database == "/A"
 
 
 def prepare(path: Path) -> None:
@@ -69,7 +107,7 @@ def _check(path: Path) -> None:
 def _create(path: Path) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{path}"
+    uri = address_of(path)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.get_experiment_by_name("Default")
     # Pooled connections would keep the file open under its temporary name.

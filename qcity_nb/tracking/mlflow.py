@@ -120,11 +120,10 @@ class MlflowTracker:
         self._client: MlflowClient | None = None
         self._batch = _METRICS
         self._file: Path | None = None
-        if uri.startswith("sqlite:///"):
-            name, separator, query = uri.removeprefix("sqlite:///").partition("?")
-            self._file = Path(name).absolute()
+        if uri.startswith(database.SCHEME):
             # Absolute, so that a later chdir does not change which file is meant.
-            self._address = f"sqlite:///{self._file}{separator}{query}"
+            self._file, query = database.path_of(uri)
+            self._address = database.address_of(self._file, query)
 
     @property
     def uri(self) -> str:
