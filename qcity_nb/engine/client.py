@@ -24,8 +24,12 @@ from qcity_nb.records import Failure, Head
 from qcity_nb.run.lease import amend, read
 from qcity_nb.secrets import current_values, redact
 
-__all__ = ["Client"]
+__all__ = ["IOPUB_S", "Client"]
 
+IOPUB_S = 60
+"""How long a cell that has ended may take to deliver its outputs; nbclient's 4 s are too few on a busy machine."""
+_IOPUB = "Timeout waiting for IOPub output"
+"""What nbclient says if it took longer: the cell has done its work, and its host was too slow."""
 LOOK_S = 1.0
 POLL_S = 0.1
 """How often it checks for a dead kernel: if the system reports the end by itself, and if it does not."""
@@ -156,7 +160,10 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill publis
             return False
         except CellTimeoutError as error:
             self._record_failure(index, error)
-            _classify_failure(context, index, cell, "CellTimeoutError", str(error).partition("\n")[0], str(error))
+            text = str(error)
+            _classify_failure(
+                context, index, cell, "CellTimeoutError", text.partition("\n")[0], text, is_hosts=_IOPUB in text
+            )
             raise
         except DeadKernelError:
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index, died=True)
@@ -200,8 +207,21 @@ def _stop_run(context: AttemptContext, doubt: OnceInDoubt) -> None:
 _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 
 
-def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
-    """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error."""
+def _classify_failure(
+    context: AttemptContext,
+    index: int,
+    cell: Any,
+    ename: str,
+    evalue: str,
+    traceback: str,
+    *,
+    is_hosts: bool = False,
+) -> None:
+    """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error.
+
+    Args:
+        is_hosts: it is known to be the host's.
+    """
     status = context.mailbox.status()
     evalue, traceback = redact([str(evalue), str(traceback)], current_values())
     if ename in ("RunStopped", "Changed", "KeyboardInterrupt") and status.stop:
@@ -212,7 +232,7 @@ def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str
         return
     words = f"{ename}|{_ADDRESS.sub('', str(evalue))}|{cell.source}"
     # Of qcity's own errors only these are the host's fault: its disk is full or damaged, or the store does not answer.
-    is_hosts = ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
+    is_hosts = is_hosts or ename in ("CheckpointError", "CheckpointCorrupt", "StoreUnavailable", "StoreRefused")
     context.failure = Failure(
         cause="host" if is_hosts else "notebook",
         signature=hashlib.blake2b(words.encode(), digest_size=8).hexdigest(),

@@ -22,7 +22,7 @@ from papermill.utils import merge_kwargs, remove_args
 from qcity_nb import codec, errors
 from qcity_nb.engine import kernel_prestart
 from qcity_nb.engine.attempt_context import AttemptContext
-from qcity_nb.engine.client import Client
+from qcity_nb.engine.client import IOPUB_S, Client
 from qcity_nb.engine.notebook_writer import NotebookWriter
 from qcity_nb.engine.paths import path_of
 from qcity_nb.errors import CheckpointError, LeaseLost, RunStopped, StoreUnavailable
@@ -107,6 +107,7 @@ class QcityEngine(NBClientEngine):  # type: ignore[misc]  # papermill publishes 
             log_output=log_output,
             stdout_file=stdout_file,
             stderr_file=stderr_file,
+            iopub_timeout=kwargs.get("iopub_timeout", IOPUB_S),
         )
         context = nb_man.context
         client = Client(nb_man, km=context.kernel, **final)
