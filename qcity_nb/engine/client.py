@@ -196,7 +196,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+|\d+\.\d+s")
 def _classify_failure(context: AttemptContext, index: int, cell: Any, ename: str, evalue: str, traceback: str) -> None:
     """Record why a cell failed: a requested stop, a lost lease, the host, or the notebook's own error."""
     status = context.mailbox.status()
-    if ename in ("RunStopped", "Changed", "KeyboardInterrupt") and status.stop:
+    if ename in ("RunStopped", "Changed", "StateRefused", "KeyboardInterrupt") and status.stop:
         context.outcome = "stopped"
         return
     if ename == "LeaseLost" or status.state == "lost":

@@ -12,12 +12,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
+from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
+from qcity_nb.kernel.changes.state_check import StateCheck
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_clock import SaveClock
@@ -39,11 +42,16 @@ class LoopOptions:
     name: str | None = None
     lazy: bool | None = None
     changed: Changed | None = None
+    strict_state: bool = False
 
 
-def begin(session: Session, items: Iterable[T], state: object, options: LoopOptions) -> Iterator[T]:
+def begin(
+    session: Session, items: Iterable[T], state: object, options: LoopOptions, frame: FrameType | None = None
+) -> Iterator[T]:
     """Check the arguments now; the iteration begins when the first item is asked for.
 
+    Args:
+        frame: the user's code that the loop stands in; without it, nothing is said of what ``state`` lacks.
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
         UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
@@ -59,7 +67,8 @@ def begin(session: Session, items: Iterable[T], state: object, options: LoopOpti
         )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
-    return _run(session, items, state, pace(options.every), options)
+    caller = Caller.of(frame) if frame is not None else None
+    return _run(session, items, state, pace(options.every), options, caller)
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -182,7 +191,9 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 _LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
 
 
-def _run(session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions) -> Iterator[T]:
+def _run(
+    session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions, caller: Caller | None
+) -> Iterator[T]:
     session.sidecar.check()
     items = Items(source)
     loop, is_known = _find(session, options.name)
@@ -192,6 +203,7 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, optio
     loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
+    state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)
     try:
         values = _resume(session, loop, items, options) if is_known else _start(session, loop, items)
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
@@ -201,6 +213,7 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, optio
             yield value
             session.advance(loop)
             loop.items.finish()
+            state_check.at_boundary()
             if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):

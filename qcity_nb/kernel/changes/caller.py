@@ -1,0 +1,207 @@
+"""The code that a loop stands in: its variables, its source, and what the functions that it calls do with globals."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import linecache
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from inspect import CO_NEWLOCALS
+from pathlib import Path
+from typing import Any
+
+from qcity_nb.cells.loop_statement import LoopStatement, find_statement, function_body
+from qcity_nb.kernel.changes.live_objects import MISSING, attributes, is_own, kind_of
+
+__all__ = ["Caller", "Reach"]
+
+MOST_FUNCTIONS = 40
+MOST_FRAMES = 24
+_LOADS = {"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME"}
+_STORES = {"STORE_GLOBAL", "STORE_DEREF"}
+_STORE_CODES = {dis.opmap[name] for name in _STORES}
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Variables outside of a loop's body that the functions called in it use."""
+
+    read: frozenset[str]
+    carried: frozenset[str]
+    """Bound by a function that reads them first: `global count; count += 1`."""
+    functions: tuple[tuple[str, types.FunctionType], ...] = ()
+    """The functions, with the names by which they are called."""
+
+    def hidden(self, variables: Variables) -> Iterator[tuple[str, str, object]]:
+        """What functions keep between calls: their own variable of an outer function, or a default."""
+        for name, function in self.functions:
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+            for variable, cell in cells:
+                with contextlib.suppress(ValueError):  # an empty cell
+                    if variables.own.get(variable, MISSING) is not cell.cell_contents:
+                        yield name, variable, cell.cell_contents
+            for number, value in enumerate(function.__defaults__ or ()):
+                yield name, f"default {number}", value
+            for variable, value in (function.__kwdefaults__ or {}).items():
+                yield name, variable, value
+
+    def changes(self, path: str) -> bool:
+        """Does one of the functions change that variable, and not as a cache of what depends on the key alone?"""
+        bodies = []
+        for _, function in self.functions:
+            if path in function.__code__.co_names + function.__code__.co_freevars:
+                lines = linecache.getlines(function.__code__.co_filename)
+                body = function_body("".join(lines[function.__code__.co_firstlineno - 1 :]))
+                bodies.append(body is None or path in body.mutated | body.touched)
+        return any(bodies) or not bodies
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The place in the user's code that called ``city.loop``. It keeps no frame, and so no objects, alive."""
+
+    code: types.CodeType
+    line: int
+
+    @classmethod
+    def of(cls, frame: types.FrameType) -> Caller:
+        """The place where the frame is now."""
+        return cls(frame.f_code, frame.f_lineno)
+
+    @property
+    def is_function(self) -> bool:
+        """Is it in a function: are its variables local?"""
+        return bool(self.code.co_flags & CO_NEWLOCALS)
+
+    @property
+    def is_cell(self) -> bool:
+        """Is it in a notebook's cell? Later cells may read any variable."""
+        file = self.code.co_filename
+        return not self.is_function and ("ipykernel" in file or not Path(file).is_file())
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Those of the function, which its callers see too."""
+        return self.code.co_varnames[: self.code.co_argcount + self.code.co_kwonlyargcount]
+
+    def statement(self) -> LoopStatement | None:
+        """The loop's statement; ``None``: there is no source, or the loop is driven in another way."""
+        return find_statement(linecache.getlines(self.code.co_filename), self.line, in_function=self.is_function)
+
+    def variables(self) -> Variables | None:
+        """The variables as they are now; ``None``: that code does not run now."""
+        frame: types.FrameType | None = sys._getframe()
+        for _ in range(MOST_FRAMES):
+            if frame is None or frame.f_code is self.code:
+                break
+            frame = frame.f_back
+        if frame is None or frame.f_code is not self.code:
+            return None
+        outer = frame.f_globals
+        snapshot = frame.f_locals
+        if not self.is_function:
+            return Variables(snapshot, outer, snapshot)
+        values = dict(snapshot)
+        if sys.version_info < (3, 13) and isinstance(snapshot, dict):
+            snapshot.clear()  # the frame keeps this copy, and with it large objects, for as long as it runs
+        return Variables(values, outer, {name: outer[name] for name in self.code.co_names if name in outer} | values)
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """Variables at one moment."""
+
+    own: Mapping[str, Any]
+    outer: Mapping[str, Any]
+    scanned: Mapping[str, Any]
+    """Those that optimizers and generators are looked for in."""
+
+    def get(self, path: str) -> Any:
+        """The object of a name or a chain of attributes; ``MISSING``: there is none, or only a property."""
+        name, *rest = path.split(".")
+        value = self.own[name] if name in self.own else self.outer.get(name, MISSING)
+        for attribute in rest:
+            if value is MISSING:
+                return MISSING
+            if kind_of(value) == "module" or isinstance(value, types.ModuleType):
+                value = getattr(value, attribute, MISSING)
+            else:
+                value = attributes(value).get(attribute, MISSING)
+        return value
+
+    def objects(self) -> Iterator[tuple[str, Any]]:
+        """All objects by path, with those in containers and in attributes of the user's own classes."""
+        for name, value in list(self.scanned.items()):
+            if name.startswith("_"):
+                continue
+            yield name, value
+            if isinstance(value, types.ModuleType | type | types.FunctionType):
+                continue
+            if type(value) is dict and len(value) <= 16:
+                yield from ((f"{name}[{key!r}]", item) for key, item in list(value.items()))
+            elif type(value) in (list, tuple) and len(value) <= 16:
+                yield from ((f"{name}[{number}]", item) for number, item in enumerate(value))
+            elif is_own(type(value)):
+                yield from ((f"{name}.{key}", item) for key, item in attributes(value).items())
+
+    def reach(self, called: frozenset[str]) -> Reach:
+        """What the functions called by these names use of the variables here, directly and by further calls."""
+        read: set[str] = set()
+        carried: set[str] = set()
+        functions: list[tuple[str, types.FunctionType]] = []
+        waiting = [(path, self._function(path)) for path in sorted(called)]
+        while waiting and len(functions) < MOST_FUNCTIONS:
+            path, function = waiting.pop()
+            if function is None or any(function is other for _, other in functions):
+                continue
+            functions.append((path, function))
+            for part in _nested(function.__code__):
+                names = set(part.co_names) | set(part.co_freevars)
+                is_here = function.__globals__ is self.outer
+                read |= {name for name in names if is_here or name in part.co_freevars}
+                if _STORE_CODES & set(part.co_code[::2]):
+                    carried |= _carried(part)
+                for name in names:
+                    value = function.__globals__.get(name, self.own.get(name))
+                    if isinstance(value, types.FunctionType):
+                        waiting.append((name, self._own(value)))
+        return Reach(frozenset(read - carried), frozenset(carried), tuple(functions))
+
+    def _function(self, path: str) -> types.FunctionType | None:
+        name, _, method = path.rpartition(".")
+        if not name:
+            return self._own(self.get(path))
+        value = self.get(name)
+        if value is MISSING or isinstance(value, types.ModuleType) or not is_own(type(value)):
+            return None
+        return self._own(getattr(type(value), method, None))
+
+    @staticmethod
+    def _own(value: object) -> types.FunctionType | None:
+        value = getattr(value, "__wrapped__", value) if not isinstance(value, type) else value
+        if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
+            return value
+        return None
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from _nested(value)
+
+
+def _carried(code: types.CodeType) -> set[str]:
+    """The outer variables that the code binds after it has read them."""
+    loaded: set[str] = set()
+    carried: set[str] = set()
+    inner = set(code.co_cellvars)
+    for step in dis.get_instructions(code):
+        if step.opname in _LOADS:
+            loaded.add(step.argval)
+        elif step.opname in _STORES and step.argval in loaded - inner:
+            carried.add(step.argval)
+    return carried
