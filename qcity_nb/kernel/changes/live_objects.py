@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import io
+import itertools
+import logging
 import random
 import sys
 import types
@@ -20,7 +23,9 @@ __all__ = [
     "Kind",
     "Saved",
     "attributes",
+    "contains_others",
     "fingerprint",
+    "holds_stream",
     "is_own",
     "kind_of",
     "parameter_ids",
@@ -113,6 +118,20 @@ def attributes(value: object) -> dict[str, Any]:
             with contextlib.suppress(AttributeError):
                 values.setdefault(name, object.__getattribute__(value, name))
     return values
+
+
+def holds_stream(value: object) -> bool:
+    """Does the object have an open file, or a logger, to write to?"""
+    return any(isinstance(each, io.IOBase | logging.Logger) for each in attributes(value).values())
+
+
+def contains_others(value: object) -> bool:
+    """Is it a container, or an array, of objects that no state saves, such as the axes of a figure?"""
+    with contextlib.suppress(Exception):
+        items: Any = value.values() if isinstance(value, Mapping) else getattr(value, "flat", value)
+        kinds = {kind_of(item) for item in itertools.islice(items, _SAMPLED)}
+        return kinds == {"other"}
+    return False
 
 
 def parameter_ids(value: Any) -> set[int]:

@@ -79,8 +79,8 @@ FAULTY = {
         {"numbers"},
     ),
     "an object of the user's": (
-        "class Stopper:\n    bad = 0\n    def check(self, x):\n        self.bad += 1\n"
-        "stopper = Stopper()\nfor e in city.loop(range(4), state={'w': w}):\n    stopper.check(e)\n",
+        "class Stopper:\n    bad = 0\n    def check(self, x):\n        self.bad += 1\n        return self.bad > 9\n"
+        "stopper = Stopper()\nfor e in city.loop(range(4), state={'w': w}):\n    if stopper.check(e):\n        break\n",
         {"stopper"},
     ),
     "an attribute": (
