@@ -114,7 +114,6 @@ def _counted(target: ast.expr, items: ast.expr, call: ast.Call, body: LoopBody) 
     return ""
 
 
-@functools.lru_cache(maxsize=64)
 def function_body(text: str) -> LoopBody | None:
     """What the first function of a source, which may have more after it, does with variables; ``None``: there is none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import functools
 import linecache
 import sys
 import types
@@ -70,7 +71,11 @@ class Reach:
 
 def body_of(function: types.FunctionType) -> LoopBody | None:
     """What a function does with variables; ``None``: it has no source."""
-    code = function.__code__
+    return _body_of(function.__code__)
+
+
+@functools.lru_cache(maxsize=256)
+def _body_of(code: types.CodeType) -> LoopBody | None:
     return function_body("".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "is_own",
     "kind_of",
     "parameter_ids",
+    "saves_attributes",
 ]
 
 MISSING = object()
@@ -103,7 +104,8 @@ def is_own(cls: type) -> bool:
     name = cls.__module__
     if name == "__main__":
         return True
-    if name.partition(".")[0] in (*sys.stdlib_module_names, "qcity_nb"):
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names or package == "qcity_nb":
         return False
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return bool(file) and "site-packages" not in file and "dist-packages" not in file
@@ -132,6 +134,14 @@ def contains_others(value: object) -> bool:
         kinds = {kind_of(item) for item in itertools.islice(items, _SAMPLED)}
         return kinds == {"other"}
     return False
+
+
+def saves_attributes(value: object) -> bool:
+    """Are all attributes of the object saved with it? A module saves its parameters and buffers alone."""
+    if kind_of(value) != "module":
+        return True
+    own = [vars(cls) for cls in type(value).__mro__ if is_own(cls)]
+    return any("get_extra_state" in names or "state_dict" in names for names in own)
 
 
 def parameter_ids(value: Any) -> set[int]:
@@ -176,7 +186,7 @@ class Saved:
             return list(value)
         match kind_of(value):
             case "module":
-                return [*value.modules(), *value.parameters(), *value.buffers()]
+                return [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
             case "optimizer":
                 self.optimizers.append(value)
                 return [getattr(value, "optimizer", None)]

@@ -27,11 +27,12 @@ from qcity_nb.kernel.changes.live_objects import (
     is_own,
     kind_of,
     parameter_ids,
+    saves_attributes,
 )
 from qcity_nb.kernel.changes.run_history import ChangeKind, RunHistory
 from qcity_nb.kernel.changes.state_problems import Passed, Problem, message
 
-__all__ = ["BOUNDARIES", "StateCheck", "find_problems"]
+__all__ = ["BOUNDARIES", "StateCheck"]
 
 BOUNDARIES = 3
 """So many boundaries are looked at."""
@@ -68,6 +69,7 @@ class StateCheck:
         self._is_strict = is_strict
         self._left = BOUNDARIES if caller is not None else 0
         self._statement: LoopStatement | None = None
+        self._reach: Reach | None = None
         self._earlier: dict[str, tuple[Any, Any]] = {}
 
     def at_boundary(self) -> None:
@@ -89,11 +91,13 @@ class StateCheck:
             return
         if self._statement is None:
             self._statement = self._caller.statement() or _EMPTY
-        look = _Look(self._statement, self._caller, variables, self._loop.state, self._earlier)
+        if self._reach is None:
+            self._reach = variables.reach(self._statement.body)
+        look = _Look(self._statement, self._caller, variables, self._reach, self._loop.state, self._earlier)
         problems = list(look.problems())
         self._earlier = look.now
         if not self._left:
-            self._earlier = {}
+            self._earlier, self._reach = {}, None
             self._session.history.checked_loops.add(place)
         self._report(problems)
 
@@ -115,11 +119,6 @@ class StateCheck:
         self._session.announce("state", text)
 
 
-def find_problems(statement: LoopStatement, caller: Caller, variables: Variables, state: object) -> list[Problem]:
-    """What the source and the objects of one moment show."""
-    return list(_Look(statement, caller, variables, state, {}).problems())
-
-
 class _Look:
     """One boundary."""
 
@@ -128,6 +127,7 @@ class _Look:
         statement: LoopStatement,
         caller: Caller,
         variables: Variables,
+        reach: Reach,
         state: object,
         earlier: dict[str, tuple[Any, Any]],
     ) -> None:
@@ -139,7 +139,7 @@ class _Look:
         self.saved = Saved(state)
         self.earlier = earlier
         self.now: dict[str, tuple[Any, Any]] = {}
-        self.reach: Reach = variables.reach(self.body)
+        self.reach = reach
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong, each variable once."""
@@ -169,7 +169,7 @@ class _Look:
         """Is it an attribute of an object that is saved as a whole?"""
         parents = list(prefixes(path))[1:]
         values = [self.variables.get(parent) for parent in parents]
-        return any(value is not MISSING and self.saved.has(value) for value in values)
+        return any(value is not MISSING and self.saved.has(value) and saves_attributes(value) for value in values)
 
     def _is_aid(self, path: str, value: object) -> bool:
         """Is it an object that serves people, such as a progress bar, or that only writes what it gets?"""
@@ -261,6 +261,8 @@ class _Look:
                 continue
             kind = kind_of(value)
             if path in self.body.mutated_parts and contains_others(value):
+                continue
+            if kind == "container" and not value:  # it passes nothing on: a function has emptied it
                 continue
             if kind == "iterator":
                 yield Problem(path, "iterator")

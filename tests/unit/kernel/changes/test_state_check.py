@@ -144,6 +144,11 @@ FAULTY_TORCH = {
         + STEP + "    second.zero_grad()\n    other(x).sum().backward()\n    second.step()\n",
         {"second"},
     ),
+    "an attribute of a model, which saves its parameters alone": (
+        "model.losses = []\nfor e in city.loop(range(4), state={'model': model}):\n    model.losses.append(e)\n"
+        "print(model.losses)\n",
+        {"model.losses"},
+    ),
     "a generator of torch": (
         "g = torch.Generator().manual_seed(1)\nfor e in city.loop(range(4), state={'model': model}):\n"
         "    torch.rand(2, generator=g)\n",
