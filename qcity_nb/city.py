@@ -296,7 +296,7 @@ class City:
             state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
                 objects, or one such object. It is restored in place before the first item. ``None`` declares that
                 nothing carries over. Put random generators of your own in it; the global generators of Python, numpy
-                and torch are saved anyway.
+                and torch are saved anyway. ``"auto"`` takes what the loop's source shows: see docs/loop.md.
             every: when to save: a number of iterations, a time (``"60s"``, a timedelta), ``every_steps``,
                 ``every_time`` or ``on_best``, combined with ``|`` and ``&``. By default saving takes under 1% of the
                 loop's time, and less if the run seldom dies (kernel/save_policy.py). When the host's session is about
@@ -314,6 +314,7 @@ class City:
             StateRefused: a variable cannot be saved, or is missing; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
             Changed: the finished items are other ones now, or fewer.
+            UsageError: an argument is not valid, or ``state="auto"`` cannot know or set a variable, which is named.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
         from qcity_nb.kernel import loop

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
+from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.changes.state_check import StateCheck
@@ -54,9 +55,12 @@ def begin(
         frame: the user's code that the loop stands in; without it, nothing is said of what ``state`` lacks.
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order, or
+            ``state="auto"`` cannot know or set the variables.
     """
-    check_state(state)
+    caller = Caller.of(frame) if frame is not None else None
+    auto = AutoState(caller) if isinstance(state, str) and state == "auto" and caller is not None else None
+    check_state(state if auto is None else auto.entries)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
@@ -67,8 +71,7 @@ def begin(
         )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
-    caller = Caller.of(frame) if frame is not None else None
-    return _run(session, items, state, pace(options.every), options, caller)
+    return _run(session, items, state if auto is None else auto, pace(options.every), options, caller)
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -167,8 +170,12 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) ->
             advice = 'write changed="resume" to continue after them all the same, or use qcity.up(fresh=True)'
             raise session.sidecar.refuse("items", f"{text}; {advice}")
     state, generators = session.read_loop_state(loop)
+    if loop.auto is not None:
+        loop.auto.offer()
     if state is not None and loop.state is not None:
         restore(loop.state, state, loop.structure)
+    if loop.auto is not None:
+        loop.auto.bind()
     session.replay(loop)
     if generators is not None:
         restore_generators(generators)
@@ -200,12 +207,15 @@ def _run(
     if is_known:
         loop, is_known = _check_items(session, loop, items, options)
     loop.items.total = items.total
-    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
+    loop.auto = state if isinstance(state, AutoState) else None
+    loop.state = state.entries if isinstance(state, AutoState) else state
+    loop.total, loop.touched, loop.lazily = items.total, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)
     try:
         values = _resume(session, loop, items, options) if is_known else _start(session, loop, items)
+        state_check.begin()
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
         saved_done = loop.done
         for value in values:
