@@ -283,6 +283,7 @@ class City:
         name: str | None = None,
         lazy: bool | None = None,
         changed: Changed | None = None,
+        strict_state: bool | None = None,
     ) -> Iterator[T]:
         """Iterate over ``items``; resume after the last saved iteration if an earlier attempt died.
 
@@ -295,7 +296,7 @@ class City:
             state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
                 objects, or one such object. It is restored in place before the first item. ``None`` declares that
                 nothing carries over. Put random generators of your own in it; the global generators of Python, numpy
-                and torch are saved anyway.
+                and torch are saved anyway. ``"auto"`` takes what the loop's source shows: see docs/loop.md.
             every: when to save: a number of iterations, a time (``"60s"``, a timedelta), ``every_steps``,
                 ``every_time`` or ``on_best``, combined with ``|`` and ``&``. By default saving takes under 1% of the
                 loop's time, and less if the run seldom dies (kernel/save_policy.py). When the host's session is about
@@ -308,18 +309,21 @@ class City:
             changed: what to do if the items are not those that the loop has done: ``"resume"`` continues at the same
                 position, ``"restart"`` begins the loop anew, once. Default: that is an error, and the run can be
                 resumed. Once a longer loop has finished, ``"resume"`` does the items that are new.
+            strict_state: a state that lacks what an iteration passes to the next is an error. Default: the setting.
         Raises:
-            StateRefused: a variable cannot be saved; the message names it and says why.
+            StateRefused: a variable cannot be saved, or is missing; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
             Changed: the finished items are other ones now, or fewer.
+            UsageError: an argument is not valid, or ``state="auto"`` cannot know or set a variable, which is named.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
         from qcity_nb.kernel import loop
 
         self.session.sidecar.check()
         self.session.environment.check(self.session)
-        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed)
-        return loop.begin(self.session, items, state, options)
+        strict = self.settings.strict_state if strict_state is None else strict_state
+        options = loop.LoopOptions(every=every, name=name, lazy=lazy, changed=changed, strict_state=strict)
+        return loop.begin(self.session, items, state, options, sys._getframe(1))
 
     def wait(self) -> None:
         """Wait until the state of the last boundary is copied and may be changed by any means (``lazy=True``)."""

@@ -100,6 +100,8 @@ class Settings:
     """The user or organization that pays; empty: the token's owner."""
     job_secrets: tuple[str, ...] = ()
     """Variables of this environment that a job also gets, as secrets."""
+    strict_state: bool = False
+    """A loop's state that lacks what one iteration passes to the next is an error, not only a message."""
     strict_environment: bool = False
     """A run does not resume with other packages, another Python or edited project files."""
     mailbox: str = ""
@@ -190,7 +192,7 @@ _PASSWORD_ADVICE = {
 }
 """Addresses are written to files that others read; this says where a password belongs instead."""
 _LISTS = {"hosts": "host names", "bundle": "file patterns", "job_secrets": "variables"}
-_SWITCHES = {"strict_environment"}
+_SWITCHES = {"strict_state", "strict_environment"}
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NONE = {"tracking", "job_install"}
 """What may be ``none``: an empty variable counts as not set, so the environment needs a word for it."""

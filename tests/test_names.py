@@ -21,8 +21,8 @@ from qcity_nb.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("qcity_nb", "tests", "benchmarks")
-NOT_OURS = ("tests/books", "tests/data", "tests/test_names.py")
-"""Cells of notebooks, as people write them; recorded data; the list itself."""
+NOT_OURS = ("tests/books", "tests/loops", "tests/data", "tests/test_names.py")
+"""Cells and scripts, as people write them; recorded data; the list itself."""
 
 WORDS: dict[str, str] = {
     "epoch": "term (an epoch is a training epoch)",

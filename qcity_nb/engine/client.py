@@ -224,7 +224,7 @@ def _classify_failure(
     """
     status = context.mailbox.status()
     evalue, traceback = redact([str(evalue), str(traceback)], current_values())
-    if ename in ("RunStopped", "Changed", "KeyboardInterrupt") and status.stop:
+    if ename in ("RunStopped", "Changed", "StateRefused", "KeyboardInterrupt") and status.stop:
         context.outcome = "stopped"
         return
     if ename == "LeaseLost" or status.state == "lost":

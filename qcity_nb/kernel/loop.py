@@ -12,13 +12,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal, TypeVar
 
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
+from qcity_nb.kernel.changes.auto_state import AutoState
+from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.changes.random_draws import generator_states
+from qcity_nb.kernel.changes.state_check import StateCheck
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.save_clock import SaveClock
@@ -40,16 +44,24 @@ class LoopOptions:
     name: str | None = None
     lazy: bool | None = None
     changed: Changed | None = None
+    strict_state: bool = False
 
 
-def begin(session: Session, items: Iterable[T], state: object, options: LoopOptions) -> Iterator[T]:
+def begin(
+    session: Session, items: Iterable[T], state: object, options: LoopOptions, frame: FrameType | None = None
+) -> Iterator[T]:
     """Check the arguments now; the iteration begins when the first item is asked for.
 
+    Args:
+        frame: the user's code that the loop stands in; without it, nothing is said of what ``state`` lacks.
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order, or
+            ``state="auto"`` cannot know or set the variables.
     """
-    check_state(state)
+    caller = Caller.of(frame) if frame is not None else None
+    auto = AutoState(caller) if isinstance(state, str) and state == "auto" and caller is not None else None
+    check_state(state if auto is None else auto.entries)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
@@ -60,7 +72,7 @@ def begin(session: Session, items: Iterable[T], state: object, options: LoopOpti
         )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
-    return _run(session, items, state, pace(options.every), options)
+    return _run(session, items, state if auto is None else auto, pace(options.every), options, caller)
 
 
 def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
@@ -162,8 +174,12 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) ->
             advice = 'write changed="resume" to continue after them all the same, or use qcity.up(fresh=True)'
             raise session.sidecar.refuse("items", f"{text}; {advice}")
     state, generators = session.read_loop_state(loop)
+    if loop.auto is not None:
+        loop.auto.offer()
     if state is not None and loop.state is not None:
         restore(loop.state, state, loop.structure)
+    if loop.auto is not None:
+        loop.auto.bind()
     session.replay(loop)
     if generators is not None:
         restore_generators(generators)
@@ -186,18 +202,24 @@ def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
 _LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"}
 
 
-def _run(session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions) -> Iterator[T]:
+def _run(
+    session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions, caller: Caller | None
+) -> Iterator[T]:
     session.sidecar.check()
     items = Items(source)
     loop, is_known = _find(session, options.name)
     if is_known:
         loop, is_known = _check_items(session, loop, items, options)
     loop.items.total = items.total
-    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
+    loop.auto = state if isinstance(state, AutoState) else None
+    loop.state = state.entries if isinstance(state, AutoState) else state
+    loop.total, loop.touched, loop.lazily = items.total, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
+    state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)
     try:
         values = _resume(session, loop, items, options) if is_known else _start(session, loop, items)
+        state_check.begin()
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
         saved_done = loop.done
         for value in values:
@@ -205,6 +227,7 @@ def _run(session: Session, source: Iterable[T], state: object, when: Pace, optio
             yield value
             session.advance(loop)
             loop.items.finish()
+            state_check.at_boundary()
             if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
         if not (is_known and loop.finished):

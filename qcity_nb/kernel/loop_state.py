@@ -14,6 +14,7 @@ from qcity_nb.checkpoint.state.capture import Captured, capture_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
+from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.metric_log import RowScope
 from qcity_nb.kernel.output_recorder import Recorder, join_parts
@@ -74,6 +75,8 @@ class Loop:
     passes: int = 1
     finished: bool = False
     state: object = None
+    auto: AutoState | None = None
+    """What ``state`` is collected by: ``state="auto"``."""
     parent: Loop | None = None
     row_scope: RowScope | None = None
     """The scope of the running iteration."""
@@ -146,6 +149,8 @@ class Loop:
         self.drop_snap()
         self.record = None
         state = None
+        if self.auto is not None:
+            self.auto.collect()
         if self.state is not None:
             lazily = "never" if at_once else self.lazily
             state = engine.capture(self.state, lazily=lazily, may_stream=may_stream, structure=self.structure)
@@ -216,7 +221,7 @@ class Loop:
             if piece.name in there:
                 piece.content = b""
         if is_over:
-            self.record, self.state = record, None  # whoever needs the state of a finished loop has it
+            self.record, self.state, self.auto = record, None, None  # whoever needs the state of a finished loop has it
 
 
 def _encode(captured: Captured, objects: dict[str, Any]) -> Encoded:

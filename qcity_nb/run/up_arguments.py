@@ -18,7 +18,7 @@ from qcity_nb.settings import Settings, load, setting_name
 
 __all__ = ["UpArguments", "check_same", "find_ignored"]
 
-IN_THE_KERNEL = {"session_limit_s", "strict_environment", "mailbox", "chaos"}
+IN_THE_KERNEL = {"session_limit_s", "strict_state", "strict_environment", "mailbox", "chaos"}
 """Settings that the kernel itself reads: under the engine too, those of `up()` hold."""
 
 

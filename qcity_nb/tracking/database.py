@@ -26,7 +26,7 @@ _LEFTOVER_S = 3600.0
 
 
 def path_of(address: str) -> tuple[Path, str]:
-    """The file that an address names, and the query behind it. ``%3F`` in it stands for a question mark.
+    """The file that an address names, and the query after it. ``%3F`` in it stands for a question mark.
 
     Args:
         address: ``sqlite:///`` and a path, or as ``address_of`` returns it.

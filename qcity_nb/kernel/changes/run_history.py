@@ -28,6 +28,8 @@ class RunHistory:
     """When this attempt's kernel began, on the session's clock."""
     alive_before_s: float = 0.0
     """How long the earlier attempts lived; those that died count up to their last checkpoint."""
+    checked_loops: set[tuple[str, int]] = field(default_factory=set)
+    """Where the loops stand, by file and line, whose state was checked in this kernel."""
 
     @classmethod
     def of(cls, manifest: Manifest | None, *, began_s: float) -> RunHistory:
