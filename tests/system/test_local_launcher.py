@@ -172,6 +172,60 @@ def test_leftovers_of_an_unrecorded_attempt_are_ended(bench: Bench, monkeypatch:
     assert left == []
 
 
+def elsewhere(bench: Bench, tmp_path: Path) -> LocalLauncher:
+    """A keeper of the same run with another ``local_dir``."""
+    other = settings.load(tmp_path, {"local_dir": str(tmp_path / "elsewhere")}, environ={})
+    return LocalLauncher(other, command=command("plain"))
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_keeper_with_another_local_dir_ends_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_recorded: bool
+) -> None:
+    if not is_recorded:
+        monkeypatch.setattr(LocalLauncher, "_write_record", lambda *_: None)
+    launcher = bench.launch("plain")
+    eventually((bench.attempts / "up").exists)
+    other = elsewhere(bench, tmp_path)
+    before = {each.pid for each in labelled_processes.find_labelled(bench.id)}
+    assert len(before) == 3
+    assert other.find(bench.id) == Observation(state="running")
+    other.stop(bench.id, grace_s=0.0)
+    other.stop(bench.id, grace_s=0.1)
+    assert {each.pid for each in labelled_processes.find_labelled(bench.id)} == before
+    assert not list((tmp_path / "elsewhere").rglob("*")), "and writes nothing"
+    assert launcher.find(bench.id) == Observation(state="running")
+
+
+def test_what_another_local_dir_s_attempt_left_is_not_ended_either(bench: Bench, tmp_path: Path) -> None:
+    """Its sidecar may be publishing, or its keeper may look after it."""
+    launcher, pid = bench.up("sidecar0.5")
+    main = labelled_processes.look_up(pid)
+    assert main is not None
+    labelled_processes.send(main, signal.SIGKILL)
+    eventually(lambda: not labelled_processes.is_alive(main.pid, main.started))
+    assert elsewhere(bench, tmp_path).find(bench.id) is None
+    eventually((bench.attempts / "published").exists)
+    assert bench.seen(launcher).state == "gone"
+    assert labelled_processes.find_labelled(bench.id) == []
+
+
+def test_the_same_local_dir_by_another_name_finds_its_attempt(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalLauncher, "_write_record", lambda *_: None)
+        bench.launch("plain")
+        eventually((bench.attempts / "up").exists)
+    (tmp_path / "link").symlink_to(bench.attempts.parent)
+    same = settings.load(tmp_path, {"local_dir": str(tmp_path / "link")}, environ={})
+    launcher = LocalLauncher(same, command=command("plain"))
+    assert launcher.find(bench.id) == Observation(state="running")
+    assert len(labelled_processes.find_labelled(bench.id)) == 3
+    launcher.stop(bench.id, grace_s=0.0)
+    assert labelled_processes.find_labelled(bench.id) == []
+
+
 def test_a_spec_without_a_process_was_never_seen(bench: Bench) -> None:
     # Another keeper may stand between writing the spec and starting the process.
     bench.attempts.mkdir(parents=True)

@@ -7,7 +7,8 @@ Files, under ``<local_dir>/attempts/``:
     <attempt>.log         its output
 
 The record is written after the process was started, so a launcher that dies in between leaves a process without a
-record: ``find`` then looks for the label in the environments of all processes.
+record: ``find`` then looks for the label in the environments of all processes. The spec is written before, so an
+attempt without a spec here was started from another ``local_dir``: its processes are never ended from here.
 """
 
 from __future__ import annotations
@@ -193,15 +194,19 @@ class LocalLauncher:
 
     def _find_by_label(self, attempt: str) -> tuple[Process | None, list[Process]]:
         """The attempt's main process, if there is no record of it, and all processes with its label."""
-        spec = str(self._path(attempt, "spec.json"))
+        spec = self._path(attempt, "spec.json").name  # its folder may be written in more than one way
         processes = labelled_processes.find_labelled(attempt)
         main = next((each for each in processes if spec in each.command and not _is_sidecar(each)), None)
         return main, processes
 
+    def _is_own(self, attempt: str) -> bool:
+        """Was it started from this ``local_dir``?"""
+        return self._path(attempt, "spec.json").exists()
+
     def _find_main(self, attempt: str) -> Process | None:
         record = self._read_record(attempt)
         if record is None:
-            return self._find_by_label(attempt)[0]
+            return self._find_by_label(attempt)[0] if self._is_own(attempt) else None
         here = labelled_processes.machine()
         if "ended" in record or any(record.get(key) != here[key] for key in here):
             return None
@@ -212,7 +217,8 @@ class LocalLauncher:
         """What is known of the attempt.
 
         Before it returns ``gone``, it ends all remaining processes of the attempt: the kernel and others at once, a
-        living sidecar after at most ``SIDECAR_GRACE_S``.
+        living sidecar after at most ``SIDECAR_GRACE_S``. Of an attempt from another ``local_dir`` it only says whether
+        its main process lives here.
         """
         record = self._read_record(attempt)
         if record is None:
@@ -220,6 +226,8 @@ class LocalLauncher:
             if main is None and others:
                 # Between fork and exec a process has its label but not yet its command line: look again.
                 main, others = self._find_by_label(attempt)
+            if not self._is_own(attempt):
+                return Observation(state="running") if main is not None else None
             if main is None:
                 # Processes with the label but no main process: that ended before it was recorded.
                 return self._end_remaining(attempt, {}, None) if others else None
@@ -257,6 +265,8 @@ class LocalLauncher:
     def stop(self, attempt: str, *, grace_s: float) -> None:
         """Send SIGTERM to the attempt's main process, and after ``grace_s`` SIGKILL to all its remaining processes."""
         main = self._find_main(attempt)
+        if main is None and not self._is_own(attempt):
+            return
         if main is not None and grace_s > 0:
             labelled_processes.send(main, signal.SIGTERM)
             until = time.monotonic() + grace_s
