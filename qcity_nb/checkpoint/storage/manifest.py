@@ -70,6 +70,8 @@ class LoopRecord(Record):
     """Names of the outputs that the cell showed inside the loop."""
     items: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the finished items: kernel/changes/item_record.py."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The code that it runs: cells/loop_sources.py, kernel/changes/loop_edits.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

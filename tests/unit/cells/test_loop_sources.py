@@ -1,0 +1,159 @@
+"""What counts as an edit of a loop, and what does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qcity_nb.cells.loop_sources import differences, loops_in
+
+NOTEBOOK = [
+    "import qcity_nb as qcity\nimport numpy as np\ncity = qcity.up()",
+    "lr = 0.1\ndecay, width = 0.5, 3\nunused = 1\ncfg = {'drop': 0.1}",
+    '''
+def loss_of(w, batch):
+    """How far it is."""
+    return scale(w) * batch.mean()
+
+def scale(w):
+    return w * width
+
+def plot(w):
+    print(w)
+''',
+    "cfg['clip'] = 1.0\nw = np.zeros(width)",
+    """
+state = {"w": w}
+for epoch in city.loop(range(10), state, every=1):
+    loss = loss_of(w, data) + cfg["clip"]
+    w -= lr * loss
+    city.log(loss=loss)
+print("done", loss)
+""",
+]
+
+
+def edited(cell: int, old: str, new: str) -> list[str]:
+    assert old in NOTEBOOK[cell]
+    return [*NOTEBOOK[:cell], NOTEBOOK[cell].replace(old, new), *NOTEBOOK[cell + 1 :]]
+
+
+def compare(old: list[str], new: list[str]) -> list[str]:
+    (before,), (now,) = loops_in(old), loops_in(new)
+    return differences(before, now)
+
+
+COUNTS = {
+    "a constant": (edited(1, "lr = 0.1", "lr = 0.01"), ["lr = 0.1 → lr = 0.01"]),
+    "one of a tuple": (edited(1, "0.5, 3", "0.5, 4"), ["width = 3 → width = 4"]),
+    "the body": (edited(4, "w -= lr", "w += lr"), ["its body"]),
+    "the items": (edited(4, "range(10)", "range(20)"), ["its items"]),
+    "a function": (edited(2, "batch.mean()", "batch.sum()"), ["loss_of"]),
+    "a function that a function calls": (edited(2, "w * width", "w + width"), ["scale"]),
+    "an entry": (edited(3, "= 1.0", "= 2.0"), ["cfg"]),
+    "a changed value": ([*NOTEBOOK[:4], "lr *= 0.5", NOTEBOOK[4]], ["lr"]),
+    "before the loop in its cell": (edited(4, "state = ", "lr = 0.3\nstate = "), ["lr = 0.1 → lr = 0.3"]),
+    "an import": (edited(0, "import numpy as np", "import torch as np"), ["np"]),
+    "the state": (edited(4, '{"w": w}', '{"v": w}'), ["state = {'w': w} → state = {'v': w}"]),
+    "a condition": (edited(1, "lr = 0.1", "lr = 0.1\nif width > 2:\n    lr = 0.2"), ["lr"]),
+    "in place": ([*NOTEBOOK[:4], "cfg.update(clip=3)", NOTEBOOK[4]], ["cfg"]),
+}
+
+DOES_NOT_COUNT = {
+    "a comment": edited(4, "    w -= lr", "    # slower\n    w -= lr"),
+    "black": edited(
+        4, "city.loop(range(10), state, every=1)", "city.loop(\n    range(10),\n    state,\n    every=1,\n)"
+    ),
+    "quotes": edited(4, '{"w": w}', "{'w': w}"),
+    "an equal constant": edited(1, "lr = 0.1", "lr = 1e-1"),
+    "parentheses": edited(4, "lr * loss", "(lr * loss)"),
+    "a semicolon": edited(1, "lr = 0.1", "lr = 0.1;"),
+    "a type comment": edited(1, "lr = 0.1", "lr = 0.1  # type: float"),
+    "an annotation": edited(1, "lr = 0.1", "lr: float = 0.1"),
+    "annotated parameters": edited(2, "(w, batch)", "(w: Array, batch: Array) -> float"),
+    "a docstring": edited(2, "How far it is.", "The distance."),
+    "code after the loop": edited(4, 'print("done", loss)', "print('end')\nlr = 3"),
+    "a cell after it": [*NOTEBOOK, "lr = 5"],
+    "a variable that it does not read": edited(1, "unused = 1", "unused = 2"),
+    "a function that it does not call": edited(2, "print(w)", "print(w, w)"),
+    "how often it saves": edited(4, "every=1", "every='60s', changed='restart', lazy=False"),
+    "the arguments of up": edited(0, "qcity.up()", "qcity.up(heartbeat='5s')"),
+    "a cell that reads": [*NOTEBOOK[:3], "print(lr)\nplt.hist(cfg)\nlr", *NOTEBOOK[3:]],
+    "moved cells": [NOTEBOOK[0], NOTEBOOK[2], NOTEBOOK[1], *NOTEBOOK[3:]],
+    "split cells": [NOTEBOOK[0], *NOTEBOOK[1].split("\n"), *NOTEBOOK[2:]],
+    "merged cells": ["\n".join(NOTEBOOK)],
+    "a magic line": [NOTEBOOK[0], "!pip install x\n%matplotlib inline\n" + NOTEBOOK[1], *NOTEBOOK[2:]],
+    "%time": edited(3, "w = np", "%time w = np"),
+    "%%time": [*NOTEBOOK[:4], "%%time\n" + NOTEBOOK[4].lstrip()],
+    "a call of get_ipython": edited(1, "lr = 0.1", "get_ipython().run_line_magic('time', 'lr = 0.1')"),
+    "a cell of another language": [NOTEBOOK[0], "%%bash\nlr=5", *NOTEBOOK[1:]],
+    "a cell that is executed twice": [NOTEBOOK[0], NOTEBOOK[1], *NOTEBOOK[1:]],
+    "an earlier value": [NOTEBOOK[0], "lr = 7", *NOTEBOOK[1:]],
+    "a name inside of a function": edited(2, "print(w)", "lr = 2"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_an_edit_that_counts_is_named(name: str) -> None:
+    cells, expected = COUNTS[name]
+    assert compare(NOTEBOOK, cells) == expected
+
+
+@pytest.mark.parametrize("name", DOES_NOT_COUNT)
+def test_no_false_alarm(name: str) -> None:
+    assert compare(NOTEBOOK, DOES_NOT_COUNT[name]) == []
+
+
+FUNCTION = [
+    "lr = 0.1",
+    """
+def train(rate, epochs=3):
+    w = [0.0]
+    step = rate / 2
+    for epoch in city.loop(range(epochs), {"w": w}):
+        w[0] += step
+    print(w)
+    return w
+""",
+    "train(lr)",
+]
+
+
+@pytest.mark.parametrize(
+    ("cell", "old", "new", "expected"),
+    [
+        (0, "0.1", "0.2", ["lr = 0.1 → lr = 0.2"]),
+        (1, "rate / 2", "rate / 3", ["step = rate / 2 → step = rate / 3"]),
+        (1, "w[0] += step", "w[0] -= step", ["its body"]),
+        (1, "epochs=3", "epochs=4", ["epochs"]),
+        (2, "train(lr)", "train(0.3)", ["rate"]),
+        (1, "print(w)", "print('w')", []),
+        (1, "return w", "return None", []),
+    ],
+)
+def test_a_loop_in_a_function(cell: int, old: str, new: str, expected: list[str]) -> None:
+    changed = [*FUNCTION]
+    changed[cell] = changed[cell].replace(old, new)
+    shown = compare(FUNCTION, changed)
+    assert [phrase.partition(" ")[0] for phrase in shown] == [phrase.partition(" ")[0] for phrase in expected], shown
+
+
+def test_secrets_are_never_kept_as_text() -> None:
+    cells = [
+        "api_key = 'abc'\npassword = 1234\nwhere = 'https://me:pw@host/x'\ntoken, lr = 'hf_abcdefghijkl', 0.1",
+        "for n in city.loop(range(3), {}):\n    use(api_key, password, where, token, lr)",
+    ]
+    (code,) = loops_in(cells)
+    text = json.dumps(code)
+    assert "lr = 0.1" in text
+    for secret in ("abc'", "1234", "pw@", "hf_"):
+        assert secret not in text
+
+
+def test_the_record_is_small() -> None:
+    names = [f"a_name_that_is_rather_long_as_people_write_them_sometimes_{n}" for n in range(400)]
+    cells = ["\n".join(f"{name} = {n}" for n, name in enumerate(names))]
+    cells.append("for n in city.loop(range(3), {}):\n    " + "\n    ".join(f"use({name})" for name in names))
+    (code,) = loops_in(cells)
+    assert len(json.dumps(code)) <= 16 * 1024

@@ -1,0 +1,175 @@
+"""Loops whose code was edited between two attempts, and loops whose cell is another one, or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loop_world import World
+
+from qcity_nb import crashpoints
+from qcity_nb.kernel.changes.loop_edits import write_cells
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.start()
+    yield made
+    crashpoints.arm(None)
+
+
+def run(world: World, count: int, *, stop_after: int = -1, cell: str = "c", **options: Any) -> list[int]:
+    """One cell with one loop; it dies after some iterations."""
+    world.cell(cell)
+    done: list[int] = []
+    try:
+        for n in world.loop(range(count), {}, **options):
+            if len(done) == stop_after:
+                raise KeyboardInterrupt
+            done.append(n)
+    except KeyboardInterrupt:
+        world.end(ok=False)
+    else:
+        world.end()
+    return done
+
+
+def code(body: str, **names: str) -> dict[str, Any]:
+    """The code of a loop as ``cells.loop_sources`` tells it."""
+    return {"items": "i", "body": body, "reads": names}
+
+
+def changes(world: World) -> list[str]:
+    return [change["text"] for change in world.session.history.changes]
+
+
+def test_an_edited_loop_resumes_and_says_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.code = code("a", lr="1 lr = 0.1")
+    assert run(world, 5, stop_after=3) == [0, 1, 2]
+    world.start()
+    world.code = code("a", lr="2 lr = 0.01")
+    assert run(world, 5) == [3, 4]
+    text = (
+        "the code of city.loop 'c:0' was edited since it was saved: lr = 0.1 → lr = 0.01; the new code runs from step 3"
+        ' on; city.loop(…, changed="restart") begins it anew'
+    )
+    assert world.session.history.changes == [{"step": 3, "kind": "notebook", "text": text, "term": 2}]
+    assert f"qcity: {text}\n" in capsys.readouterr().err
+
+
+def test_a_finished_loop_says_so_and_is_not_rerun(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 2) == [0, 1]
+    world.start()
+    world.code = code("b")
+    assert run(world, 2) == []
+    (text,) = changes(world)
+    assert 'its body; it is finished and is not re-run; city.loop(…, changed="restart") begins it anew' in text
+
+
+def test_the_same_code_says_nothing(world: World) -> None:
+    world.code = code("a", lr="1")
+    assert run(world, 5, stop_after=3) == [0, 1, 2]
+    world.start()
+    world.code = {**code("a", lr="1"), "items": "other words for the same items"}
+    assert run(world, 5) == [3, 4]
+    assert changes(world) == []
+
+
+def test_restart_begins_anew_once_for_each_edit(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 4, stop_after=3) == [0, 1, 2]
+    world.start()
+    world.code = code("b")
+    assert run(world, 4, stop_after=2, changed="restart") == [0, 1]
+    assert "its body; it begins anew at step 3" in changes(world)[0]
+    world.start()
+    assert run(world, 4, changed="restart") == [2, 3], "the same edit"
+    world.start()
+    assert run(world, 4, changed="restart") == [], "the same edit"
+    world.start()
+    world.code = code("c")
+    assert run(world, 4, changed="restart") == [0, 1, 2, 3], "it had ended"
+
+
+def test_a_decision_may_come_later(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 6, stop_after=2) == [0, 1]
+    world.start()
+    world.code = code("b")
+    assert run(world, 6, stop_after=2) == [2, 3]
+    world.start()
+    assert run(world, 6, stop_after=1, changed="restart") == [0]
+    assert "was edited after it had begun; it begins anew" in changes(world)[-1]
+
+
+def test_an_edit_can_be_accepted(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 6, stop_after=2) == [0, 1]
+    world.start()
+    world.code = code("b")
+    assert run(world, 6, stop_after=2, changed="resume") == [2, 3]
+    assert changes(world)[0].endswith("the new code runs from step 2 on")
+    world.start()
+    assert run(world, 6, changed="restart") == [4, 5], "it was accepted"
+
+
+def test_an_inner_loop_does_not_repeat_what_the_outer_one_has_said(world: World) -> None:
+    def cell(*, die: bool) -> None:
+        world.cell()
+        try:
+            for outer in world.loop(range(2), {}):
+                for inner in world.loop(range(3), {}):
+                    if die and (outer, inner) == (1, 2):
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            world.end(ok=False)
+
+    world.code = code("a")
+    cell(die=True)
+    world.start()
+    world.code = code("b")
+    cell(die=False)
+    assert len(changes(world)) == 1
+
+
+def test_a_cell_that_got_another_id_continues_by_its_content(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 9, stop_after=3) == [0, 1, 2]
+    world.start()
+    assert run(world, 9, stop_after=1, cell="new") == [3]
+    world.start()
+    assert run(world, 9, stop_after=1, cell="new") == [4]
+    (text,) = changes(world)
+    assert "the cell of city.loop 'c:0' no longer exists; this cell has the same loop" in text
+    world.start()
+    world.code = code("edited")
+    assert run(world, 9, stop_after=1, cell="new") == [5], "it is known under its new key"
+    assert "its body" in changes(world)[1]
+
+
+def test_of_two_equal_loops_without_a_cell_none_is_taken(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 2, cell="one") == [0, 1]
+    assert run(world, 9, stop_after=2, cell="two") == [0, 1]
+    world.start()
+    write_cells(world.session.sidecar.mailbox.path, [("new", "x = 1")])
+    assert run(world, 9, stop_after=1, cell="new") == [0]
+    assert len(changes(world)) == 2
+    assert changes(world)[1].startswith(
+        "city.loop 'two:0' (2 of 9 items done) has no cell any more: its rows up to step 2 come from a cell that no"
+    )
+    world.start()
+    assert run(world, 9, stop_after=1, cell="named", name="two:0") == [2]
+
+
+def test_a_loop_whose_cell_was_only_not_executed_yet_is_no_orphan(world: World) -> None:
+    world.code = code("a")
+    assert run(world, 9, stop_after=2, cell="one") == [0, 1]
+    world.start()
+    write_cells(world.session.sidecar.mailbox.path, [("copy", "…"), ("one", "…")])
+    assert run(world, 9, stop_after=1, cell="copy") == [0]
+    assert changes(world) == []
