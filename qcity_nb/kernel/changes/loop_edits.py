@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qcity_nb.cells.loop_sources import differences
+from qcity_nb.cells.loop_sources import differences, loops_in
 from qcity_nb.kernel.changes.loop_code import LoopCodeReader
 
-__all__ = ["Decision", "LoopEdits", "source_hash", "write_cells"]
+__all__ = ["RESTART", "Decision", "LoopEdits", "code_cells", "named", "source_hash", "write_cells"]
 
 MOST_NAMED = 8
+_HASH = re.compile(r"[0-9a-f]{12}")
+"""What stands for a cell without an id (``source_hash``)."""
 _UNDECIDED = "undecided"
 """In a loop's code: it was edited after the loop had begun, and nobody has decided what to do."""
 _KEY = "key"
 """In a loop's code: the key of the cell that continues it."""
-_ADVICE = 'city.loop(…, changed="restart") begins it anew'
+RESTART = 'city.loop(…, changed="restart") begins it anew'
 
 
 def source_hash(source: str) -> str:
@@ -37,8 +41,7 @@ def write_cells(mailbox: Path, cells: Iterable[tuple[str, str]]) -> None:
     Args:
         cells: id and source of each.
     """
-    names = [name for cell_id, source in cells for name in (cell_id, source_hash(source)) if name]
-    (mailbox / "cells.json").write_text(json.dumps(names), encoding="utf-8")
+    (mailbox / "cells.json").write_text(json.dumps(list(cells)), encoding="utf-8")
 
 
 class _Loop(Protocol):
@@ -91,6 +94,18 @@ class LoopEdits:
         self._orphans: set[str] = set()
         """The keys of those whose cells are gone, and that were announced."""
         self._cells: frozenset[str] | None = None
+        """The ids and source hashes of the notebook's cells."""
+        self._bodies: Counter[str] = Counter()
+        """How many of the notebook's loops have the same body."""
+
+    def read_cells(self, notebook: bytes) -> None:
+        """Note which cells the notebook has, where its file is known."""
+        if notebook:
+            self._note_cells([(cell_id, source) for _, cell_id, source in code_cells(notebook)])
+
+    def _note_cells(self, cells: Sequence[Sequence[str]]) -> None:
+        self._cells = frozenset(name for cell_id, source in cells for name in (cell_id, source_hash(source)) if name)
+        self._bodies = Counter(code["body"] for code in loops_in([source for _, source in cells]))
 
     def decide(self, session: _Session, loop: _Loop, code: Mapping[str, Any], changed: str | None) -> Decision:
         """Compare the code of a loop that is to be restored with that of its checkpoint.
@@ -114,7 +129,7 @@ class LoopEdits:
         self._edited.add(loop.key)
         if changed == "resume":
             return Decision(now, f"{_text(loop, phrases)}; {then}" if is_new else "")
-        return Decision({**now, _UNDECIDED: True}, f"{_text(loop, phrases)}; {then}; {_ADVICE}" if is_new else "")
+        return Decision({**now, _UNDECIDED: True}, f"{_text(loop, phrases)}; {then}; {RESTART}" if is_new else "")
 
     def find_moved(self, session: _Session, key: str, code: Mapping[str, Any], name: str | None) -> Any:
         """The loop of a checkpoint that the loop with this key continues, though its own key is another.
@@ -136,12 +151,12 @@ class LoopEdits:
                 return loop
         same = [loop for loop in free if code and self._is_orphan(session, loop) and not _has_edits(loop, code)]
         if len(same) != 1:
+            for loop in same if self._cells_here(session) else ():
+                self._announce_orphan(session, loop)
             return None
         (loop,) = same
         if _KEY not in loop.code:
-            text = (
-                f"the cell of city.loop {loop.name!r} no longer exists; this cell has the same loop, and continues it"
-            )
+            text = f"the cell of city.loop {loop.name!r} has another id now; it has the same loop, and continues it"
             session.announce("notebook", text, step=loop.count)
         loop.code = {**loop.code, _KEY: key}
         return loop
@@ -150,38 +165,39 @@ class LoopEdits:
         """Name the loops whose cells are gone, and their rows; ``current`` is the one that begins."""
         if not self._cells_here(session):
             return
-        for loop in list(session.loops.values()):
-            if (
-                loop is current
-                or loop.touched
-                or loop.key in self._orphans
-                or "/" in loop.key
-                or not self._is_orphan(session, loop)
-            ):
-                continue
-            self._orphans.add(loop.key)
-            total = f" of {loop.total}" if loop.total is not None else ""
-            text = (
-                f"city.loop {loop.name!r} ({loop.done}{total} items done) has no cell any more: its rows up to step"
-                f" {loop.count} come from a cell that no longer exists; city.loop(…, name={loop.key!r}) continues it"
-            )
-            if not any(change["text"] == text for change in session.history.changes):
-                session.announce("notebook", text, step=loop.count)
+        loops = [loop for loop in session.loops.values() if "/" not in loop.key and loop is not current]
+        here = Counter(loop.code.get("body") for loop in (*loops, current) if not self._is_orphan(session, loop))
+        for loop in loops:
+            body = loop.code.get("body", "")
+            if not loop.touched and self._is_orphan(session, loop) and self._bodies[body] <= here[body]:
+                self._announce_orphan(session, loop)
+
+    def _announce_orphan(self, session: _Session, loop: _Loop) -> None:
+        if loop.key in self._orphans:
+            return
+        self._orphans.add(loop.key)
+        total = f" of {loop.total}" if loop.total is not None else ""
+        text = (
+            f"city.loop {loop.name!r} ({loop.done}{total} items done) has no cell any more: its rows up to step"
+            f" {loop.count} come from a cell that no longer exists; city.loop(…, name={loop.key!r}) continues it"
+        )
+        if not any(change["text"] == text for change in session.history.changes):
+            session.announce("notebook", text, step=loop.count)
 
     def _is_orphan(self, session: _Session, loop: _Loop) -> bool:
         """Is its cell gone, as far as is known?"""
-        cell, separator, _ = loop.key.rpartition(":")
-        if not separator or not loop.code:
-            return False  # it has a name, or is a script's
-        continued = loop.code.get(_KEY, "").rpartition(":")[0]
-        return not {cell, continued} & self._cells_here(session)
+        cell, separator, _ = loop.code.get(_KEY, loop.key).rpartition(":")
+        if not separator:
+            return False  # it has a name
+        cells = self._cells_here(session)
+        return cell not in cells if cells else _HASH.fullmatch(cell) is not None
 
     def _cells_here(self, session: _Session) -> frozenset[str]:
         """The ids and source hashes of the notebook's cells; empty: they are not known."""
         if self._cells is None:
             file = session.sidecar.mailbox.path / "cells.json"
-            self._cells = frozenset(json.loads(file.read_text(encoding="utf-8")) if file.exists() else [])
-        return self._cells
+            self._note_cells(json.loads(file.read_text(encoding="utf-8")) if file.exists() else [])
+        return self._cells or frozenset()
 
 
 def _compares_items(session: _Session, loop: _Loop) -> bool:
@@ -194,11 +210,29 @@ def _compares_items(session: _Session, loop: _Loop) -> bool:
 
 
 def _has_edits(loop: _Loop, code: Mapping[str, Any]) -> bool:
-    return not loop.code or bool(differences(loop.code, code))
+    return not loop.code or bool(differences(loop.code, code, items=not loop.items.are_plain))
 
 
 def _text(loop: _Loop, phrases: Sequence[str]) -> str:
     if not phrases:
         return f"city.loop {loop.name!r} was edited after it had begun"
+    return f"the code of city.loop {loop.name!r} was edited since it was saved: {named(phrases)}"
+
+
+def named(phrases: Sequence[str]) -> str:
+    """The phrases as a list, the first eight."""
     more = f" and {len(phrases) - MOST_NAMED} more" if len(phrases) > MOST_NAMED else ""
-    return f"the code of city.loop {loop.name!r} was edited since it was saved: {', '.join(phrases[:MOST_NAMED])}{more}"
+    return f"{', '.join(phrases[:MOST_NAMED])}{more}"
+
+
+def code_cells(notebook: bytes) -> list[tuple[int, str, str]]:
+    """Index, id and source of a notebook's code cells; empty if it is not a notebook."""
+    try:
+        cells: list[Mapping[str, Any]] = json.loads(notebook)["cells"]
+        return [
+            (number, str(cell.get("id", "")), "".join(cell["source"]))
+            for number, cell in enumerate(cells)
+            if cell["cell_type"] == "code"
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
