@@ -309,9 +309,8 @@ class City:
                 may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
                 everything later: call ``city.wait()`` before you change anything.
             changed: what to do if the finished items are other ones, or the code was edited: ``"resume"`` continues,
-                ``"restart"`` begins the loop anew, once. Default: other items are an error, and the run can be resumed;
-                an edit is announced. ``"resume"`` of a finished loop that is longer
-                now does the items that are new.
+                and does what is new of a longer list, ``"restart"`` begins the loop anew, once. Default: other items
+                are an error, and the run can be resumed; an edit is announced.
             strict_state: a state that lacks what an iteration passes to the next is an error. Default: the setting.
         Raises:
             StateRefused: a variable cannot be saved, or is missing; the message names it and says why.

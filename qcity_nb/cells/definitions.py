@@ -13,7 +13,7 @@ from qcity_nb.cells.names import words
 from qcity_nb.cells.syntax import digest
 from qcity_nb.secrets import looks_secret
 
-__all__ = ["Definition", "Definitions", "bodies", "is_loop", "loop_call", "names_in"]
+__all__ = ["Definition", "Definitions", "bodies", "calls_loop", "is_loop", "items_of", "names_in"]
 
 TEXT_CHARS = 40
 _UPS = (digest("qcity_nb"), digest("0qcity_nb:up"))
@@ -99,7 +99,7 @@ class Definitions:
     def add_header(self, node: ast.stmt) -> None:
         """Add what a compound statement itself binds: a loop's target, and what `with` names."""
         if isinstance(node, ast.For | ast.AsyncFor):
-            call = loop_call(node)
+            call = calls_loop(node.iter)
             self._assign(node.target, call.args[0] if call is not None and call.args else node.iter, node, ())
         for item in getattr(node, "items", ()):
             if item.optional_vars is not None:
@@ -204,21 +204,24 @@ def bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
         yield part.body
 
 
-def loop_call(node: ast.AST) -> ast.Call | None:
-    """The call of `city.loop` that a `for` statement or a comprehension iterates over."""
+def items_of(node: ast.AST) -> ast.expr | None:
+    """What a `for` statement or a comprehension iterates over."""
     if isinstance(node, ast.For | ast.AsyncFor):
-        items = node.iter
-    elif isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
-        items = node.generators[0].iter
-    else:
-        return None
+        return node.iter
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
+        return node.generators[0].iter
+    return None
+
+
+def calls_loop(items: ast.expr) -> ast.Call | None:
+    """The call of `city.loop` in an expression."""
     calls = (each for each in ast.walk(items) if isinstance(each, ast.Call))
     return next((each for each in calls if callee(each) == "loop"), None)
 
 
 def is_loop(node: ast.AST) -> bool:
     """Is it a loop over `city.loop`?"""
-    return loop_call(node) is not None
+    return (items := items_of(node)) is not None and calls_loop(items) is not None
 
 
 def names_in(nodes: Iterable[ast.AST]) -> frozenset[str]:

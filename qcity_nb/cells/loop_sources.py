@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcity_nb.cells.definitions import Definition, Definitions, bodies, loop_call, names_in
+from qcity_nb.cells.definitions import Definition, Definitions, bodies, calls_loop, items_of, names_in
 from qcity_nb.cells.expressions import callee, root_of
 from qcity_nb.cells.syntax import digest, dump, parse
 
@@ -60,10 +60,9 @@ def loops_of_cells(cells: Sequence[str]) -> list[tuple[int, LoopCode]]:
     records = []
     for number, tree in enumerate(trees):
         if ".loop(" in cells[number] or " loop(" in cells[number]:
-            for path in _paths(tree.body):
-                if loop_call(path[-1]) is not None:
-                    place = _Place(trees, number, path)
-                    records.append((number, _record(place, _definitions(place, _Search(trees)))))
+            for path, items in _loops(tree):
+                place = _Place(trees, number, path)
+                records.append((number, _record(path[-1], items, _definitions(place, _Search(trees)))))
     return records
 
 
@@ -78,11 +77,10 @@ def loop_code(cells: Sequence[str], frames: Sequence[tuple[str, int]]) -> LoopCo
     if not places or places[0] is None:
         return None
     line = frames[0][1]
-    for path in reversed(list(_paths(places[0].cells[places[0].cell].body))):
-        call = loop_call(path[-1])
-        if call is not None and call.lineno <= line <= (call.end_lineno or line):
+    for path, items in reversed(list(_loops(places[0].cells[places[0].cell]))):
+        if items.lineno <= line <= (items.end_lineno or line):
             place = _Place(places[0].cells, places[0].cell, path)
-            return _record(place, _definitions(place, _Frames(places[1:])))
+            return _record(path[-1], items, _definitions(place, _Frames(places[1:])))
     return None
 
 
@@ -130,6 +128,24 @@ def _paths(statements: Iterable[ast.stmt], before: tuple[ast.AST, ...] = ()) -> 
                     yield (*path, node)
 
 
+def _loops(tree: ast.Module) -> Iterator[tuple[tuple[ast.AST, ...], ast.expr]]:
+    """The paths of the loops over `city.loop`, with the expression that has the call."""
+    for path in _paths(tree.body):
+        node = path[-1]
+        items = items_of(node)
+        if items is not None and calls_loop(items) is not None:
+            yield path, items
+        elif isinstance(node, ast.Assign) and isinstance(name := node.targets[0], ast.Name):
+            if calls_loop(node.value) is None:
+                continue
+            around = [tree.body] if len(path) == 1 else bodies(path[-2])
+            siblings = next(body for body in around if any(each is node for each in body))
+            for each in siblings:
+                if isinstance(each, ast.For) and name.id in names_in([each.iter]):
+                    yield (*path[:-1], each), node.value
+                    break
+
+
 def _place_of(cells: Sequence[str], source: str, line: int) -> _Place | None:
     text = source.rstrip("\n")
     numbers = [number for number, cell in enumerate(cells) if cell.rstrip("\n") == text]
@@ -155,11 +171,14 @@ class _Search:
 
     def __call__(self, function: ast.FunctionDef | ast.AsyncFunctionDef, depth: int) -> _Callers:
         count = 0
+        is_method = function.args.args[:1] != [] and function.args.args[0].arg == "self"
         for number, tree in enumerate(self._cells):
             for path in _paths(tree.body):
                 if function in path or any(body for body in bodies(path[-1])) or not isinstance(path[-1], ast.stmt):
                     continue
                 for call in _calls(path[-1], function.name):
+                    if isinstance(call.func, ast.Attribute) != is_method:
+                        continue
                     yield _Place(self._cells, number, path), call
                     count += 1
                     if count == _MOST_CALLS:
@@ -239,7 +258,8 @@ def _add_methods(own: Definitions, parent: ast.ClassDef, place: _Place) -> None:
             own.define(f"self.{method.name}", [method])
     calls = [call for tree in place.cells for call in _calls(tree, parent.name)]
     own.define("self", [*parent.bases, *calls[:_MOST_CALLS]])
-    own.names["self"] = Definition(own.names["self"].parts, own.names["self"].reads | {"self.__init__"})
+    reads = own.names["self"].reads - {parent.name} | {"self.__init__"}
+    own.names["self"] = Definition(own.names["self"].parts, reads)
 
 
 def _add_parameters(
@@ -285,16 +305,15 @@ def _argument(call: ast.Call, name: str, place: int | None) -> ast.expr | None:
 # -- the record
 
 
-def _record(place: _Place, definitions: Definitions) -> LoopCode:
-    node = place.path[-1]
-    call = loop_call(node)
+def _record(node: ast.AST, items: ast.expr, definitions: Definitions) -> LoopCode:
+    call = calls_loop(items)
     assert call is not None
     states = [keyword.value for keyword in call.keywords if keyword.arg == "state"] or call.args[1:2]
     if isinstance(node, ast.For | ast.AsyncFor):
-        target, items, body = node.target, node.iter, node.body
+        target, body = node.target, node.body
     else:
         generators = node.generators  # type: ignore[attr-defined]
-        target, items = generators[0].target, generators[0].iter
+        target = generators[0].target
         rest = [ast.Tuple(elts=[each.target, each.iter, *each.ifs]) for each in generators[1:]]
         values = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]  # type: ignore[attr-defined]
         body = [ast.Expr(each) for each in (*generators[0].ifs, *rest, *values)]
@@ -331,13 +350,13 @@ def _closure(names: Iterable[str], definitions: Definitions, receiver: set[str])
     """What these names were defined as, and what those definitions read, and so on."""
     known: dict[str, list[tuple[str, str]]] = {}
     waiting = [(name, definitions) for name in sorted(names)]
-    seen: set[tuple[str, int]] = set()
+    seen: set[int] = set()
     while waiting:
         name, place = waiting.pop()
-        if name in receiver or (match := place.find(name)) is None or (name, id(match[1])) in seen:
+        if name in receiver or (match := place.find(name)) is None or id(match[0]) in seen:
             continue
         definition, inside = match
-        seen.add((name, id(inside)))
+        seen.add(id(definition))
         if definition.is_city:
             continue
         known.setdefault(name, []).append((digest(*definition.parts), definition.text))

@@ -54,9 +54,9 @@ class LoopCodeReader:
             if not source and cells and code.co_filename.startswith("<"):
                 source = cells[-1]  # `%%time` compiles its cell without a file
             sources.append((source, line))
-        running = sources[-1][0]
+        running = sources[-1][0].rstrip("\n")
         if shell is not None and running not in cells and not Path(frames[-1][0].co_filename).is_file():
-            cells.append(running.rstrip("\n"))
+            cells.append(running)
         return loop_code(cells, sources) or {}
 
     def _executed(self, shell: Any) -> list[str]:

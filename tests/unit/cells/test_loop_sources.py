@@ -157,3 +157,101 @@ def test_the_record_is_small() -> None:
     cells.append("for n in city.loop(range(3), {}):\n    " + "\n    ".join(f"use({name})" for name in names))
     (code,) = loops_in(cells)
     assert len(json.dumps(code)) <= 16 * 1024
+
+
+def test_of_names_that_are_the_same_at_several_levels_each_counts() -> None:
+    cells = [*FUNCTION[:2], "def run_all(lr):\n    return train(rate=lr)", "run_all(lr * 2)"]
+    assert compare(cells, ["lr = 0.2", *cells[1:]]) == ["lr"]
+    assert compare(cells, [*cells[:3], "run_all(lr * 3)"]) == ["lr"]
+    assert compare(cells, [*cells, "other(lr)"]) == []
+
+
+METHOD = [
+    """
+class Trainer:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def step(self, w):
+        return w * self.rate
+
+    def plot(self):
+        show(self)
+
+    def fit(self, count):
+        w = 1
+        for n in city.loop(range(count), {}):
+            w = self.step(w)
+        return w
+""",
+    "trainer = Trainer(rate=0.5)",
+    "trainer.fit(3)",
+]
+
+
+@pytest.mark.parametrize(
+    ("cell", "old", "new", "expected"),
+    [
+        (0, "w * self.rate", "w + self.rate", ["self.step"]),
+        (0, "self.rate = rate", "self.rate = rate / 2", ["self.__init__"]),
+        (0, "show(self)", "print(self)", []),
+        (0, "return w\n", "return None\n", []),
+        (1, "0.5", "0.25", ["self"]),
+        (2, "fit(3)", "fit(4)", ["count = 3 → count = 4"]),
+    ],
+)
+def test_a_loop_in_a_method(cell: int, old: str, new: str, expected: list[str]) -> None:
+    changed = [*METHOD]
+    head, separator, tail = changed[cell].rpartition(old)
+    assert separator
+    changed[cell] = head + new + tail
+    assert compare(METHOD, changed) == expected
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "it = city.loop(range(3), {})\nfor n in it:\n    use(lr)",
+        "for n in tqdm(city.loop(range(3), {})):\n    use(lr)",
+        "[use(lr) for n in city.loop(range(3), {})]",
+        "if True:\n    for n in city.loop(range(3), {}):\n        use(lr)",
+        "for fold in folds:\n    rate = lr * fold\n    for n in city.loop(range(3), {}):\n        use(rate)",
+        "async def main():\n    for n in city.loop(range(3), {}):\n        await use(lr)\nawait main()",
+        "%%time\nfor n in city.loop(range(3), {}):\n    use(lr)",
+        "for n, x in enumerate(city.loop(range(3), {})):\n    f = lambda y: lr * y\n    f(x)",
+        "for n in city.loop(range(3), {}):\n    use(cfg.lr)",
+        "for n in city.loop(range(3), {}):\n    use(f'{lr}')",
+    ],
+)
+def test_loops_of_other_forms(loop: str) -> None:
+    before = ["lr = 0.1", "class cfg:\n    lr = lr", loop]
+    assert compare(before, before) == []
+    assert compare(before, ["lr = 0.2", *before[1:]]) == ["lr = 0.1 → lr = 0.2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("from config import lr", "from other import lr", ["lr"]),
+        ("from config import *", "from config import *\nlr = 3", ["lr"]),
+        ("lr, rest = load()", "lr, rest = load(2)", ["lr"]),
+        ("lr = 0.1\nfor _ in range(3):\n    lr /= 2", "lr = 0.1\nfor _ in range(4):\n    lr /= 2", ["lr"]),
+        ("def reset():\n    global lr\n    lr = 1", "def reset():\n    global lr\n    lr = 2", ["lr"]),
+        ("class lr:\n    x: int = 1", "class lr:\n    x: float = 1", ["lr"]),
+        ("class lr:\n    x = 1", "class lr:\n    x = 2", ["lr"]),
+        ("with open('a') as lr: pass", "with open('b') as lr: pass", ["lr = open('a') → lr = open('b')"]),
+        ("try:\n    lr = a\nexcept E:\n    lr = 1", "try:\n    lr = a\nexcept E:\n    lr = 2", ["lr"]),
+        ("lr = base * 2\nbase = 7", "lr = base * 2\nbase = 8", ["base = 7 → base = 8"]),
+        ("lr = [1]\nlr.append(2)", "lr = [1]\nlr.append(3)", ["lr"]),
+        ("lr = [1]\nshuffle(lr)", "lr = [1]\nprint(lr)", ["lr"]),
+        ("lr = Net()\nlr.compile(0.1)", "lr = Net()\nlr.compile(0.2)", ["lr"]),
+        ("print(lr := 5)", "print(lr := 6)", ["lr = 5 → lr = 6"]),
+        ("@jit\ndef lr(): return 1", "@jit(2)\ndef lr(): return 1", ["lr"]),
+        ("lr = lambda x: x", "lr = lambda x: -x", ["lr = lambda x: x → lr = lambda x: -x"]),
+        ("match a:\n    case 1:\n        lr = 1", "match a:\n    case 1:\n        lr = 2", ["lr"]),
+        ("lr = !echo 1", "lr = !echo 2", ["lr = '!echo 1' → lr = '!echo 2'"]),
+    ],
+)
+def test_definitions_of_other_forms(old: str, new: str, expected: list[str]) -> None:
+    loop = "for n in city.loop(range(3), {}):\n    use(lr)"
+    assert compare([old, loop], [new, loop]) == expected
