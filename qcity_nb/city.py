@@ -204,7 +204,7 @@ def _begin(
             ) from None
         raise
     city = City(settings, host, config, mailbox, status, process)
-    city.session.loop_edits.read_cells(content)
+    city.session.loop_edits.moved.read_cells(content)
     city._arguments = replace(asked, run=notebook, path=str(path or ""))
     return city
 

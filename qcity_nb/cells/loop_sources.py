@@ -1,10 +1,11 @@
 """What a loop's source is, as a small record: two of them show whether the loop was edited, and where.
 
-    {"items": digest, "state": digest, "body": digest, "reads": {name: "digest text"}, "item_reads": {…}}
+    {"items": digest, "state": digest, "body": digest, "reads": {name: "digest text"}, "item_reads": {…},
+     "around": [digest, …], "is_top": true}
 
 ``reads`` are the names that the body and the state depend on, through definitions and the user's functions; each has
 the digest of what it was defined as, and the source if that is one short assignment. ``item_reads`` are those that only
-the items depend on.
+the items depend on. ``around`` are the bodies of the other loops of the cell or file; ``is_top``: it is in no function.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ LoopCode = dict[str, Any]
 RECORD_BYTES = 12 * 1024
 _MOST_CALLS = 8
 _DEPTH = 6
+_MOST_AROUND = 32
 _REST = "*"
 """The entry for the names that are left out of a large record."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -62,7 +64,7 @@ def loops_of_cells(cells: Sequence[str]) -> list[tuple[int, LoopCode]]:
         if ".loop(" in cells[number] or " loop(" in cells[number]:
             for path, items in _loops(tree):
                 place = _Place(trees, number, path)
-                records.append((number, _record(path[-1], items, _definitions(place, _Search(trees)))))
+                records.append((number, _record(place, items, _definitions(place, _Search(trees)))))
     return records
 
 
@@ -80,7 +82,7 @@ def loop_code(cells: Sequence[str], frames: Sequence[tuple[str, int]]) -> LoopCo
     for path, items in reversed(list(_loops(places[0].cells[places[0].cell]))):
         if items.lineno <= line <= (items.end_lineno or line):
             place = _Place(places[0].cells, places[0].cell, path)
-            return _record(path[-1], items, _definitions(place, _Frames(places[1:])))
+            return _record(place, items, _definitions(place, _Frames(places[1:])))
     return None
 
 
@@ -305,18 +307,27 @@ def _argument(call: ast.Call, name: str, place: int | None) -> ast.expr | None:
 # -- the record
 
 
-def _record(node: ast.AST, items: ast.expr, definitions: Definitions) -> LoopCode:
+def _parts(node: ast.AST) -> tuple[ast.expr, list[ast.stmt]]:
+    """The target and the body of a loop; of a comprehension, its expressions as statements."""
+    if isinstance(node, ast.For | ast.AsyncFor):
+        return node.target, node.body
+    generators = node.generators  # type: ignore[attr-defined]
+    rest = [ast.Tuple(elts=[each.target, each.iter, *each.ifs]) for each in generators[1:]]
+    values = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]  # type: ignore[attr-defined]
+    return generators[0].target, [ast.Expr(each) for each in (*generators[0].ifs, *rest, *values)]
+
+
+def _body(node: ast.AST) -> str:
+    target, body = _parts(node)
+    return digest(target, ast.Module(body=list(body), type_ignores=[]))
+
+
+def _record(place: _Place, items: ast.expr, definitions: Definitions) -> LoopCode:
+    node = place.path[-1]
     call = calls_loop(items)
     assert call is not None
     states = [keyword.value for keyword in call.keywords if keyword.arg == "state"] or call.args[1:2]
-    if isinstance(node, ast.For | ast.AsyncFor):
-        target, body = node.target, node.body
-    else:
-        generators = node.generators  # type: ignore[attr-defined]
-        target = generators[0].target
-        rest = [ast.Tuple(elts=[each.target, each.iter, *each.ifs]) for each in generators[1:]]
-        values = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]  # type: ignore[attr-defined]
-        body = [ast.Expr(each) for each in (*generators[0].ifs, *rest, *values)]
+    target, body = _parts(node)
     state = "".join(dump(each) for each in states)
     receiver = {root_of(call.func).partition(".")[0]}
     around = names_in(states)
@@ -325,9 +336,13 @@ def _record(node: ast.AST, items: ast.expr, definitions: Definitions) -> LoopCod
     record = {
         "items": digest(dump(items).replace(state, "") if state else items),
         "state": digest(state),
-        "body": digest(target, ast.Module(body=list(body), type_ignores=[])),
+        "body": _body(node),
         "reads": reads,
         "item_reads": {name: text for name, text in item_reads.items() if name not in reads},
+        "around": [_body(path[-1]) for path, _ in _loops(place.cells[place.cell]) if path[-1] is not node][
+            :_MOST_AROUND
+        ],
+        "is_top": not any(isinstance(each, _FUNCTIONS) for each in place.path),
     }
     return _cut(record)
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from qcity_nb.kernel.changes.loop_edits import source_hash
+from qcity_nb.kernel.changes.moved_loops import source_hash
 from qcity_nb.kernel.session import Session
 
 __all__ = ["attach", "cell_key", "is_blank", "session_of"]

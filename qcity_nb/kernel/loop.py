@@ -20,6 +20,7 @@ from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
 from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
+from qcity_nb.kernel.changes.moved_loops import KEY, same_place
 from qcity_nb.kernel.changes.state_check import StateCheck
 from qcity_nb.kernel.items import Items
 from qcity_nb.kernel.loop_state import Loop
@@ -74,9 +75,8 @@ def begin(
 def _find(session: Session, name: str | None, code: Mapping[str, Any]) -> tuple[Loop, bool]:
     """The loop that begins here, new or from a checkpoint; and whether it is to be restored."""
     key = session.key_of(name)
-    known = session.loops.get(key)
-    if known is None or known.saved_generators is None:
-        known = session.loop_edits.find_moved(session, key, code, name) or known
+    place = key
+    known, key = session.loop_edits.moved.find(session, key, code, name)
     source = session.cell[1]
     if known is not None and known.saved_generators is not None:
         if not (known.finished and session.finished_passes.get(known.key) == known.passes):
@@ -84,10 +84,12 @@ def _find(session: Session, name: str | None, code: Mapping[str, Any]) -> tuple[
             return known, True
         # Run again in the same kernel: a new pass. The count over the whole run continues.
         return _new_pass(known, code, source), False
+    code = code if key == place else {**code, KEY: place}
     return Loop(key=key, name=name or key, source=source, count=known.count if known else 0, code=code), False
 
 
 def _new_pass(loop: Loop, code: Mapping[str, Any], source: str) -> Loop:
+    code = same_place(loop.code, code)
     return Loop(key=loop.key, name=loop.name, source=source, count=loop.count, passes=loop.passes + 1, code=code)
 
 
@@ -131,7 +133,7 @@ def _check_code(
     session: Session, loop: Loop, code: Mapping[str, Any], options: LoopOptions, *, is_known: bool
 ) -> tuple[Loop, bool, str]:
     """Compare the loop's code with that of its checkpoint. Returns as ``_check_items``, and what to announce."""
-    session.loop_edits.announce_orphans(session, loop)
+    session.loop_edits.moved.announce_orphans(session, loop)
     if not is_known:
         return loop, False, ""
     decision = session.loop_edits.decide(session, loop, code, options.changed)

@@ -25,6 +25,8 @@ class LoopCodeReader:
         self._ids: dict[int, str] = {}
         """The cells' ids, by their place in the history."""
         self._known: dict[tuple[object, ...], LoopCode] = {}
+        """Of the loops that began while the history was as long as now."""
+        self._count = 0
 
     def begin_cell(self, shell: Any, cell_id: str, *, is_running: bool) -> None:
         """Note which cell runs, so that of a cell that is edited and executed again only the newest source counts."""
@@ -39,7 +41,9 @@ class LoopCodeReader:
         count = len(shell.history_manager.input_hist_parsed) if shell is not None else 0
         key = (count, *frames)
         if key not in self._known:
-            self._known.clear()  # of earlier cells
+            if count != self._count:
+                self._known.clear()
+            self._count = count
             try:
                 self._known[key] = self._read(frames, shell)
             except Exception:  # noqa: BLE001 - users' code may be anything; a loop must not fail for that

@@ -64,7 +64,7 @@ def edits_between(old: bytes, new: bytes) -> list[str]:
 def _loops(notebook: bytes) -> Mapping[str, tuple[int, dict[str, Any]]]:
     """The loops by their cell's id, or its source's hash, and their order in it; with the cell's index."""
     from qcity_nb.cells.loop_sources import loops_of_cells
-    from qcity_nb.kernel.changes.loop_edits import code_cells, source_hash
+    from qcity_nb.kernel.changes.moved_loops import code_cells, source_hash
 
     cells = code_cells(notebook)
     counts: dict[str, int] = {}

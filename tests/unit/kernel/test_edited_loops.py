@@ -10,7 +10,7 @@ import pytest
 from loop_world import World
 
 from qcity_nb import crashpoints
-from qcity_nb.kernel.changes.loop_edits import write_cells
+from qcity_nb.kernel.changes.moved_loops import write_cells
 
 
 @pytest.fixture
@@ -176,7 +176,64 @@ def test_a_copy_that_is_executed_first_takes_nothing_where_the_cells_are_not_kno
     assert run(world, 9, stop_after=3) == [0, 1, 2]
     world.start()
     assert run(world, 9, stop_after=1, cell="copy") == [0]
+    (text,) = changes(world)
+    assert text == (
+        "this loop begins anew; city.loop 'c:0' of another cell, which had the same code, has done 3 items:"
+        " city.loop(…, name='c:0') continues it"
+    )
+
+
+def in_cell(world: World, *bodies: str, dies_in: str = "", after: int = 0) -> dict[str, list[int]]:
+    """One cell with a loop for each of the bodies, as ``cells.loop_sources`` describes them."""
+    world.cell()
+    done: dict[str, list[int]] = {body: [] for body in bodies}
+    try:
+        for body in bodies:
+            around = [other for other in bodies if other != body]
+            world.code = {**code(body), "around": around, "is_top": True}
+            for n in world.loop(range(4), {}):
+                if body == dies_in and len(done[body]) == after:
+                    raise KeyboardInterrupt
+                done[body].append(n)
+    except KeyboardInterrupt:
+        world.end(ok=False)
+    else:
+        world.end()
+    return done
+
+
+def test_a_loop_inserted_before_another_takes_nothing_from_it(world: World) -> None:
+    in_cell(world, "a", dies_in="a", after=2)
+    world.start()
+    assert in_cell(world, "new", "a", dies_in="a", after=1) == {"new": [0, 1, 2, 3], "a": [2]}
+    world.start()
+    assert in_cell(world, "new", "a") == {"new": [], "a": [3]}
+    world.start()
+    assert in_cell(world, "new", "a") == {"new": [], "a": []}
     assert changes(world) == []
+
+
+def test_a_loop_whose_predecessor_in_the_cell_was_deleted_keeps_its_work(world: World) -> None:
+    in_cell(world, "a", "b", "c", dies_in="c", after=2)
+    world.start()
+    assert in_cell(world, "b", "c", dies_in="c", after=1) == {"b": [], "c": [2]}
+    world.start()
+    assert in_cell(world, "b", "c") == {"b": [], "c": [3]}
+    assert changes(world) == []
+
+
+def test_loops_that_change_places_keep_their_work(world: World) -> None:
+    in_cell(world, "a", "b", dies_in="b", after=3)
+    world.start()
+    assert in_cell(world, "b", "a") == {"b": [3], "a": []}
+
+
+def test_a_loop_in_the_new_half_of_a_split_cell_keeps_its_work(world: World) -> None:
+    world.code = {**code("a"), "is_top": True}
+    assert run(world, 9, stop_after=3) == [0, 1, 2]
+    world.start()
+    write_cells(world.session.sidecar.mailbox.path, [("c", "x = 1"), ("new", "for n in city.loop(x): pass")])
+    assert run(world, 9, stop_after=1, cell="new") == [3]
 
 
 def test_of_two_equal_loops_without_a_cell_none_is_taken(world: World) -> None:
