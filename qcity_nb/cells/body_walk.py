@@ -4,111 +4,25 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from qcity_nb.cells.expressions import (
-    Change,
     callee,
-    is_constant,
+    counter_of,
     is_range,
+    is_true_for_zero,
     item_sources,
     names_in,
     path_of,
-    prefixes,
     root_of,
 )
 from qcity_nb.cells.known_methods import FIRST_ARGUMENT, MUTATORS, OVERWRITERS, RESETS, RETURNS_CONTENT
+from qcity_nb.cells.variable_use import VariableUse
 
 __all__ = ["Walker"]
 
 
-@dataclass(slots=True)
-class Walker:
-    """What the statements that were walked do. A variable is a name or a chain of attributes."""
-
-    defined: set[str] = field(default_factory=set)
-    """What the iteration has bound for certain."""
-    exposed: set[str] = field(default_factory=set)
-    """What is read, or changed, before the iteration has bound it."""
-    stores: dict[str, list[Change]] = field(default_factory=dict)
-    mutations: dict[str, list[Change]] = field(default_factory=dict)
-    touched: set[str] = field(default_factory=set)
-    """What is handed to functions, or has other methods called: it may be changed."""
-    reads: set[str] = field(default_factory=set)
-    resets: set[str] = field(default_factory=set)
-    constant: set[str] = field(default_factory=set)
-    """What has a constant value now."""
-    deleted: set[str] = field(default_factory=set)
-    aliases: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    """What a name is a part of, and whether that is certain."""
-    conditions: list[ast.expr] = field(default_factory=list)
-    skips: list[ast.expr] = field(default_factory=list)
-    nested: int = 0
-    """In how many inner loops."""
-    ranges: set[str] = field(default_factory=set)
-    """The items of inner loops over a range that is the same in each iteration."""
-    later: list[set[str]] = field(default_factory=list)
-    """What nested functions read."""
-    mirrored: set[tuple[str, str, str]] = field(default_factory=set)
-    called: set[str] = field(default_factory=set)
-    stepped: set[str] = field(default_factory=set)
-    uncertain: str = ""
-
-    # -- variables
-
-    def is_defined(self, path: str) -> bool:
-        """Has the iteration bound the variable, or what it is an attribute of?"""
-        return any(prefix in self.defined for prefix in prefixes(path))
-
-    def _alias(self, path: str) -> tuple[str, bool] | None:
-        name = path.partition(".")[0]
-        return self.aliases.get(name) if name in self.defined else None
-
-    def _change(self, values: Sequence[ast.expr] = (), entry: ast.expr | None = None) -> Change:
-        return Change(tuple(values), tuple(self.conditions), tuple(self.skips), entry=entry)
-
-    def _read(self, path: str, *, counts: bool = True) -> None:
-        for prefix in prefixes(path):
-            if counts:
-                self.reads.add(prefix)
-            if not self.is_defined(prefix):
-                self.exposed.add(prefix)
-
-    def _store(self, path: str, value: ast.expr | None = None, *, is_augmented: bool = False) -> None:
-        values = (value,) if value is not None else ()
-        change = Change(values, tuple(self.conditions), tuple(self.skips), is_augmented)
-        self.stores.setdefault(path, []).append(change)
-        self.defined.add(path)
-        self.aliases.pop(path, None)
-        self.constant.discard(path)
-        if is_constant(value) and not is_augmented and not self.conditions and not self.nested:
-            self.constant.add(path)
-
-    def _mutate(self, path: str, values: Sequence[ast.expr] = (), *, entry: ast.expr | None = None) -> None:
-        """Note a change of the object of ``path``, or of what it is an alias of."""
-        if (alias := self._alias(path)) is not None:
-            base, is_certain = alias
-            if is_certain and not self.is_defined(base):
-                self.mutations.setdefault(base, []).append(self._change())
-            elif not self.is_defined(base):
-                self.touched.add(base)
-            return
-        self.constant.discard(path)
-        if path and not self.is_defined(path) and path not in self.resets:
-            self.mutations.setdefault(path, []).append(self._change(values, entry))
-            self.exposed.add(path)
-
-    def _overwrite(self, path: str) -> None:
-        """All of its content is set. If no iteration read it before, nothing of the last one is left."""
-        if not self.conditions and path not in self.exposed and self._alias(path) is None:
-            self.resets.add(path)
-        else:
-            self._mutate(path)
-
-    def _touch(self, path: str) -> None:
-        base, _ = self._alias(path) or (path, True)
-        if not self.is_defined(base):
-            self.touched.add(base)
+class Walker(VariableUse):
+    """Walks statements, and notes what they do."""
 
     # -- expressions
 
@@ -117,14 +31,14 @@ class Walker:
         if node is None:
             return
         if path := path_of(node):
-            self._read(path)
+            self.read(path)
             return
         match node:
             case ast.Call():
                 self._call(node)
             case ast.NamedExpr(target=target, value=value):
                 self.visit(value)
-                self._store(target.id, value)
+                self.store(target.id, value)
             case ast.Lambda(args=args, body=body):
                 self._function(args, [ast.Expr(body)])
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
@@ -146,36 +60,36 @@ class Walker:
             self.visit(value)
         self.defined -= own
 
-    def _call(self, node: ast.Call) -> None:
+    def _call(self, node: ast.Call, *, is_used: bool = True) -> None:
         name = callee(node)
         arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg != "out")]
         if isinstance(node.func, ast.Name):
             if name in ("exec", "globals"):
                 self.uncertain = self.uncertain or f"`{name}` may bind any variable"
-            self.called.add(name)
-            self._read(name)
-            self._touch(name)
+            self.call(name)
+            self.read(name)
+            self.touch(name)
         elif not isinstance(node.func, ast.Attribute):
             self.visit(node.func)
         for number, argument in enumerate(arguments):
             root = root_of(argument)
             if number == 0 and name in FIRST_ARGUMENT and root:
                 self.reads |= {root} if name in RETURNS_CONTENT else set()
-                self._overwrite(root) if name == "copyto" else self._mutate(root)
+                self.overwrite(root) if name == "copyto" else self.mutate(root)
                 continue
             self.visit(argument)
             if root:
-                self._touch(root)
+                self.touch(root)
         for keyword in node.keywords:
             if keyword.arg == "out" and (root := root_of(keyword.value)):
-                self._overwrite(root)
+                self.overwrite(root)
         if isinstance(node.func, ast.Attribute):
-            self._method(node.func, name, arguments)
+            self._method(node.func, name, arguments, is_used=is_used)
 
-    def _method(self, func: ast.Attribute, name: str, arguments: Sequence[ast.expr]) -> None:
+    def _method(self, func: ast.Attribute, name: str, arguments: Sequence[ast.expr], *, is_used: bool) -> None:
         root, path = root_of(func.value), path_of(func)
         if path:
-            self.called.add(path)
+            self.call(path)
         if not root:
             self.visit(func.value)
             return
@@ -189,14 +103,15 @@ class Walker:
                 self.resets.add(root)
                 self.mutations.pop(root, None)
         elif name in OVERWRITERS and path_of(func.value):
-            self._overwrite(root)
+            self.overwrite(root)
         elif name in MUTATORS | RESETS or (name.endswith("_") and not name.startswith("_")):
-            self.reads |= {root} if name in RETURNS_CONTENT else set()
+            self.reads |= {root} if is_used or name in RETURNS_CONTENT else set()
             is_entry = name == "setdefault" and len(arguments) == 2
-            self._mutate(root, arguments, entry=arguments[0] if is_entry else None)
+            is_part = not path_of(func.value)
+            self.mutate(root, *arguments, entry=arguments[0] if is_entry else None, is_part=is_part)
         else:
-            self._read(root)
-            self._touch(root)
+            self.read(root, counts=is_used)
+            self.touch(root)
 
     # -- targets
 
@@ -212,18 +127,18 @@ class Walker:
             case ast.Subscript():
                 self._set_entry(target, value)
             case ast.Name() | ast.Attribute() if path := path_of(target):
-                if "." in path and self._alias(path) is not None:
-                    self._mutate(path)
+                if "." in path and self.alias(path) is not None:
+                    self.mutate(path)
                     return
                 base = root_of(value) if value is not None else ""
-                source = self._alias(base) or (base, True)
-                self._store(path, value)
+                source = self.alias(base) or (base, True)
+                self.store(path, value)
                 if base and "." not in path:
                     self.aliases[path] = source
             case ast.Attribute():
                 self.visit(target.value)
                 if root := root_of(target):
-                    self._mutate(root)
+                    self.mutate(root, is_part=True)
 
     def _set_entry(self, target: ast.Subscript, value: ast.expr | None) -> None:
         self.visit(target.slice)
@@ -236,9 +151,10 @@ class Walker:
         is_whole = isinstance(target.slice, ast.Slice) and not (target.slice.lower or target.slice.upper)
         is_whole |= isinstance(target.slice, ast.Constant) and target.slice.value is Ellipsis
         if path_of(target.value) and (is_whole or (names and names <= self.ranges)):
-            self._overwrite(root)
+            self.overwrite(root)
         else:
-            self._mutate(root, values, entry=target.slice if path_of(target.value) else None)
+            is_part = not path_of(target.value)
+            self.mutate(root, *values, entry=None if is_part else target.slice, is_part=is_part)
         if isinstance(target.slice, ast.Constant):
             self.mirrored |= {(root, str(target.slice.value), path) for path in names_in(values)}
 
@@ -291,6 +207,8 @@ class Walker:
                 for child in ast.iter_child_nodes(node):
                     self.visit(child)
                 return False
+            case ast.Expr(value=ast.Call() as call):
+                self._call(call, is_used=False)
             case ast.Expr(value=value):
                 self.visit(value)
             case ast.Assert(test=test):
@@ -302,14 +220,14 @@ class Walker:
             if alias.name == "*":
                 self.uncertain = self.uncertain or "`import *` may bind any variable"
             else:
-                self._store((alias.asname or alias.name).partition(".")[0])
+                self.store((alias.asname or alias.name).partition(".")[0])
 
     def _delete(self, target: ast.expr) -> None:
         if isinstance(target, ast.Name):
             self.defined.discard(target.id)
             self.deleted.add(target.id)
         elif root := root_of(target):
-            self._mutate(root)
+            self.mutate(root)
 
     def _augment(self, target: ast.expr, value: ast.expr) -> None:
         self.visit(value)
@@ -317,26 +235,27 @@ class Walker:
         if not path:
             if isinstance(target, ast.Subscript):
                 self.visit(target.slice)
-            self._mutate(root_of(target), [value])
-        elif "." in path and self._alias(path) is not None:
-            self._mutate(path)
+            self.mutate(root_of(target), value)
+        elif "." in path and self.alias(path) is not None:
+            self.mutate(path)
         else:
-            alias = self._alias(path)
-            self._read(path, counts=False)
-            self._store(path, value, is_augmented=True)
+            alias = self.alias(path)
+            self.read(path, counts=False)
+            self.store(path, value, is_augmented=True)
             if alias is not None:  # `p -= …` changes what `p` is a part of, if that can be changed
-                self._touch(alias[0])
+                self.touch(alias[0])
 
     def _inner_loop(self, node: ast.For | ast.AsyncFor) -> None:
         self.visit(node.iter)
         self.nested += 1
         for each in ast.walk(node.target):
             if isinstance(each, ast.Name):
-                self._store(each.id)
+                self.store(each.id)
         self.nested -= 1
         self._alias_items(node.target, node.iter)
         if is_range(node.iter) and not any(map(self.is_defined, names_in([node.iter]))):
             self.ranges.add(path_of(node.target))
+        self.counters.add(counter_of(node.target, node.iter))
         self._block(node.body)
         self.run(node.orelse)
 
@@ -356,14 +275,16 @@ class Walker:
 
     def _branches(self, test: ast.expr, blocks: Sequence[Sequence[ast.stmt]]) -> bool:
         self.visit(test)
-        before, ends = set(self.defined), []
-        for body in blocks:
+        before, ends = set(self.defined), dict[int, set[str]]()
+        for number, body in enumerate(blocks):
             self.defined = set(before)
             self.conditions.append(test)
             if self.run(body):
-                ends.append(self.defined)
+                ends[number] = self.defined
             self.conditions.pop()
-        self.defined = set.intersection(*ends) if ends else before
+        self.defined = set.intersection(*ends.values()) if ends else before
+        if 0 in ends and is_true_for_zero(test, self.counters - {""}):
+            self.defined = ends[0]
         if len(ends) < len(blocks):
             self.skips.append(test)  # until the end of the block around this, where ``run`` removes it
         return bool(ends)
@@ -377,7 +298,7 @@ class Walker:
             for part in ast.walk(case.pattern):
                 name = getattr(part, "name", None) or getattr(part, "rest", None)
                 if isinstance(name, str):
-                    self._store(name)
+                    self.store(name)
             self.visit(case.guard)
             is_complete |= case.guard is None and isinstance(case.pattern, ast.MatchAs) and case.pattern.pattern is None
             if self.run(case.body):
@@ -412,7 +333,7 @@ class Walker:
             self._function(None, node.body)
         else:
             self._function(node.args, node.body)
-        self._store(node.name)
+        self.store(node.name)
 
     def _function(self, args: ast.arguments | None, body: Sequence[ast.stmt]) -> None:
         """A nested function or class: what it reads counts at the end of the body, when it was called."""
@@ -433,7 +354,7 @@ class Walker:
         }
         own |= {path for path in inner.stores if "." not in path} - declared
         self.uncertain = self.uncertain or inner.uncertain
-        self.called |= inner.called
+        self.called_later |= {*inner.called, *inner.called_later}
 
         def outer(paths: set[str]) -> set[str]:
             return {path for path in paths if path.partition(".")[0] not in own}

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 
 from qcity_nb.cells.known_methods import ITEM_VIEWS, PASSES_ITEMS
 
-__all__ = ["Change", "callee", "is_constant", "is_range", "item_sources", "names_in", "path_of", "prefixes", "root_of"]
+__all__ = [
+    "Change",
+    "callee",
+    "counter_of",
+    "is_constant",
+    "is_range",
+    "is_true_for_zero",
+    "item_sources",
+    "names_in",
+    "path_of",
+    "prefixes",
+    "root_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +35,8 @@ class Change:
     is_augmented: bool = False
     entry: ast.expr | None = None
     """The key, if it sets an entry."""
+    is_part: bool = False
+    """Not the object itself is changed, but one that it contains."""
 
 
 def path_of(node: ast.AST) -> str:
@@ -93,6 +107,28 @@ def callee(node: ast.Call) -> str:
 def is_range(node: ast.expr) -> bool:
     """Does a loop over it count?"""
     return isinstance(node, ast.Call) and callee(node) in ("range", "trange", "prange")
+
+
+def counter_of(target: ast.expr, items: ast.expr) -> str:
+    """The variable of a loop that counts from 0: `i` in `i, x in enumerate(xs)`; empty: there is none."""
+    match items, target:
+        case ast.Call(func=ast.Name(id="enumerate"), args=[_], keywords=[]), ast.Tuple(elts=[ast.Name(id=name), *_]):
+            return name
+        case ast.Call(args=[_] | [ast.Constant(value=0), *_]), ast.Name(id=name) if is_range(items):
+            return name
+    return ""
+
+
+def is_true_for_zero(test: ast.expr, counters: set[str]) -> bool:
+    """Does it hold in a loop's first pass: `i == 0`, `i % 100 == 0`, `not i % 100`?"""
+    match test:
+        case ast.Compare(left=left, ops=[ast.Eq()], comparators=[ast.Constant(value=0)]):
+            pass
+        case ast.UnaryOp(op=ast.Not(), operand=left):
+            pass
+        case _:
+            return False
+    return path_of(left.left if isinstance(left, ast.BinOp) and isinstance(left.op, ast.Mod) else left) in counters
 
 
 def item_sources(target: ast.expr, items: ast.expr) -> list[tuple[ast.expr, ast.expr]]:

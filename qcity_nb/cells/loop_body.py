@@ -1,6 +1,6 @@
 """What the body of a loop does with variables: binds them, changes them in place, reads them before it binds them.
 
-    body = analyze(statements, targets=["epoch"])
+    body = analyze(statements, targets=["n"])
     body.carried     # bound by an iteration, and read by the next one before it binds them
     body.kept        # bound in some iterations only, and not read before in the body: the last value stays
     body.mutated     # changed in place, and not made in the iteration
@@ -13,8 +13,8 @@ times of a clock, and caches whose entries depend on their keys alone.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qcity_nb.cells.body_walk import Walker
 from qcity_nb.cells.expressions import Change, callee, is_constant, names_in, path_of, prefixes
@@ -38,13 +38,20 @@ class LoopBody:
     touched: frozenset[str] = frozenset()
     """What functions are called with, or other methods are called of: it may be changed."""
     bound: frozenset[str] = frozenset()
+    varying: frozenset[str] = frozenset()
+    """Those of ``bound`` that get other values than constants and times."""
     fresh: frozenset[str] = frozenset()
     """What each iteration resets."""
     reads: frozenset[str] = frozenset()
     """Read otherwise than to change it."""
     mirrored: frozenset[tuple[str, str, str]] = frozenset()
     """(container, key, variable): the body sets ``container[key]`` to a value that depends on the variable."""
-    called: frozenset[str] = frozenset()
+    exposed: frozenset[str] = frozenset()
+    """Read, or changed, before the body has bound it."""
+    mutated_parts: frozenset[str] = frozenset()
+    """Those of ``mutated`` of which only objects that they contain are changed."""
+    called: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The functions that are called, and what the body has bound before each call of them."""
     stepped: frozenset[str] = frozenset()
     """What `.step()` or `.update()` is called of, or `.step(…)` with."""
     uncertain: str = ""
@@ -60,6 +67,8 @@ def analyze(statements: Sequence[ast.stmt], targets: Iterable[str] = ()) -> Loop
     items = frozenset(targets)
     walk = Walker(defined=set(items))
     walk.run(statements)
+    for path in walk.called_later:
+        walk.called.setdefault(path, frozenset(walk.defined))
     for names in walk.later:
         walk.exposed |= {path for path in names if not walk.is_defined(path)}
     return _Summary(walk, items).body()
@@ -107,10 +116,13 @@ class _Summary:
             mutated=frozenset(mutated),
             touched=frozenset(walk.touched - walk.resets - set(walk.stores) - caches),
             bound=frozenset(walk.stores) | self.items,
+            varying=frozenset(walk.stores) - stable,
             fresh=frozenset(walk.resets),
             reads=frozenset(walk.reads),
             mirrored=frozenset(walk.mirrored),
-            called=frozenset(walk.called),
+            exposed=frozenset(walk.exposed),
+            mutated_parts=frozenset(path for path in mutated if all(each.is_part for each in walk.mutations[path])),
+            called=walk.called,
             stepped=frozenset(walk.stepped),
             uncertain=walk.uncertain,
         )

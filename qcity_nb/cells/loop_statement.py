@@ -8,14 +8,16 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from qcity_nb.cells.body_walk import Walker
 from qcity_nb.cells.expressions import callee, path_of, root_of
 from qcity_nb.cells.loop_body import LoopBody, analyze
 
-__all__ = ["LoopStatement", "find_statement", "function_body"]
+__all__ = ["LoopStatement", "find_statement", "function_body", "is_read_first"]
 
 MOST_LINES_BEFORE = 30
 """The call may stand so many lines below its `for`."""
@@ -112,9 +114,11 @@ def _counted(target: ast.expr, items: ast.expr, call: ast.Call, body: LoopBody) 
     return ""
 
 
-@functools.lru_cache(maxsize=64)
 def function_body(text: str) -> LoopBody | None:
-    """What the first function of a source, which may go on after it, does with variables; ``None``: there is none."""
+    """What the first function of a source, which may have more after it, does with variables; ``None``: there is none.
+
+    Its first parameter counts as a variable of the code around: a method's object.
+    """
     lines = text.splitlines(keepends=True)
     first = next(
         (number for number, line in enumerate(lines) if line.lstrip().startswith(("def ", "async def "))), None
@@ -124,8 +128,31 @@ def function_body(text: str) -> LoopBody | None:
     tree = _tree("".join(lines[first : _end(lines, first)]))
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return analyze(node.body, [each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)])
+            every = [each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)]
+            return analyze(node.body, every[1:])
     return None
+
+
+def is_read_first(text: str, path: str) -> bool:
+    """Does the source read a variable before it binds it? Only the statements that mention it are parsed."""
+    lines = text.splitlines(keepends=True)
+    mention = re.compile(rf"(?<![\w.]){re.escape(path)}\b")
+    walk = Walker()
+    end = 0
+    for number, line in enumerate(lines):
+        if number < end or not mention.search(line):
+            continue
+        first = next(each for each in range(number, -1, -1) if each == end or _indent(lines[each]) <= _indent(lines[0]))
+        end = max(_end(lines, first), number + 1)
+        tree = _tree("".join(lines[first:end]))
+        if tree is None:
+            return True
+        walk.run(tree.body)
+        if path in walk.exposed or any(path in names for names in walk.later):
+            return True
+        if walk.is_defined(path):
+            return False
+    return False
 
 
 def _loop_of(node: ast.AST, line: int) -> tuple[ast.expr, ast.expr, ast.Call, list[ast.stmt]] | None:
@@ -150,6 +177,8 @@ def _state_of(call: ast.Call) -> tuple[str, dict[str, str]]:
         case [ast.Dict(keys=keys, values=entries)]:
             pairs = zip(keys, entries, strict=True)
             return "", {str(key.value): path_of(entry) for key, entry in pairs if isinstance(key, ast.Constant)}
+        case [ast.Call(func=ast.Name(id="dict"), args=[], keywords=pairs)]:
+            return "", {pair.arg: path_of(pair.value) for pair in pairs if pair.arg}
         case [value]:
             return path_of(value), {}
     return "", {}

@@ -28,8 +28,10 @@ from loop_world import Killed, World
 
 from qcity_nb.city import City
 from qcity_nb.kernel.loop_state import Loop
+from qcity_nb.kernel.session import Session
+from qcity_nb.settings import load
 
-__all__ = ["LoopCase", "Outcome", "cases", "run_and_collect", "run_killed", "run_undisturbed"]
+__all__ = ["LoopCase", "Outcome", "cases", "run_killed", "run_undisturbed"]
 
 FOLDER = Path(__file__).resolve().parent.parent / "loops"
 _OPTIONAL = ("torch", "jax")
@@ -69,8 +71,8 @@ class Outcome:
     """The result, for people."""
     boundaries: int
     """How many iterations were finished, in all loops and attempts together."""
-    messages: tuple[str, ...]
-    """What qcity said of the state, in all attempts."""
+    messages: tuple[tuple[str, ...], ...]
+    """What qcity said of the state, for each attempt."""
 
 
 def cases(kind: str = "*") -> list[LoopCase]:
@@ -106,7 +108,7 @@ class _Attempts:
         self.folder = folder
         self.world = World(folder / "run")
         self.boundaries = 0
-        self.messages: list[str] = []
+        self.messages: list[tuple[str, ...]] = []
 
     def execute(self, die_after: int | None) -> Outcome | None:
         """Execute the script from its top, as a new process would.
@@ -132,7 +134,7 @@ class _Attempts:
 
         session.advance = count  # type: ignore[method-assign]
         city = City.__new__(City)  # without a sidecar's process
-        city.session = session
+        city.session, city.settings = session, load(self.folder, environ={})
         module = types.ModuleType("__main__")
         module.__dict__.update(city=city, __file__=str(self.case.path))
         try:
@@ -140,12 +142,19 @@ class _Attempts:
                 exec(compile(self.case.source, str(self.case.path), "exec"), module.__dict__)
                 value = eval(self.case.result, module.__dict__)
                 (digest,) = digests({"value": value}).values()
-                return Outcome(digest[1], repr(value), self.boundaries, tuple(self.messages))
+                text = repr(value)
+            self._note_messages(session)
+            return Outcome(digest[1], text, self.boundaries, tuple(self.messages))
         except Killed:
+            self._note_messages(session)
             return None
         finally:
-            self.messages += [change["text"] for change in session.history.changes if change["kind"] == "state"]
             session.engine.close()
+
+    def _note_messages(self, session: Session) -> None:
+        """What was said of the state in this attempt."""
+        now = [change for change in session.history.changes if change["term"] == self.world.term]
+        self.messages.append(tuple(change["text"] for change in now if change["kind"] == "state"))
 
     @contextlib.contextmanager
     def _process(self, module: types.ModuleType) -> Iterator[None]:
@@ -195,8 +204,3 @@ def run_killed(case: LoopCase, folder: Path, *die_after: int) -> Outcome:
     outcome = attempts.execute(None)
     assert outcome is not None
     return outcome
-
-
-def run_and_collect(case: LoopCase, folder: Path) -> list[str]:
-    """Execute a script undisturbed; what qcity said of its state."""
-    return list(run_undisturbed(case, folder).messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import functools
 import linecache
 import sys
 import types
@@ -13,10 +14,12 @@ from inspect import CO_NEWLOCALS
 from pathlib import Path
 from typing import Any
 
+from qcity_nb.cells.expressions import prefixes
+from qcity_nb.cells.loop_body import LoopBody
 from qcity_nb.cells.loop_statement import LoopStatement, find_statement, function_body
 from qcity_nb.kernel.changes.live_objects import MISSING, attributes, is_own, kind_of
 
-__all__ = ["Caller", "Reach"]
+__all__ = ["Caller", "Reach", "Variables", "body_of", "is_cache"]
 
 MOST_FUNCTIONS = 40
 MOST_FRAMES = 24
@@ -32,6 +35,8 @@ class Reach:
     read: frozenset[str]
     carried: frozenset[str]
     """Bound by a function that reads them first: `global count; count += 1`."""
+    early: frozenset[str] = frozenset()
+    """Bound by the loop's body, but read before that by a function that it calls."""
     functions: tuple[tuple[str, types.FunctionType], ...] = ()
     """The functions, with the names by which they are called."""
 
@@ -50,13 +55,41 @@ class Reach:
 
     def changes(self, path: str) -> bool:
         """Does one of the functions change that variable, and not as a cache of what depends on the key alone?"""
-        bodies = []
+        bodies = [body_of(function) for function in self._mentioning(path)]
+        return not bodies or any(body is None or path in body.mutated | body.touched for body in bodies)
+
+    def uses(self, path: str) -> bool:
+        """Does one of the functions read it, and not only to call a method whose result is dropped?"""
+        bodies = [body_of(function) for function in self._mentioning(path)]
+        return any(body is None or path in body.reads for body in bodies)
+
+    def _mentioning(self, path: str) -> Iterator[types.FunctionType]:
         for _, function in self.functions:
             if path in function.__code__.co_names + function.__code__.co_freevars:
-                lines = linecache.getlines(function.__code__.co_filename)
-                body = function_body("".join(lines[function.__code__.co_firstlineno - 1 :]))
-                bodies.append(body is None or path in body.mutated | body.touched)
-        return any(bodies) or not bodies
+                yield function
+
+
+def body_of(function: types.FunctionType) -> LoopBody | None:
+    """What a function does with variables; ``None``: it has no source."""
+    return _body_of(function.__code__)
+
+
+@functools.lru_cache(maxsize=256)
+def _body_of(code: types.CodeType) -> LoopBody | None:
+    return function_body("".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :]))
+
+
+def is_cache(cls: type, name: str) -> bool:
+    """Do methods of the class fill that attribute with what depends on their keys alone, and change it no otherwise?"""
+    bodies = []
+    for method in (value for each in cls.__mro__ if is_own(each) for value in vars(each).values()):
+        if not isinstance(method, types.FunctionType) or method.__name__ == "__init__":
+            continue
+        if name in method.__code__.co_names and method.__code__.co_argcount:
+            bodies.append((f"{method.__code__.co_varnames[0]}.{name}", body_of(method)))
+    return bool(bodies) and not any(
+        body is None or path in body.mutated | body.touched | body.bound for path, body in bodies
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +180,33 @@ class Variables:
             elif is_own(type(value)):
                 yield from ((f"{name}.{key}", item) for key, item in attributes(value).items())
 
-    def reach(self, called: frozenset[str]) -> Reach:
-        """What the functions called by these names use of the variables here, directly and by further calls."""
-        read: set[str] = set()
-        carried: set[str] = set()
+    def reach(self, body: LoopBody) -> Reach:
+        """What the functions that a body calls use of the variables here, directly and by further calls."""
+        read, carried, early = set[str](), set[str](), set[str]()
         functions: list[tuple[str, types.FunctionType]] = []
-        waiting = [(path, self._function(path)) for path in sorted(called)]
+        waiting = [(path, self._function(path), bound) for path, bound in sorted(body.called.items())]
+        leaves = {path.rpartition(".")[2] for path in body.varying}
         while waiting and len(functions) < MOST_FUNCTIONS:
-            path, function = waiting.pop()
+            path, function, bound = waiting.pop()
             if function is None or any(function is other for _, other in functions):
                 continue
             functions.append((path, function))
+            owner = path.rpartition(".")[0]
             for part in _nested(function.__code__):
-                names = set(part.co_names) | set(part.co_freevars)
+                names = {*part.co_names, *part.co_freevars}
                 is_here = function.__globals__ is self.outer
                 read |= {name for name in names if is_here or name in part.co_freevars}
                 if _STORE_CODES & set(part.co_code[::2]):
                     carried |= _carried(part)
-                for name in names:
+                if names & leaves:
+                    early |= {each for each in _exposed(function, owner) if each in body.varying} - _known(bound, body)
+                for name in sorted(names):
                     value = function.__globals__.get(name, self.own.get(name))
                     if isinstance(value, types.FunctionType):
-                        waiting.append((name, self._own(value)))
-        return Reach(frozenset(read - carried), frozenset(carried), tuple(functions))
+                        waiting.append((name, self._own(value), bound))
+                    elif owner:
+                        waiting.append((f"{owner}.{name}", self._function(f"{owner}.{name}"), bound))
+        return Reach(frozenset(read - carried), frozenset(carried), frozenset(early), tuple(functions))
 
     def _function(self, path: str) -> types.FunctionType | None:
         name, _, method = path.rpartition(".")
@@ -185,6 +223,19 @@ class Variables:
         if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
             return value
         return None
+
+
+def _exposed(function: types.FunctionType, owner: str) -> set[str]:
+    """What a function reads of its caller's variables before it has bound them; ``owner``: the object of a method."""
+    body = body_of(function)
+    own, *others = (*function.__code__.co_varnames, "")
+    paths = {each.partition(".")[::2] for each in body.exposed} if body is not None else set()
+    exposed = {name if not rest else f"{name}.{rest}" for name, rest in paths if name not in (own, *others)}
+    return exposed | {f"{owner}.{rest}" for name, rest in paths if owner and name == own and rest}
+
+
+def _known(bound: frozenset[str], body: LoopBody) -> set[str]:
+    return {path for path in body.varying if any(prefix in bound for prefix in prefixes(path))}
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import io
+import itertools
+import logging
 import random
 import sys
 import types
@@ -20,10 +23,13 @@ __all__ = [
     "Kind",
     "Saved",
     "attributes",
+    "contains_others",
     "fingerprint",
+    "holds_stream",
     "is_own",
     "kind_of",
     "parameter_ids",
+    "saves_attributes",
 ]
 
 MISSING = object()
@@ -98,7 +104,8 @@ def is_own(cls: type) -> bool:
     name = cls.__module__
     if name == "__main__":
         return True
-    if name.partition(".")[0] in (*sys.stdlib_module_names, "qcity_nb"):
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names or package == "qcity_nb":
         return False
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return bool(file) and "site-packages" not in file and "dist-packages" not in file
@@ -113,6 +120,28 @@ def attributes(value: object) -> dict[str, Any]:
             with contextlib.suppress(AttributeError):
                 values.setdefault(name, object.__getattribute__(value, name))
     return values
+
+
+def holds_stream(value: object) -> bool:
+    """Does the object have an open file, or a logger, to write to?"""
+    return any(isinstance(each, io.IOBase | logging.Logger) for each in attributes(value).values())
+
+
+def contains_others(value: object) -> bool:
+    """Is it a container, or an array, of objects that no state saves, such as the axes of a figure?"""
+    with contextlib.suppress(Exception):
+        items: Any = value.values() if isinstance(value, Mapping) else getattr(value, "flat", value)
+        kinds = {kind_of(item) for item in itertools.islice(items, _SAMPLED)}
+        return kinds == {"other"}
+    return False
+
+
+def saves_attributes(value: object) -> bool:
+    """Are all attributes of the object saved with it? A module saves its parameters and buffers alone."""
+    if kind_of(value) != "module":
+        return True
+    own = [vars(cls) for cls in type(value).__mro__ if is_own(cls)]
+    return any("get_extra_state" in names or "state_dict" in names for names in own)
 
 
 def parameter_ids(value: Any) -> set[int]:
@@ -157,7 +186,7 @@ class Saved:
             return list(value)
         match kind_of(value):
             case "module":
-                return [*value.modules(), *value.parameters(), *value.buffers()]
+                return [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
             case "optimizer":
                 self.optimizers.append(value)
                 return [getattr(value, "optimizer", None)]

@@ -14,21 +14,33 @@ from typing import Any, Protocol
 
 from qcity_nb.cells.expressions import prefixes
 from qcity_nb.cells.loop_body import LoopBody
-from qcity_nb.cells.loop_statement import LoopStatement
+from qcity_nb.cells.loop_statement import LoopStatement, is_read_first
 from qcity_nb.errors import StateRefused
-from qcity_nb.kernel.changes.caller import Caller, Reach, Variables
-from qcity_nb.kernel.changes.live_objects import MISSING, Saved, attributes, fingerprint, is_own, kind_of, parameter_ids
+from qcity_nb.kernel.changes.caller import Caller, Reach, Variables, is_cache
+from qcity_nb.kernel.changes.live_objects import (
+    MISSING,
+    Saved,
+    attributes,
+    contains_others,
+    fingerprint,
+    holds_stream,
+    is_own,
+    kind_of,
+    parameter_ids,
+    saves_attributes,
+)
 from qcity_nb.kernel.changes.run_history import ChangeKind, RunHistory
-from qcity_nb.kernel.changes.state_problems import Problem, message
+from qcity_nb.kernel.changes.state_problems import Passed, Problem, message
 
-__all__ = ["BOUNDARIES", "StateCheck", "find_problems"]
+__all__ = ["BOUNDARIES", "StateCheck"]
 
 BOUNDARIES = 3
 """So many boundaries are looked at."""
-_AIDS = re.compile(r"log(ger|s|ging|file|book)?\b|writer|timer|clock|progress|pbar|(^|_)bar\b|profil|console", re.I)
-"""Names of objects and classes that serve people, and not the result."""
-_CACHES = re.compile(r"cache|(^|_)memo(_|$)|memoiz", re.I)
-_CLOCK_VALUES = re.compile(r"time|elapsed|clock|started|eta\b|(^|_)(t0|start)\b", re.I)
+_FOR_PEOPLE = re.compile(r"progress|(^|_)p?bar\b|tqdm|timer|clock|stopwatch", re.I)
+"""Names of objects and classes that show people how far the loop is."""
+_WRITERS = re.compile(r"log(ger|s|ging|file|book)?\b|writer|profil|console", re.I)
+"""Names of objects and classes that write what they get."""
+_CLOSED = r"(?!\.(?:close|flush|finish|stop)\b)"
 _EMPTY = LoopStatement(body=LoopBody())
 
 
@@ -57,8 +69,8 @@ class StateCheck:
         self._is_strict = is_strict
         self._left = BOUNDARIES if caller is not None else 0
         self._statement: LoopStatement | None = None
+        self._reach: Reach | None = None
         self._earlier: dict[str, tuple[Any, Any]] = {}
-        self._named: set[str] = set()
 
     def at_boundary(self) -> None:
         """Look at the state after one more iteration.
@@ -79,28 +91,32 @@ class StateCheck:
             return
         if self._statement is None:
             self._statement = self._caller.statement() or _EMPTY
-        look = _Look(self._statement, self._caller, variables, self._loop.state, self._earlier)
-        problems = [each for each in look.problems() if each.path not in self._named]
+        if self._reach is None:
+            self._reach = variables.reach(self._statement.body)
+        look = _Look(self._statement, self._caller, variables, self._reach, self._loop.state, self._earlier)
+        problems = list(look.problems())
         self._earlier = look.now
         if not self._left:
-            self._earlier = {}
+            self._earlier, self._reach = {}, None
             self._session.history.checked_loops.add(place)
-        if problems:
-            self._named |= {each.path for each in problems}
-            self._report(message(self._loop.name, problems))
+        self._report(problems)
 
-    def _report(self, text: str) -> None:
+    def _report(self, problems: list[Problem]) -> None:
+        """Say what was not said before, by this attempt or an earlier one; ``strict_state`` says it at each attempt."""
+        loop = f"city.loop {self._loop.name!r}"
+        changes = self._session.history.changes if not self._is_strict else []
+        earlier = [each["text"] for each in changes if each.get("kind") == "state" and each["text"].startswith(loop)]
+        problems = [each for each in problems if not any(f"`{each.path}`" in text for text in earlier)]
+        if not problems:
+            return
+        statement, state = self._statement or _EMPTY, self._loop.state
+        is_empty = state is None or (isinstance(state, dict) and not state)
+        passed = Passed(statement.state, isinstance(state, dict), dict(statement.entries), is_empty)
+        text = message(f"{loop}, line {self._caller.line if self._caller else 0}", problems, passed)
         if self._is_strict:
             self._session.sidecar.refuse("state", text)  # stops the run under the engine, so that nobody relaunches it
             raise StateRefused(text)
-        earlier = [each["text"] for each in self._session.history.changes if each.get("kind") == "state"]
-        if not any(text.startswith(each) for each in earlier):  # else an attempt before this one has said it
-            self._session.announce("state", text)
-
-
-def find_problems(statement: LoopStatement, caller: Caller, variables: Variables, state: object) -> list[Problem]:
-    """What the source and the objects of one moment show."""
-    return list(_Look(statement, caller, variables, state, {}).problems())
+        self._session.announce("state", text)
 
 
 class _Look:
@@ -111,6 +127,7 @@ class _Look:
         statement: LoopStatement,
         caller: Caller,
         variables: Variables,
+        reach: Reach,
         state: object,
         earlier: dict[str, tuple[Any, Any]],
     ) -> None:
@@ -122,7 +139,7 @@ class _Look:
         self.saved = Saved(state)
         self.earlier = earlier
         self.now: dict[str, tuple[Any, Any]] = {}
-        self.reach: Reach = variables.reach(self.body.called)
+        self.reach = reach
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong, each variable once."""
@@ -140,7 +157,7 @@ class _Look:
         if self.statement.counted:
             yield Problem(self.statement.counted, "counted")
         yield from self._rebound_state()
-        yield from self._bound(self.body.carried | self.reach.carried)
+        yield from self._bound(self.body.carried | self.reach.carried | self.reach.early)
         yield from self._kept()
         yield from self._changed()
         yield from self._torch()
@@ -152,17 +169,18 @@ class _Look:
         """Is it an attribute of an object that is saved as a whole?"""
         parents = list(prefixes(path))[1:]
         values = [self.variables.get(parent) for parent in parents]
-        return any(value is not MISSING and self.saved.has(value) for value in values)
+        return any(value is not MISSING and self.saved.has(value) and saves_attributes(value) for value in values)
 
     def _is_aid(self, path: str, value: object) -> bool:
-        name = path.rpartition(".")[2]
-        if _CACHES.search(name):
+        """Is it an object that serves people, such as a progress bar, or that only writes what it gets?"""
+        if kind_of(value) not in ("own", "other"):
+            return False
+        names = (path.rpartition(".")[2], type(value).__name__)
+        if any(map(_FOR_PEOPLE.search, names)):
             return True
-        if kind_of(value) in ("own", "other"):
-            return bool(
-                _AIDS.search(name) or _AIDS.search(type(value).__name__) or _CACHES.search(type(value).__name__)
-            )
-        return isinstance(value, float) and bool(_CLOCK_VALUES.search(name))
+        if path in self.body.reads or self.reach.uses(path):
+            return False
+        return not self._is_read(path) or holds_stream(value) or any(map(_WRITERS.search, names))
 
     def _is_held(self, path: str) -> bool:
         key = path.rpartition(".")[2]
@@ -186,7 +204,7 @@ class _Look:
         if name in self.body.bound and self.state is not None:
             value = self.variables.get(name)
             if value is not MISSING and value is not self.state:
-                yield Problem(name, "state")
+                yield Problem(name, "state", _in_place(name, value))
 
     def _bound(self, paths: Iterable[str]) -> Iterator[Problem]:
         """Variables that the body binds anew, and whose last value the next iteration reads."""
@@ -204,12 +222,12 @@ class _Look:
             elif path in self.body.augmented and kind in ("array", "container"):
                 if not self.saved.has(value):
                     is_held = self._is_held(path)
-                    yield Problem(path, "rebound" if is_held else "changed", is_array=True, is_held=is_held)
+                    yield Problem(path, "rebound" if is_held else "changed", _in_place(path, value), is_held)
             elif kind in ("scalar", "array", "container", "other"):
                 if self._is_mirrored(path):
                     yield Problem(path, "mirrored")
                 elif kind == "scalar" or not self.saved.has(value) or self._is_same(path, value) is False:
-                    yield Problem(path, "rebound", is_array=kind == "array", is_held=self._is_held(path))
+                    yield Problem(path, "rebound", _in_place(path, value), self._is_held(path))
             elif self._is_same(path, value) is False:
                 yield Problem(path, "rebound", is_held=self._is_held(path))
 
@@ -217,13 +235,15 @@ class _Look:
         """Variables that only some iterations bind, and that code after the loop reads."""
         for path in sorted(self.body.kept | self.body.kept_with_carried):
             value = self.variables.get(path)
-            is_read = self._is_read_after(path) or (self.caller.is_cell and path in self.body.kept_with_carried)
+            is_read = is_read_first(self.statement.after, path) or (
+                self.caller.is_cell and path in self.body.kept_with_carried
+            )
             is_known = value is MISSING or (kind_of(value) != "other" and not self._is_aid(path, value))
             if is_read and is_known and not self._is_mirrored(path) and not path.startswith("_"):
                 yield Problem(path, "kept")
 
     def _is_read_after(self, path: str) -> bool:
-        return re.search(rf"(?<![\w.]){re.escape(path)}\b", self.statement.after) is not None
+        return re.search(rf"(?<![\w.]){re.escape(path)}\b{_CLOSED}", self.statement.after) is not None
 
     def _is_read(self, path: str) -> bool:
         """Is what the body puts into a container read anywhere, as far as can be seen?"""
@@ -240,6 +260,10 @@ class _Look:
             if self._is_aid(path, value):
                 continue
             kind = kind_of(value)
+            if path in self.body.mutated_parts and contains_others(value):
+                continue
+            if kind == "container" and not value:  # it passes nothing on: a function has emptied it
+                continue
             if kind == "iterator":
                 yield Problem(path, "iterator")
             elif kind in ("array", "estimator") or (kind == "container" and self._is_read(path)):
@@ -335,12 +359,13 @@ class _Look:
         items = {**vars(value)} if isinstance(value, type) else attributes(value)
         for name, item in items.items():
             part = f"{path}.{name}"
-            if self._is_aid(part, item) or part in self.body.bound or kind_of(item) in ("other", *_SCANNED):
+            if part in self.body.bound or kind_of(item) in ("other", *_SCANNED) or self._is_aid(part, item):
                 continue
             before = self.earlier.get(part)
             print_now = fingerprint(item, self.saved)
             self.now[part] = (None, print_now)
-            if before is not None and before[1] != print_now and self.saved.has(item) is False:
+            is_changed = before is not None and before[1] != print_now and not self.saved.has(item)
+            if is_changed and not is_cache(value if isinstance(value, type) else type(value), name):
                 changed.append(part)
         if changed:
             parts = [item for item in items.values() if kind_of(item) != "scalar"]
@@ -349,6 +374,16 @@ class _Look:
 
 
 _SCANNED = ("optimizer", "scheduler", "scaler", "generator", "module")
+
+
+def _in_place(path: str, value: object) -> str:
+    """The line that sets all of its content; empty: there is none."""
+    if isinstance(value, dict):
+        return f"{path}.update(…)"
+    if isinstance(value, list):
+        return f"{path}[:] = …"
+    is_writable = kind_of(value) == "array" and type(value).__module__.partition(".")[0] in ("numpy", "torch")
+    return f"{path}[...] = …" if is_writable else ""
 
 
 def _reference(value: object) -> Any:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Problem", "Reason", "message"]
+__all__ = ["Passed", "Problem", "Reason", "message"]
 
 Reason = Literal["rebound", "mirrored", "kept", "changed", "steps", "draws", "iterator", "state", "hidden", "counted"]
 
 _TEXTS: dict[Reason, str] = {
-    "rebound": "is bound anew in the body and read by the next iteration, but {where}",
-    "mirrored": "is read by the next iteration, but only a copy of it is in `state`",
-    "kept": "keeps what an earlier iteration bound, but is not in `state`",
-    "changed": "is changed by the body, but is not in `state`",
-    "steps": "is stepped in the body, but is not in `state`",
-    "draws": "draws random numbers, but is not in `state`",
-    "iterator": "is an iterator that the body draws from; it cannot be saved",
-    "hidden": "is a function that keeps something from call to call, which is not in `state`",
+    "rebound": "{verb} bound anew in the body and read by the next iteration, but {verb} not in `state`",
+    "mirrored": "{verb} read by the next iteration, but `state` has only a copy that nothing reads back",
+    "kept": "{verb} bound in some iterations only and read later, but {verb} not in `state`",
+    "changed": "{verb} changed in the body, but {verb} not in `state`",
+    "steps": "{verb} stepped in the body, but {verb} not in `state`",
+    "draws": "{verb} drawn from in the body, but {verb} not in `state`",
+    "iterator": "{verb} drawn from in the body, and an iterator cannot be saved",
+    "hidden": "{verb} called in the body and keeps something from call to call that is not in `state`",
     "counted": "around city.loop begins anew after a restart",
-    "state": "is bound anew in the body, but city.loop keeps the object that it was called with",
+    "state": "{verb} bound anew in the body, but city.loop saves the object that it was called with",
 }
-MOST_NAMED = 6
+_HELD = "{verb} bound anew in the body and read by the next iteration, but `state` holds the old object"
+MOST_NAMED = 5
+MOST_ENTRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,66 +33,105 @@ class Problem:
 
     path: str
     reason: Reason
-    is_array: bool = False
-    """Its content could be set in place."""
+    in_place: str = ""
+    """The line that sets its content in place, if that can be."""
     is_held: bool = False
     """`state` has an entry of its name."""
 
     @property
     def key(self) -> str:
         """The entry of `state` that it should be."""
-        return self.path.rpartition(".")[2].partition("[")[0]
+        name, _, key = self.path.rpartition(".")[2].partition("[")
+        return key.strip("]'\"") or name
 
+    @property
     def text(self) -> str:
         """What is wrong with it."""
-        where = "`state` holds the old object" if self.is_held else "it is not in `state`"
-        return f"`{self.path}` {_TEXTS[self.reason].format(where=where)}"
+        return _HELD if self.reason == "rebound" and self.is_held else _TEXTS[self.reason]
+
+    @property
+    def is_entry(self) -> bool:
+        """Is it enough to put the object itself into `state`?"""
+        if self.reason == "rebound":
+            return bool(self.in_place) and not self.is_held
+        return self.reason in ("changed", "steps", "draws")
+
+    @property
+    def is_value(self) -> bool:
+        """Can only an entry of `state` hold it, in place of the variable?"""
+        return self.reason in ("kept", "mirrored") or (self.reason == "rebound" and not self.in_place)
 
 
-def message(name: str, problems: Sequence[Problem]) -> str:
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What the loop's call passes as `state`."""
+
+    variable: str = ""
+    """Of which name; empty: it is written in the call."""
+    is_dict: bool = False
+    entries: dict[str, str] = field(default_factory=dict)
+    """The variables by key, if it is written as a dict in the call."""
+    is_empty: bool = False
+    """`None`, or a dict without entries."""
+
+    def line(self, problems: Sequence[Problem]) -> str:
+        """The dict that has those too."""
+        entries = dict(self.entries)
+        if self.variable and not self.is_dict:
+            entries[self.variable.rpartition(".")[2]] = self.variable
+        entries |= {each.key: each.path for each in problems if each.is_entry or each.is_value}
+        pairs = [f'"{key}": {path or "…"}' for key, path in entries.items()]
+        is_unknown = not self.is_empty and not self.entries and not self.variable
+        more = ["…"] if is_unknown or len(pairs) > MOST_ENTRIES else []
+        return f"{{{', '.join([*more, *pairs[-MOST_ENTRIES:]])}}}"
+
+
+def message(loop: str, problems: Sequence[Problem], passed: Passed) -> str:
     """What to say of them, and the line to write.
 
     Args:
-        name: the loop's.
+        loop: the loop, in words.
     """
     shown = problems[:MOST_NAMED]
     rest = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
     texts = "; ".join(_grouped(shown))
-    return (
-        f"city.loop {name!r}: {texts}{rest}. After a restart the loop would resume with wrong values. {_advice(shown)}"
-    )
+    return f"{loop}: {texts}{rest}. After a restart it would resume with wrong values. {_advice(shown, passed)}"
 
 
 def _grouped(problems: Sequence[Problem]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for problem in problems:
-        path, _, text = problem.text().partition("` ")
-        groups.setdefault(text, []).append(f"{path}`")
-    return [f"{' and '.join(paths)}{' each' if len(paths) > 1 else ''} {text}" for text, paths in groups.items()]
+        groups.setdefault(problem.text, []).append(f"`{problem.path}`")
+    return [
+        f"{' and '.join(paths)} {text.format(verb='is' if len(paths) == 1 else 'are')}"
+        for text, paths in groups.items()
+    ]
 
 
-def _advice(problems: Sequence[Problem]) -> str:
+def _advice(problems: Sequence[Problem], passed: Passed) -> str:
     lines = []
-    entries = [each for each in problems if each.reason in ("changed", "steps", "draws")]
-    entries += [each for each in problems if each.reason == "rebound" and each.is_array and not each.is_held]
-    if entries:
-        pairs = ", ".join(f'"{each.key}": {each.path}' for each in entries)
-        lines.append(f"state={{{pairs}, …}}")
+    entries = [each for each in problems if each.is_entry]
+    values = [each for each in problems if each.is_value]
+    if passed.variable and passed.is_dict:
+        state = passed.variable
+        lines += [f'{state}["{each.key}"] = {each.path} before the loop' for each in entries if not each.is_held]
+    else:
+        state = "state"
+        if values:
+            lines.append(f"state = {passed.line(problems)} before the loop, state=state in city.loop")
+        elif entries:
+            lines.append(f"state={passed.line(entries)}")
+    lines += [f'{state}["{each.key}"] in place of {each.path}' for each in values]
     for each in problems:
-        if each.reason == "rebound" and each.is_array:
-            lines.append(f"{each.path}[...] = … in place of {each.path} = …")
-    names = [each for each in problems if each.reason in ("kept", "mirrored", "rebound") and not each.is_array]
-    if names:
-        pairs = ", ".join(f'state["{each.key}"] in place of {each.path}' for each in names)
-        lines.append(pairs)
-    if any(each.reason == "state" for each in problems):
-        (path,) = {each.path for each in problems if each.reason == "state"}
-        lines.append(f"{path}.update(…) in place of {path} = …")
-    for each in problems:
-        if each.reason == "counted":
-            lines.append(f"city.loop({each.path}(…), …) in place of {each.path}(city.loop(…))")
-    if any(each.reason == "hidden" for each in problems):
-        lines.append("what the function keeps into state, and hand it over as an argument")
-    if any(each.reason == "iterator" for each in problems):
-        lines.append("city.loop(…) over its items, or make it in the body")
-    return "Write " + "; and ".join(lines)
+        match each.reason:
+            case "rebound" | "state" if each.in_place:
+                lines.append(f"{each.in_place} in place of {each.path} = …")
+            case "state":
+                lines.append(f"to the attributes of {each.path}, in place of {each.path} = …")
+            case "counted":
+                lines.append(f"city.loop({each.path}(…), …) in place of {each.path}(city.loop(…))")
+            case "hidden":
+                lines.append(f"what {each.path} keeps into state, and hand it to {each.path} as an argument")
+            case "iterator":
+                lines.append(f"{each.path} = … in the body, or city.loop over its items")
+    return "Write " + "; ".join(lines)

@@ -79,8 +79,8 @@ FAULTY = {
         {"numbers"},
     ),
     "an object of the user's": (
-        "class Stopper:\n    bad = 0\n    def check(self, x):\n        self.bad += 1\n"
-        "stopper = Stopper()\nfor e in city.loop(range(4), state={'w': w}):\n    stopper.check(e)\n",
+        "class Stopper:\n    bad = 0\n    def check(self, x):\n        self.bad += 1\n        return self.bad > 9\n"
+        "stopper = Stopper()\nfor e in city.loop(range(4), state={'w': w}):\n    if stopper.check(e):\n        break\n",
         {"stopper"},
     ),
     "an attribute": (
@@ -143,6 +143,11 @@ FAULTY_TORCH = {
         "for e in city.loop(range(4), state={'model': model, 'optimizer': optimizer, 'other': other}):\n"
         + STEP + "    second.zero_grad()\n    other(x).sum().backward()\n    second.step()\n",
         {"second"},
+    ),
+    "an attribute of a model, which saves its parameters alone": (
+        "model.losses = []\nfor e in city.loop(range(4), state={'model': model}):\n    model.losses.append(e)\n"
+        "print(model.losses)\n",
+        {"model.losses"},
     ),
     "a generator of torch": (
         "g = torch.Generator().manual_seed(1)\nfor e in city.loop(range(4), state={'model': model}):\n"
