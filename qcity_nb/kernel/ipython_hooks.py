@@ -43,8 +43,7 @@ def _running_key(session: Session, shell: Any, info: Any) -> str:
 def _start_cell(session: Session, shell: Any, info: Any, *, is_running: bool = False) -> None:
     key = _running_key(session, shell, info)
     session.start_cell(key)
-    cell_id = key.removeprefix("cell:").rpartition("#")[0]
-    session.loop_edits.reader.begin_cell(shell, cell_id, is_running=is_running)
+    session.loop_edits.begin_cell(session, shell, key, is_running=is_running)
 
 
 def _is_end(error: BaseException | None) -> bool:

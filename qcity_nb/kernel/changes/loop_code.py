@@ -19,9 +19,11 @@ _LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python[\d.]+
 
 
 class LoopCodeReader:
-    """The code of one kernel's loops; the cells are those in IPython's history."""
+    """The code of one kernel's loops."""
 
     def __init__(self) -> None:
+        self.notebook: Sequence[str] = ()
+        """The notebook's cells up to the running one; empty: those count that are in IPython's history."""
         self._ids: dict[int, str] = {}
         """The cells' ids, by their place in the history."""
         self._known: dict[tuple[object, ...], LoopCode] = {}
@@ -52,6 +54,8 @@ class LoopCodeReader:
 
     def _read(self, frames: Sequence[tuple[CodeType, int]], shell: Any) -> LoopCode:
         cells = self._executed(shell) if shell is not None else []
+        if self.notebook:
+            cells = newest(_transformed(shell, cell) for cell in self.notebook)
         sources = []
         for code, line in frames:
             source = "".join(linecache.getlines(code.co_filename))
@@ -69,6 +73,11 @@ class LoopCodeReader:
         last = {cell_id: number for number, cell_id in self._ids.items() if cell_id}
         replaced = {number for number, cell_id in self._ids.items() if last.get(cell_id, number) != number}
         return newest(source.rstrip("\n") for number, source in enumerate(history) if source and number not in replaced)
+
+
+def _transformed(shell: Any, source: str) -> str:
+    """The source as it is compiled; only magics make a difference."""
+    return str(shell.transform_cell(source) if set("%!?") & set(source) else source).rstrip("\n")
 
 
 def _user_frames(frame: FrameType | None) -> list[tuple[CodeType, int]]:

@@ -42,6 +42,17 @@ class LoopEdits:
         self._edited: set[str] = set()
         """The keys of the loops whose edits were announced."""
 
+    def begin_cell(self, session: KnownSession, shell: Any, key: str, *, is_running: bool) -> None:
+        """Note which cell runs.
+
+        Args:
+            key: of the session's for the cell (``ipython_hooks.cell_key``).
+            is_running: the shell has put the cell into its history already.
+        """
+        cell_id, _, digits = key.removeprefix("cell:").rpartition("#")
+        self.reader.begin_cell(shell, cell_id, is_running=is_running)
+        self.reader.notebook = self.moved.cells_until(session, cell_id, digits)
+
     def decide(self, session: KnownSession, loop: KnownLoop, code: Mapping[str, Any], changed: str | None) -> Decision:
         """Compare the code of a loop that is to be restored with that of its checkpoint.
 

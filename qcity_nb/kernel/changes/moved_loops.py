@@ -86,6 +86,9 @@ class MovedLoops:
     def __init__(self) -> None:
         self._announced: set[str] = set()
         """The keys of the loops without a cell that were named."""
+        self._sources: list[tuple[str, str]] = []
+        self._is_ordered = False
+        """The cells are executed in the notebook's order."""
         self._cells: dict[str, bool] | None = None
         """Ids and source hashes of the notebook's cells; whether there is a loop in the cell itself."""
         self._bodies: Counter[str] = Counter()
@@ -138,9 +141,7 @@ class MovedLoops:
         orphans = [loop for loop in same if self._is_orphan(session, loop)]
         if len(orphans) == 1:
             (loop,) = orphans
-            if KEY not in loop.code:
-                text = f"the cell of city.loop {loop.name!r} has another id now; it has the same loop, and continues it"
-                session.announce("notebook", text, step=loop.count)
+            session.sidecar.note("moved", loop=loop.name, done=loop.done)  # nothing is lost: people need not read it
             return loop
         if self._cells_here(session):
             for loop in orphans:
@@ -187,10 +188,24 @@ class MovedLoops:
     def _cells_here(self, session: KnownSession) -> Mapping[str, bool]:
         if self._cells is None:
             file = session.sidecar.mailbox.path / "cells.json"
+            self._is_ordered = file.exists()
             self._note_cells(json.loads(file.read_text(encoding="utf-8")) if file.exists() else [])
         return self._cells or {}
 
+    def cells_until(self, session: KnownSession, cell_id: str, digits: str) -> list[str]:
+        """The sources of the notebook's cells up to this one, under the engine, which executes them in order.
+
+        Args:
+            digits: the hash of its source.
+        """
+        if not self._cells_here(session) or not self._is_ordered:
+            return []
+        cells = self._sources
+        match = [n for n, (known, source) in enumerate(cells) if known == cell_id and source_hash(source) == digits]
+        return [source for _, source in cells[: match[0] + 1]] if match else []
+
     def _note_cells(self, cells: Sequence[Sequence[str]]) -> None:
+        self._sources = [(cell_id, source) for cell_id, source in cells]
         loops = loops_of_cells([source for _, source in cells])
         self._bodies = Counter(code["body"] for _, code in loops)
         with_loop = {place for place, code in loops if code["is_top"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,20 +40,21 @@ class City:
 shell = InteractiveShell.instance()
 shell.user_ns["city"] = City()
 with contextlib.redirect_stdout(io.StringIO()):
-    for cell_id, source in json.load(sys.stdin):
+    cells, reader.notebook = json.load(sys.stdin)
+    for cell_id, source in cells:
         reader.begin_cell(shell, cell_id, is_running=False)
         assert shell.run_cell(source, store_history=True).success, source
 print(json.dumps(records))
 """
 
 
-def execute(tmp_path: Path, cells: list[tuple[str, str]]) -> list[dict[str, object]]:
+def execute(tmp_path: Path, cells: list[tuple[str, str]], notebook: Sequence[str] = ()) -> list[dict[str, object]]:
     """The records of the loops that begin while these cells are executed in IPython."""
     pytest.importorskip("IPython")
     environ = {"PYTHONPATH": str(Path(__file__).parents[4]), "IPYTHONDIR": str(tmp_path), "PATH": "/bin:/usr/bin"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps(cells),
+        input=json.dumps([cells, notebook]),
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -81,6 +83,15 @@ def test_only_the_newest_source_of_a_cell_counts(tmp_path: Path) -> None:
     assert differences(first, last) == []
     first, last = execute(tmp_path, [*cells, ("b", "cfg['x'] = 2"), ("c", loop)])
     assert differences(first, last) == ["cfg"]
+
+
+def test_where_the_notebook_is_known_it_counts_and_not_what_was_executed(tmp_path: Path) -> None:
+    loop = "!true\nfor n in city.loop(range(1), {}):\n    use = lr"
+    cells = [("s", "scratch = lr = 7"), ("c", loop)]
+    (code,) = execute(tmp_path, cells, ["!ls\nlr = 0.1", loop])
+    assert differences(loops_in(["lr = 0.1", loop])[0], code) == []
+    (code,) = execute(tmp_path, cells)
+    assert differences(loops_in(["lr = 0.1", loop])[0], code) == ["lr = 0.1 → lr = 7"]
 
 
 def test_without_a_source_nothing_is_known() -> None:
