@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from qcity_nb.cells.expressions import callee, root_of
+from qcity_nb.cells.expressions import callee, path_of, root_of
 from qcity_nb.cells.known_methods import FIRST_ARGUMENT
 from qcity_nb.cells.names import words
 from qcity_nb.cells.syntax import digest
@@ -23,6 +23,9 @@ _READERS = {"head"} | words(
     "savefig close flush write debug warning error parameters numel count item tolist view"
 )
 """Methods that are called for what they show."""
+_SEEDERS = words("seed manual_seed manual_seed_all seed_everything set_seed set_random_seed seed_all")
+_SEED = "(…)"
+_LATE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -40,6 +43,8 @@ class Definition:
     """Is it what `qcity.up()` returned?"""
     where: Definitions | None = None
     """Where the names that it reads are defined, if not where it is."""
+    earlier: tuple[tuple[str, Definition], ...] = ()
+    """What some of these names were defined as then; those of a function count as they are when it is called."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,18 +82,47 @@ class Definitions:
             self._add(statement, conditions, frozenset(reads))
 
     def define(
-        self, name: str, nodes: Sequence[ast.AST | str], conditions: tuple[str, ...] = (), **more: object
+        self,
+        name: str,
+        nodes: Sequence[ast.AST | str],
+        conditions: tuple[str, ...] = (),
+        *,
+        where: Definitions | None = None,
+        is_import: bool = False,
     ) -> None:
-        """Define a name anew; under conditions, in addition."""
-        reads = frozenset(names_in(node for node in nodes if isinstance(node, ast.AST)))
-        text = _text(name, nodes[0]) if len(nodes) == 1 and not conditions else ""
-        if len(nodes) == 1 and self._is_up(nodes[0]):
-            more["is_city"] = True
-        definition = Definition((digest(*nodes, *conditions),), reads, text, **more)  # type: ignore[arg-type]
+        """Define a name anew; under conditions, in addition.
+
+        Args:
+            nodes: the values, or texts that stand for them.
+            where: where the names in them are defined.
+        """
+        reads = names_in(node for node in nodes if isinstance(node, ast.AST))
+        definition = Definition(
+            (digest(*nodes, *conditions),),
+            reads,
+            _text(name, nodes[0]) if len(nodes) == 1 and not conditions else "",
+            is_import=is_import,
+            is_city=len(nodes) == 1 and self._is_up(nodes[0]),
+            where=where,
+            earlier=() if where is not None or isinstance(nodes[0], _LATE) else self._versions(reads),
+        )
         if conditions and name in self.names:
             old = self.names[name]
-            definition = replace(definition, parts=old.parts + definition.parts, reads=old.reads | reads)
+            definition = replace(
+                definition,
+                parts=old.parts + definition.parts,
+                reads=old.reads | reads,
+                earlier=old.earlier + definition.earlier,
+            )
         self.names[name] = definition
+
+    def _versions(self, names: Iterable[str]) -> tuple[tuple[str, Definition], ...]:
+        return tuple((name, self.names[name]) for name in sorted(names) if name in self.names)
+
+    def seeds(self) -> frozenset[str]:
+        """The names under which calls that seed random generators are kept."""
+        outer = self.outer.seeds() if self.outer is not None else frozenset()
+        return outer | {name for name in self.names if name.endswith(_SEED)}
 
     def _is_up(self, node: ast.AST | str) -> bool:
         if not isinstance(node, ast.Call) or callee(node) != "up":
@@ -111,8 +145,14 @@ class Definitions:
         if not name or (old is not None and old[0].is_import):
             return
         known = old[0] if old is not None else Definition()
-        reads = known.reads | (names_in([node]) - {name})
-        self.names[name] = replace(known, parts=(*known.parts, digest(node, *conditions)), reads=reads, text="")
+        own = names_in([node]) - {name}
+        self.names[name] = replace(
+            known,
+            parts=(*known.parts, digest(node, *conditions)),
+            reads=known.reads | own,
+            earlier=known.earlier + self._versions(own),
+            text="",
+        )
 
     def _add(self, node: ast.stmt, conditions: tuple[str, ...], reads: frozenset[str]) -> None:
         for part in _own_expressions(node):
@@ -144,6 +184,9 @@ class Definitions:
                 self._compound(node, conditions, reads)
 
     def _call(self, call: ast.Call, node: ast.stmt, conditions: tuple[str, ...]) -> None:
+        if callee(call) in _SEEDERS:
+            self.define(path_of(call.func) + _SEED, [call], conditions)
+            return
         if isinstance(call.func, ast.Attribute) and callee(call) not in _READERS:
             self.change(root_of(call.func.value).partition(".")[0], node, conditions)
         if callee(call) in FIRST_ARGUMENT and call.args:
@@ -281,7 +324,7 @@ def _text(name: str, node: ast.AST | str) -> str:
         return ""
     with contextlib.suppress(ValueError, RecursionError):
         value = ast.unparse(node)
-        text = f"{name} = {value}"
+        text = value if name.endswith(_SEED) else f"{name} = {value}"
         strings = [str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)]
         is_secret = any(looks_secret(name, each) for each in (value, text, *strings))
         return text if len(text) <= TEXT_CHARS and "\n" not in text and not is_secret else ""

@@ -331,7 +331,7 @@ def _record(place: _Place, items: ast.expr, definitions: Definitions) -> LoopCod
     state = "".join(dump(each) for each in states)
     receiver = {root_of(call.func).partition(".")[0]}
     around = names_in(states)
-    reads = _closure(_read_first(body, target) | around, definitions, receiver)
+    reads = _closure(_read_first(body, target) | around | definitions.seeds(), definitions, receiver)
     item_reads = _closure(names_in([items]) - around, definitions, receiver)
     record = {
         "items": digest(dump(items).replace(state, "") if state else items),
@@ -364,18 +364,18 @@ def _read_first(body: Sequence[ast.stmt], target: ast.AST) -> frozenset[str]:
 def _closure(names: Iterable[str], definitions: Definitions, receiver: set[str]) -> dict[str, str]:
     """What these names were defined as, and what those definitions read, and so on."""
     known: dict[str, list[tuple[str, str]]] = {}
-    waiting = [(name, definitions) for name in sorted(names)]
     seen: set[int] = set()
+    waiting = [(name, match) for name in sorted(names) if (match := definitions.find(name)) is not None]
     while waiting:
-        name, place = waiting.pop()
-        if name in receiver or (match := place.find(name)) is None or id(match[0]) in seen:
+        name, (definition, place) = waiting.pop()
+        if name in receiver or id(definition) in seen or definition.is_city:
             continue
-        definition, inside = match
         seen.add(id(definition))
-        if definition.is_city:
-            continue
         known.setdefault(name, []).append((digest(*definition.parts), definition.text))
-        waiting += [(each, inside) for each in sorted(definition.reads)]
+        versions = [(each, (version, version.where or place)) for each, version in definition.earlier]
+        late = definition.reads - {each for each, _ in versions}
+        waiting += versions
+        waiting += [(each, match) for each in sorted(late) if (match := place.find(each)) is not None]
     record = {}
     for name in sorted(known):
         digests = sorted({digits for digits, _ in known[name]})
