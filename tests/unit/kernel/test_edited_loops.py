@@ -74,6 +74,8 @@ def test_a_finished_loop_says_so_and_is_not_rerun(world: World) -> None:
     assert run(world, 2) == []
     (text,) = changes(world)
     assert 'its body; it is finished and is not re-run; city.loop(…, changed="restart") begins it anew' in text
+    assert world.session.manifest is not None
+    assert world.session.manifest.values["changes"] == world.session.history.changes, "the tracker gets it from there"
 
 
 def test_the_same_code_says_nothing(world: World) -> None:
