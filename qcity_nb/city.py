@@ -27,6 +27,7 @@ from qcity_nb import codec, crashpoints
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import DetectedHost, detect, notebook_path
+from qcity_nb.kernel.changes.notebook_edits import check_by_hand
 from qcity_nb.records import DesiredState, Head
 from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
@@ -179,8 +180,6 @@ def _begin(
         source=content,
         desired=DesiredState(manual=True),
     )
-    from qcity_nb.kernel.changes.notebook_edits import check_by_hand
-
     head = check_by_hand(store, head, is_new, settings.project, content, names.get("In", ()))
     if head.state == "stopped" or head.desired.state == "stopped":
         head = amend(store, head.run, _resume_run)
@@ -298,7 +297,7 @@ class City:
             state: what one iteration passes to the next: a dict of arrays, modules, optimizers, estimators or plain
                 objects, or one such object. It is restored in place before the first item. ``None`` declares that
                 nothing carries over. Put random generators of your own in it; the global generators of Python, numpy
-                and torch are saved anyway.
+                and torch are saved anyway. ``"auto"`` takes what the loop's source shows: see docs/loop.md.
             every: when to save: a number of iterations, a time (``"60s"``, a timedelta), ``every_steps``,
                 ``every_time`` or ``on_best``, combined with ``|`` and ``&``. By default saving takes under 1% of the
                 loop's time, and less if the run seldom dies (kernel/save_policy.py). When the host's session is about
@@ -316,6 +315,7 @@ class City:
             StateRefused: a variable cannot be saved, or is missing; the message names it and says why.
             LeaseLost, RunStopped: at a boundary, never inside an iteration.
             Changed: the finished items are other ones now, or fewer.
+            UsageError: an argument is not valid, or ``state="auto"`` cannot know or set a variable, which is named.
         Does not: undo what the unfinished iteration did outside ``state``.
         """
         from qcity_nb.kernel import loop

@@ -62,7 +62,9 @@ class VariableUse:
 
     def call(self, path: str) -> None:
         """Note that a function is called now."""
-        self.called[path] = self.called.get(path, frozenset(self.defined)) & self.defined
+        base, _ = self.alias(path) or (path, True)  # an item of a container of functions
+        for each in (path, base):
+            self.called[each] = self.called.get(each, frozenset(self.defined)) & self.defined
 
     def read(self, path: str, *, counts: bool = True) -> None:
         """Note that it is read; ``counts``: and what is read is used."""

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from qcity_nb.checkpoint.state.capture import capture_generators, check_state, restore, restore_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.errors import UsageError
+from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.changes.moved_loops import KEY, same_place
@@ -55,9 +56,12 @@ def begin(
         frame: the user's code that the loop stands in; without it, nothing is said of what ``state`` lacks.
     Raises:
         StateRefused: ``state`` is immutable, so it could not be restored in place.
-        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order.
+        UsageError: ``every`` or ``changed`` is not valid, or ``items`` cannot be iterated or have no order, or
+            ``state="auto"`` cannot know or set the variables.
     """
-    check_state(state)
+    caller = Caller.of(frame) if frame is not None else None
+    auto = AutoState(caller) if isinstance(state, str) and state == "auto" and caller is not None else None
+    check_state(state if auto is None else auto.entries)
     if not hasattr(items, "__iter__") and not hasattr(items, "__getitem__"):
         hint = f"; did you mean range({items})?" if isinstance(items, int) else ""
         raise UsageError(f"city.loop: a {type(items).__name__} has no items{hint}")
@@ -68,8 +72,8 @@ def begin(
         )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
-    caller = Caller.of(frame) if frame is not None else None
-    return _run(session, items, state, pace(options.every), options, caller, session.loop_edits.reader.read(frame))
+    code = session.loop_edits.reader.read(frame)
+    return _run(session, items, state if auto is None else auto, pace(options.every), options, caller, code)
 
 
 def _find(session: Session, name: str | None, code: Mapping[str, Any]) -> tuple[Loop, bool]:
@@ -180,8 +184,12 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions, ed
             advice = 'write changed="resume" to continue after them all the same, or use qcity.up(fresh=True)'
             raise session.sidecar.refuse("items", f"{text}; {advice}")
     state, generators = session.read_loop_state(loop)
+    if loop.auto is not None:
+        loop.auto.offer()
     if state is not None and loop.state is not None:
         restore(loop.state, state, loop.structure)
+    if loop.auto is not None:
+        loop.auto.bind()
     session.replay(loop)
     if edit:
         session.announce("notebook", edit, step=loop.count)
@@ -224,12 +232,15 @@ def _run(
         loop, is_known = _check_items(session, loop, items, options, code)
     loop, is_known, edit = _check_code(session, loop, code, options, is_known=is_known)
     loop.items.total = items.total
-    loop.total, loop.state, loop.touched, loop.lazily = items.total, state, True, _LAZILY[options.lazy]
+    loop.auto = state if isinstance(state, AutoState) else None
+    loop.state = state.entries if isinstance(state, AutoState) else state
+    loop.total, loop.touched, loop.lazily = items.total, True, _LAZILY[options.lazy]
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)
     try:
         values = _resume(session, loop, items, options, edit) if is_known else _start(session, loop, items, edit)
+        state_check.begin()
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
         saved_done = loop.done
         for value in values:

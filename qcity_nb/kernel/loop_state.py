@@ -14,6 +14,7 @@ from qcity_nb.checkpoint.state.capture import Captured, capture_generators
 from qcity_nb.checkpoint.state.freezer import Lazily
 from qcity_nb.checkpoint.state.structure import Structure
 from qcity_nb.checkpoint.storage.manifest import Encoded, LoopRecord
+from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.item_record import ItemRecord
 from qcity_nb.kernel.metric_log import RowScope
 from qcity_nb.kernel.output_recorder import Recorder, join_parts
@@ -74,6 +75,8 @@ class Loop:
     passes: int = 1
     finished: bool = False
     state: object = None
+    auto: AutoState | None = None
+    """What ``state`` is collected by: ``state="auto"``."""
     parent: Loop | None = None
     row_scope: RowScope | None = None
     """The scope of the running iteration."""
@@ -145,6 +148,8 @@ class Loop:
         crashpoints.hit("capture.before")
         self.drop_snap()
         state = None
+        if self.auto is not None:
+            self.auto.collect()
         if self.state is not None:
             lazily = "never" if at_once else self.lazily
             state = engine.capture(self.state, lazily=lazily, may_stream=may_stream, structure=self.structure)

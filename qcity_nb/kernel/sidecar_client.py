@@ -119,16 +119,17 @@ class SidecarClient:
         names.clear()
         for name, stored in changed.items():
             if stored != name:
-                self._print(f"metric {name!r} is {stored!r} in MLflow, which does not accept every character or length")
+                self.show(f"metric {name!r} is {stored!r} in MLflow, which does not accept every character or length")
                 self.note("metric-name", metric=name, stored=stored)
 
-    def _print(self, text: str) -> None:
+    def show(self, text: str) -> None:
+        """Print a line below the cell, whatever its filters for warnings."""
         sys.stderr.write(f"qcity: {text}\n")
         sys.stderr.flush()
 
     def announce(self, kind: str, text: str, *, step: int) -> None:
         """Say what changed below the cell, whatever its filters for warnings, and in the journal."""
-        self._print(text)
+        self.show(text)
         self.note("changed", what=kind, message=text, step=step)
 
     def refuse(self, kind: str, text: str) -> Changed:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.util
 import io
 import random
 import re
@@ -20,18 +21,31 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from book_digest import digests
 from loop_world import Killed, World
+from optional import REASONS
 
 from qcity_nb.city import City
 from qcity_nb.kernel.loop_state import Loop
 from qcity_nb.kernel.session import Session
 from qcity_nb.settings import load
 
-__all__ = ["LoopCase", "Outcome", "cases", "run_killed", "run_undisturbed"]
+__all__ = [
+    "LoopCase",
+    "Outcome",
+    "cases",
+    "check_faulty",
+    "folders",
+    "parameters",
+    "run_killed",
+    "run_undisturbed",
+    "skip_if_missing",
+    "with_auto",
+]
 
 FOLDER = Path(__file__).resolve().parent.parent / "loops"
 _OPTIONAL = ("torch", "jax")
@@ -98,6 +112,18 @@ def _read(path: Path) -> LoopCase:
         lacks=tuple(frozenset(re.findall(r"\w+", group)) for group in groups),
         needs=tuple(name for name in _OPTIONAL if name in imported),
     )
+
+
+def with_auto(case: LoopCase, folder: Path) -> LoopCase:
+    """The script with ``state="auto"`` in place of what it says; it is written to ``folder``."""
+    tree = ast.parse(case.source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "city.loop":
+            others = [keyword for keyword in node.keywords if keyword.arg != "state"]
+            node.args, node.keywords = node.args[:1], [*others, ast.keyword("state", ast.Constant("auto"))]
+    path = folder / case.path.name
+    path.write_text(ast.unparse(tree), encoding="utf-8")
+    return replace(case, source=path.read_text(encoding="utf-8"), path=path)
 
 
 class _Attempts:
@@ -204,3 +230,40 @@ def run_killed(case: LoopCase, folder: Path, *die_after: int) -> Outcome:
     outcome = attempts.execute(None)
     assert outcome is not None
     return outcome
+
+
+def parameters(kind: str) -> list[object]:
+    """The scripts of a kind, as parameters of a test."""
+    return [pytest.param(case, id=case.path.stem) for case in cases(kind)]
+
+
+def skip_if_missing(case: LoopCase) -> None:
+    """A script that needs what is not installed cannot run."""
+    for name in case.needs:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(REASONS[name])
+
+
+def folders(path: Path, count: int) -> list[Path]:
+    """Directories, each for one run."""
+    made = [path / str(number) for number in range(count)]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+def named(messages: tuple[str, ...]) -> list[set[str]]:
+    """The words of each variable that was named: of `Job.made` both. Those of the line to write are left out."""
+    heads = [text.partition(" After a restart")[0] for text in messages]
+    paths = {path for head in heads for path in re.findall(r"`([^`]+)`", head)} - {"state"}
+    return [set(re.findall(r"\w+", path)) for path in sorted(paths)]
+
+
+def check_faulty(case: LoopCase, messages: tuple[str, ...]) -> None:
+    """Each of the missing variables is named, and no other one."""
+    state = {"state"} if any("`state` is bound anew" in text for text in messages) else set()
+    names = [*named(messages), state]
+    for group in case.lacks:
+        assert any(group & words for words in names), f"{sorted(group)} is missing from {messages}"
+    for words in filter(None, names):
+        assert any(group & words for group in case.lacks), f"{sorted(words)} is one too many in {messages}"

@@ -5,56 +5,26 @@ They are what they are for: killed in the middle, a right one ends as if nothing
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from loop_cases import LoopCase, cases, run_killed, run_undisturbed
-from optional import REASONS
+from loop_cases import (
+    LoopCase,
+    cases,
+    check_faulty,
+    folders,
+    parameters,
+    run_killed,
+    run_undisturbed,
+    skip_if_missing,
+)
 
 from qcity_nb.kernel.changes.state_check import StateCheck, _Look
 from qcity_nb.kernel.changes.state_problems import Problem
 
 MOST_BOUNDARIES = 8
 """A script is killed after so many different boundaries at most."""
-
-
-def parameters(kind: str) -> list[object]:
-    """The scripts of a kind, as parameters of a test."""
-    return [pytest.param(case, id=case.path.stem) for case in cases(kind)]
-
-
-def skip_if_missing(case: LoopCase) -> None:
-    """A script that needs what is not installed cannot run."""
-    for name in case.needs:
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(REASONS[name])
-
-
-def folders(path: Path, count: int) -> list[Path]:
-    """Directories, each for one run."""
-    made = [path / str(number) for number in range(count)]
-    for folder in made:
-        folder.mkdir()
-    return made
-
-
-def named(messages: tuple[str, ...]) -> list[set[str]]:
-    """The words of each variable that was named: of `Job.made` both. Those of the line to write are left out."""
-    heads = [text.partition(" After a restart")[0] for text in messages]
-    paths = {path for head in heads for path in re.findall(r"`([^`]+)`", head)} - {"state"}
-    return [set(re.findall(r"\w+", path)) for path in sorted(paths)]
-
-
-def check_faulty(case: LoopCase, messages: tuple[str, ...]) -> None:
-    """Each of the missing variables is named, and no other one."""
-    state = {"state"} if any("`state` is bound anew" in text for text in messages) else set()
-    names = [*named(messages), state]
-    for group in case.lacks:
-        assert any(group & words for words in names), f"{sorted(group)} is missing from {messages}"
-    for words in filter(None, names):
-        assert any(group & words for group in case.lacks), f"{sorted(words)} is one too many in {messages}"
 
 
 def check_right(case: LoopCase, messages: tuple[str, ...]) -> None:

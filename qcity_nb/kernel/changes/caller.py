@@ -9,7 +9,7 @@ import linecache
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import CO_NEWLOCALS
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = ["Caller", "Reach", "Variables", "body_of", "is_cache"]
 
 MOST_FUNCTIONS = 40
 MOST_FRAMES = 24
+MOST_IN_CONTAINER = 16
 _LOADS = {"LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME"}
 _STORES = {"STORE_GLOBAL", "STORE_DEREF"}
 _STORE_CODES = {dis.opmap[name] for name in _STORES}
@@ -165,6 +166,21 @@ class Variables:
                 value = attributes(value).get(attribute, MISSING)
         return value
 
+    def resolve_views(self, body: LoopBody) -> LoopBody:
+        """The body, where a change of an array's view, as of `frame.loc` or `w.data`, is one of the array."""
+        views = {path: path.rpartition(".")[0] for path in body.mutated | body.carried if self._is_view(path)}
+        if not views:
+            return body
+        mutated = {views.get(path, path) for path in body.mutated} | {
+            views[path] for path in body.carried & views.keys()
+        }
+        return replace(body, mutated=frozenset(mutated), carried=body.carried - views.keys())
+
+    def _is_view(self, path: str) -> bool:
+        base, _, name = path.rpartition(".")
+        value = self.get(base) if base else MISSING
+        return value is not MISSING and kind_of(value) == "array" and hasattr(type(value), name)
+
     def objects(self) -> Iterator[tuple[str, Any]]:
         """All objects by path, with those in containers and in attributes of the user's own classes."""
         for name, value in list(self.scanned.items()):
@@ -173,9 +189,9 @@ class Variables:
             yield name, value
             if isinstance(value, types.ModuleType | type | types.FunctionType):
                 continue
-            if type(value) is dict and len(value) <= 16:
+            if type(value) is dict and len(value) <= MOST_IN_CONTAINER:
                 yield from ((f"{name}[{key!r}]", item) for key, item in list(value.items()))
-            elif type(value) in (list, tuple) and len(value) <= 16:
+            elif type(value) in (list, tuple) and len(value) <= MOST_IN_CONTAINER:
                 yield from ((f"{name}[{number}]", item) for number, item in enumerate(value))
             elif is_own(type(value)):
                 yield from ((f"{name}.{key}", item) for key, item in attributes(value).items())
@@ -184,11 +200,11 @@ class Variables:
         """What the functions that a body calls use of the variables here, directly and by further calls."""
         read, carried, early = set[str](), set[str](), set[str]()
         functions: list[tuple[str, types.FunctionType]] = []
-        waiting = [(path, self._function(path), bound) for path, bound in sorted(body.called.items())]
+        waiting = [(path, each, bound) for path, bound in sorted(body.called.items()) for each in self._functions(path)]
         leaves = {path.rpartition(".")[2] for path in body.varying}
         while waiting and len(functions) < MOST_FUNCTIONS:
             path, function, bound = waiting.pop()
-            if function is None or any(function is other for _, other in functions):
+            if any(function is other for _, other in functions):
                 continue
             functions.append((path, function))
             owner = path.rpartition(".")[0]
@@ -203,26 +219,30 @@ class Variables:
                 for name in sorted(names):
                     value = function.__globals__.get(name, self.own.get(name))
                     if isinstance(value, types.FunctionType):
-                        waiting.append((name, self._own(value), bound))
+                        waiting += [(name, each, bound) for each in _own(value)]
                     elif owner:
-                        waiting.append((f"{owner}.{name}", self._function(f"{owner}.{name}"), bound))
+                        waiting += [(f"{owner}.{name}", each, bound) for each in self._functions(f"{owner}.{name}")]
         return Reach(frozenset(read - carried), frozenset(carried), frozenset(early), tuple(functions))
 
-    def _function(self, path: str) -> types.FunctionType | None:
+    def _functions(self, path: str) -> list[types.FunctionType]:
+        """The user's own functions that are called by that name: one, or those in a container."""
         name, _, method = path.rpartition(".")
-        if not name:
-            return self._own(self.get(path))
-        value = self.get(name)
-        if value is MISSING or isinstance(value, types.ModuleType) or not is_own(type(value)):
-            return None
-        return self._own(getattr(type(value), method, None))
+        value = self.get(path)
+        if isinstance(value, list | tuple | dict) and len(value) <= MOST_IN_CONTAINER:
+            items = value.values() if isinstance(value, dict) else value
+            return [each for item in items for each in _own(item)]
+        owner = self.get(name) if name else MISSING
+        if owner is MISSING or isinstance(owner, types.ModuleType):
+            return _own(value)
+        return _own(getattr(type(owner), method, None)) if is_own(type(owner)) else []
 
-    @staticmethod
-    def _own(value: object) -> types.FunctionType | None:
-        value = getattr(value, "__wrapped__", value) if not isinstance(value, type) else value
-        if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
-            return value
-        return None
+
+def _own(value: object) -> list[types.FunctionType]:
+    value = getattr(value, "__func__", value)
+    value = getattr(value, "__wrapped__", value) if not isinstance(value, type) else value
+    if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
+        return [value]
+    return []
 
 
 def _exposed(function: types.FunctionType, owner: str) -> set[str]:

@@ -39,9 +39,9 @@ Kind = Literal[
     "own", "other",
 ]  # fmt: skip
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), tuple, frozenset)
 _TIMES = (datetime.date, datetime.time, datetime.timedelta)
-_NEVER = (*_TIMES, type, types.ModuleType, types.FunctionType, types.MethodType)
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), tuple, frozenset, *_TIMES)
+_NEVER = (type, types.ModuleType, types.FunctionType, types.MethodType)
 _CONTAINERS = (list, dict, set, deque, bytearray)
 MOST_NODES = 20_000
 """So many objects of a state are looked at; with more nothing is claimed to be missing from it."""
@@ -227,7 +227,7 @@ def fingerprint(value: Any, saved: Saved, depth: int = 3) -> Any:
 
     Saved parts of it do not count. Large arrays and containers are sampled.
     """
-    if isinstance(value, bool | int | float | complex | str | type(None)):
+    if isinstance(value, (bool, int, float, complex, str, type(None), *_TIMES)):
         return value
     if id(value) in saved.ids:
         return "saved"

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 from qcity_nb.cells.expressions import prefixes
 from qcity_nb.cells.loop_body import LoopBody
 from qcity_nb.cells.loop_statement import LoopStatement, is_read_first
 from qcity_nb.errors import StateRefused
+from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.caller import Caller, Reach, Variables, is_cache
 from qcity_nb.kernel.changes.live_objects import (
     MISSING,
@@ -47,6 +49,8 @@ _EMPTY = LoopStatement(body=LoopBody())
 class _Loop(Protocol):
     name: str
     state: Any
+    auto: AutoState | None
+    done: int
 
 
 class _Session(Protocol):
@@ -66,11 +70,18 @@ class StateCheck:
         self._session = session
         self._loop = loop
         self._caller = caller
+        self._auto = loop.auto
         self._is_strict = is_strict
         self._left = BOUNDARIES if caller is not None else 0
         self._statement: LoopStatement | None = None
         self._reach: Reach | None = None
         self._earlier: dict[str, tuple[Any, Any]] = {}
+
+    def begin(self) -> None:
+        """Look at the objects before the first iteration: what changes in it is then seen at its boundary."""
+        if self._auto is not None:
+            self._auto.collect()
+            self._auto.add_missing(self._look())
 
     def at_boundary(self) -> None:
         """Look at the state after one more iteration.
@@ -82,24 +93,35 @@ class StateCheck:
             return
         self._left -= 1
         place = (self._caller.code.co_filename, self._caller.line)
-        if place in self._session.history.checked_loops:
+        if place in self._session.history.checked_loops and self._auto is None:
             self._left = 0
             return
-        variables = self._caller.variables()
-        if variables is None:
-            self._left = 0
-            return
-        if self._statement is None:
-            self._statement = self._caller.statement() or _EMPTY
-        if self._reach is None:
-            self._reach = variables.reach(self._statement.body)
-        look = _Look(self._statement, self._caller, variables, self._reach, self._loop.state, self._earlier)
-        problems = list(look.problems())
-        self._earlier = look.now
+        if self._auto is not None:
+            self._auto.collect()
+        problems = self._look()
+        if self._auto is not None:
+            problems = self._auto.add_missing(problems)
+            if self._loop.done == 1:
+                names = " and ".join(f"`{each}`" for each in self._auto.entries) or "nothing"
+                self._session.sidecar.show(f'city.loop {self._loop.name!r}, state="auto": saves {names}')
         if not self._left:
             self._earlier, self._reach = {}, None
             self._session.history.checked_loops.add(place)
         self._report(problems)
+
+    def _look(self) -> list[Problem]:
+        if self._caller is None or (variables := self._caller.variables()) is None:
+            self._left = 0
+            return []
+        if self._statement is None:
+            self._statement = self._caller.statement() or _EMPTY
+        if self._reach is None:
+            self._statement = replace(self._statement, body=variables.resolve_views(self._statement.body))
+            self._reach = variables.reach(self._statement.body)
+        look = _Look(self._statement, self._caller, variables, self._reach, self._loop, self._earlier)
+        problems = list(look.problems())
+        self._earlier = look.now
+        return problems
 
     def _report(self, problems: list[Problem]) -> None:
         """Say what was not said before, by this attempt or an earlier one; ``strict_state`` says it at each attempt."""
@@ -128,15 +150,16 @@ class _Look:
         caller: Caller,
         variables: Variables,
         reach: Reach,
-        state: object,
+        loop: _Loop,
         earlier: dict[str, tuple[Any, Any]],
     ) -> None:
         self.statement = statement
         self.body = statement.body
         self.caller = caller
         self.variables = variables
-        self.state = state
-        self.saved = Saved(state)
+        self.state = loop.state
+        self.is_auto = loop.auto is not None
+        self.saved = Saved(loop.state)
         self.earlier = earlier
         self.now: dict[str, tuple[Any, Any]] = {}
         self.reach = reach
@@ -247,7 +270,7 @@ class _Look:
 
     def _is_read(self, path: str) -> bool:
         """Is what the body puts into a container read anywhere, as far as can be seen?"""
-        if self.caller.is_cell or "." in path or path in self.body.reads:
+        if self.is_auto or self.caller.is_cell or "." in path or path in self.body.reads:
             return True
         return self._is_read_after(path) or path in self.caller.parameters or path in self.reach.read
 
