@@ -20,7 +20,7 @@ from qcity_nb.cells.definitions import Definition, Definitions, bodies, calls_lo
 from qcity_nb.cells.expressions import callee, root_of
 from qcity_nb.cells.syntax import digest, dump, parse
 
-__all__ = ["LoopCode", "differences", "loop_code", "loops_in", "loops_of_cells", "newest"]
+__all__ = ["LoopCode", "differences", "loop_bodies", "loop_code", "loops_in", "loops_of_cells", "newest"]
 
 LoopCode = dict[str, Any]
 
@@ -61,11 +61,21 @@ def loops_of_cells(cells: Sequence[str]) -> list[tuple[int, LoopCode]]:
     trees = tuple(parse(cell) for cell in cells)
     records = []
     for number, tree in enumerate(trees):
-        if ".loop(" in cells[number] or " loop(" in cells[number]:
+        if "loop(" in cells[number]:
             for path, items in _loops(tree):
                 place = _Place(trees, number, path)
                 records.append((number, _record(place, items, _definitions(place, _Search(trees)))))
     return records
+
+
+def loop_bodies(cells: Sequence[str]) -> list[tuple[int, str, bool]]:
+    """Of all loops in these cells: the cell's index, the body's digest, and whether it is in no function."""
+    return [
+        (number, _body(path[-1]), _is_top(path))
+        for number, cell in enumerate(cells)
+        if "loop(" in cell
+        for path, _ in _loops(parse(cell))
+    ]
 
 
 def loop_code(cells: Sequence[str], frames: Sequence[tuple[str, int]]) -> LoopCode | None:
@@ -317,6 +327,10 @@ def _parts(node: ast.AST) -> tuple[ast.expr, list[ast.stmt]]:
     return generators[0].target, [ast.Expr(each) for each in (*generators[0].ifs, *rest, *values)]
 
 
+def _is_top(path: Iterable[ast.AST]) -> bool:
+    return not any(isinstance(each, _FUNCTIONS) for each in path)
+
+
 def _body(node: ast.AST) -> str:
     target, body = _parts(node)
     return digest(target, ast.Module(body=list(body), type_ignores=[]))
@@ -342,7 +356,7 @@ def _record(place: _Place, items: ast.expr, definitions: Definitions) -> LoopCod
         "around": [_body(path[-1]) for path, _ in _loops(place.cells[place.cell]) if path[-1] is not node][
             :_MOST_AROUND
         ],
-        "is_top": not any(isinstance(each, _FUNCTIONS) for each in place.path),
+        "is_top": _is_top(place.path),
     }
     return _cut(record)
 

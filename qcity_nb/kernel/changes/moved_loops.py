@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from qcity_nb.cells.loop_sources import differences, loops_of_cells
+from qcity_nb.cells.loop_sources import differences, loop_bodies
 
 __all__ = ["KEY", "KnownLoop", "KnownSession", "MovedLoops", "code_cells", "same_place", "source_hash", "write_cells"]
 
@@ -107,35 +107,24 @@ class MovedLoops:
             name: as the user has named it; the key of a loop without a cell continues that loop.
         Returns: ``None`` if there is none; a new loop gets the key.
         """
-        own = session.loops.get(key)
         if name or "/" in key:
+            own = session.loops.get(key)
             return own or next((loop for loop in _free(session) if loop.key == name), None), key
-        for loop in session.loops.values():
-            if loop.code.get(KEY) == key:
-                return loop, loop.key
-        is_here = own is not None and own.code.get(KEY, key) == key
-        if is_here and (own.touched or not _is_saved(own) or not code or _is_same(own, code)):
-            return own, key
-        same = [loop for loop in self._same(session, code) if loop is not own or not is_here]
+        own = next((loop for loop in session.loops.values() if _place(loop) == key), None)
+        if own is not None and (own.touched or not _is_saved(own) or not code or _is_same(own, code)):
+            return own, own.key
         cell = key.rpartition(":")[0]
-        for loop in same:
-            if _cell(loop) == cell:
-                return self._move(loop, key)
-        if is_here and own.code.get("body") not in code.get("around", ()):
-            return own, key
-        if own is None:
-            loop = self._find_orphan(session, same)
-            return self._move(loop, key) if loop is not None else (None, key)
-        # Another loop had this place in the cell, and is still there.
-        return None, next(text for n in range(1, 10_000) if (text := f"{key}+{n}") not in session.loops)
-
-    def _move(self, loop: Any, key: str) -> tuple[Any, str]:
-        loop.code = {**loop.code, KEY: key}
-        return loop, loop.key
-
-    def _same(self, session: KnownSession, code: Mapping[str, Any]) -> list[Any]:
-        """The loops that nothing has continued so far and that had the same code."""
-        return [loop for loop in _free(session) if code and loop.code and _is_same(loop, code)]
+        same = [loop for loop in _free(session) if code and loop.code and loop is not own and _is_same(loop, code)]
+        here = next((loop for loop in same if _cell(loop) == cell), None)
+        if own is not None:
+            if here is None and own.code.get("body") not in code.get("around", ()):
+                return own, own.key
+            _move(own, f"{cell}:-")  # it may come later in this cell
+        loop = here or (self._find_orphan(session, same) if own is None else None)
+        if loop is not None:
+            _move(loop, key)
+            return loop, loop.key
+        return None, next(text for text in (key, *(f"{key}+{n}" for n in range(999))) if text not in session.loops)
 
     def _find_orphan(self, session: KnownSession, same: Sequence[Any]) -> Any:
         orphans = [loop for loop in same if self._is_orphan(session, loop)]
@@ -206,9 +195,9 @@ class MovedLoops:
 
     def _note_cells(self, cells: Sequence[Sequence[str]]) -> None:
         self._sources = [(cell_id, source) for cell_id, source in cells]
-        loops = loops_of_cells([source for _, source in cells])
-        self._bodies = Counter(code["body"] for _, code in loops)
-        with_loop = {place for place, code in loops if code["is_top"]}
+        loops = loop_bodies([source for _, source in cells])
+        self._bodies = Counter(body for _, body, _ in loops)
+        with_loop = {place for place, _, is_top in loops if is_top}
         self._cells = {
             name: place in with_loop
             for place, (cell_id, source) in enumerate(cells)
@@ -236,5 +225,13 @@ def _free(session: KnownSession) -> Iterator[Any]:
             yield loop
 
 
+def _move(loop: KnownLoop, key: str) -> None:
+    loop.code = {**loop.code, KEY: key}
+
+
+def _place(loop: KnownLoop) -> str:
+    return str(loop.code.get(KEY, loop.key))
+
+
 def _cell(loop: KnownLoop) -> str:
-    return str(loop.code.get(KEY, loop.key)).rpartition(":")[0]
+    return _place(loop).rpartition(":")[0]

@@ -211,6 +211,10 @@ def test_a_loop_inserted_before_another_takes_nothing_from_it(world: World) -> N
     assert in_cell(world, "new", "a") == {"new": [], "a": [3]}
     world.start()
     assert in_cell(world, "new", "a") == {"new": [], "a": []}
+    world.start()
+    assert in_cell(world, "a") == {"a": []}, "the other one was deleted again"
+    world.start()
+    assert in_cell(world, "a", "new") == {"a": [], "new": []}
     assert changes(world) == []
 
 
