@@ -27,6 +27,7 @@ for n in city.loop(range(2), warm, every=1):
 state = {"w": list(warm["w"])}
 for n in city.loop(range(6), state, every=1):
     state["w"][0] += lr
+    print(n, file=open("ran", "a"))
     city.log(loss=loss_of(state["w"]))
     if n == 2 and not os.path.exists("stopped"):
         open("stopped", "w").close()
@@ -116,6 +117,7 @@ def test_a_finished_loop_is_not_rerun_unless_the_user_says_so(project: UserProje
     texts = changes(project)
     assert any("its body; it is finished and is not re-run" in text for text in texts), texts
     assert "w 7.0" in project.shown(), "the first loop's old result"
+    assert (project.folder / "ran").read_text().split() == list("012345")
 
 
 @pytest.mark.kernel
@@ -152,6 +154,7 @@ def test_a_notebook_whose_cells_lost_their_ids(project: UserProject, edit: bool,
         assert "w 10.0" in project.shown(), "it began anew, and says so"
     else:
         assert texts == [], "nothing is lost"
+        assert (project.folder / "ran").read_text().split() == list("012345"), "it continued"
         assert "w 7.0" in project.shown()
 
 

@@ -87,6 +87,40 @@ def test_the_same_code_says_nothing(world: World) -> None:
     assert changes(world) == []
 
 
+class Batch:
+    """An item whose content is not compared."""
+
+
+def run_batches(world: World, count: int) -> int:
+    world.cell()
+    done = 0
+    try:
+        for _ in world.loop([Batch() for _ in range(count)], {}):
+            if done == 2:
+                raise KeyboardInterrupt
+            done += 1
+    except KeyboardInterrupt:
+        world.end(ok=False)
+    else:
+        world.end()
+    return done
+
+
+def test_an_edit_of_items_that_cannot_be_compared_is_named_once(world: World) -> None:
+    world.code = {**code("a"), "item_reads": {"size": "1 size = 16"}}
+    assert run_batches(world, 6) == 2
+    world.start()
+    world.code = {**world.code, "items": "others", "item_reads": {"size": "2 size = 32"}}
+    assert run_batches(world, 6) == 2
+    (text,) = changes(world)
+    assert "was edited since it was saved: its items, size = 16 → size = 32; the new code runs from step 2" in text
+    world.start()
+    world.code = {**world.code, "items": "yet others"}
+    assert run_batches(world, 7) == 2
+    (_, text) = changes(world)
+    assert "had 6 items and has 7 now" in text, "the check of the items has named it"
+
+
 def test_restart_begins_anew_once_for_each_edit(world: World) -> None:
     world.code = code("a")
     assert run(world, 4, stop_after=3) == [0, 1, 2]
