@@ -95,18 +95,21 @@ def _write(node: object, parts: list[str], *, in_class: bool) -> None:
         node = _plain(node, in_class=in_class)
         parts.append(f"{type(node).__name__}(")
         for name in node._fields:
+            inside = isinstance(node, ast.ClassDef) and name == "body"
             value = getattr(node, name, None)
+            if isinstance(value, list):
+                value = list(_statements(value, in_class=inside))
             if name in _SKIPPED or value is None or value == []:
                 continue
             if name == "annotation" and not (in_class and isinstance(node, ast.AnnAssign)):
                 continue
             parts.append(f"{name}=")
-            _write(value, parts, in_class=isinstance(node, ast.ClassDef) and name == "body")
+            _write(value, parts, in_class=inside)
             parts.append(",")
         parts.append(")")
     elif isinstance(node, list):
         parts.append("[")
-        for each in _statements(node, in_class=in_class):
+        for each in node:
             _write(each, parts, in_class=in_class)
             parts.append(",")
         parts.append("]")
@@ -121,7 +124,21 @@ def _plain(node: ast.AST, *, in_class: bool) -> ast.AST:
         case ast.Call(func=ast.Attribute(attr="loop"), keywords=keywords):
             kept = [keyword for keyword in keywords if keyword.arg not in LOOP_OPTIONS]
             return ast.Call(func=node.func, args=node.args, keywords=kept)
+        case ast.JoinedStr(values=values):
+            return ast.JoinedStr(values=_joined(values))
     return node
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string, of which some versions of Python make more than others."""
+    parts: list[ast.expr] = []
+    for value in values:
+        last = parts[-1] if parts else None
+        if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+            parts[-1] = ast.Constant(value=str(last.value) + str(value.value))
+        elif not (isinstance(value, ast.Constant) and value.value == ""):
+            parts.append(value)
+    return parts
 
 
 def _statements(nodes: list[object], *, in_class: bool) -> Iterator[object]:
