@@ -27,8 +27,9 @@ from qcity_nb import codec, crashpoints
 from qcity_nb.errors import RunHeld, UsageError
 from qcity_nb.hosts import limits
 from qcity_nb.hosts.detect import DetectedHost, detect, notebook_path
+from qcity_nb.kernel.changes.notebook_edits import check_by_hand
 from qcity_nb.records import DesiredState, Head
-from qcity_nb.run import identity, same_notebook
+from qcity_nb.run import identity
 from qcity_nb.run.lease import amend
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.up_arguments import UpArguments
@@ -179,8 +180,7 @@ def _begin(
         source=content,
         desired=DesiredState(manual=True),
     )
-    same_notebook.check_by_hand(store, head, is_new, settings.project, content, names.get("In", ()))
-    head = identity.renew_source(store, head, content)
+    head = check_by_hand(store, head, is_new, settings.project, content, names.get("In", ()))
     if head.state == "stopped" or head.desired.state == "stopped":
         head = amend(store, head.run, _resume_run)
     config = sidecar.config_for(
@@ -203,6 +203,7 @@ def _begin(
             ) from None
         raise
     city = City(settings, host, config, mailbox, status, process)
+    city.session.loop_edits.moved.read_cells(content)
     city._arguments = replace(asked, run=notebook, path=str(path or ""))
     return city
 
@@ -306,9 +307,9 @@ class City:
                 while the next iteration begins, and ``optimizer.step()`` waits for that copy; until then the weights
                 may be read, but written only by that step. ``False`` copies everything at the boundary. ``True`` copies
                 everything later: call ``city.wait()`` before you change anything.
-            changed: what to do if the items are not those that the loop has done: ``"resume"`` continues at the same
-                position, ``"restart"`` begins the loop anew, once. Default: that is an error, and the run can be
-                resumed. Once a longer loop has finished, ``"resume"`` does the items that are new.
+            changed: what to do if the finished items are other ones, or the code was edited: ``"resume"`` continues,
+                and does what is new of a longer list, ``"restart"`` begins the loop anew, once. Default: other items
+                are an error, and the run can be resumed; an edit is announced.
             strict_state: a state that lacks what an iteration passes to the next is an error. Default: the setting.
         Raises:
             StateRefused: a variable cannot be saved, or is missing; the message names it and says why.

@@ -15,7 +15,7 @@ from qcity_nb.cells.expressions import (
     path_of,
     root_of,
 )
-from qcity_nb.cells.known_methods import FIRST_ARGUMENT, MUTATORS, OVERWRITERS, RESETS, RETURNS_CONTENT
+from qcity_nb.cells.known_methods import FIRST_ARGUMENT, MUTATORS, OVERWRITERS, READERS, RESETS, RETURNS_CONTENT
 from qcity_nb.cells.variable_use import VariableUse
 
 __all__ = ["Walker"]
@@ -78,7 +78,7 @@ class Walker(VariableUse):
                 self.overwrite(root) if name == "copyto" else self.mutate(root)
                 continue
             self.visit(argument)
-            if root:
+            if root and name not in READERS:
                 self.touch(root)
         for keyword in node.keywords:
             if keyword.arg == "out" and (root := root_of(keyword.value)):
@@ -154,7 +154,8 @@ class Walker(VariableUse):
             self.overwrite(root)
         else:
             is_part = not path_of(target.value)
-            self.mutate(root, *values, entry=None if is_part else target.slice, is_part=is_part)
+            if not self.set_entry(target):
+                self.mutate(root, *values, entry=None if is_part else target.slice, is_part=is_part)
         if isinstance(target.slice, ast.Constant):
             self.mirrored |= {(root, str(target.slice.value), path) for path in names_in(values)}
 
@@ -235,7 +236,8 @@ class Walker(VariableUse):
         if not path:
             if isinstance(target, ast.Subscript):
                 self.visit(target.slice)
-            self.mutate(root_of(target), value)
+            if not self.has_entry(target):
+                self.mutate(root_of(target), value)
         elif "." in path and self.alias(path) is not None:
             self.mutate(path)
         else:

@@ -6,12 +6,14 @@ from qcity_nb.cells.names import words
 
 __all__ = [
     "CLOCKS",
+    "CONVERSIONS",
     "FIRST_ARGUMENT",
     "ITEM_VIEWS",
     "MUTATORS",
     "OVERWRITERS",
     "PASSES_ITEMS",
     "RESETS",
+    "READERS",
     "RETURNS_CONTENT",
 ]
 
@@ -39,3 +41,14 @@ CLOCKS = words(
     "time time_ns perf_counter perf_counter_ns monotonic monotonic_ns process_time process_time_ns thread_time "
     "default_timer now utcnow today elapsed_time"
 )
+CONVERSIONS = words(
+    "to cuda cpu float double half long int detach contiguous numpy astype requires_grad_ eval train convert str list "
+    "tuple array asarray as_tensor ascontiguousarray compile"
+)
+"""Methods, and functions of one argument, that give the same again if their result is converted once more."""
+READERS = words(
+    "print display len str repr sum min max sorted list dict tuple set float int bool format isinstance type zip "
+    "enumerate range any all round abs map filter log info debug warning join write writerow dump dumps set_postfix "
+    "log_metrics"
+)
+"""Functions and methods that change none of their arguments."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from qcity_nb.cells.body_walk import Walker
 from qcity_nb.cells.expressions import Change, callee, is_constant, names_in, path_of, prefixes
-from qcity_nb.cells.known_methods import CLOCKS
+from qcity_nb.cells.known_methods import CLOCKS, CONVERSIONS
 
 __all__ = ["LoopBody", "analyze"]
 
@@ -90,7 +90,10 @@ class _Summary:
         carried = {
             path
             for path, changes in walk.stores.items()
-            if path in walk.exposed and path not in stable and not self._is_lazy_constant(path, changes)
+            if path in walk.exposed
+            and path not in stable
+            and not self._is_lazy_constant(path, changes)
+            and not all(each.values and _is_conversion(each.values[0], path) for each in changes)
         }
         kept = {
             path
@@ -173,7 +176,7 @@ class _Summary:
             each.entry is not None
             and each.values
             and self._is_pure(each.values, each.entry, path)
-            and any(self._tests_entry(test, path, each.entry) for test in each.conditions)
+            and any(self._tests_entry(test, path, each.entry) for test in (*each.conditions, *each.skips))
             for each in changes
         )
 
@@ -191,6 +194,16 @@ class _Summary:
 
 def _tested(change: Change) -> set[str]:
     return names_in([*change.conditions, *change.skips])
+
+
+def _is_conversion(value: ast.expr, path: str) -> bool:
+    """`x = x.to(device)`: the same in each iteration."""
+    match value:
+        case ast.Call(func=ast.Attribute(value=base)) if path_of(base) == path:
+            return callee(value) in CONVERSIONS
+        case ast.Call(args=[source, *_]):
+            return callee(value) in CONVERSIONS and (path_of(source) == path or _is_conversion(source, path))
+    return False
 
 
 def _is_lookup(value: ast.expr, path: str) -> bool:

@@ -133,8 +133,11 @@ def function_body(text: str) -> LoopBody | None:
     return None
 
 
-def is_read_first(text: str, path: str) -> bool:
-    """Does the source read a variable before it binds it? Only the statements that mention it are parsed."""
+def is_read_first(text: str, path: str) -> bool | None:
+    """Does the source read a variable before it binds it? ``None``: it does neither.
+
+    Only the statements that mention it are parsed.
+    """
     lines = text.splitlines(keepends=True)
     mention = re.compile(rf"(?<![\w.]){re.escape(path)}\b")
     walk = Walker()
@@ -152,7 +155,7 @@ def is_read_first(text: str, path: str) -> bool:
             return True
         if walk.is_defined(path):
             return False
-    return False
+    return None
 
 
 def _loop_of(node: ast.AST, line: int) -> tuple[ast.expr, ast.expr, ast.Call, list[ast.stmt]] | None:

@@ -42,6 +42,8 @@ class VariableUse:
     mirrored: set[tuple[str, str, str]] = field(default_factory=set)
     called: dict[str, frozenset[str]] = field(default_factory=dict)
     """The functions that are called, and what the iteration has bound before each call of them."""
+    entries: set[str] = field(default_factory=set)
+    """Entries of containers, such as `stats["loss"]`, that the iteration has set."""
     called_later: set[str] = field(default_factory=set)
     """What nested functions call."""
     stepped: set[str] = field(default_factory=set)
@@ -110,6 +112,24 @@ class VariableUse:
             self.resets.add(path)
         else:
             self.mutate(path)
+
+    def set_entry(self, target: ast.Subscript) -> bool:
+        """Note that an entry with a constant key is set, such as `stats["loss"]`.
+
+        Returns: whether nothing is left of the entry that the last iteration set: nothing has read the container yet.
+        """
+        path = path_of(target.value)
+        is_certain = isinstance(target.slice, ast.Constant) and target.slice.value is not Ellipsis and path
+        if not is_certain or self.conditions or self.skips or self.nested or self.alias(path) is not None:
+            return False
+        if path in self.exposed or path in self.touched or self.is_defined(path):
+            return self.has_entry(target)
+        self.entries.add(ast.dump(target))
+        return True
+
+    def has_entry(self, target: ast.expr) -> bool:
+        """Has the iteration set that entry?"""
+        return bool(self.entries) and ast.dump(target) in self.entries
 
     def touch(self, path: str) -> None:
         """Note that a function gets it, and may change it."""

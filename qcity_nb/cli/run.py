@@ -78,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         head = identity.reopen(store, head.run, hosts=args.on or (), output=output if args.output else "")
         if head.source != identity.source_name(source.content):
             note.say(f"{head.run}: the notebook has changed since the run began; the run resumes with the new version")
+            from qcity_nb.kernel.changes.notebook_edits import stored_edits
+
+            for line in stored_edits(store, head, source.content):
+                note.say(f"{head.run}: {line}")
             head = identity.renew_source(store, head, source.content)
         if head.bundle != bundle[0]:
             head = identity.renew_bundle(store, head, bundle)

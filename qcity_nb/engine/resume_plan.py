@@ -26,6 +26,7 @@ from qcity_nb.cells.tags import check_tags, installs, is_once, is_rerun, skips_s
 from qcity_nb.engine import rerun
 from qcity_nb.engine.kernel_process import watch_for_end
 from qcity_nb.errors import StoreUnavailable
+from qcity_nb.kernel.changes.moved_loops import write_cells
 from qcity_nb.kernel.snapshot_budget import describe_postponed
 from qcity_nb.kernel.widgets import put_states, shows_widgets, states_in
 
@@ -141,6 +142,9 @@ class ResumePlan:
                 "no-snapshots", message=f"the kernel's language is {language}: all cells are re-run after a death"
             )
             return
+        write_cells(
+            self._mailbox, [(self._code_cells[n].get("id", ""), self._code_cells[n].source) for n in self._places]
+        )
         reply = self._ask("attend")
         if not reply["ok"]:
             why = reply["why"] or reply["error"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import Any
 
+from qcity_nb.kernel.changes.moved_loops import source_hash
 from qcity_nb.kernel.session import Session
 
 __all__ = ["attach", "cell_key", "is_blank", "session_of"]
@@ -19,7 +19,7 @@ _attached: list[tuple[Any, Session, Any, Any]] = []
 
 def cell_key(cell_id: str | None, source: str) -> str:
     """A cell's key: its id and its source's hash, or the hash alone if it has no id."""
-    digest = hashlib.blake2b(source.strip().encode(), digest_size=6).hexdigest()
+    digest = source_hash(source)
     return f"cell:{cell_id}#{digest}" if cell_id and _ID.fullmatch(cell_id) else f"cell:{digest}"
 
 
@@ -38,6 +38,12 @@ def _running_key(session: Session, shell: Any, info: Any) -> str:
         parent = shell.kernel.get_parent() if hasattr(shell.kernel, "get_parent") else {}
         cell_id = (parent.get("metadata") or {}).get("cellId")
     return cell_key(cell_id, source)
+
+
+def _start_cell(session: Session, shell: Any, info: Any, *, is_running: bool = False) -> None:
+    key = _running_key(session, shell, info)
+    session.start_cell(key)
+    session.loop_edits.begin_cell(session, shell, key, is_running=is_running)
 
 
 def _is_end(error: BaseException | None) -> bool:
@@ -74,7 +80,7 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
         nonlocal depth
         depth += 1
         if depth == 1:  # else a magic such as %%capture runs its text as a cell, which is part of this one
-            session.start_cell(_running_key(session, shell, info))
+            _start_cell(session, shell, info)
 
     def after(result: Any = None) -> None:
         nonlocal depth
@@ -95,4 +101,4 @@ def attach(session: Session, shell: Any, *, is_running: bool = True) -> None:
     _attached.append((shell, session, before, after))
     session.recorder.attach(shell)
     if is_running:
-        session.start_cell(_running_key(session, shell, None))
+        _start_cell(session, shell, None, is_running=True)

@@ -10,7 +10,7 @@ or a lost lease is raised there. See docs/design.md, "Runs, loops, steps".
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from qcity_nb.errors import UsageError
 from qcity_nb.kernel.changes.auto_state import AutoState
 from qcity_nb.kernel.changes.caller import Caller
 from qcity_nb.kernel.changes.item_record import ItemRecord
+from qcity_nb.kernel.changes.moved_loops import KEY, same_place
 from qcity_nb.kernel.changes.random_draws import generator_states
 from qcity_nb.kernel.changes.state_check import StateCheck
 from qcity_nb.kernel.items import Items
@@ -72,26 +73,34 @@ def begin(
         )
     if options.changed not in (None, "restart", "resume"):
         raise UsageError(f'city.loop(changed={options.changed!r}): write "restart" or "resume", or leave it out')
-    return _run(session, items, state if auto is None else auto, pace(options.every), options, caller)
+    code = session.loop_edits.reader.read(frame)
+    return _run(session, items, state if auto is None else auto, pace(options.every), options, caller, code)
 
 
-def _find(session: Session, name: str | None) -> tuple[Loop, bool]:
+def _find(session: Session, name: str | None, code: Mapping[str, Any]) -> tuple[Loop, bool]:
     """The loop that begins here, new or from a checkpoint; and whether it is to be restored."""
     key = session.key_of(name)
-    known = session.loops.get(key)
+    place = key
+    known, key = session.loop_edits.moved.find(session, key, code, name)
     source = session.cell[1]
     if known is not None and known.saved_generators is not None:
-        if not (known.finished and session.finished_passes.get(key) == known.passes):
-            if known.source and source and known.source != source:
-                _note_edited(session, known)
+        if not (known.finished and session.finished_passes.get(known.key) == known.passes):
             known.source = source
             return known, True
         # Run again in the same kernel: a new pass. The count over the whole run continues.
-        return Loop(key=key, name=known.name, source=source, count=known.count, passes=known.passes + 1), False
-    return Loop(key=key, name=name or key, source=source, count=known.count if known else 0), False
+        return _new_pass(known, code, source), False
+    code = code if key == place else {**code, KEY: place}
+    return Loop(key=key, name=name or key, source=source, count=known.count if known else 0, code=code), False
 
 
-def _check_items(session: Session, loop: Loop, items: Items, options: LoopOptions) -> tuple[Loop, bool]:
+def _new_pass(loop: Loop, code: Mapping[str, Any], source: str) -> Loop:
+    code = same_place(loop.code, code)
+    return Loop(key=loop.key, name=loop.name, source=source, count=loop.count, passes=loop.passes + 1, code=code)
+
+
+def _check_items(
+    session: Session, loop: Loop, items: Items, options: LoopOptions, code: Mapping[str, Any]
+) -> tuple[Loop, bool]:
     """Compare the finished items of a loop that is to be restored with those that it has now.
 
     Returns: the loop, and whether it is to be restored. ``changed="restart"`` makes a new pass, once: that has these.
@@ -109,7 +118,7 @@ def _check_items(session: Session, loop: Loop, items: Items, options: LoopOption
     if options.changed == "restart" and (difference or is_longer):
         session.announce("items", f"{difference or _length(loop, now)}; city.loop {loop.name!r} begins anew")
         session.drop_inner(loop)
-        return Loop(key=loop.key, name=loop.name, source=loop.source, count=loop.count, passes=loop.passes + 1), False
+        return _new_pass(loop, code, loop.source), False
     if difference:
         session.announce("items", f"{difference}; it continues after {loop.done} items")
     elif is_longer and loop.finished and options.changed is None:
@@ -125,14 +134,19 @@ def _length(loop: Loop, now: int | None) -> str:
     return f"city.loop {loop.name!r} had {loop.items.total} items and has {now} now"
 
 
-def _note_edited(session: Session, loop: Loop) -> None:
-    session.sidecar.note("edited", loop=loop.name, done=loop.done)
-    what = "is finished and is not re-run" if loop.finished else f"resumes after iteration {loop.done} all the same"
-    warnings.warn(
-        f"the cell of city.loop {loop.name!r} was edited since its checkpoint; the loop {what}. "
-        "To start over use qcity.up(fresh=True), or give the loop another name",
-        stacklevel=5,
-    )
+def _check_code(
+    session: Session, loop: Loop, code: Mapping[str, Any], options: LoopOptions, *, is_known: bool
+) -> tuple[Loop, bool, str]:
+    """Compare the loop's code with that of its checkpoint. Returns as ``_check_items``, and what to announce."""
+    session.loop_edits.moved.announce_orphans(session, loop)
+    if not is_known:
+        return loop, False, ""
+    decision = session.loop_edits.decide(session, loop, code, options.changed)
+    if decision.restarts:
+        session.drop_inner(loop)
+        return _new_pass(loop, decision.code, loop.source), False, decision.text
+    loop.code = decision.code
+    return loop, True, decision.text
 
 
 def _slow(session: Session, done: int) -> Any:
@@ -147,7 +161,7 @@ def _slow(session: Session, done: int) -> Any:
     return tell
 
 
-def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) -> Iterator[Any]:
+def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions, edit: str) -> Iterator[Any]:
     """Restore the loop's last boundary. Returns the items that are left.
 
     Raises:
@@ -181,15 +195,19 @@ def _resume(session: Session, loop: Loop, items: Items, options: LoopOptions) ->
     if loop.auto is not None:
         loop.auto.bind()
     session.replay(loop)
+    if edit:
+        session.announce("notebook", edit, step=loop.count)
     if generators is not None:
         restore_generators(generators)
     return values if values is not None else items.after(0, _slow(session, 0))
 
 
-def _start(session: Session, loop: Loop, items: Items) -> Iterator[Any]:
+def _start(session: Session, loop: Loop, items: Items, edit: str) -> Iterator[Any]:
     """The first boundary, before any work, so that state that cannot be saved is refused now and not after a night."""
     session.metric_log.default_steps.begin(loop.key, loop.count)
     loop.out_from = session.recorder.position()
+    if edit:
+        session.announce("notebook", edit, step=loop.count)
     session.freeze(loop, may_stream=loop.parent is None)
     if not items.is_indexed:
         loop.begun = capture_generators()
@@ -203,13 +221,20 @@ _LAZILY: dict[bool | None, Lazily] = {None: "gated", True: "all", False: "never"
 
 
 def _run(
-    session: Session, source: Iterable[T], state: object, when: Pace, options: LoopOptions, caller: Caller | None
+    session: Session,
+    source: Iterable[T],
+    state: object,
+    when: Pace,
+    options: LoopOptions,
+    caller: Caller | None,
+    code: Mapping[str, Any],
 ) -> Iterator[T]:
     session.sidecar.check()
     items = Items(source)
-    loop, is_known = _find(session, options.name)
+    loop, is_known = _find(session, options.name, code)
     if is_known:
-        loop, is_known = _check_items(session, loop, items, options)
+        loop, is_known = _check_items(session, loop, items, options, code)
+    loop, is_known, edit = _check_code(session, loop, code, options, is_known=is_known)
     loop.items.total = items.total
     loop.auto = state if isinstance(state, AutoState) else None
     loop.state = state.entries if isinstance(state, AutoState) else state
@@ -218,7 +243,7 @@ def _run(
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)
     try:
-        values = _resume(session, loop, items, options) if is_known else _start(session, loop, items)
+        values = _resume(session, loop, items, options, edit) if is_known else _start(session, loop, items, edit)
         state_check.begin()
         loop.started_s, loop.started_done = session.clock.now_s(), loop.done
         saved_done = loop.done
@@ -230,7 +255,10 @@ def _run(
             state_check.at_boundary()
             if _boundary(session, loop, save_clock, saved_done):
                 saved_done = loop.done
-        if not (is_known and loop.finished):
+        if is_known and loop.finished:
+            if edit and loop.parent is None:
+                session.save("edited", step=loop.count)
+        else:
             _finish(session, loop, save_clock, saved_done)
     except GeneratorExit:
         session.leave(loop)

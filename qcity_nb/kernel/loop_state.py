@@ -109,6 +109,8 @@ class Loop:
     """Output from this position on is not in ``outputs`` yet."""
     started_s: float = 0.0
     started_done: int = 0
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The code that it runs (kernel/changes/loop_edits.py)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What a newer version wrote into the loop's record."""
 
@@ -131,6 +133,7 @@ class Loop:
             outputs=[Piece(name) for name in record.outputs],
             items=ItemRecord(record.items),
             record=record,
+            code=record.code,
             extra=record.extra,
         )
 
@@ -207,6 +210,7 @@ class Loop:
             begun=self.saved_begun if begun is None else None,
             outputs=tuple(piece.name for piece in self.outputs),
             items=self.items.values(),
+            code=self.code,
             extra=self.extra,
         )
         pieces = [(piece.name, piece.content) for piece in self.outputs]

@@ -20,6 +20,7 @@ from qcity_nb.checkpoint.storage.manifest import Context, Encoded, Manifest
 from qcity_nb.clock import Clock, SystemClock, iso_now
 from qcity_nb.errors import QcityError, StoreUnavailable, UsageError
 from qcity_nb.kernel.changes.environment_check import EnvironmentCheck
+from qcity_nb.kernel.changes.loop_edits import LoopEdits
 from qcity_nb.kernel.changes.run_history import ChangeKind, RunHistory
 from qcity_nb.kernel.finished_cells import FinishedCells
 from qcity_nb.kernel.interrupt import uninterrupted
@@ -51,10 +52,9 @@ class Session:
         deadline_s: float | None = None,
     ) -> None:
         self.sidecar = SidecarClient(mailbox, status, revive=revive)
-        self.run = status.run
+        self.run, self.term = status.run, status.term
         self.clock = clock or SystemClock()
         self.recorder = Recorder()
-        self.term = status.term
         folder = Path(status.tier)
         self.tier = LocalTier(folder, term=status.term, run_id=status.run_id)
         self.engine = Engine(self.tier)
@@ -90,6 +90,7 @@ class Session:
         self.listeners: list[Callable[[], None]] = []
         self.history = RunHistory.of(self.manifest, began_s=self.clock.now_s())
         self.environment = EnvironmentCheck(self.manifest.values if self.manifest is not None else {})
+        self.loop_edits = LoopEdits()
         self.finished_cells: FinishedCells | None = None
         """The notebook's finished cells, if the engine or the extension follows its cells."""
         self.once: Mapping[str, str] = self.manifest.values.get("once", {}) if self.manifest is not None else {}

@@ -19,8 +19,8 @@ def plant(name: str) -> None:
     resume = loops._resume
     resumed = []
 
-    def disturbed(session: Session, loop: Any, items: Any, options: Any) -> Any:
-        values = resume(session, loop, items, options)
+    def disturbed(session: Session, loop: Any, items: Any, options: Any, edit: str) -> Any:
+        values = resume(session, loop, items, options, edit)
         resumed.append(loop)
         if name == "generators" and isinstance(loop.state, dict):
             for value in loop.state.values():

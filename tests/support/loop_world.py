@@ -15,6 +15,7 @@ from qcity_nb import crashpoints
 from qcity_nb.checkpoint.engine import Engine
 from qcity_nb.checkpoint.storage.local_tier import LocalTier
 from qcity_nb.kernel import loop
+from qcity_nb.kernel.changes.loop_code import LoopCodeReader
 from qcity_nb.kernel.ipython_hooks import cell_key
 from qcity_nb.kernel.save_policy import Every
 from qcity_nb.kernel.session import Session
@@ -47,6 +48,8 @@ class World:
         self.term = 0
         self.session: Session
         self.seq = 0
+        self.code: dict[str, Any] = {}
+        """The code of the loops that begin (``cells.loop_sources``)."""
 
     def tier(self, term: int) -> Path:
         return self.path / str(term)
@@ -69,6 +72,7 @@ class World:
         mailbox = Mailbox(self.path / f"desk-{self.term}").open()
         self.show(mailbox)
         self.session = Session(mailbox, mailbox.status(), **options)
+        self.session.loop_edits.reader = ScriptedCode(self)
         self.session.engine = Engine(self.session.tier, writer=Inline())
         return self.session
 
@@ -109,6 +113,18 @@ class World:
         newest = tier.newest()
         upto = newest.seq if newest is not None else 0
         return [row for seq in range(1, upto + 1) for row in decode_rows(tier.rows(seq))]
+
+
+class ScriptedCode(LoopCodeReader):
+    """The code of a loop, as a test says; none by default."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def read(self, frame: FrameType | None) -> dict[str, Any]:
+        """What the world's ``code`` is."""
+        return dict(self._world.code)
 
 
 class Reaper:

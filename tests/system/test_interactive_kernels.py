@@ -398,6 +398,27 @@ def test_a_loop_resumes_and_the_cells_before_it_do_not_run(frontend: Frontend) -
     assert "cells that finish from here on" in new[0].notes[0]
 
 
+def test_an_edited_loop_says_so_in_another_kernel_and_in_the_same_one(frontend: Frontend) -> None:
+    cells = [
+        "lr = 1",
+        "state = {'w': 0}",
+        "for n in city.loop(range(6), state, every=1):\n    state['w'] += lr\n    if n == 3: die('here')\n"
+        "    assert n < 4 or 'mended' in globals()",
+    ]
+    frontend.run_all(*cells)
+    edited = ["lr = 10  # faster", cells[1], "# a comment\n" + cells[2]]
+    shown = frontend.run_all(*edited)
+    (stream, text), error = shown[-1].outputs
+    assert stream == "stderr"
+    assert "'c3:0' was edited since it was saved: lr = 1 → lr = 10; the new code runs from step 3 on" in text
+    assert error[1] == "AssertionError"
+    kernel = frontend.kernels[-1]
+    assert kernel.run("lr, mended = 100, True", "c1").outputs == []
+    (output,) = kernel.run(edited[2], "c3").outputs
+    assert "lr = 10 → lr = 100; the new code runs from step 4 on" in output[1], "what ran before it died is in the text"
+    assert kernel.run("print(state)", "c4").text == "{'w': 213}\n"
+
+
 @pytest.mark.nightly
 def test_cells_without_a_snapshot_run_again_once_they_are_needed(frontend: Frontend) -> None:
     frontend.setup = SHARED

@@ -19,8 +19,8 @@ city = qcity.up(run="files")
 files = Path("files.txt").read_text().split()
 state = {"done": []}
 changed = os.environ.get("CHANGED")
-for n, file in enumerate(city.loop(files, state, every=1, name="files", changed=changed)):
-    if os.environ.get("DIE") == str(n):
+for file in city.loop(files, state, every=1, name="files", changed=changed):
+    if os.environ.get("DIE") == str(len(state["done"])):
         os.kill(os.getpid(), 9)
     state["done"].append(file)
     city.log(**{"size@1": len(file)})

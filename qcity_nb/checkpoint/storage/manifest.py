@@ -75,6 +75,8 @@ class LoopRecord(Record):
     """Names of the outputs that the cell showed inside the loop."""
     items: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the finished items: kernel/changes/item_record.py."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The code that it runs: cells/loop_sources.py, kernel/changes/loop_edits.py."""
 
     def needs(self) -> Iterator[str]:
         """The names of the objects that it refers to."""

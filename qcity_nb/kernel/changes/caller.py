@@ -19,7 +19,7 @@ from qcity_nb.cells.loop_body import LoopBody
 from qcity_nb.cells.loop_statement import LoopStatement, find_statement, function_body
 from qcity_nb.kernel.changes.live_objects import MISSING, attributes, is_own, kind_of
 
-__all__ = ["Caller", "Reach", "Variables", "body_of", "is_cache"]
+__all__ = ["Caller", "Reach", "Variables", "body_of", "is_cache", "is_write_only"]
 
 MOST_FUNCTIONS = 40
 MOST_FRAMES = 24
@@ -64,6 +64,11 @@ class Reach:
         bodies = [body_of(function) for function in self._mentioning(path)]
         return any(body is None or path in body.reads for body in bodies)
 
+    def resets(self, path: str) -> bool:
+        """Does each function that uses it reset it first?"""
+        bodies = [body_of(function) for function in self._mentioning(path)]
+        return bool(bodies) and all(body is not None and path in body.fresh for body in bodies)
+
     def _mentioning(self, path: str) -> Iterator[types.FunctionType]:
         for _, function in self.functions:
             if path in function.__code__.co_names + function.__code__.co_freevars:
@@ -82,15 +87,27 @@ def _body_of(code: types.CodeType) -> LoopBody | None:
 
 def is_cache(cls: type, name: str) -> bool:
     """Do methods of the class fill that attribute with what depends on their keys alone, and change it no otherwise?"""
+    bodies = _methods(cls, name)
+    return bool(bodies) and not any(
+        body is None or path in body.mutated | body.touched | body.bound for path, body in bodies
+    )
+
+
+def is_write_only(cls: type, name: str) -> bool:
+    """Do methods of the class change that attribute, and none of them read it for anything else?"""
+    bodies = _methods(cls, name)
+    return bool(bodies) and not any(body is None or path in body.reads for path, body in bodies)
+
+
+def _methods(cls: type, name: str) -> list[tuple[str, LoopBody | None]]:
+    """The methods of the user's that mention an attribute: its name there, and what they do with variables."""
     bodies = []
     for method in (value for each in cls.__mro__ if is_own(each) for value in vars(each).values()):
         if not isinstance(method, types.FunctionType) or method.__name__ == "__init__":
             continue
         if name in method.__code__.co_names and method.__code__.co_argcount:
             bodies.append((f"{method.__code__.co_varnames[0]}.{name}", body_of(method)))
-    return bool(bodies) and not any(
-        body is None or path in body.mutated | body.touched | body.bound for path, body in bodies
-    )
+    return bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +217,8 @@ class Variables:
         """What the functions that a body calls use of the variables here, directly and by further calls."""
         read, carried, early = set[str](), set[str](), set[str]()
         functions: list[tuple[str, types.FunctionType]] = []
-        waiting = [(path, each, bound) for path, bound in sorted(body.called.items()) for each in self._functions(path)]
+        called = dict.fromkeys((body.reads | body.touched) - body.called.keys(), body.varying) | dict(body.called)
+        waiting = [(path, each, bound) for path, bound in sorted(called.items()) for each in self._functions(path)]
         leaves = {path.rpartition(".")[2] for path in body.varying}
         while waiting and len(functions) < MOST_FUNCTIONS:
             path, function, bound = waiting.pop()

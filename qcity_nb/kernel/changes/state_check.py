@@ -18,7 +18,7 @@ from qcity_nb.cells.loop_body import LoopBody
 from qcity_nb.cells.loop_statement import LoopStatement, is_read_first
 from qcity_nb.errors import StateRefused
 from qcity_nb.kernel.changes.auto_state import AutoState
-from qcity_nb.kernel.changes.caller import Caller, Reach, Variables, is_cache
+from qcity_nb.kernel.changes.caller import Caller, Reach, Variables, is_cache, is_write_only
 from qcity_nb.kernel.changes.live_objects import (
     MISSING,
     Saved,
@@ -176,12 +176,13 @@ class _Look:
         self.reach = reach
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong, each variable once."""
+        """What is wrong, each variable once; of several items of a list the list."""
         named: set[str] = set()
         for problem in self._all():
-            if problem.path not in named and not self._is_part(problem.path, named):
-                named.add(problem.path)
-                yield problem
+            path = re.sub(r"\[\d+\]$", "", problem.path)
+            if path not in named and not self._is_part(path, named):
+                named.add(path)
+                yield replace(problem, path=path)
 
     @staticmethod
     def _is_part(path: str, named: set[str]) -> bool:
@@ -269,9 +270,9 @@ class _Look:
         """Variables that only some iterations bind, and that code after the loop reads."""
         for path in sorted(self.body.kept | self.body.kept_with_carried):
             value = self.variables.get(path)
-            is_read = is_read_first(self.statement.after, path) or (
-                self.caller.is_cell and path in self.body.kept_with_carried
-            )
+            is_read = is_read_first(self.statement.after, path)
+            if is_read is None:  # a later cell may read it
+                is_read = self.caller.is_cell and path in self.body.kept_with_carried
             is_known = value is MISSING or (kind_of(value) != "other" and not self._is_aid(path, value))
             if is_read and is_known and not self._is_mirrored(path) and not path.startswith("_"):
                 yield Problem(path, "kept")
@@ -305,9 +306,24 @@ class _Look:
 
     # -- optimizers and what belongs to them
 
+    def _parts_of_training(self) -> list[tuple[str, Any]]:
+        """The optimizers, models and what belongs to them, each by the name that the body uses, if it has several."""
+        used = self.body.reads | self.body.touched | self.body.stepped
+
+        def rank(path: str) -> tuple[bool, bool, bool]:
+            return re.split(r"[.\[]", path)[0] not in used, "[" in path, "." in path
+
+        names: dict[int, tuple[str, Any]] = {}
+        for path, value in self.variables.objects():
+            if kind_of(value) not in _SCANNED or self._is_anew(path):
+                continue
+            if id(value) not in names or rank(path) < rank(names[id(value)][0]):
+                names[id(value)] = path, value
+        return list(names.values())
+
     def _torch(self) -> Iterator[Problem]:
-        objects = [(path, value) for path, value in self.variables.objects() if kind_of(value) in _SCANNED]
-        missing = [(path, value) for path, value in objects if not self.saved.has(value) and not self._is_anew(path)]
+        objects = self._parts_of_training()
+        missing = [(path, value) for path, value in objects if not self.saved.has(value)]
         stepping = list(self.saved.optimizers)
         schedulers = [value for _, value in objects if kind_of(value) == "scheduler"]
         for path, value in missing:
@@ -370,13 +386,16 @@ class _Look:
                 continue
             if path.startswith("_") or self._is_anew(path) or not self.saved.is_complete:
                 continue
+            is_direct = path in self.body.touched | self.body.mutated
+            if not is_direct and self.reach.resets(path):
+                continue
             kind = kind_of(value)
             if kind == "own" or (isinstance(value, type) and is_own(value)):
                 yield from self._parts(path, value)
-            elif kind in ("container", "array") and self._has_changed(path, value) and self._is_read(path):
-                is_direct = path in self.body.touched | self.body.mutated
-                if is_direct or self.reach.changes(path):
-                    yield Problem(path, "changed")
+                continue
+            is_seen = kind in ("container", "array") and self._has_changed(path, value) and self._is_read(path)
+            if is_seen and (is_direct or self.reach.changes(path)):
+                yield Problem(path, "changed")
         yield from self._hidden()
 
     def _hidden(self) -> Iterator[Problem]:
@@ -386,6 +405,10 @@ class _Look:
                 continue
             if not self.saved.has(value) and self._has_changed(f"{name}({variable})", value, is_same=True):
                 yield Problem(name, "hidden")
+
+    def _is_attribute_read(self, path: str) -> bool:
+        name = path.rpartition(".")[2]
+        return path in self.body.reads or re.search(rf"\.{name}\b", self.statement.after) is not None
 
     def _parts(self, path: str, value: object) -> Iterator[Problem]:
         """The attributes of an object of the user's that changed."""
@@ -399,7 +422,9 @@ class _Look:
             print_now = fingerprint(item, self.saved)
             self.now[part] = (None, print_now)
             is_changed = before is not None and before[1] != print_now and not self.saved.has(item)
-            if is_changed and not is_cache(value if isinstance(value, type) else type(value), name):
+            cls = value if isinstance(value, type) else type(value)
+            is_counter = kind_of(item) == "scalar" and is_write_only(cls, name) and not self._is_attribute_read(part)
+            if is_changed and not is_counter and not is_cache(cls, name):
                 changed.append(part)
         if changed:
             parts = [item for item in items.values() if kind_of(item) != "scalar"]

@@ -164,3 +164,36 @@ def test_code_that_may_bind_anything_says_so() -> None:
 
 def test_what_the_state_mirrors() -> None:
     assert body("best = max(best, acc)\nstate['best'] = float(best)").mirrored == {("state", "best", "best")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = x.to(device)",
+        "x = np.asarray(x)",
+        "for i in range(9):\n    if i % 3 == 0:\n        shown = i\n    print(shown)",
+        "for i, x in enumerate(data):\n    if not i:\n        first = x\n    use(first)",
+    ],
+)
+def test_what_is_the_same_in_each_iteration_is_not_carried(source: str) -> None:
+    assert not body(source).carried
+
+
+def test_entries_that_each_iteration_sets_are_not_left_over() -> None:
+    assert not body("stats['n'] = 0\nfor x in data:\n    stats['n'] += x").mutated
+    assert body("use(stats)\nstats['n'] = 0").mutated == {"stats"}
+    assert body("stats['n'] = stats['n'] + 1").mutated == {"stats"}
+
+
+def test_a_method_whose_result_is_dropped_reads_nothing() -> None:
+    assert "writer" not in body("writer.add(epoch)").reads
+    assert "meter" in body("value = meter.add(epoch)").reads
+
+
+def test_changes_of_what_a_container_holds() -> None:
+    assert body("axes[0].clear()\naxes[1][2].x = 3").mutated_parts == {"axes"}
+    assert body("rows[0] = 1\naxes[0].clear()").mutated_parts == {"axes"}
+
+
+def test_what_is_bound_before_a_call() -> None:
+    assert body("a = 1\nshow()\nb = 2\nshow()").called["show"] == {"epoch", "a"}

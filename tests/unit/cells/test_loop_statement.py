@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from qcity_nb.cells.loop_statement import LoopStatement, find_statement
+from qcity_nb.cells.loop_statement import LoopStatement, find_statement, is_read_first
 
 
 def find(source: str, *, in_function: bool = False) -> LoopStatement | None:
@@ -69,3 +69,19 @@ def test_an_inner_loop_of_another_line_is_another_loop() -> None:
     assert statement is not None
     assert statement.state == "inner"
     assert statement.body.carried == {"w"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("print(w)", True),
+        ("w = 1\nprint(w)", False),
+        ("if x:\n    w = 1\nprint(w)", True),
+        ("def show():\n    print(w)\nshow()", True),
+        ("model.w = 1\nwide = 2", None),
+        ("x = (w\n     + 1)", True),
+        ("print(w", True),
+    ],
+)
+def test_what_the_code_after_the_loop_reads(source: str, expected: bool | None) -> None:
+    assert is_read_first(source, "w") is expected

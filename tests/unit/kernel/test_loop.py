@@ -314,19 +314,6 @@ def test_a_run_begun_in_one_front_end_goes_on_in_another(world: World, before: s
     assert [row.key for row in world.rows()] == ["once"]
 
 
-def test_an_edited_cell_resumes_and_says_so(world: World) -> None:
-    assert run(world, 5, {}, stop_after=3) == [0, 1, 2]
-    world.start()
-    world.cell("c", "edited")
-    with pytest.warns(UserWarning, match="was edited since its checkpoint; the loop resumes after iteration 3"):
-        assert list(world.loop(range(5), {})) == [3, 4]
-    world.end()
-    world.start()
-    world.cell("c", "edited again")
-    with pytest.warns(UserWarning, match="is finished and is not re-run"):
-        assert list(world.loop(range(5), {})) == []
-
-
 def test_a_stop_is_raised_at_a_boundary_that_is_saved(world: World) -> None:
     world.cell()
     seen = []

@@ -84,6 +84,42 @@ FAULTY = {
         "stopper = Stopper()\nfor e in city.loop(range(4), state={'w': w}):\n    if stopper.check(e):\n        break\n",
         {"stopper"},
     ),
+    "an object whose counts are read": (
+        "class Client:\n    calls = 0\n    def get(self, x):\n        self.calls += 1\n        return x * self.calls\n"
+        "client = Client()\nfor e in city.loop(range(4), state={'w': w}):\n    w += client.get(e)\n",
+        {"client"},
+    ),
+    "an entry that is read before it is set": (
+        "stats = {'last': 0}\nfor e in city.loop(range(4), state={'w': w}):\n    w += stats['last']\n"
+        "    stats['last'] = e\n",
+        {"stats"},
+    ),
+    "changed by functions in a list": (
+        "def note(x):\n    history.append(x)\ncalls = [note, print]\nfor e in city.loop(range(4), state={'w': w}):\n"
+        "    for call in calls:\n        call(e)\nprint(history)\n",
+        {"history"},
+    ),
+    "changed by a function that is handed over": (
+        "def note(x):\n    history.append(x)\nfor e in city.loop(range(4), state={'w': w}):\n"
+        "    list(map(note, [e]))\nprint(history)\n",
+        {"history"},
+    ),
+    "read by a method before the body binds it": (
+        "class Trainer:\n    rate = 1.0\n    def step(self, w):\n        w += self.rate\n    def fit(self, w):\n"
+        "        for e in city.loop(range(4), state={'w': w}):\n            self.step(w)\n"
+        "            self.rate = 1 / (e + 2)\nTrainer().fit(w)\n",
+        {"self.rate"},
+    ),
+    "a date": (
+        "import datetime\nday = datetime.date(2020, 1, 1)\nfor e in city.loop(range(4), state={'w': w}):\n"
+        "    w += day.day\n    day += datetime.timedelta(days=1)\n",
+        {"day"},
+    ),
+    "a frame through a view": (
+        "import pandas\nframe = pandas.DataFrame({'a': [0, 0, 0, 0]})\nfor e in city.loop(range(4), state={'w': w}):\n"
+        "    frame.loc[e, 'a'] = e\nprint(frame)\n",
+        {"frame"},
+    ),
     "an attribute": (
         "class Trainer:\n    def __init__(self):\n        self.w, self.best = np.zeros(3), 0\n    def fit(self):\n"
         "        for e in city.loop(range(4), state={'w': self.w}):\n            self.w += 1\n"
@@ -150,6 +186,17 @@ FAULTY_TORCH = {
         "print(model.losses)\n",
         {"model.losses"},
     ),
+    "raw parameters through a view": (
+        "w = torch.zeros(3, requires_grad=True)\nfor e in city.loop(range(4), state={'model': model}):\n"
+        "    ((w - 1) ** 2).sum().backward()\n    w.data -= 0.1 * w.grad\n    w.grad = None\n",
+        {"w"},
+    ),
+    "optimizers in a list": (
+        "optimizers = [torch.optim.Adam(model.parameters()) for _ in range(2)]\nfirst = optimizers[0]\n"
+        "for e in city.loop(range(4), state={'model': model}):\n    for optimizer in optimizers:\n"
+        "        optimizer.zero_grad()\n        model(x).sum().backward()\n        optimizer.step()\n",
+        {"optimizers"},
+    ),
     "a generator of torch": (
         "g = torch.Generator().manual_seed(1)\nfor e in city.loop(range(4), state={'model': model}):\n"
         "    torch.rand(2, generator=g)\n",
@@ -208,6 +255,42 @@ RIGHT = {
         "    def update(self):\n        self.n += 1\nmeter = Meter()\nfor e in city.loop(range(4), state=None):\n"
         "    meter.reset()\n    meter.update()\n"
     ),
+    "converted to the same": "for e in city.loop(range(4), state=None):\n    w = np.asarray(w)\n    print(w)\n",
+    "entries that each iteration sets": (
+        "stats = {'sum': 0}\nfor e in city.loop(range(4), state=None):\n    stats['sum'] = 0\n"
+        "    for x in range(e):\n        stats['sum'] += x\n    print(stats)\n"
+    ),
+    "a meter that a function resets": (
+        "class Meter:\n    def reset(self):\n        self.n = 0\n    def update(self):\n        self.n += 1\n"
+        "meter = Meter()\ndef count(e):\n    meter.reset()\n    for _ in range(e):\n        meter.update()\n"
+        "    return meter.n\nfor e in city.loop(range(4), state=None):\n    print(count(e))\n"
+    ),
+    "a list that a function empties": (
+        "def flush():\n    total = sum(history)\n    del history[:]\n    return total\n"
+        "for e in city.loop(range(4), state=None):\n    history.append(e)\n    print(flush())\n"
+    ),
+    "a cache of a function, left early": (
+        "known = {}\ndef square(x):\n    if x in known:\n        return known[x]\n    known[x] = x * x\n"
+        "    return known[x]\nfor e in city.loop(range(4), state=None):\n    print(square(e))\n"
+    ),
+    "a cache of an object": (
+        "class Data:\n    def __init__(self):\n        self.known = {}\n    def get(self, x):\n"
+        "        if x not in self.known:\n            self.known[x] = x * x\n        return self.known[x]\n"
+        "data = Data()\nfor e in city.loop(range(4), state=None):\n    print(data.get(e))\n"
+    ),
+    "a count that nobody reads": (
+        "class Client:\n    def __init__(self):\n        self.calls = 0\n    def get(self, x):\n"
+        "        self.calls += 1\n        return x\nclient = Client()\n"
+        "for e in city.loop(range(4), state=None):\n    print(client.get(e))\n"
+    ),
+    "bound in the first pass of an inner loop": (
+        "for e in city.loop(range(4), state=None):\n    for i, x in enumerate('abc'):\n        if i % 2 == 0:\n"
+        "            shown = x\n        print(shown)\n"
+    ),
+    "bound again before it is read after the loop": (
+        "for e in city.loop(range(4), state={'w': w}):\n    w += 1\n    if w.sum() > 3:\n        shown = w.copy()\n"
+        "shown = w\nprint(shown)\n"
+    ),
     "a writer": (
         "class SummaryWriter:\n    def __init__(self):\n        self.rows = []\n    def add_scalar(self, *row):\n"
         "        self.rows.append(row)\nwriter = SummaryWriter()\nfor e in city.loop(range(4), state=None):\n"
@@ -216,9 +299,10 @@ RIGHT = {
 }
 
 
+@pytest.mark.parametrize("as_cell", [False, True], ids=["script", "cell"])
 @pytest.mark.parametrize("text", RIGHT.values(), ids=RIGHT)
-def test_a_right_loop_is_left_in_peace(text: str, source: LoopSource) -> None:
-    source.run(HEAD + text)
+def test_a_right_loop_is_left_in_peace(text: str, as_cell: bool, source: LoopSource) -> None:
+    source.run(HEAD + text, as_cell=as_cell)
     assert source.messages == []
 
 
