@@ -10,6 +10,7 @@ import time
 from qcity_nb.engine.attempt_context import AttemptContext
 from qcity_nb.run.mailbox import Status
 from qcity_nb.run.processes import is_alive
+from qcity_nb.run.respawns import Respawns
 from qcity_nb.sidecar import start as sidecar
 
 __all__ = ["Watchdog"]
@@ -25,6 +26,7 @@ class Watchdog(threading.Thread):
         self._context = context
         self._pid = kernel_pid
         self._end = threading.Event()
+        self._respawns = Respawns()
 
     def __enter__(self) -> Watchdog:
         self.start()
@@ -32,6 +34,17 @@ class Watchdog(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
+
+    def _respawn(self) -> None:
+        """Start another sidecar. If that was in vain too often, the attempt ends, as if its host had died."""
+        if not self._respawns.is_due():
+            return
+        if self._respawns.is_hopeless:
+            log = self._context.mailbox.log
+            self._context.note("trouble", message=f"qcity's background process dies again and again; its log: {log}")
+            os.kill(self._pid, signal.SIGKILL)
+            return
+        sidecar.spawn(sidecar.respawn(self._context.config))
 
     def run(self) -> None:
         """Watch until the cells have ended."""
@@ -42,8 +55,7 @@ class Watchdog(threading.Thread):
             if (version := self._context.mailbox.version()) != seen:
                 seen, status = version, self._context.mailbox.status()
             if status.state == "held" and status.pid and not is_alive(status.pid):
-                sidecar.spawn(sidecar.respawn(self._context.config))
-                self._end.wait(2.0)
+                self._respawn()
                 continue
             if not (status.state == "lost" or status.stop):
                 continue

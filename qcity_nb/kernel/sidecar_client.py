@@ -14,6 +14,7 @@ from qcity_nb.printable import printable
 from qcity_nb.run import journal
 from qcity_nb.run.mailbox import Mailbox, Status
 from qcity_nb.run.processes import is_alive
+from qcity_nb.run.respawns import Respawns
 from qcity_nb.tracking.mlflow_names import mlflow_name
 
 __all__ = ["SidecarClient"]
@@ -35,6 +36,7 @@ class SidecarClient:
         self.is_unattended = False
         """The engine executes the notebook: nobody is there to answer."""
         self._revive = revive
+        self._respawns = Respawns()
         self._status = status
         self._looked_s = float("-inf")
         self._alive_s = 0.0
@@ -53,7 +55,9 @@ class SidecarClient:
             if at - self._alive_s >= 1.0:
                 self._alive_s = at
                 status = self._status
-                if status.state == "held" and not is_alive(status.pid) and self._revive is not None:
+                is_dead = status.state == "held" and not is_alive(status.pid)
+                # Under the engine its watchdog ends what is hopeless; a kernel that a person opened goes on trying.
+                if is_dead and self._revive is not None and self._respawns.is_due():
                     self._revive()
             self._wait_once()
         return self._status

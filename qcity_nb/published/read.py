@@ -17,6 +17,7 @@ from qcity_nb.ports import Store
 from qcity_nb.records import CheckpointRef, Event, Head
 from qcity_nb.run import journal, lease
 from qcity_nb.stores import trust
+from qcity_nb.tracking.outbox import decode_rows
 
 __all__ = ["events", "manifest_of", "published_rows", "reader", "check_signed"]
 
@@ -83,21 +84,36 @@ def reader(
     return read
 
 
-def published_rows(store: Store, head: Head, after: int) -> dict[int, bytes]:
-    """The encoded rows of the published checkpoints after ``after``, by checkpoint number."""
+def published_rows(
+    store: Store, head: Head, after: int, damaged: Callable[[str], None] = lambda what: None
+) -> dict[int, bytes]:
+    """The encoded rows of the published checkpoints after ``after``, by checkpoint number.
+
+    Args:
+        damaged: called with what cannot be decoded, and is left out.
+    """
     blocks: dict[int, list[bytes]] = {}
     current: list[bytes] = []
 
     def is_old(lines: bytes) -> bool:
         first = lines.partition(b"\n")[0]
-        return first.startswith(b'{"seq":') and int(first[7:-1]) <= after
+        return first.startswith(b'{"seq":') and first[7:-1].isdigit() and int(first[7:-1]) <= after
 
-    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name), until=is_old):
-        if line.startswith(b'{"seq":'):
+    for line in journal.walk(head.outbox, lambda name: store.get(head.run, name), until=is_old, damaged=damaged):
+        if line.startswith(b'{"seq":') and line[7:-1].isdigit():
             current = blocks.setdefault(int(line[7:-1]), [])
         else:
             current.append(line)
-    return {seq: b"".join(line + b"\n" for line in lines) for seq, lines in blocks.items() if seq > after}
+    decoded: dict[int, bytes] = {}
+    for seq, lines in blocks.items():
+        if seq > after:
+            rows = b"".join(line + b"\n" for line in lines)
+            try:
+                decode_rows(rows)
+                decoded[seq] = rows
+            except codec.DecodeError as error:
+                damaged(f"the rows of checkpoint {seq}: {error}")
+    return decoded
 
 
 def events(store: Store, run: str, head: Head) -> list[Event]:
@@ -109,5 +125,5 @@ def events(store: Store, run: str, head: Head) -> list[Event]:
             # A holder replaced the segment while we read; the newest run record names the new one.
             head = lease.read(store, run).head
             continue
-        return [codec.loads(Event, line) for line in lines]
+        return list(journal.decode_lines(lines))
     return []

@@ -58,6 +58,7 @@ def send_covered(
     allowed: Callable[[], bool],
     sent: Callable[[int, int], None] = lambda seq, rows: None,
     part: Part | None = None,
+    damaged: Callable[[str], None] = lambda what: None,
 ) -> int:
     """Send all rows of the published checkpoints after ``after``.
 
@@ -65,6 +66,7 @@ def send_covered(
         run_id: the tracker's own id for the run.
         allowed: asked before each slice; if false, sending ends.
         sent: called with a checkpoint's number and how many rows were sent up to it.
+        damaged: called with what cannot be decoded: it is not sent.
         part: of an earlier call of this process for the same tracker's run; it is changed.
     Returns: the newest checkpoint whose rows were all sent.
     Raises:
@@ -75,7 +77,7 @@ def send_covered(
         return after
     before = after
     part = part or Part()
-    blocks = published_rows(store, head, after)
+    blocks = published_rows(store, head, after, damaged)
     seqs = [seq for seq in sorted(blocks) if seq <= newest]
     while seqs:
         # Many small blocks are sent together; a failure then repeats at most one slice.

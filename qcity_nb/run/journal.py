@@ -6,9 +6,10 @@ rewritten with the new lines added instead of getting a successor, so a chain of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from qcity_nb import codec
@@ -21,6 +22,7 @@ __all__ = [
     "Segment",
     "append",
     "decode_events",
+    "decode_lines",
     "encode_event",
     "event",
     "predecessor",
@@ -40,6 +42,8 @@ class Segment:
     data: bytes
     replaced: str
     """The segment whose lines are all in this one; nobody needs it once the run record names this one."""
+    lost: str = ""
+    """The segment that should be before this one and cannot be decoded: the chain begins anew."""
 
 
 def _split(data: bytes) -> tuple[str, bytes]:
@@ -66,32 +70,51 @@ def append(tip: str, lines: bytes, *, folder: str, term: int, read: Read) -> Seg
         folder: where segments of this chain live, such as ``journal``.
         read: content by name.
     """
-    prev, before, replaced = tip, b"", ""
+    prev, before, replaced, lost = tip, b"", "", ""
     if tip:
-        older, rest = _split(read(tip))
-        if len(rest) < SEGMENT_BYTES:
-            prev, before, replaced = older, rest, tip
+        try:
+            older, rest = _split(read(tip))
+        except codec.DecodeError:
+            prev, lost = "", tip
+        else:
+            if len(rest) < SEGMENT_BYTES:
+                prev, before, replaced = older, rest, tip
     name = f"{folder}/t{term}-{uuid.uuid4().hex[:12]}.jsonl"
     first = json.dumps({"prev": prev}).encode() + b"\n"
-    return Segment(name=name, data=first + before + lines, replaced=replaced)
+    return Segment(name=name, data=first + before + lines, replaced=replaced, lost=lost)
 
 
-def walk(tip: str, read: Read, *, until: Callable[[bytes], bool] = lambda lines: False) -> Iterator[bytes]:
+def walk(
+    tip: str,
+    read: Read,
+    *,
+    until: Callable[[bytes], bool] = lambda lines: False,
+    damaged: Callable[[str], None] = lambda segment: None,
+) -> Iterator[bytes]:
     """The lines of a chain, oldest first, without their newlines.
+
+    A segment that cannot be decoded counts as gone, and with it those before it.
 
     Args:
         until: called with a segment's lines; true if the segments before it are not needed.
+        damaged: called with the name of a segment that cannot be decoded.
     Raises:
         Missing: a segment was replaced while reading; read the run record again and start over.
     """
     parts: list[bytes] = []
     seen: set[str] = set()
     while tip:
-        if tip in seen:
-            raise codec.DecodeError(f"segment {tip} follows itself")
         seen.add(tip)
-        tip, rest = _split(read(tip))
+        try:
+            prev, rest = _split(read(tip))
+        except codec.DecodeError:
+            damaged(tip)
+            break
         parts.append(rest)
+        if prev in seen:  # it follows itself
+            damaged(prev)
+            break
+        tip = prev
         if until(rest):
             break
     for part in reversed(parts):
@@ -109,8 +132,15 @@ def encode_event(record: Event) -> bytes:
 
 
 def decode_events(tip: str, read: Read) -> list[Event]:
-    """The journal, oldest first; empty where there is none or its oldest segments are gone."""
+    """The journal, oldest first, as far as it can be decoded; empty where there is none, or segments are gone."""
     try:
-        return [codec.loads(Event, line) for line in walk(tip, read)]
+        return list(decode_lines(walk(tip, read)))
     except Missing:
         return []
+
+
+def decode_lines(lines: Iterable[bytes]) -> Iterator[Event]:
+    """The events of these lines; those that are none are left out."""
+    for line in lines:
+        with contextlib.suppress(codec.DecodeError):
+            yield codec.loads(Event, line)

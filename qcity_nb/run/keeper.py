@@ -16,9 +16,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from qcity_nb.clock import Clock, SystemClock, iso_now
-from qcity_nb.errors import QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
+from qcity_nb.errors import Missing, QcityError, StoreUnavailable, UnknownHost, UnknownRun, UsageError
 from qcity_nb.ports import Launcher, Observation, Store
 from qcity_nb.records import AttemptSpec, Event, Failure, Head, PendingLaunch
 from qcity_nb.run import journal, lease, policy
@@ -176,13 +177,11 @@ class Keeper:
                 expected.desired,
             ):
                 raise _RunChanged
-            segment = journal.append(
-                head.journal,
-                lines,
-                folder="journal",
-                term=head.term,
-                read=lambda name: self._store.get(head.run, name),
-            )
+            read = partial(self._store.get, head.run)
+            try:
+                segment = journal.append(head.journal, lines, folder="journal", term=head.term, read=read)
+            except Missing:  # lost; or replaced meanwhile, then this write is refused and the next one reads it
+                segment = journal.append("", lines, folder="journal", term=head.term, read=read)
             return lease.Edit(
                 head=replace(change(head), journal=segment.name),
                 files={segment.name: segment.data},
@@ -405,16 +404,15 @@ class Keeper:
                     ):
                         # It may be resumed, so it is read again, but not in every round.
                         due_s[run] = self._clock.now_s() + _ENDED_EVERY_S
-                except QcityError as error:
-                    if chosen is not None:
+                except Exception as error:
+                    if chosen is not None and len(chosen) == 1:
                         raise
-                    # One unreadable run must not keep the keeper from the others.
                     gone = isinstance(error, UnknownRun)
                     last[run] = Outcome(
                         run=run,
                         head=None,
                         action=policy.Nothing(reason="deleted" if gone else "unreadable"),
-                        error=None if gone else error,
+                        error=None if gone else error if isinstance(error, QcityError) else QcityError(repr(error)),
                     )
                 if see is not None:
                     see(last[run])

@@ -59,6 +59,8 @@ class Drain:
         self._tracker: Tracker | None = None
         self._started = False
         self._part = Part()
+        self._damaged: set[str] = set()
+        """What cannot be decoded, and was reported."""
         self._thread = threading.Thread(target=self._loop, name="drain", daemon=True)
         if uri:
             self._thread.start()
@@ -127,6 +129,9 @@ class Drain:
             except QcityError as error:
                 trouble = f"drain: {error}"
                 self._say(trouble)
+            except Exception as error:  # noqa: BLE001 - this thread must not end in silence, whatever it met
+                trouble = f"drain: {error!r}"
+                self._say(trouble)
             if not self._is_empty() or self._tracker is None:
                 # The tracker, or the lease's confirmation, may come back: try again, with growing pauses.
                 self._wake.wait(pause_s)
@@ -176,8 +181,14 @@ class Drain:
             allowed=lambda: lease.is_confirmed,
             sent=self._note_sent,
             part=self._part,
+            damaged=self._note_damaged,
         )
         self.tracked = replace(self.tracked, drained_seq=sent)
+
+    def _note_damaged(self, what: str) -> None:
+        if what not in self._damaged:
+            self._damaged.add(what)
+            self._say(f"drain: {what} cannot be decoded: those rows are not sent")
 
     def _tag_changes(self) -> None:
         changes = self._changes

@@ -366,6 +366,9 @@ class Publisher:
                 )
             )
             segment = journal.append("", lines, folder=name, term=self._lease.term, read=self._read)
+        if segment.lost:
+            message = f"{segment.lost} cannot be decoded: it is lost, and what was before it"
+            self._mailbox.note(journal.event("trouble", term=self._lease.term, message=message))
         files[segment.name] = segment.data
         if segment.replaced:
             dropped.append(segment.replaced)

@@ -182,7 +182,7 @@ def _rows_since(store: Store, head: Head, seq: int, trouble: list[str]) -> dict[
     if seq >= (head.checkpoint.seq if head.checkpoint else 0):
         return {}
     try:
-        return published_rows(store, head, seq)
+        return published_rows(store, head, seq, lambda what: trouble.append(f"{what} cannot be decoded"))
     except Missing as error:
         trouble.append(f"published rows cannot be read: {error}")
         return {}
