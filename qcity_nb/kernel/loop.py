@@ -238,7 +238,7 @@ def _run(
     loop.items.total = items.total
     loop.auto = state if isinstance(state, AutoState) else None
     loop.state = state.entries if isinstance(state, AutoState) else state
-    loop.total, loop.touched, loop.lazily = items.total, True, _LAZILY[options.lazy]
+    loop.total, loop.touched, loop.lazily, loop.record = items.total, True, _LAZILY[options.lazy], None
     session.enter(loop)
     save_clock = SaveClock(session, loop, when, is_new=not is_known)
     state_check = StateCheck(session, loop, caller, is_strict=options.strict_state)

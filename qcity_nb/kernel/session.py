@@ -193,7 +193,6 @@ class Session:
     def enter(self, loop: Loop) -> None:
         """Start a loop, with the scope of its next iteration."""
         self.entered += 1
-        loop.record = None
         if not self.open:
             self.recorder.is_recording = True
         loop.parent = self.open[-1] if self.open else None
