@@ -186,13 +186,14 @@ class MetricLog:
         if step is not None and type(step) is not int:
             step = _whole_number(step)
         with self._lock:
-            row_scope = self.scopes[-1]
-            if step is None:
-                step = row_scope.step
-                if len(self.scopes) > 1:
-                    step = self.default_steps.step(row_scope.key, step, metrics)
+            outer = row_scope = self.scopes[-1]
             if threading.get_ident() != self._thread:
-                row_scope = self._side_scope(row_scope)
+                row_scope = self._side_scope(outer)
+            if step is None:
+                step = outer.step
+                # Rows that a checkpoint covers moved the steps before it was made: they must not move them again.
+                if len(self.scopes) > 1 and row_scope.rows + len(metrics) > row_scope.skip:
+                    step = self.default_steps.step(outer.key, step, metrics)
             lines: list[_Line] = []
             ordinal, skip = row_scope.rows, row_scope.skip
             for key, value in metrics.items():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from loop_program import Notebook, Seen, programs, size
+from loop_program import Log, Loop, Notebook, Seen, Work, programs, size
 from loop_world import Killed, Reaper, World
 from optional import torch
 
@@ -98,6 +98,30 @@ def test_a_killed_notebook_ends_as_if_nothing_had_happened(count: int) -> None:
         compare(program, kills)
 
     check()
+
+
+def test_rows_that_are_covered_move_no_steps_again() -> None:
+    """An outer and an inner loop that log the same metric, killed between the inner one's end and the outer one's."""
+    inner = Loop(
+        count=1,
+        items="list",
+        every=1,
+        name=None,
+        leave_at=None,
+        leave_by="break",
+        body=(Log(key="a", times=1, step=None),),
+    )
+    outer = Loop(
+        count=3,
+        items="list",
+        every=1,
+        name=None,
+        leave_at=None,
+        leave_by="break",
+        body=(Log(key="a", times=2, step=None), inner, Log(key="b", times=1, step=None), Work(by="random")),
+    )
+    deaths = sum(compare([(outer,)], [moment]).kills for moment in range(1, 90))
+    assert deaths > 50
 
 
 @AT_NIGHT

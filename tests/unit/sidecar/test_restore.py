@@ -23,12 +23,14 @@ class Watched(MemoryStore):
     def __init__(self) -> None:
         super().__init__("watched")
         self.fetched: list[str] = []
+        self._counting = threading.Lock()
         self.cut = self.hold = 0
         self.is_held, self.go_on = threading.Event(), threading.Event()
 
     def fetch(self, run: str, name: str, path: Path) -> None:
-        self.fetched.append(name)
-        number = len(self.fetched)
+        with self._counting:
+            self.fetched.append(name)
+            number = len(self.fetched)
         if number == self.cut:
             raise StoreUnavailable("cut off")
         super().fetch(run, name, path)
