@@ -26,6 +26,7 @@ __all__ = [
     "contains_others",
     "fingerprint",
     "holds_stream",
+    "in_place",
     "is_own",
     "kind_of",
     "parameter_ids",
@@ -321,3 +322,13 @@ _FINGERPRINTS: dict[str, Any] = {
     "generator": _of_generator,
     "own": _of_own,
 }
+
+
+def in_place(path: str, value: object) -> str:
+    """The line that sets all of its content; empty: there is none."""
+    if isinstance(value, dict):
+        return f"{path}.update(…)"
+    if isinstance(value, list):
+        return f"{path}[:] = …"
+    is_writable = kind_of(value) == "array" and type(value).__module__.partition(".")[0] in ("numpy", "torch")
+    return f"{path}[...] = …" if is_writable else ""

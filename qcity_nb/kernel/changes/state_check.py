@@ -26,6 +26,7 @@ from qcity_nb.kernel.changes.live_objects import (
     contains_others,
     fingerprint,
     holds_stream,
+    in_place,
     is_own,
     kind_of,
     parameter_ids,
@@ -239,7 +240,7 @@ class _Look:
         if name in self.body.bound and self.state is not None:
             value = self.variables.get(name)
             if value is not MISSING and value is not self.state:
-                yield Problem(name, "state", _in_place(name, value))
+                yield Problem(name, "state", in_place(name, value))
 
     def _bound(self, paths: Iterable[str]) -> Iterator[Problem]:
         """Variables that the body binds anew, and whose last value the next iteration reads."""
@@ -257,12 +258,12 @@ class _Look:
             elif path in self.body.augmented and kind in ("array", "container"):
                 if not self.saved.has(value):
                     is_held = self._is_held(path)
-                    yield Problem(path, "rebound" if is_held else "changed", _in_place(path, value), is_held)
+                    yield Problem(path, "rebound" if is_held else "changed", in_place(path, value), is_held)
             elif kind in ("scalar", "array", "container", "other"):
                 if self._is_mirrored(path):
                     yield Problem(path, "mirrored")
                 elif kind == "scalar" or not self.saved.has(value) or self._is_same(path, value) is False:
-                    yield Problem(path, "rebound", _in_place(path, value), self._is_held(path))
+                    yield Problem(path, "rebound", in_place(path, value), self._is_held(path))
             elif self._is_same(path, value) is False:
                 yield Problem(path, "rebound", is_held=self._is_held(path))
 
@@ -433,16 +434,6 @@ class _Look:
 
 
 _SCANNED = ("optimizer", "scheduler", "scaler", "generator", "module")
-
-
-def _in_place(path: str, value: object) -> str:
-    """The line that sets all of its content; empty: there is none."""
-    if isinstance(value, dict):
-        return f"{path}.update(…)"
-    if isinstance(value, list):
-        return f"{path}[:] = …"
-    is_writable = kind_of(value) == "array" and type(value).__module__.partition(".")[0] in ("numpy", "torch")
-    return f"{path}[...] = …" if is_writable else ""
 
 
 def _reference(value: object) -> Any:
